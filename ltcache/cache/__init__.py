@@ -1,0 +1,1 @@
+"""Write-once feature caches on disk; the only part of ltcache that knows HDF5."""

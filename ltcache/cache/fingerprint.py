@@ -1,0 +1,99 @@
+"""Identities as values: canonical JSON, its SHA-256, and field-by-field differences.
+
+Never pickles and never a random name: what cannot be written as JSON is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ltcache.errors import IdentityError
+
+_BLOCK = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no blanks, no NaN.
+
+    Raises:
+        TypeError, ValueError: the value has a part that JSON cannot say.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 (hex, 64 characters) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def bytes_digest(data: bytes | memoryview) -> str:
+    """Return the SHA-256 (hex) of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 (hex) of a file, read in blocks of 1 MiB."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def differences(expected: Any, found: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return dotted field -> (expected, found) for every leaf in which two JSON values differ."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        result: dict[str, tuple[Any, Any]] = {}
+        for key in sorted(set(expected) | set(found)):
+            name = f"{prefix}.{key}" if prefix else str(key)
+            result |= differences(expected.get(key), found.get(key), name)
+        return result
+    if _plain(expected) == _plain(found):
+        return {}
+    return {prefix or "value": (expected, found)}
+
+
+def require_equal(
+    kind: str,
+    expected: Any,
+    found: Any,
+    *,
+    allow_stale: Collection[str] = (),
+    remedy: str = "",
+) -> list[str]:
+    """Refuse two identities that differ, unless the user allowed it by name.
+
+    Args:
+        kind: the name of the identity, as it stands in messages and in ``--allow-stale``.
+        allow_stale: kinds (``encoder``) or dotted fields (``encoder.towers.image``) to let pass.
+
+    Returns:
+        The differing fields that were let pass, for marking the results.
+
+    Raises:
+        IdentityError: with every differing field and both values.
+    """
+    found_differences = differences(expected, found)
+    refused = {
+        field: pair
+        for field, pair in found_differences.items()
+        if kind not in allow_stale and f"{kind}.{field}" not in allow_stale
+    }
+    if refused:
+        raise IdentityError(kind, refused, remedy)
+    return [f"{kind}.{field}" for field in found_differences]
+
+
+def _plain(value: Any) -> Any:
+    """Return lists for tuples, so that a value equals itself after a trip through JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
