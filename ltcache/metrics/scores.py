@@ -1,0 +1,194 @@
+"""Logits and labels in, every number that the field reports out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ltcache.metrics.bootstrap import Units, percentile_interval
+from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
+from ltcache.metrics.summaries import class_accuracy, summaries
+
+ECE_BINS = 15
+# Only scores that are linear in the class accuracies: resampling pushes minima and means with a
+# floor downwards, so that their percentile interval can miss the score itself.
+INTERVALS = ("overall", "mean_per_class", "many", "medium", "few", "head_tail_gap")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Scores of one split, as fractions; None where a group has no rows.
+
+    Attributes:
+        overall: share of right rows. mean_per_class: mean of the accuracies of the classes that
+            have rows. many, medium, few: the same within a group.
+        harmonic_mean, geometric_mean: over classes, accuracies floored at 1e-5.
+        worst_class, macro_f1, head_tail_gap (many - few): as named.
+        ece: expected calibration error, 15 equal-width bins of the largest probability.
+        nll: mean negative log likelihood, nats.
+        intervals: score -> (low, high), 95 % percentile bootstrap over units within classes, for
+            the scores in ``INTERVALS``.
+        group_sizes: classes per group; group_scheme: the rule, in words.
+        per_class, per_class_rows: accuracy (None without rows) and rows of each class.
+        num_rows, num_units, resamples: what stood behind the scores and the intervals.
+        stale: identity fields that differed and were let pass.
+    """
+
+    overall: float
+    mean_per_class: float
+    many: float | None
+    medium: float | None
+    few: float | None
+    harmonic_mean: float
+    geometric_mean: float
+    worst_class: float
+    macro_f1: float
+    ece: float
+    nll: float
+    head_tail_gap: float | None
+    num_rows: int
+    num_units: int
+    resamples: int
+    group_scheme: str
+    group_sizes: Mapping[str, int]
+    intervals: Mapping[str, tuple[float, float]]
+    per_class: tuple[float | None, ...] = field(repr=False)
+    per_class_rows: tuple[int, ...] = field(repr=False)
+    stale: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        plain = asdict(self)
+        plain["intervals"] = {name: list(pair) for name, pair in self.intervals.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Metrics:
+        """Read what :meth:`to_dict` wrote."""
+        values = dict(plain)
+        values["intervals"] = {name: tuple(pair) for name, pair in plain["intervals"].items()}
+        for name in ("per_class", "per_class_rows", "stale"):
+            values[name] = tuple(plain[name])
+        return cls(**values)
+
+    def marked(self, stale: tuple[str, ...]) -> Metrics:
+        """Return a copy that names the identity fields that were let pass."""
+        return replace(self, stale=tuple(stale))
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a fraction as percent, ``-`` for None: ``0.375`` -> ``37.5``."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def evaluate_logits(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_counts: np.ndarray,
+    *,
+    groups: GroupScheme | Mapping[str, Any] | None = None,
+    units: np.ndarray | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Metrics:
+    """Score logits.
+
+    Args:
+        logits: (N, C), finite, any floating type (scored in float64).
+        labels: true classes, (N,), each in 0..C-1.
+        class_counts: training images per class, (C,); they make the groups.
+        groups: a scheme or its mapping; None: OLTR's thresholds.
+        units: independent unit of each row, (N,), strings or numbers; None: each row is its own.
+        bootstrap: resamples for the intervals; 0: no intervals.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: misfitting shapes, no rows, labels out of range, logits not finite.
+    """
+    logits, labels, class_counts = np.asarray(logits), np.asarray(labels), np.asarray(class_counts)
+    _check(logits, labels, class_counts, units)
+    scheme = groups if isinstance(groups, GroupScheme) else GroupScheme.from_mapping(groups)
+    assigned = scheme.assign(class_counts)
+    predicted = logits.argmax(axis=1)
+    right = (predicted == labels).astype(np.float64)
+    gathered = Units.gather(right[:, None], labels, units, logits.shape[1])
+    correct, rows = gathered.totals()
+    point = {
+        n: None if v is None else float(v) for n, v in summaries(correct, rows, assigned).items()
+    }
+    accuracy = class_accuracy(correct, rows)
+    ece, nll = _calibration(logits, labels, predicted)
+    return Metrics(
+        **point,  # type: ignore[arg-type]  # the names of summaries() are fields
+        macro_f1=_macro_f1(labels, predicted),
+        ece=ece,
+        nll=nll,
+        num_rows=len(labels),
+        num_units=len(gathered.label),
+        resamples=bootstrap,
+        group_scheme=scheme.describe(),
+        group_sizes={name: int((assigned == name).sum()) for name in GROUP_NAMES},
+        intervals=_intervals(gathered, assigned, bootstrap, seed),
+        per_class=tuple(None if np.isnan(a) else float(a) for a in accuracy),
+        per_class_rows=tuple(int(n) for n in rows),
+    )
+
+
+def _check(
+    logits: np.ndarray, labels: np.ndarray, counts: np.ndarray, units: np.ndarray | None
+) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or counts.shape != logits.shape[1:]:
+        raise ValueError(
+            f"logits {logits.shape}, labels {labels.shape} and class_counts {counts.shape} do not "
+            "fit (N, C), (N,), (C,)"
+        )
+    if not len(labels):
+        raise ValueError("no rows to score")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"labels run from {labels.min()} to {labels.max()}, but there are {logits.shape[1]} "
+            "classes; rows without a label cannot be scored"
+        )
+    if units is not None and len(units) != len(labels):
+        raise ValueError(f"{len(units)} units for {len(labels)} rows")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits hold NaN or infinity")
+
+
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score  # 1.3 s to import: only when something is scored
+
+    present = np.unique(labels)
+    return float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0))
+
+
+def _calibration(
+    logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray, block: int = 8192
+) -> tuple[float, float]:
+    """Return (ECE, NLL); by blocks of rows, so that no second (N, C) array is alive."""
+    confidence, own = np.empty(len(labels)), np.empty(len(labels))
+    for start in range(0, len(labels), block):
+        part = slice(start, start + block)
+        z = logits[part].astype(np.float64)
+        z -= z.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(z).sum(axis=1))
+        confidence[part] = np.exp(-log_sum)
+        own[part] = (
+            np.take_along_axis(z, labels[part, None].astype(np.int64), axis=1)[:, 0] - log_sum
+        )
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gap = np.bincount(bins, weights=(predicted == labels) - confidence, minlength=ECE_BINS)
+    return float(np.abs(gap).sum() / len(labels)), float(-own.mean())
+
+
+def _intervals(
+    gathered: Units, assigned: np.ndarray, bootstrap: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    if not bootstrap:
+        return {}
+    sums = gathered.resample(bootstrap, seed)
+    draws = summaries(sums[:, 0], sums[:, 1], assigned)
+    return {name: percentile_interval(d) for name in INTERVALS if (d := draws[name]) is not None}
