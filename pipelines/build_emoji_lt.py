@@ -385,7 +385,7 @@ def distractors(sources: Sources, held_out_labels: frozenset[str]) -> list[PoolI
     """Icons of permissive sets, none named exactly like a validation or test emoji."""
     rng = random.Random(SEED)
     names = [
-        (set_name, icon, words)
+        (set_name, icon)
         for set_name in sources.permissive_sets()
         for icon in sources.icon_set(set_name).icons
         if len(words := icon_words(icon)) > 2 and squash(words) not in held_out_labels
@@ -395,7 +395,7 @@ def distractors(sources: Sources, held_out_labels: frozenset[str]) -> list[PoolI
     items: list[PoolItem] = []
     seen: set[bytes] = set()
     current = None
-    for set_name, icon, words in chosen:
+    for set_name, icon in chosen:
         if current is None or current.name != set_name:
             current = sources.icon_set(set_name)
         try:
@@ -406,7 +406,7 @@ def distractors(sources: Sources, held_out_labels: frozenset[str]) -> list[PoolI
         if min(pixels) > 235 or pixels in seen:
             continue
         seen.add(pixels)
-        items.append(PoolItem(encode_webp(image, POOL_QUALITY), "", "", words, set_name, "icon"))
+        items.append(PoolItem(encode_webp(image, POOL_QUALITY), "", "", icon, set_name, "icon"))
     rng.shuffle(items)
     return items[:DISTRACTORS]
 
