@@ -1,0 +1,16 @@
+"""Encoders: open_clip's models with an identity of their own. The only importer of open_clip."""
+
+from __future__ import annotations
+
+from ltcache.encoder.encoder import Encoder, PendingFeatures
+from ltcache.encoder.load import load_encoder
+from ltcache.encoder.text import encode_prompts, openai_simple_templates, openai_templates
+
+__all__ = [
+    "Encoder",
+    "PendingFeatures",
+    "encode_prompts",
+    "load_encoder",
+    "openai_simple_templates",
+    "openai_templates",
+]

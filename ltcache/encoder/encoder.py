@@ -1,0 +1,246 @@
+"""An encoder as one value: images and texts in, features out, with an identity."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltcache.encoder.fields import EMBEDDING, POOLED, Fields
+from ltcache.encoder.tokens import count_cut
+from ltcache.errors import EncoderError, UsageError
+from ltcache.images import Preprocessing
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "Pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class PendingFeatures:
+    """Features on their way from the device; see :meth:`Encoder.submit`."""
+
+    _features: dict[str, torch.Tensor]
+    _event: torch.cuda.Event | None = None
+    _held: tuple[torch.Tensor, ...] = ()
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Wait until they have arrived and return field -> float32 CPU tensor (N, dim)."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._features
+
+
+class Encoder:
+    """A dual encoder that is ready to run; build one with :func:`ltcache.encoder.load_encoder`.
+
+    Attributes:
+        model, tokenizer: open_clip's own, for what this class does not offer.
+        preprocessing: how images become its input.
+        identity: architecture, tower digests, tokenizer, preprocessing, dims; JSON-able, and the
+            same for the same function however it was named and wherever it runs.
+        provenance: how it was named (``model``, ``pretrained``); in no identity.
+        dims: field -> dimension: ``embedding`` (D), and ``pooled`` (P) where it exists.
+        projection: float32 (P, D) with ``embedding = pooled @ projection + projection_bias``, or
+            None; projection_bias: float32 (D,) or None.
+        logit_scale: exponentiated, or None; logit_bias: or None.
+        device: a ``torch.device``; precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        fields: Fields,
+        preprocessing: Preprocessing,
+        *,
+        architecture: Mapping[str, Any],
+        towers: Mapping[str, str],
+        tokenizer_identity: Mapping[str, Any],
+        provenance: Mapping[str, str | None],
+        logit_scale: float | None,
+        logit_bias: float | None,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.provenance = dict(provenance)
+        self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
+        self.device = device
+        self.precision = precision
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            precision
+        ]
+        self._fields = fields
+        self._channels_last = False
+        self._copies: torch.cuda.Stream | None = None
+        projection = fields.projection
+        self.projection: np.ndarray | None = projection.weight if projection else None
+        self.projection_bias: np.ndarray | None = projection.bias if projection else None
+        self.dims = self._probe()
+        self.identity: dict[str, Any] = {
+            "architecture": dict(architecture),
+            "towers": dict(towers),
+            "tokenizer": dict(tokenizer_identity),
+            "preprocessing": preprocessing.to_dict(),
+            "dims": dict(self.dims),
+        }
+
+    def numerics(self) -> dict[str, Any]:
+        """Return what the last bits of the features depend on besides the identity."""
+        return {
+            "precision": self.precision,
+            "device": self.device.type,
+            "device_name": _device_name(self.device),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+            "tf32": _tf32() if self.device.type == "cuda" else None,
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }
+
+    def encode_images(
+        self, pixels: torch.Tensor, fields: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Encode a batch of decoded images in one forward.
+
+        Args:
+            pixels: uint8 (N, 3, H, W) at the size of :attr:`preprocessing`, on the CPU.
+            fields: which of :attr:`dims` to return; all of them by default.
+
+        Returns:
+            field -> float32 (N, dim) on the CPU; ``embedding`` is what ``model.encode_image``
+            gives, not normalised.
+
+        Raises:
+            UsageError: pixels of another type or size, or a field that this encoder has not.
+        """
+        return self.submit(pixels, fields).result()
+
+    def submit(self, pixels: torch.Tensor, fields: Sequence[str] | None = None) -> PendingFeatures:
+        """Start :meth:`encode_images` and return at once on a GPU (on a CPU it is then done).
+
+        Pinned pixels are copied while the GPU computes an earlier batch; features come back
+        without a stop of the device. At most a few batches should be pending: each holds memory.
+        """
+        names = self._check(pixels, fields)
+        if self.device.type != "cuda":
+            found = self.forward_fields(pixels.to(self.device))
+            return PendingFeatures({name: _to_cpu(found[name]) for name in names})
+        pinned = pixels if pixels.is_pinned() else pixels.pin_memory()
+        found = self.forward_fields(self._copy_in(pinned))
+        features = {name: _copy_out(found[name]) for name in names}
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return PendingFeatures(features, event, (pinned,))
+
+    @torch.inference_mode()
+    def forward_fields(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return every field of uint8 pixels (N, 3, H, W) that are on the device, there.
+
+        Normalised in float32 as ``ToTensor`` and ``Normalize`` do, bit for bit; the features have
+        the precision of the model.
+        """
+        images = self.preprocessing.normalise(pixels).to(self.dtype)
+        if self._channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self._fields(images)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Encode texts as ``model.encode_text`` does.
+
+        A text longer than the context is cut, as open_clip does; how many were is logged once.
+
+        Returns:
+            float32 (N, D) on the CPU, not normalised.
+        """
+        rows = [torch.empty(0, self.dims[EMBEDDING])]
+        cut: list[str] = []
+        for start in range(0, len(texts), batch_size):
+            batch = list(texts[start : start + batch_size])
+            tokens = self.tokenizer(batch)
+            cut += count_cut(self.tokenizer, batch, tokens)
+            rows.append(_to_cpu(self._text_rows(tokens.to(self.device))))
+        if cut:
+            log.warning(
+                "%d of %d texts are longer than %d tokens and were cut, such as %r",
+                len(cut), len(texts), self.tokenizer.context_length, cut[0],
+            )  # fmt: skip
+        return torch.cat(rows)
+
+    def use_channels_last(self) -> None:
+        """Lay convolutions out for speed; changes the last bits, so only below fp32."""
+        self.model.visual.to(memory_format=torch.channels_last)
+        self._channels_last = True
+
+    @torch.inference_mode()
+    def _text_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.model.encode_text(tokens, normalize=False)
+        return rows
+
+    @torch.inference_mode()
+    def _probe(self) -> dict[str, int]:
+        """Return the dimensions of the fields, found by encoding one grey image."""
+        height, width = self.preprocessing.size
+        pixels = torch.full((1, 3, height, width), 127, dtype=torch.uint8, device=self.device)
+        found = self.forward_fields(pixels)
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+        if any(len(shape) != 2 for shape in shapes.values()):
+            raise EncoderError(
+                f"the image tower gives {shapes} for one image, not one vector: its pooling "
+                "is not one that features can be cached from"
+            )
+        return {name: shape[1] for name, shape in shapes.items()}
+
+    def _check(self, pixels: torch.Tensor, fields: Sequence[str] | None) -> tuple[str, ...]:
+        expected = (3, *self.preprocessing.size)
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != expected:
+            raise UsageError(
+                f"pixels are {pixels.dtype} {tuple(pixels.shape)}, not torch.uint8 "
+                f"(N, {', '.join(map(str, expected))})"
+            )
+        names = tuple(self.dims) if fields is None else tuple(fields)
+        for name in names:
+            if name not in self.dims:
+                why = " (its projection is inside the pooling)" if name == POOLED else ""
+                raise UsageError(f"this encoder has no field {name!r}{why}: {', '.join(self.dims)}")
+        return names
+
+    def _copy_in(self, pinned: torch.Tensor) -> torch.Tensor:
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._copies):
+            pixels = pinned.to(self.device, non_blocking=True)
+        main = torch.cuda.current_stream(self.device)
+        main.wait_stream(self._copies)
+        pixels.record_stream(main)
+        return pixels
+
+
+def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy out of inference mode, so that the result can take part in training."""
+    return tensor.to("cpu", torch.float32, copy=True)
+
+
+def _copy_out(tensor: torch.Tensor) -> torch.Tensor:
+    target = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
+    return target.copy_(tensor.float(), non_blocking=True)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
+
+
+def _tf32() -> dict[str, Any]:
+    return {
+        "matmul": torch.get_float32_matmul_precision(),
+        "convolution": bool(torch.backends.cudnn.allow_tf32),
+    }

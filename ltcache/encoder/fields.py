@@ -1,0 +1,120 @@
+"""The fields of an image that one forward gives: ``embedding`` and, where it exists, ``pooled``.
+
+``embedding`` (N, D) is exactly what ``model.encode_image`` returns, in the joint space and not
+normalised. ``pooled`` (N, P) is what the last layer of the tower projects from. Where that layer
+is linear, ``embedding = pooled @ projection + projection_bias``.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from open_clip import CLIP
+from open_clip.model import CustomTextCLIP
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+
+EMBEDDING, POOLED = "embedding", "pooled"
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The last linear layer of a tower: weight float32 (P, D), bias float32 (D,) or None."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+
+
+class Fields(Protocol):
+    """Normalised images (N, 3, H, W) -> field -> (N, dim), in one forward."""
+
+    projection: Projection | None
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the fields of a batch on its device, in the precision of the model."""
+        ...
+
+
+def fields_of(model: Any) -> Fields:
+    """Return how the fields of a model's image tower are computed."""
+    visual = model.visual
+    if isinstance(model, (CLIP, CustomTextCLIP)):
+        if type(visual) is VisionTransformer and not visual.output_tokens:
+            return VitFields(visual)
+        if type(visual) is TimmModel and (last := _last_layer(visual)) is not None:
+            return TimmFields(visual, last)
+    return EmbeddingOnly(model)
+
+
+class EmbeddingOnly:
+    """Towers whose projection cannot be told apart: CLIP's ResNets (it is inside the attention
+    pool), CoCa, and trunks whose pooling is the end."""
+
+    projection: Projection | None = None
+
+    def __init__(self, model: Any) -> None:
+        self._encode = model.encode_image
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {EMBEDDING: self._encode(images, normalize=False)}
+
+
+class VitFields:
+    """open_clip's own ViT: the steps of its ``forward``, stopping before ``proj``."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        self._visual = visual
+        self.projection: Projection | None = Projection(_array(visual.proj))
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        visual = self._visual
+        tokens = visual.transformer(visual._embeds(images))  # (N, 1 + patches, P)
+        pooled, _ = visual._pool(tokens)  # (N, P)
+        return {EMBEDDING: pooled @ visual.proj, POOLED: pooled}
+
+
+class TimmFields:
+    """A timm trunk: what its last layer receives is noted while the whole tower runs.
+
+    The last layer is the ``proj`` or ``mlp`` of open_clip's adapter, or the trunk's own
+    classifier; only a linear one has a projection.
+    """
+
+    def __init__(self, visual: TimmModel, last: torch.nn.Module) -> None:
+        self._visual = visual
+        self._noted = threading.local()
+        self.projection = _linear_projection(last)
+        last.register_forward_pre_hook(self._note)
+
+    def _note(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._noted.pooled = inputs[0]
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        embedding = self._visual(images)
+        pooled, self._noted.pooled = self._noted.pooled, None
+        return {EMBEDDING: embedding, POOLED: pooled}
+
+
+def _last_layer(visual: TimmModel) -> torch.nn.Module | None:
+    head = visual.head
+    if "proj" in head._modules or "mlp" in head._modules:
+        return head[-1]
+    if len(head) == 0 and hasattr(visual.trunk, "get_classifier"):
+        classifier = visual.trunk.get_classifier()
+        return classifier if isinstance(classifier, torch.nn.Linear) else None
+    return None
+
+
+def _linear_projection(layer: torch.nn.Module) -> Projection | None:
+    if not isinstance(layer, torch.nn.Linear):
+        return None
+    bias = None if layer.bias is None else _array(layer.bias)
+    return Projection(_array(layer.weight.T), bias)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().contiguous().numpy().copy()

@@ -1,0 +1,251 @@
+"""From a model's name to an :class:`~ltcache.encoder.encoder.Encoder`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transform import PreprocessCfg
+
+from ltcache.encoder.encoder import Encoder
+from ltcache.encoder.fields import fields_of
+from ltcache.encoder.identity import (
+    ACTIVATIONS,
+    architecture,
+    tokenizer_identity,
+    tower_digests,
+)
+from ltcache.encoder.source import Source, resolve
+from ltcache.encoder.tokens import load_tokenizer
+from ltcache.errors import EncoderError, UsageError
+from ltcache.images import Preprocessing
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_OPEN_CLIP = str(Path(open_clip.__file__).parent)
+
+
+def load_encoder(
+    model: str = "embedded",
+    pretrained: str | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    activation: str | None = None,
+    cache_dir: str | None = None,
+) -> Encoder:
+    """Load a dual encoder through open_clip and identify it by its weights.
+
+    Args:
+        model: ``embedded``; an architecture of open_clip (``ViT-B-32``), also with its tag
+            (``ViT-B-32,openai``); ``hf-hub:org/name``; or ``local-dir:/path``, a folder with
+            ``open_clip_config.json`` and weights.
+        pretrained: for an architecture: a tag, the path of a weights file (a training checkpoint
+            too), or ``random:SEED`` for tests and timing.
+        device: ``auto`` (an NVIDIA GPU if torch can use one), ``cpu``, ``cuda``, ``cuda:1``...
+        precision: ``fp32``, ``bf16`` (weights too) or ``fp16`` (GPU only).
+        activation: ``gelu`` or ``quick_gelu``; needed for a weights file that comes without a
+            record, refused where it contradicts one.
+        cache_dir: where downloaded weights are kept.
+
+    Raises:
+        UsageError: options that cannot be meant or cannot go together.
+        EncoderError: unknown, missing, damaged, unreachable or contradicted by its record.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    place = choose_device(device)
+    if precision == "fp16" and place.type == "cpu":
+        raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
+    source = resolve(model, pretrained, activation, cache_dir)
+    built = build(source, cache_dir)
+    state = built.state_dict()
+    fields = fields_of(built)
+    scale, bias = _number(state.get("logit_scale"), exponentiate=True), state.get("logit_bias")
+    towers = tower_digests(state)
+    built.to(device=place, dtype=PRECISIONS[precision])
+    tokenizer = load_tokenizer(source, cache_dir)
+    encoder = Encoder(
+        built,
+        tokenizer,
+        fields,
+        preprocessing_of(built),
+        architecture=architecture(source.config, source.activation),
+        towers=towers,
+        tokenizer_identity=tokenizer_identity(tokenizer),
+        provenance=source.provenance,
+        logit_scale=scale,
+        logit_bias=_number(bias),
+        device=place,
+        precision=precision,
+    )
+    if place.type == "cpu" and precision == "bf16" and isinstance(built.visual, ModifiedResNet):
+        encoder.use_channels_last()
+    return encoder
+
+
+def build(source: Source, cache_dir: str | None = None) -> Any:
+    """Return the model of a source in float32 on the CPU, with its weights, for inference.
+
+    Raises:
+        EncoderError: a configuration that open_clip cannot build, or a weights file that is
+            damaged or does not fit it.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed or 0)
+        try:
+            model = open_clip.create_model(
+                source.name,
+                load_weights=False,
+                pretrained_text=False,
+                force_preprocess_cfg=dict(source.preprocess),
+                cache_dir=cache_dir,
+                quick_gelu=source.activation == ACTIVATIONS[True],
+            )
+        except ImportError as error:
+            raise EncoderError(f"{source.name} needs {error.name or error}") from None
+        except Exception as error:  # any nonsense in a configuration ends here
+            raise EncoderError(f"{source.name}: cannot be built ({_first_line(error)})") from None
+        if source.checkpoint is not None:
+            _load_weights(model, source)
+    return model.eval().requires_grad_(False)
+
+
+def preprocessing_of(model: Any) -> Preprocessing:
+    """Return the inference preprocessing of a model that open_clip built, as a value."""
+    values = {**asdict(PreprocessCfg()), **model.visual.preprocess_cfg}
+    for key in ("mean", "std"):
+        if not isinstance(values[key], (list, tuple)):
+            values[key] = (values[key],) * 3
+    if values["interpolation"] == "random":  # open_clip: random in training, bicubic otherwise
+        values["interpolation"] = "bicubic"
+    return Preprocessing.from_dict(values)
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device to run on; a GPU that stays unused is said so.
+
+    Raises:
+        UsageError: not a device's name.
+        EncoderError: a GPU is asked for and torch cannot use it.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if _has_nvidia_driver():
+            log.warning("an NVIDIA driver is there, but %s; encoding on the CPU", _why_no_cuda())
+        return torch.device("cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = None
+    if place is None or place.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {device!r} is not auto, cpu, cuda, cuda:N or mps")
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise EncoderError(f"device {device!r}: {_why_no_cuda()}; use device 'cpu' or 'auto'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise EncoderError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs")
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise EncoderError("device 'mps': torch cannot use it here; use device 'cpu'")
+    return place
+
+
+def _load_weights(model: Any, source: Source) -> None:
+    path = source.checkpoint
+    try:
+        load_checkpoint(model, str(path), strict=True, weights_only=True, device="cpu")
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise _damaged(path, error) from None
+        raise EncoderError(
+            f"{path} does not fit {source.name}:\n{_short_keys(str(error))}"
+        ) from None
+    except Exception as error:  # unpickling and safetensors raise many kinds
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path | None, error: Exception) -> EncoderError:
+    hint = ""
+    if "TorchScript" in str(error):
+        hint = "; a TorchScript archive is not read: use the tag 'openai' or its state_dict"
+    elif "weights_only" in str(error).lower() or "Unsupported" in str(error):
+        hint = "; it holds more than tensors, and code is never run from a file"
+    return EncoderError(
+        f"{path}: cannot be read as weights ({type(error).__name__}: {_first_line(error)[:200]})"
+        f"{hint}"
+    )
+
+
+def _short_keys(message: str, shown: int = 3) -> str:
+    """Shorten each line of torch's list of keys to the first few."""
+    lines = []
+    for line in message.splitlines()[1:]:
+        kind, _, rest = line.strip().partition(": ")
+        keys = re.findall(r'"([^"]+)"', rest)
+        if kind.startswith("size mismatch"):
+            lines.append(f"  {kind}: {rest}")
+        elif keys:
+            more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+            lines.append(f"  {kind}: {', '.join(keys[:shown])}{more}")
+    more = [f"  and {len(lines) - 2 * shown} more lines"] if len(lines) > 2 * shown else []
+    return "\n".join(lines[: 2 * shown] + more)
+
+
+def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | None:
+    if tensor is None:
+        return None
+    value = tensor.detach().float().reshape(-1)[0]
+    return float(value.exp() if exponentiate else value)
+
+
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA (install the CUDA wheel)"
+    return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _from_open_clip(record: logging.LogRecord) -> bool:
+    return not (record.pathname.startswith(_OPEN_CLIP) and record.levelno < logging.ERROR)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip from warning of random weights before it has got the right ones.
+
+    It logs on the root logger, which would also configure that logger if it has no handler.
+    """
+    root = logging.getLogger()
+    bare = not root.handlers
+    handler = logging.NullHandler()
+    if bare:
+        root.addHandler(handler)
+    root.addFilter(_from_open_clip)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            yield
+    finally:
+        root.removeFilter(_from_open_clip)
+        if bare:
+            root.removeHandler(handler)

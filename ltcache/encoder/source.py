@@ -1,0 +1,364 @@
+"""What a user names as an encoder, resolved to a configuration, a weights file and their record.
+
+The record (the tag's entry in open_clip, or an ``open_clip_config.json`` beside the weights) says
+which activation and preprocessing the weights were trained with. Where it contradicts what would
+be built, the encoder is refused: a QuickGELU mismatch loads without an error and costs CLIP about
+four points of zero-shot accuracy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from open_clip import (
+    get_model_config,
+    get_pretrained_cfg,
+    list_models,
+    list_pretrained_tags_by_model,
+)
+from open_clip.factory import _find_checkpoint_in_dir
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
+from open_clip.transform import PreprocessCfg
+
+from ltcache.cache.fingerprint import canonical_json, differences
+from ltcache.encoder.identity import ACTIVATIONS, canonical_config
+from ltcache.errors import EncoderError, UsageError
+
+log = logging.getLogger(__name__)
+
+LOCAL, HUB = "local-dir:", "hf-hub:"
+CONFIG_FILE = "open_clip_config.json"
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
+_PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+_OFFLINE = (
+    "Where the network is not reachable, copy the model's folder here and name it "
+    f"{LOCAL}/path/to/folder, or give the path of its weights file as pretrained."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an encoder comes from, with everything that building it needs.
+
+    Args:
+        name: what open_clip calls it: an architecture, or a folder or hub id with its prefix.
+        config: its ``model_cfg``.
+        checkpoint: the weights file; None only for random weights.
+        seed: of random weights.
+        activation: ``gelu`` or ``quick_gelu``, checked against the record.
+        preprocess: what the record says about preprocessing, open_clip's names without the size.
+        folder: the folder that relative paths in the configuration mean.
+        provenance: how the user named it; not part of any identity.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    checkpoint: Path | None
+    activation: str
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    folder: Path | None = None
+    provenance: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def resolve(
+    model: str,
+    pretrained: str | None = None,
+    activation: str | None = None,
+    cache_dir: str | None = None,
+) -> Source:
+    """Resolve a model's name; see :func:`ltcache.encoder.load_encoder` for the forms.
+
+    Raises:
+        UsageError: options that cannot go together.
+        EncoderError: unknown, missing, unreachable, or contradicted by its record.
+    """
+    if activation is not None and activation not in ACTIVATIONS:
+        raise UsageError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    provenance = {"model": model, "pretrained": pretrained}
+    if model == "embedded":
+        from ltcache.embedded import encoder_path
+
+        _refuse_pretrained(model, pretrained)
+        return _from_folder(Path(encoder_path()), activation, provenance)
+    if model.startswith(LOCAL):
+        _refuse_pretrained(model, pretrained)
+        return _from_folder(Path(model[len(LOCAL) :]).expanduser(), activation, provenance)
+    if model.startswith(HUB):
+        _refuse_pretrained(model, pretrained)
+        return _from_hub(model, activation, provenance, cache_dir)
+    if "," in model:
+        model, _, tag = (part.strip() for part in model.partition(","))
+        if pretrained is not None:
+            raise UsageError(f"{provenance['model']!r} names its weights: leave out pretrained")
+        pretrained = tag
+    return _from_architecture(model, pretrained, activation, provenance, cache_dir)
+
+
+def _refuse_pretrained(model: str, pretrained: str | None) -> None:
+    if pretrained is not None:
+        raise UsageError(
+            f"{model!r} brings its own weights, so pretrained={pretrained!r} would be ignored: "
+            "leave it out, or name an architecture instead"
+        )
+
+
+def _from_folder(
+    folder: Path, activation: str | None, provenance: Mapping[str, str | None]
+) -> Source:
+    if not folder.is_dir():
+        raise EncoderError(f"{folder}: no such folder")
+    record = read_record(folder / CONFIG_FILE)
+    found = _find_checkpoint_in_dir(folder)
+    if found is None:
+        raise EncoderError(
+            f"{folder}: no weights (a .safetensors, .bin or .pth file) beside {CONFIG_FILE}"
+        )
+    trained = bool(record["model_cfg"].get("quick_gelu", False))
+    return Source(
+        name=f"{LOCAL}{folder}",
+        config=record["model_cfg"],
+        checkpoint=Path(found),
+        activation=agreed_activation(activation, trained, trained, str(folder / CONFIG_FILE)),
+        preprocess=_preprocess(record),
+        folder=folder,
+        provenance=provenance,
+    )
+
+
+def _from_hub(
+    model: str,
+    activation: str | None,
+    provenance: Mapping[str, str | None],
+    cache_dir: str | None,
+) -> Source:
+    repository = model[len(HUB) :]
+    try:
+        config = Path(download_pretrained_from_hf(repository, CONFIG_FILE, cache_dir=cache_dir))
+        weights = Path(download_pretrained_from_hf(repository, cache_dir=cache_dir))
+    except Exception as error:  # the hub's client raises many kinds
+        raise _unreachable(model, error) from None
+    record = read_record(config)
+    trained = bool(record["model_cfg"].get("quick_gelu", False))
+    return Source(
+        name=model,
+        config=record["model_cfg"],
+        checkpoint=weights,
+        activation=agreed_activation(activation, trained, trained, f"{CONFIG_FILE} of {model}"),
+        preprocess=_preprocess(record),
+        provenance=provenance,
+    )
+
+
+def _from_architecture(
+    model: str,
+    pretrained: str | None,
+    activation: str | None,
+    provenance: Mapping[str, str | None],
+    cache_dir: str | None,
+) -> Source:
+    name = model.replace("/", "-")
+    config = get_model_config(name)
+    if config is None:
+        raise EncoderError(
+            f"unknown architecture {model!r}{_nearest(name, list_models())}; a folder is named "
+            f"{LOCAL}/path and a hub model {HUB}org/name"
+        )
+    if pretrained is None:
+        raise UsageError(
+            f"{model!r} names an architecture without weights: give pretrained (one of "
+            f"{_listed(list_pretrained_tags_by_model(name))}, or the path of a weights file); "
+            "'random:0' builds it with random weights, for tests and timing only"
+        )
+    built = bool(config.get("quick_gelu", False))
+    if pretrained.split(":")[0] == "random":
+        chosen = activation or ACTIVATIONS[built]
+        seed = _seed(pretrained)
+        provenance = {**provenance, "pretrained": f"random:{seed}"}
+        return Source(name, config, None, chosen, seed=seed, provenance=provenance)
+    if tag := get_pretrained_cfg(name, pretrained):
+        return _from_tag(name, pretrained, tag, config, activation, provenance, cache_dir)
+    return _from_file(name, _weights_file(name, pretrained), config, activation, provenance)
+
+
+def _from_tag(
+    name: str,
+    pretrained: str,
+    tag: Mapping[str, Any],
+    config: Mapping[str, Any],
+    activation: str | None,
+    provenance: Mapping[str, str | None],
+    cache_dir: str | None,
+) -> Source:
+    built = bool(config.get("quick_gelu", False))
+    trained = bool(tag.get("quick_gelu", built))
+    chosen = agreed_activation(activation, built, trained, f"the tag {pretrained!r}", name)
+    try:
+        checkpoint = Path(download_pretrained(dict(tag), cache_dir=cache_dir))
+    except Exception as error:
+        raise _unreachable(f"{name},{pretrained}", error) from None
+    return Source(name, config, checkpoint, chosen, preprocess=_known(tag), provenance=provenance)
+
+
+def _from_file(
+    name: str,
+    path: Path,
+    config: Mapping[str, Any],
+    activation: str | None,
+    provenance: Mapping[str, str | None],
+) -> Source:
+    built = bool(config.get("quick_gelu", False))
+    beside = path.parent / CONFIG_FILE
+    if beside.is_file():
+        record = read_record(beside)
+        _require_same_architecture(name, config, beside, record["model_cfg"])
+        trained = bool(record["model_cfg"].get("quick_gelu", False))
+        chosen = agreed_activation(activation, built, trained, str(beside), name)
+        preprocess = _preprocess(record)
+    else:
+        if activation is None and not name.endswith("-quickgelu"):
+            raise UsageError(
+                f"{path} does not say which activation it was trained with, and the wrong one "
+                "costs CLIP about four points without an error: give activation='quick_gelu' "
+                "(OpenAI's weights and what was tuned from them, MetaCLIP, DFN) or "
+                "activation='gelu' (most others)"
+            )
+        chosen = activation or ACTIVATIONS[built]
+        preprocess = _default_preprocess(name, path)
+    return Source(name, config, path, chosen, preprocess=preprocess, provenance=provenance)
+
+
+def agreed_activation(
+    wanted: str | None, built: bool, trained: bool, record: str, architecture: str | None = None
+) -> str:
+    """Return the activation to build, which is the one that the record names.
+
+    Args:
+        wanted: what the user asked for, or None.
+        built: whether the named architecture has QuickGELU.
+        trained: whether the record says that the weights were trained with QuickGELU.
+        record: where that stands, for the message.
+
+    Raises:
+        EncoderError: they differ; the message names both remedies.
+    """
+    chosen = wanted or ACTIVATIONS[built]
+    if chosen == ACTIVATIONS[trained]:
+        return chosen
+    subject = f"activation {wanted!r}" if wanted else f"{architecture} (activation {chosen!r})"
+    remedy = f"give activation={ACTIVATIONS[trained]!r}"
+    if wanted and built == trained:
+        remedy = "leave the option out"
+    elif architecture is not None and not wanted:
+        other = f"{architecture}-quickgelu" if trained else architecture.removesuffix("-quickgelu")
+        if other in list_models():
+            remedy = f"name the architecture {other}, or {remedy}"
+    raise EncoderError(
+        f"{subject} contradicts {record}, whose weights were trained with "
+        f"{ACTIVATIONS[trained]!r}; features would silently be wrong: {remedy}"
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the content of an ``open_clip_config.json``.
+
+    Raises:
+        EncoderError: missing, not JSON, or without ``model_cfg``.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EncoderError(
+            f"{path}: {error.strerror or error}; a model's folder holds {CONFIG_FILE} "
+            "(with model_cfg and preprocess_cfg) and its weights"
+        ) from None
+    except ValueError as error:
+        raise EncoderError(f"{path}: not JSON ({error})") from None
+    config = record.get("model_cfg") if isinstance(record, dict) else None
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        raise EncoderError(f"{path}: no model_cfg with embed_dim, vision_cfg and text_cfg")
+    return dict(record)
+
+
+def _preprocess(record: Mapping[str, Any]) -> dict[str, Any]:
+    return _known(record.get("preprocess_cfg") or {})
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in _PREPROCESS if values.get(key) is not None}
+
+
+def _require_same_architecture(
+    name: str, config: Mapping[str, Any], path: Path, recorded: Mapping[str, Any]
+) -> None:
+    """Shapes alone do not tell head widths or pooling apart, the record does."""
+    found = differences(canonical_config(recorded), canonical_config(config))
+    if found:
+        lines = [f"  {key}: {a!r} there, {b!r} in {name}" for key, (a, b) in found.items()]
+        raise EncoderError(
+            "\n".join([f"{path} describes another architecture than {name}:", *lines])
+            + f"\nname the folder itself: {LOCAL}{path.parent}"
+        )
+
+
+def _default_preprocess(name: str, path: Path) -> dict[str, Any]:
+    """Return open_clip's default for a bare file, unless the architecture is known to differ."""
+    default = canonical_json(_known(vars(PreprocessCfg())))
+    known = {
+        canonical_json({**_known(vars(PreprocessCfg())), **_known(get_pretrained_cfg(name, tag))})
+        for tag in list_pretrained_tags_by_model(name)
+    }
+    if known and default not in known:
+        raise EncoderError(
+            f"{path} does not say how images are preprocessed, and no published weights of {name} "
+            f"use the default: put it into a folder with {CONFIG_FILE} (preprocess_cfg: mean, "
+            f"std, interpolation, resize_mode) and name {LOCAL}/that/folder"
+        )
+    if len(known) > 1:
+        log.warning(
+            "%s does not say how images are preprocessed, and weights of %s differ in it; "
+            "open_clip's default is taken (put it into a folder with %s to say otherwise)",
+            path, name, CONFIG_FILE,
+        )  # fmt: skip
+    return {}
+
+
+def _weights_file(name: str, pretrained: str) -> Path:
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in _SUFFIXES or "/" in pretrained:
+        raise EncoderError(f"{path}: no such weights file")
+    tags = list_pretrained_tags_by_model(name)
+    raise EncoderError(
+        f"unknown weights {pretrained!r} for {name}{_nearest(pretrained, tags)}; known tags: "
+        f"{_listed(tags)}; or give the path of a weights file"
+    )
+
+
+def _seed(pretrained: str) -> int:
+    _, _, seed = pretrained.partition(":")
+    if seed and not seed.isdecimal():
+        raise UsageError(f"pretrained={pretrained!r}: the seed is a whole number, as in 'random:0'")
+    return int(seed or 0)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    lower = {item.lower(): item for item in known}
+    near = [lower[key] for key in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "no published tag"
+
+
+def _unreachable(what: str, error: Exception) -> EncoderError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return EncoderError(f"{what}: cannot be fetched ({lines[0][:300]}). {_OFFLINE}")
