@@ -1,0 +1,122 @@
+"""The classes of a manifest: an ordered list, keyed by label and never by name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.text import json_digest, some
+
+NAME_NORMALISER = "readable_name/1"
+"""Recorded in a manifest's card (``class_names``) where names came from folder names."""
+
+# what follows the hyphen in the 75 qualified classes of Places365; other hyphens stay (t-shirt)
+_QUALIFIERS = (
+    "asia|baseball|broadleaf|cultivated|door|exterior|football|hockey|indoor|interior|natural|"
+    "ocean deep|outdoor|performance|platform|public|rodeo|sand|shop|soccer|urban|vegetation|"
+    "water|wild"
+)
+_QUALIFIED = re.compile(rf"-({_QUALIFIERS})$")
+
+
+def readable_name(raw: str) -> str:
+    """Return a folder name as words for a prompt.
+
+    Underscores become blanks, and the qualifiers of Places365 lose their hyphen:
+    ``apartment_building-outdoor`` -> ``apartment building outdoor``. Applying it again changes
+    nothing.
+    """
+    words = " ".join(raw.replace("_", " ").split())
+    return _QUALIFIED.sub(r" \1", words) or raw
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes in label order.
+
+    Args:
+        names: C names; names[k] is the name of label k. Names may repeat (ImageNet has two
+            ``missile``s).
+        source_ids: C identifiers in the source (WordNet id, folder name, Unicode subgroup) or
+            None; left out, all are None.
+
+    Raises:
+        ManifestError: an empty name, or other than C identifiers.
+    """
+
+    names: tuple[str, ...]
+    source_ids: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(self.names)
+        ids = tuple(self.source_ids) or (None,) * len(names)
+        if len(ids) != len(names):
+            raise ManifestError(f"{len(names)} class names, but {len(ids)} source ids")
+        for label, name in enumerate(names):
+            if not isinstance(name, str) or not name.strip() or not _encodable(name):
+                raise ManifestError(f"class {label} has no usable name: {name!r}")
+        for label, source_id in enumerate(ids):
+            if source_id is not None and not (isinstance(source_id, str) and _encodable(source_id)):
+                raise ManifestError(f"class {label} has no usable source id: {source_id!r}")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "source_ids", ids)
+
+    @classmethod
+    def from_raw(cls, raw: Sequence[str]) -> ClassList:
+        """Return classes named after folders: readable names, the raw ones as source ids."""
+        return cls(tuple(readable_name(name) for name in raw), tuple(raw))
+
+    def __len__(self) -> int:
+        """The number of classes, C."""
+        return len(self.names)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must agree between features, prompts and heads over these classes."""
+        return {"num_classes": len(self), "names": json_digest(list(self.names))}
+
+    def header(self) -> dict[str, Any]:
+        """Return a value for JSON from which `from_header` makes an equal list."""
+        return {"names": list(self.names), "source_ids": list(self.source_ids)}
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any]) -> ClassList:
+        """Return the list that `header` described.
+
+        Raises:
+            ManifestError: the header lacks its fields.
+        """
+        try:
+            return cls(tuple(header["names"]), tuple(header["source_ids"]))
+        except (KeyError, TypeError) as error:
+            raise ManifestError(f"not a record of classes: {error!r}") from None
+
+    def repeated_names(self) -> dict[str, list[int]]:
+        """Return name -> labels for each name that more than one class bears."""
+        labels: dict[str, list[int]] = {
+            name: [] for name, count in Counter(self.names).items() if count > 1
+        }
+        for label, name in enumerate(self.names):
+            if name in labels:
+                labels[name].append(label)
+        return labels
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each thing in the list that a user should know."""
+        repeated = self.repeated_names()
+        if not repeated:
+            return []
+        shown = some(f"{name!r} (labels {some(labels)})" for name, labels in repeated.items())
+        return [f"{len(repeated)} class name(s) are used more than once: {shown}"]
+
+
+def _encodable(text: str) -> bool:
+    """Return whether ``text`` is Unicode (a file name in another encoding is not)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

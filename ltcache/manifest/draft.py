@@ -1,0 +1,141 @@
+"""What a reader hands over, and how it becomes a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltcache.errors import ManifestError, UsageError
+from ltcache.manifest.classes import ClassList
+from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
+from ltcache.manifest.matching import label_by_name, named_after_values
+from ltcache.manifest.rows import Listing, build_rows
+from ltcache.manifest.splits import canonical_split
+from ltcache.manifest.text import some
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller of `read_manifest` said besides the source."""
+
+    root: Path | None = None
+    classes: ClassList | Path | None = None
+    labelled: bool | None = None
+    verify_images: bool = False
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A source as read: lists, and the class list where the source has one."""
+
+    name: str
+    listings: Sequence[Listing]
+    root: Path | None
+    classes: ClassList | None = None
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    groups: Mapping[str, Any] | None = None
+    descriptions: Mapping[int, tuple[str, ...]] | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def finish(draft: Draft, request: Request, splits: Sequence[str] | None) -> Manifest:
+    """Return the manifest of a draft: labels resolved, rows checked, splits chosen.
+
+    Raises:
+        ManifestError: a row breaks a rule (names file and line).
+        UsageError: ``splits`` names one that the source has not.
+    """
+    listings = list(draft.listings)
+    if request.labelled is False:
+        listings = [replace(item, labels=_unlabelled(len(item.uris))) for item in listings]
+    classes, listings, noticed = _resolve(draft, listings)
+    manifest = Manifest(
+        name=draft.name,
+        rows=build_rows(listings, len(classes)),
+        classes=classes,
+        templates=draft.templates,
+        groups=draft.groups,
+        descriptions=draft.descriptions,
+        card={**draft.card, **noticed},
+        root=request.root or draft.root,
+    )
+    if splits is not None:
+        manifest = choose_splits(manifest, splits)
+    if request.labelled and (manifest.labels() < 0).any():
+        count = int((manifest.labels() < 0).sum())
+        raise ManifestError(f"{draft.name}: {count} of {len(manifest)} rows have no label")
+    return replace(manifest, warnings=(*draft.warnings, *notice(manifest)))
+
+
+def choose_splits(manifest: Manifest, splits: Sequence[str]) -> Manifest:
+    """Return the manifest with the rows of some splits only; keys and classes stay."""
+    wanted = {canonical_split(split) for split in splits}
+    if unknown := sorted(wanted - set(manifest.splits)):
+        raise UsageError(
+            f"{manifest.name} has no split {some(unknown)}; it has {some(manifest.splits, 20)}"
+        )
+    chosen = np.isin(np.array(manifest.rows["split"].to_pylist()), sorted(wanted))
+    rows = manifest.rows.filter(chosen)
+    numbers = np.arange(rows.num_rows, dtype=np.int64)
+    rows = rows.set_column(0, "row_id", [numbers]).combine_chunks()
+    return replace(manifest, rows=rows)
+
+
+def notice(manifest: Manifest) -> list[str]:
+    """Return a sentence for everything about the rows that a user should know."""
+    found = manifest.classes.warnings()
+    for split in manifest.splits:
+        labels = manifest.labels(split)
+        unlabelled = int((labels < 0).sum())
+        if 0 < unlabelled < len(labels):
+            found.append(
+                f"{unlabelled} of {len(labels)} rows of the split {split!r} are unlabelled"
+            )
+        if unlabelled < len(labels):
+            found += _missing_classes(manifest, split)
+    repeated = len(manifest) - len(set(manifest.rows["uri"].to_pylist()))
+    if repeated:
+        found.append(f"{repeated} image(s) are in more than one split; their keys are SPLIT/PATH")
+    return found
+
+
+def _missing_classes(manifest: Manifest, split: str) -> list[str]:
+    empty = np.flatnonzero(manifest.class_counts(split) == 0)
+    if not len(empty):
+        return []
+    shown = some(f"{label} ({manifest.classes.names[label]})" for label in empty)
+    return [f"{len(empty)} class(es) have no image in the split {split!r}: {shown}"]
+
+
+def _unlabelled(count: int) -> np.ndarray:
+    return np.full(count, -1, dtype=np.int64)
+
+
+def _resolve(
+    draft: Draft, listings: list[Listing]
+) -> tuple[ClassList, list[Listing], dict[str, Any]]:
+    """Return the class list, listings with int labels only, and what to add to the card."""
+    classes = draft.classes
+    noticed: dict[str, Any] = {}
+    named = [listing for listing in listings if not isinstance(listing.labels, np.ndarray)]
+    if classes is None and named:
+        numbered = next((listing for listing in listings if (listing.numbers >= 0).any()), None)
+        if numbered:
+            raise ManifestError(
+                f"{named[0].where} has class names and {numbered.where} has numbers as labels"
+            )
+        classes, noticed = named_after_values(named)
+    if classes is None:
+        highest = [int(np.max(item.numbers, initial=-1)) for item in listings]
+        if max(highest, default=-1) >= 0:
+            raise ManifestError(
+                f"{draft.name}: the rows have labels but there is no class list; "
+                "give one with classes="
+            )
+        classes = ClassList(())
+    return classes, [label_by_name(listing, classes) for listing in listings], noticed

@@ -1,0 +1,125 @@
+"""The field's ``path label`` text lists, read as they are (``Places_LT_train.txt``).
+
+A line is split from the right, for paths hold blanks; the file's name tells the split; class names
+come from a file beside the lists, else from the folders in the paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.classes import NAME_NORMALISER, ClassList
+from ltcache.manifest.derive import derived_classes, parent_folders
+from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.names import read_classes
+from ltcache.manifest.rows import Listing
+from ltcache.manifest.splits import split_in
+from ltcache.manifest.text import read_lines
+from ltcache.manifest.tree import is_image
+
+LIST_SUFFIXES = (".txt", ".lst", ".list")
+_INTEGER = r"^-?[0-9]{1,18}$"
+
+
+def read_lists(paths: Sequence[Path], request: Request) -> Draft:
+    """Return the rows of one or several text lists of one dataset.
+
+    Raises:
+        ManifestError: a line is not ``path label`` with a whole number; names file and line.
+    """
+    listings = [read_list(path, request.labelled) for path in paths]
+    dataset = next((name for path in paths if (name := split_in(path.stem)[1])), "")
+    folder = paths[0].resolve().parent
+    classes, card = _classes(paths, dataset, listings, request)
+    warnings = tuple(
+        f"{path.name}: its name tells no split; its rows are taken as {listing.split!r}"
+        for path, listing in zip(paths, listings, strict=True)
+        if split_in(path.stem)[0] is None
+    )
+    return Draft(
+        dataset or folder.name, listings, paths[0].parent, classes, card=card, warnings=warnings
+    )
+
+
+def read_list(path: Path, labelled: bool | None = None, split: str | None = None) -> Listing:
+    """Return the rows of one text list; ``labelled=False`` takes lines that hold a path alone.
+
+    Args:
+        split: the split of its rows; by default what the file's name tells, else train.
+    """
+    lines = [line.strip() for line in read_lines(path)]
+    numbers = [number for number, line in enumerate(lines, start=1) if line]
+    kept = [line for line in lines if line]
+    pairs = [line.rsplit(maxsplit=1) for line in kept]
+    if labelled is False:
+        uris, labels = _without_labels(kept, pairs), np.full(len(kept), -1, dtype=np.int64)
+    else:
+        uris, labels = _with_labels(path, numbers, pairs)
+    told = split or split_in(path.stem)[0] or ("pool" if labelled is False else "train")
+    return Listing(str(path), uris, labels, told, lines=numbers)
+
+
+def _with_labels(
+    path: Path, numbers: Sequence[int], pairs: Sequence[Sequence[str]]
+) -> tuple[list[str], np.ndarray]:
+    """Return paths and int64 labels; refuses the first line that has not both."""
+    labels = pa.array([pair[-1] if len(pair) == 2 else "" for pair in pairs], pa.string())
+    good = pc.match_substring_regex(labels, _INTEGER)
+    if (row := pc.index(good, False).as_py()) >= 0:
+        raise ManifestError(
+            f"{path} line {numbers[row]}: expected 'path label' with a whole number at the end, "
+            f"found {' '.join(pairs[row])[:120]!r} (labelled=False reads a list of paths alone)"
+        )
+    return [pair[0] for pair in pairs], pc.cast(labels, pa.int64()).to_numpy()
+
+
+def _without_labels(lines: Sequence[str], pairs: Sequence[Sequence[str]]) -> list[str]:
+    """Return the paths; a number behind an image's name is a label and is dropped."""
+    have = all(len(pair) == 2 and pair[1].isdecimal() and is_image(pair[0]) for pair in pairs)
+    return [pair[0] for pair in pairs] if have else list(lines)
+
+
+def _classes(
+    paths: Sequence[Path], dataset: str, listings: Sequence[Listing], request: Request
+) -> tuple[ClassList, dict[str, Any]]:
+    if isinstance(request.classes, ClassList):
+        return request.classes, {}
+    path = request.classes or (None if request.labelled is False else names_beside(paths[0]))
+    if path is None:
+        return derived_classes(listings)
+    folders = parent_folders(listings) if path.suffix.lower() not in (".csv", ".json") else ()
+    classes = read_classes(path, folders=folders, dataset=dataset)
+    return classes, {"class_names": NAME_NORMALISER} if path.suffix.lower() != ".csv" else {}
+
+
+def is_names_file(name: str) -> bool:
+    """Return whether a file's name says that it holds class names."""
+    plain = name.lower().replace("_", "").replace("-", "")
+    return plain.endswith(("classnames.txt", "classnames.json", "classes.txt", "classes.csv"))
+
+
+def names_beside(path: Path) -> Path | None:
+    """Return the file of class names beside a list that shares most of its name, or None.
+
+    Raises:
+        ManifestError: several would do equally well.
+    """
+    found = [other for other in sorted(path.parent.iterdir()) if is_names_file(other.name)]
+    if not found:
+        return None
+    shared = [len(commonprefix([other.name.lower(), path.name.lower()])) for other in found]
+    best = [other for other, length in zip(found, shared, strict=True) if length == max(shared)]
+    if len(best) > 1:
+        raise ManifestError(
+            f"{path}: several files of class names lie beside it "
+            f"({', '.join(other.name for other in best)}); name one with classes="
+        )
+    return best[0]

@@ -1,0 +1,176 @@
+"""The manifest: which images, which class, which split; no pixels and no stored counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.classes import ClassList
+from ltcache.manifest.text import json_digest
+
+COLUMNS = pa.schema(
+    [
+        ("row_id", pa.int64()),
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.int64()),
+        ("split", pa.string()),
+    ]
+)
+"""The canonical columns; user columns follow them."""
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+_SPLIT_ORDER = ("train", "val", "test", "pool")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images, classes and splits of one dataset, in one canonical form.
+
+    Args:
+        name: short name for messages and reports.
+        rows: table of n rows: ``row_id`` int64 (0..n-1), ``key`` string (unique), ``uri`` string
+            (relative to the root, with ``/``), ``label`` int64 (-1 = unlabelled), ``split``
+            string; then whatever columns the user's list carried along (``unit``, ``vendor``...).
+        classes: C classes; their number never follows from the labels that occur.
+        templates: prompt templates.
+        groups: raw group setting (thresholds or explicit lists), None = the default thresholds.
+        descriptions: label -> sentences, or None.
+        card: title, licence and the like; may be empty.
+        root: directory or .zip file that the uris are relative to; never stored.
+        warnings: what the reader noticed and a user should see; never stored.
+
+    Raises:
+        ManifestError: the table lacks a column, or breaks one of the rules above.
+    """
+
+    name: str
+    rows: pa.Table
+    classes: ClassList
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    groups: Mapping[str, Any] | None = None
+    descriptions: Mapping[int, tuple[str, ...]] | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    root: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_rows(self.rows, self.num_classes)
+
+    def __len__(self) -> int:
+        """The number of rows, n."""
+        return int(self.rows.num_rows)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the length of the class list."""
+        return len(self.classes)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that occur: train, val, test and pool first, then others as they appear."""
+        found = pc.unique(self.rows["split"]).to_pylist()
+        first = [split for split in _SPLIT_ORDER if split in found]
+        return tuple(first + [split for split in found if split not in first])
+
+    def indices(self, split: str | None = None) -> np.ndarray:
+        """Return the int64 row numbers of ``split`` (None = of all rows), ascending."""
+        if split is None:
+            return np.arange(len(self), dtype=np.int64)
+        chosen = pc.equal(self.rows["split"], split).to_numpy()
+        return np.flatnonzero(chosen).astype(np.int64)
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """Return the int64 labels (n,) of ``split`` in row order; -1 = unlabelled."""
+        labels = self.rows["label"].to_numpy()
+        return np.array(labels[self.indices(split)], dtype=np.int64)
+
+    def class_counts(self, split: str | None = "train") -> np.ndarray:
+        """Return the int64 number of rows per class (C,); empty classes count 0."""
+        labels = self.labels(split)
+        return np.bincount(labels[labels >= 0], minlength=self.num_classes).astype(np.int64)
+
+    def identity(self) -> dict[str, Any]:
+        """Return a value for JSON that differs when rows, classes or settings differ.
+
+        The root, the card and the user columns take no part.
+        """
+        named = ("key", "uri", "label", "split")
+        return {
+            "name": self.name,
+            "num_rows": len(self),
+            "rows": json_digest([self.rows[column].to_pylist() for column in named]),
+            "classes": self.classes.identity(),
+            "templates": json_digest(list(self.templates)),
+            "groups": json_digest(self.groups),
+            "descriptions": json_digest(self.header()["descriptions"]),
+        }
+
+    def header(self) -> dict[str, Any]:
+        """Return all but rows, root and warnings as a value for JSON (see `from_header`)."""
+        described = self.descriptions
+        return {
+            "name": self.name,
+            "classes": self.classes.header(),
+            "templates": list(self.templates),
+            "groups": None if self.groups is None else dict(self.groups),
+            "descriptions": described and {str(k): list(v) for k, v in described.items()},
+            "card": dict(self.card),
+        }
+
+    @classmethod
+    def from_header(
+        cls, header: Mapping[str, Any], rows: pa.Table, root: Path | None = None
+    ) -> Manifest:
+        """Return the manifest of a stored header and its rows.
+
+        Raises:
+            ManifestError: the header lacks a field, or the rows do not fit its classes.
+        """
+        try:
+            described = header["descriptions"]
+            return cls(
+                name=header["name"],
+                rows=rows,
+                classes=ClassList.from_header(header["classes"]),
+                templates=tuple(header["templates"]),
+                groups=header["groups"],
+                descriptions=described and {int(k): tuple(v) for k, v in described.items()},
+                card=dict(header["card"]),
+                root=root,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ManifestError(f"not the header of a manifest: {error!r}") from None
+
+
+def check_rows(rows: pa.Table, num_classes: int) -> None:
+    """Refuse a table that is not in the canonical form.
+
+    Raises:
+        ManifestError: naming the column and the rule.
+    """
+    for column in COLUMNS:
+        if column.name not in rows.column_names:
+            raise ManifestError(f"the rows lack the column {column.name!r}")
+        if rows.schema.field(column.name).type != column.type:
+            found = rows.schema.field(column.name).type
+            raise ManifestError(f"the column {column.name!r} is {found}, not {column.type}")
+        if rows[column.name].null_count:
+            raise ManifestError(f"the column {column.name!r} has empty values")
+    count = rows.num_rows
+    if not np.array_equal(rows["row_id"].to_numpy(), np.arange(count)):
+        raise ManifestError("the column 'row_id' does not count from 0 in steps of 1")
+    if pc.count_distinct(rows["key"]).as_py() != count:
+        raise ManifestError("the column 'key' is not unique")
+    labels = rows["label"].to_numpy()
+    if count and (labels.min() < -1 or labels.max() >= num_classes):
+        raise ManifestError(
+            f"labels run from {labels.min()} to {labels.max()}, but there are {num_classes} classes"
+        )

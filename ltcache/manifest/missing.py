@@ -1,0 +1,93 @@
+"""Which listed images are not there, found fast, with a hint at the layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.layouts import layout_hint
+from ltcache.manifest.manifest import Manifest
+from ltcache.manifest.tree import zip_names
+
+_FIRST = 5
+
+
+@dataclass(frozen=True)
+class MissingFiles:
+    """What `missing_files` found.
+
+    Args:
+        count: number of rows whose image is not there.
+        total: number of rows looked for.
+        first: the first five uris that are missing.
+        hint: what seems to be wrong with the layout, or an empty text.
+        root: where they were looked for.
+    """
+
+    count: int
+    total: int
+    first: tuple[str, ...]
+    hint: str
+    root: Path
+
+    def __bool__(self) -> bool:
+        """Whether any file is missing."""
+        return self.count > 0
+
+    def __str__(self) -> str:
+        """The report, several lines."""
+        if not self.count:
+            return f"all {self.total} images are below {self.root}"
+        lines = [f"{self.count} of {self.total} images are missing below {self.root}:"]
+        lines += [f"  {uri}" for uri in self.first]
+        lines += ["  ..."] if self.count > len(self.first) else []
+        return "\n".join(lines + ([self.hint] if self.hint else []))
+
+
+def missing_files(manifest: Manifest, root: Path | None = None) -> MissingFiles:
+    """Look for every image of a manifest, one directory listing per folder.
+
+    Args:
+        root: where to look; by default the manifest's own root.
+
+    Raises:
+        ManifestError: there is no root, or it cannot be read.
+    """
+    root = root or manifest.root
+    if root is None:
+        raise ManifestError(f"{manifest.name}: no root is known; give one with root=")
+    uris = manifest.rows["uri"].to_pylist()
+    if not root.exists():
+        hint = f"{root} does not exist; give the images' place with root="
+        return MissingFiles(len(uris), len(uris), tuple(uris[:_FIRST]), hint, root)
+    exists = _in_folder(root) if root.is_dir() else set(zip_names(root)).__contains__
+    missing = [uri for uri in uris if not exists(uri)]
+    hint = layout_hint(root, missing, exists) if missing else ""
+    return MissingFiles(len(missing), len(uris), tuple(missing[:_FIRST]), hint, root)
+
+
+def _in_folder(root: Path) -> Callable[[str], bool]:
+    """Return a test for files below ``root`` that lists each folder once."""
+    listed: dict[str, frozenset[str]] = {}
+
+    def exists(uri: str) -> bool:
+        folder, _, name = uri.rpartition("/")
+        if folder not in listed:
+            listed[folder] = frozenset(_files(root / folder))
+        return name in listed[folder]
+
+    return exists
+
+
+def _files(folder: Path) -> Iterable[str]:
+    """Return the names of the files in a folder; none if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from None

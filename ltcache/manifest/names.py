@@ -1,0 +1,153 @@
+"""The forms in which class names are published: text, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.classes import ClassList, readable_name
+from ltcache.manifest.text import read_json, read_lines, read_text
+
+_WORDNET_ID = re.compile(r"n[0-9]{8}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def read_classes(path: Path, *, folders: Collection[str] = (), dataset: str = "") -> ClassList:
+    """Return the classes of a file in label order.
+
+    Forms: ``.csv`` with ``label,name[,source_id]``; ``.json`` with a list, ``{dataset: [names]}``
+    or ``{label: name}``; text with one name a line, or ``id<TAB>name``, or ``id name`` where the
+    first word is a WordNet id, the label, the name as a folder, or one of ``folders``.
+
+    Args:
+        folders: names of class folders in the lists, to tell ids from names.
+        dataset: which entry of ``{dataset: [names]}`` to take where there are several.
+
+    Raises:
+        ManifestError: labels that repeat, leave gaps or are out of order, empty names, or a form
+            that is none of these; names file and line.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        classes = _from_csv(path)
+    elif suffix == ".json":
+        classes = _from_json(path, dataset)
+    else:
+        classes = _from_text(path, folders)
+    if not len(classes):
+        raise ManifestError(f"{path}: lists no classes")
+    return classes
+
+
+def _from_csv(path: Path) -> ClassList:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ManifestError(f"{path} line {reader.line_num}: {error}") from None
+    header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
+    if not {"label", "name"} <= set(header):
+        raise ManifestError(
+            f"{path}: the first line must be label,name[,source_id], not {','.join(header)!r}"
+        )
+    labels, names, ids = [], [], []
+    for line, row in lines[1:]:
+        if len(row) != len(header):
+            raise ManifestError(f"{path} line {line}: {len(row)} fields, expected {len(header)}")
+        cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+        if not cells["name"]:
+            raise ManifestError(f"{path} line {line}: the class has no name")
+        labels.append((line, cells["label"]))
+        names.append(cells["name"])
+        ids.append(cells.get("source_id") or None)
+    _check_labels(path, labels)
+    return ClassList(tuple(names), tuple(ids))
+
+
+def _check_labels(path: Path, labels: Sequence[tuple[int, str]]) -> None:
+    """Refuse labels that are not 0, 1, 2... in this order."""
+    seen: dict[int, int] = {}
+    for expected, (line, text) in enumerate(labels):
+        if not _NUMBER.fullmatch(text):
+            raise ManifestError(f"{path} line {line}: the label {text!r} is not a number from 0 up")
+        label = int(text)
+        if label in seen:
+            raise ManifestError(
+                f"{path} line {line}: label {label} is already given at line {seen[label]}"
+            )
+        if label != expected:
+            gap = any(int(t) == expected for _, t in labels if _NUMBER.fullmatch(t))
+            why = "sort the classes by label" if gap else f"label {expected} is missing"
+            raise ManifestError(f"{path} line {line}: label {label} where {expected} is due; {why}")
+        seen[label] = line
+
+
+def _from_json(path: Path, dataset: str) -> ClassList:
+    value = read_json(path)
+    if isinstance(value, dict) and value and all(_NUMBER.fullmatch(key) for key in value):
+        _check_labels(path, [(1, str(key)) for key in sorted(map(int, value))])
+        value = [value[key] for key in sorted(value, key=int)]
+    elif isinstance(value, dict):
+        chosen = dataset if dataset in value else next(iter(value), "")
+        if dataset not in value and len(value) != 1:
+            known = ", ".join(map(repr, value))
+            raise ManifestError(f"{path}: holds several lists ({known}), none called {dataset!r}")
+        value = value[chosen]
+    if not isinstance(value, list):
+        raise ManifestError(f"{path}: expected a list of names or {{dataset: [names]}}")
+    pairs = [_json_class(path, label, item) for label, item in enumerate(value)]
+    return ClassList(tuple(name for _, name in pairs), tuple(source for source, _ in pairs))
+
+
+def _json_class(path: Path, label: int, item: Any) -> tuple[str | None, str]:
+    """Return (source id or None, name) of one entry: a name, or [id, name]."""
+    pair = [None, item] if isinstance(item, str) else item
+    if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], str):
+        source, name = pair[0], readable_name(pair[1])
+        if name.strip() and (source is None or isinstance(source, str)):
+            return source, name
+    raise ManifestError(f"{path}: class {label} is {item!r}, not a name")
+
+
+def _from_text(path: Path, folders: Collection[str]) -> ClassList:
+    lines = [line.strip() for line in read_lines(path)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise ManifestError(
+            f"{path} line {lines.index('') + 1}: a blank line among the names would shift labels"
+        )
+    separator = "\t" if lines and all("\t" in line for line in lines) else None
+    pairs = [line.split(separator, 1) for line in lines]
+    if not separator and not _first_words_are_ids(pairs, folders):
+        return ClassList(tuple(readable_name(line) for line in lines), tuple(lines))
+    ids = [pair[0].strip() for pair in pairs]
+    names = [readable_name(pair[1].strip()) for pair in pairs]
+    if ids and ids[0] in ("0", "1") and all(map(_NUMBER.fullmatch, ids)):
+        start = int(ids[0])
+        _check_labels(path, [(n, str(int(t) - start)) for n, t in enumerate(ids, start=1)])
+    elif len(set(ids)) < len(ids):
+        line = next(n for n, text in enumerate(ids) if text in ids[:n])
+        raise ManifestError(
+            f"{path} line {line + 1}: the id {ids[line]!r} is already given at line "
+            f"{ids.index(ids[line]) + 1}"
+        )
+    return ClassList(tuple(names), tuple(ids))
+
+
+def _first_words_are_ids(pairs: Sequence[Sequence[str]], folders: Collection[str]) -> bool:
+    """Return whether every line is ``id name`` rather than a name of several words."""
+    if not pairs or any(len(pair) < 2 for pair in pairs):
+        return False
+    ids = [pair[0] for pair in pairs]
+    if all(map(_WORDNET_ID.fullmatch, ids)) or all(name in folders for name in ids):
+        return True
+    if all(map(_NUMBER.fullmatch, ids)):
+        return [int(text) - int(ids[0]) for text in ids] == list(range(len(ids)))
+    echoes = sum(readable_name(raw).lower() == readable_name(name).lower() for raw, name in pairs)
+    return 2 * echoes > len(pairs)

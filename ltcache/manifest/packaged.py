@@ -1,0 +1,49 @@
+"""The manifests that come with the package (``emoji_lt``), found by name."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.directory import CARD
+from ltcache.manifest.text import some
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
+
+
+def packaged_manifests() -> Path:
+    """Return the folder of the packaged manifests.
+
+    It is inside the package when installed from a wheel, and beside it in a checkout.
+    """
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "data_manifests"
+    return inside if inside.is_dir() else package.parent / "data_manifests"
+
+
+def packaged_names() -> tuple[str, ...]:
+    """Return the names of the packaged manifests, sorted."""
+    folder = packaged_manifests()
+    cards = sorted([*folder.glob(f"*/{CARD}"), *folder.glob(f"*/*/{CARD}")])
+    return tuple(card.parent.relative_to(folder).as_posix() for card in cards)
+
+
+def find_packaged(source: str) -> Path | None:
+    """Return the directory of the packaged manifest called ``source``, or None."""
+    if not _NAME.fullmatch(source):
+        return None
+    path = packaged_manifests() / source
+    return path if (path / CARD).is_file() else None
+
+
+def unknown_source(source: str) -> ManifestError:
+    """Return the error for a source that is neither a path nor a packaged name."""
+    known = packaged_names()
+    near = get_close_matches(source, known, n=3, cutoff=0.5)
+    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    return ManifestError(
+        f"{source!r} is neither a file or folder nor a packaged manifest{nearest} "
+        f"(packaged: {some(known, 12) or 'none'})"
+    )

@@ -1,0 +1,209 @@
+"""From what lists say to canonical rows: uris cleaned, keys made, every rule checked by line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.manifest import COLUMNS
+
+_LEAVES_ROOT = r"^/|^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|(^|/)\.\.(/|$)|\x00"
+_UNTIDY = r"//|(^|/)\.(/|$)|/$"
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What one list or folder says, row by row.
+
+    Args:
+        where: the file or folder, for messages.
+        uris: n paths as they were written.
+        labels: int64 (n,) with -1 = unlabelled, or n class names (None = unlabelled).
+        split: one split for all rows, or n of them.
+        lines: the line of each row in the file; None where the rows are files in a folder.
+        keys: n keys, or None for the default (the uri).
+        extra: user columns of n values.
+    """
+
+    where: str
+    uris: list[str]
+    labels: np.ndarray | list[str | None]
+    split: str | list[str]
+    lines: Sequence[int] | None = None
+    keys: list[str] | None = None
+    extra: Mapping[str, pa.Array] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The labels where they are numbers; none at all (-1) where they are names."""
+        if isinstance(self.labels, np.ndarray):
+            return self.labels
+        return np.full(len(self.uris), -1, dtype=np.int64)
+
+    def place(self, row: int) -> str:
+        """Return the place of a row for a message: ``FILE line 12``."""
+        if self.lines is None:
+            return f"{self.where} ({self.uris[row]})"
+        return f"{self.where} line {self.lines[row]}"
+
+
+def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
+    """Return the canonical rows of all listings, in their order.
+
+    Raises:
+        ManifestError: a path leaves its root, a label has no class, a key or a path comes twice,
+            or there are no rows at all; names the file and the line.
+    """
+    tables = [_table(listing, num_classes) for listing in listings if listing.uris]
+    if not tables:
+        names = ", ".join(listing.where for listing in listings)
+        raise ManifestError(f"{names or 'the source'}: no images are listed")
+    try:
+        rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except pa.ArrowException as error:
+        raise ManifestError(f"the lists' columns do not fit together: {error}") from None
+    places = _Places([listing for listing in listings if listing.uris])
+    _refuse_repeated_paths(rows, places)
+    keys = _keys(rows, places)
+    order = ["label", "split", *[c for c in rows.column_names if c not in COLUMNS.names]]
+    numbers = pa.array(np.arange(rows.num_rows, dtype=np.int64))
+    columns = [numbers, keys, rows["uri"], *[rows[column] for column in order]]
+    return pa.table(columns, names=["row_id", "key", "uri", *order])
+
+
+def clean_uris(listing: Listing) -> pa.Array:
+    """Return a listing's paths relative to the root, with ``/`` and without ``.`` parts.
+
+    Raises:
+        ManifestError: a path is empty, absolute, a URL, holds ``..``, or is not Unicode.
+    """
+    try:
+        uris = pa.array(listing.uris, pa.string())
+    except UnicodeEncodeError:
+        name = next(uri for uri in listing.uris if _not_unicode(uri))
+        raise ManifestError(
+            f"{listing.where}: the file name {name!r} is not UTF-8; rename it"
+        ) from None
+    uris = pc.replace_substring(uris, "\\", "/")
+    bad = pc.match_substring_regex(uris, _LEAVES_ROOT)
+    if (row := _first(bad)) is not None:
+        raise ManifestError(
+            f"{listing.place(row)}: the path {listing.uris[row]!r} is not below the root; "
+            "paths are relative and hold no '..'"
+        )
+    if pc.any(pc.match_substring_regex(uris, _UNTIDY)).as_py():
+        tidy = ["/".join(p for p in u.split("/") if p not in ("", ".")) for u in uris.to_pylist()]
+        uris = pa.array(tidy, pa.string())
+    if (row := _first(pc.equal(uris, ""))) is not None:
+        raise ManifestError(f"{listing.place(row)}: the path is empty")
+    return uris
+
+
+def _table(listing: Listing, num_classes: int) -> pa.Table:
+    """Return one listing as a table of uri, label, split, key (null = default) and user columns."""
+    count = len(listing.uris)
+    labels = np.asarray(listing.labels, dtype=np.int64)
+    bad = (labels < -1) | (labels >= num_classes)
+    if bad.any():
+        row = int(np.argmax(bad))
+        known = f"0..{num_classes - 1}" if num_classes else "none"
+        raise ManifestError(
+            f"{listing.place(row)}: label {labels[row]}, but the class list has {num_classes} "
+            f"classes ({known}); -1 stands for unlabelled"
+        )
+    keys = pa.nulls(count, pa.string()) if listing.keys is None else pa.array(listing.keys)
+    columns = {"uri": clean_uris(listing), "label": pa.array(labels), "split": _splits(listing)}
+    return pa.table({**columns, "key": keys, **listing.extra})
+
+
+def _splits(listing: Listing) -> pa.Array:
+    """Return the split of each row; a split is also a file name, so it must be able to be one."""
+    splits = [listing.split] if isinstance(listing.split, str) else listing.split
+    for split in dict.fromkeys(splits):
+        if not _SPLIT_NAME.fullmatch(split):
+            place = listing.place(splits.index(split)) if len(splits) > 1 else listing.where
+            raise ManifestError(
+                f"{place}: the split {split!r} is not a name of letters, digits, '.', '_', '-'"
+            )
+    return pa.array(splits * len(listing.uris) if isinstance(listing.split, str) else splits)
+
+
+class _Places:
+    """Finds the line of a row of all listings put together."""
+
+    def __init__(self, listings: Sequence[Listing]) -> None:
+        self.listings = listings
+        self.starts = np.cumsum([0] + [len(listing.uris) for listing in listings])
+
+    def __call__(self, row: int) -> str:
+        which = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.listings[which].place(row - int(self.starts[which]))
+
+
+def _refuse_repeated_paths(rows: pa.Table, places: _Places) -> None:
+    pairs = list(zip(rows["split"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+    if (repeated := _first_repeated(pairs)) is not None:
+        first, second = repeated
+        split, uri = pairs[second]
+        raise ManifestError(
+            f"{places(second)}: {uri!r} is already in the split {split!r}, at {places(first)}"
+        )
+
+
+def _keys(rows: pa.Table, places: _Places) -> pa.Array:
+    """Return one unique key per row: the given one, the uri, or ``split/uri`` where that repeats.
+
+    Raises:
+        ManifestError: a given key repeats; names both lines.
+    """
+    keys, uris, splits = (rows[name].to_pylist() for name in ("key", "uri", "split"))
+    made = [key is None for key in keys]
+    keys = [uri if key is None else key for key, uri in zip(keys, uris, strict=True)]
+    if len(set(keys)) < len(keys):
+        count = dict.fromkeys(keys, 0)
+        for key in keys:
+            count[key] += 1
+        longer = [new and count[key] > 1 for key, new in zip(keys, made, strict=True)]
+        keys = _lengthen(keys, uris, splits, longer)
+        if len(set(keys)) < len(keys):  # 'val/x' in train beside 'x' in val: lengthen all
+            keys = _lengthen(keys, uris, splits, made)
+    if (repeated := _first_repeated(keys)) is not None:
+        first, second = repeated
+        raise ManifestError(
+            f"{places(second)}: the key {keys[second]!r} is also at {places(first)}"
+        )
+    return pa.array(keys, pa.string())
+
+
+def _lengthen(keys: list[str], uris: list[str], splits: list[str], which: list[bool]) -> list[str]:
+    rows = zip(keys, uris, splits, which, strict=True)
+    return [f"{split}/{uri}" if longer else key for key, uri, split, longer in rows]
+
+
+def _first_repeated(values: Sequence[object]) -> tuple[int, int] | None:
+    """Return the positions of the first value that comes again, or None."""
+    if len(set(values)) == len(values):
+        return None
+    seen: dict[object, int] = {}
+    for position, value in enumerate(values):
+        if value in seen:
+            return seen[value], position
+        seen[value] = position
+    return None
+
+
+def _first(mask: pa.Array) -> int | None:
+    """Return the position of the first True, or None."""
+    position = pc.index(mask, True).as_py()
+    return None if position < 0 else position
+
+
+def _not_unicode(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,190 @@
+"""Recognises what a SOURCE is and has the one reader for it read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.classes import ClassList
+from ltcache.manifest.directory import CARD, read_directory
+from ltcache.manifest.draft import Draft, Request, finish
+from ltcache.manifest.folder import read_folder
+from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file, read_lists
+from ltcache.manifest.manifest import Manifest
+from ltcache.manifest.packaged import find_packaged, unknown_source
+from ltcache.manifest.splits import split_in
+from ltcache.manifest.tables import TABLE_SUFFIXES, has_path_column, read_tables
+from ltcache.manifest.text import some
+
+_SAMPLE = 1 << 16
+_ORDER = ("train", "val", "test", "pool", None)
+
+
+def read_manifest(
+    source: str | Path | Sequence[str | Path],
+    *,
+    root: str | Path | None = None,
+    classes: str | Path | ClassList | None = None,
+    splits: Sequence[str] | None = None,
+    labelled: bool | None = None,
+    verify_images: bool = False,
+) -> Manifest:
+    """Read any source of images and classes into the canonical form.
+
+    Args:
+        source: the name of a packaged manifest (``emoji_lt``); a manifest directory; a folder or
+            .zip file of class folders, also under train/val/test; one or several ``path label``
+            lists, CSV, TSV, JSON Lines or Parquet files, a directory of them, or their common
+            beginning (``DIR/Places_LT``); a folder of unlabelled images.
+        root: the folder or .zip file that paths are relative to; by default what the source says,
+            else the folder of the list.
+        classes: a file of class names (see `names.read_classes`) or a `ClassList`.
+        splits: keep these only; the class list stays whole.
+        labelled: False ignores or does without labels, True insists on them.
+        verify_images: also compare the SHA-256 of a manifest directory's image archive.
+
+    Returns:
+        The manifest; what a user should know about it stands in ``warnings``.
+
+    Raises:
+        ManifestError: the source is not found, is none of these, or breaks a rule; the message
+            names the file, the line where there is one, and the remedy.
+    """
+    request = Request(
+        root=_existing_root(root),
+        classes=classes if isinstance(classes, ClassList) or classes is None else Path(classes),
+        labelled=labelled,
+        verify_images=verify_images,
+    )
+    try:
+        return finish(_read(source, request), request, splits)
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{source}: a name is not UTF-8: {error.object!r}") from None
+    except OSError as error:
+        raise ManifestError(f"{source}: cannot be read: {error}") from None
+
+
+def _read(source: str | Path | Sequence[str | Path], request: Request) -> Draft:
+    if not isinstance(source, (str, Path)):
+        return _read_files([Path(item) for item in source], request)
+    if isinstance(source, str) and (packaged := find_packaged(source)):
+        return read_directory(packaged, request)
+    path = Path(source)
+    if "\0" in str(source):
+        raise ManifestError(f"{source!r} is not a path")
+    if path.is_dir():
+        return _read_folder(path, request)
+    if path.exists():
+        return _read_files([path], request)
+    if begun := _beginning_with(path):
+        return _read_files(begun, request)
+    raise unknown_source(str(source))
+
+
+def _read_folder(path: Path, request: Request) -> Draft:
+    """Read a directory: a manifest, else lists in it, else tables, else images."""
+    if (path / CARD).is_file():
+        return read_directory(path, request)
+    if request.labelled is False or not (lists := _lists_in(path)):
+        return read_folder(path, request)
+    datasets: dict[str, list[Path]] = {}
+    for file in lists:
+        datasets.setdefault(split_in(file.stem)[1], []).append(file)
+    if len(datasets) > 1:
+        raise ManifestError(
+            f"{path}: holds lists of several datasets ({some(file.name for file in lists)}); "
+            f"give the beginning of one's name, such as {path / (min(datasets) or lists[0].stem)}"
+        )
+    return _read_files(lists, request)
+
+
+def _read_files(paths: Sequence[Path], request: Request) -> Draft:
+    """Read files of one kind, by their suffix."""
+    if not paths:
+        raise ManifestError("no files are given")
+    readers = {_reader(path) for path in paths}
+    if len(readers) > 1:
+        raise ManifestError(f"the files are of different kinds: {some(p.name for p in paths)}")
+    return readers.pop()(paths, request)
+
+
+_Reader = Callable[[Sequence[Path], Request], Draft]
+
+
+def _reader(path: Path) -> _Reader:
+    suffix = path.suffix.lower()
+    if path.name == CARD:
+        return _read_card
+    if suffix not in _READERS:
+        raise ManifestError(
+            f"{path}: not a list, table or archive by its suffix ({' '.join(_READERS)})"
+        )
+    return _READERS[suffix]
+
+
+def _read_card(paths: Sequence[Path], request: Request) -> Draft:
+    return read_directory(_only(paths).parent, request)
+
+
+def _read_archive(paths: Sequence[Path], request: Request) -> Draft:
+    return read_folder(_only(paths), request)
+
+
+def _only(paths: Sequence[Path]) -> Path:
+    if len(paths) > 1:
+        raise ManifestError(f"give one of {some(paths)} at a time")
+    return paths[0]
+
+
+_READERS: dict[str, _Reader] = {
+    **dict.fromkeys(LIST_SUFFIXES, read_lists),
+    **dict.fromkeys(TABLE_SUFFIXES, read_tables),
+    ".zip": _read_archive,
+}
+
+
+def _lists_in(path: Path) -> list[Path]:
+    """Return the lists or, where there are none, the tables of a directory, by split."""
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and file.name[0] != "."]
+    lists = _candidates(files, LIST_SUFFIXES, _looks_like_list)
+    return lists or _candidates(files, TABLE_SUFFIXES, has_path_column)
+
+
+def _candidates(
+    files: Iterable[Path], suffixes: Sequence[str], fits: Callable[[Path], bool]
+) -> list[Path]:
+    """Return the files that are lists: those with a split in their name, else a lone one."""
+    fitting = [
+        file
+        for file in files
+        if file.suffix.lower() in suffixes and not is_names_file(file.name) and fits(file)
+    ]
+    told = [file for file in fitting if split_in(file.stem)[0]]
+    chosen = told or (fitting if len(fitting) == 1 else [])
+    return sorted(chosen, key=lambda file: _ORDER.index(split_in(file.stem)[0]))
+
+
+def _looks_like_list(path: Path) -> bool:
+    """Return whether the first line of a text file ends in a number behind a path."""
+    with open(path, "rb") as file:
+        lines = file.read(_SAMPLE).splitlines()
+    words = next((line.split() for line in lines if line.strip()), [])
+    return len(words) > 1 and words[-1].isdigit()
+
+
+def _beginning_with(path: Path) -> list[Path]:
+    """Return the lists in a directory that begin with ``path``'s name (``DIR/Places_LT``)."""
+    if not path.name or not path.parent.is_dir():
+        return []
+    lists = _lists_in(path.parent)
+    return [file for file in lists if split_in(file.stem)[1] == path.name]
+
+
+def _existing_root(root: str | Path | None) -> Path | None:
+    if root is None:
+        return None
+    path = Path(root)
+    if "\0" in str(root) or not (path.is_dir() or (path.is_file() and path.suffix == ".zip")):
+        raise ManifestError(f"the root {str(root)!r} is neither a folder nor a .zip file")
+    return path

@@ -1,0 +1,106 @@
+"""The file forms of tables, each read into columns that know their lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.text import parse_json, read_bytes, read_lines, read_text
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A table as read: columns by lower-case name, and the line of each row."""
+
+    values: Mapping[str, pa.Array]
+    lines: Sequence[int]
+
+
+def _read_csv(path: Path) -> Columns:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    text = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    last = 0
+    try:
+        for row in reader:
+            if row and any(row):
+                rows.append(row)
+                lines.append(last + 1)  # a quoted field may span lines: the row's first counts
+            last = reader.line_num
+    except csv.Error as error:
+        raise ManifestError(f"{path} line {reader.line_num}: {error}") from None
+    header = _header(path, rows[0] if rows else [])
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise ManifestError(f"{path} line {line}: {len(row)} fields, expected {len(header)}")
+    cells = list(zip(*rows[1:], strict=True)) or [()] * len(header)
+    arrays = [pa.array(list(column), pa.string()) for column in cells]
+    return Columns(dict(zip(header, arrays, strict=True)), lines[1:])
+
+
+def _header(path: Path, names: Sequence[str]) -> list[str]:
+    """Return column names in lower case; refuses repeated ones."""
+    plain = [name.strip().lower() for name in names]
+    if len(set(plain)) < len(plain):
+        repeated = next(name for name in plain if plain.count(name) > 1)
+        raise ManifestError(f"{path}: the column {repeated!r} is given twice")
+    return plain
+
+
+def _read_jsonl(path: Path) -> Columns:
+    records: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            record = parse_json(line, f"{path} line {number}")
+            if not isinstance(record, dict):
+                raise ManifestError(f"{path} line {number}: not a JSON object")
+            records.append(record)
+            lines.append(number)
+    original = list(dict.fromkeys(name for record in records for name in record))
+    header = _header(path, original)
+    arrays = [_array(path, [record.get(name) for record in records]) for name in original]
+    return Columns(dict(zip(header, arrays, strict=True)), lines)
+
+
+def _array(path: Path, values: list[Any]) -> pa.Array:
+    """Return JSON values as a column; mixed ones as texts."""
+    try:
+        try:
+            return pa.array(values)
+        except (pa.ArrowException, OverflowError):
+            texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+            return pa.array(texts, pa.string())
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{path}: holds a text that is not Unicode: {error.object!r}") from None
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        table = pq.read_table(pa.BufferReader(read_bytes(path))).combine_chunks()
+        header = _header(path, table.column_names)
+        arrays = [column.combine_chunks() for column in table.columns]
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path}: cannot be read as Parquet: {error}") from None
+    return Columns(dict(zip(header, arrays, strict=True)), range(1, table.num_rows + 1))
+
+
+FORMS = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".pq": _read_parquet,
+}

@@ -1,0 +1,112 @@
+"""Reading the text that people write: strict about bytes, tolerant about line ends."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ltcache.errors import ManifestError
+
+_DIGITS = re.compile(r"([0-9]+)")
+_BLOCK = 1 << 20
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of ``path``.
+
+    Raises:
+        ManifestError: the file is missing, a folder, or may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ManifestError(f"{path}: cannot be read: {reason}") from None
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file without its byte order mark; line ends stay as they are.
+
+    Raises:
+        ManifestError: the file cannot be read, or is not UTF-8 (names the byte offset).
+    """
+    data = read_bytes(path)
+    if data[:2] in _UTF16:
+        raise ManifestError(f"{path}: UTF-16 from byte 0; save it as UTF-8")
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return data[start:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = start + error.start
+        raise ManifestError(
+            f"{path}: not UTF-8 at byte offset {offset} (0x{data[offset]:02x}); save it as UTF-8"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without LF or CRLF.
+
+    Unlike ``str.splitlines``, nothing but a line feed ends a line: paths may hold the rest.
+    """
+    text = read_text(path).replace("\r\n", "\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ManifestError: not JSON, or nested beyond reason; names ``where``.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where}: not JSON: {error}") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON value")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value that a JSON file holds; raises ManifestError as `parse_json` does."""
+    return parse_json(read_text(path), str(path))
+
+
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file, read in blocks of 1 MiB."""
+    sha = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                sha.update(block)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from None
+    return sha.hexdigest()
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Return a sorting key in which ``2`` comes before ``10``; the text itself breaks ties."""
+    parts = [part for part in _DIGITS.split(text) if part]
+    # a number sorts before any text, and among numbers by value
+    key = [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts]
+    return key, text
+
+
+def some(items: Iterable[Any], most: int = 5) -> str:
+    """Return the first few of ``items`` for a message: ``a, b, c and 7 more``."""
+    listed = [str(item) for item in items]
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,99 @@
+"""The images of a directory or a .zip file, as paths relative to it."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltcache.errors import ManifestError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What lies below a root, hidden things and ``__MACOSX`` left out.
+
+    Args:
+        images: sorted paths with ``/``, by suffix in any case.
+        bare: folders with no file at all below them: classes without images.
+    """
+
+    images: tuple[str, ...]
+    bare: frozenset[str]
+
+
+def read_tree(root: Path) -> Tree:
+    """Return the images below a directory (links are followed) or in a .zip file.
+
+    Raises:
+        ManifestError: a folder may not be read, or the archive is damaged.
+    """
+    if root.is_dir():
+        files, folders = _walk(root)
+    else:
+        names = zip_names(root)
+        files = [name for name in names if not name.endswith("/")]
+        folders = [name.rstrip("/") for name in names if name.endswith("/")]
+    files = [name for name in files if _visible(name)]
+    occupied = {parent for name in files for parent in _parents(name)}
+    bare = {name for name in folders if _visible(name)} - occupied
+    images = sorted(name for name in files if is_image(name))
+    return Tree(tuple(images), frozenset(bare))
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file name ends as those of images do."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def zip_names(path: Path) -> list[str]:
+    """Return the member names of a .zip file.
+
+    Raises:
+        ManifestError: the file is missing or no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise ManifestError(f"{path}: cannot be read as a .zip file: {error}") from None
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Return all files and folders below ``root``; a link back to where we are is not entered."""
+    files: list[str] = []
+    folders: list[str] = []
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        prefix, trail = waiting.pop()
+        folder = root / prefix
+        try:
+            status = folder.stat()
+            here = (status.st_dev, status.st_ino)
+            if here in trail:
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    if entry.is_dir():
+                        folders.append(name)
+                        waiting.append((name + "/", trail | {here}))
+                    elif entry.is_file() or entry.is_symlink():
+                        files.append(name)
+        except OSError as error:
+            raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from None
+    return files, folders
+
+
+def _visible(name: str) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _parents(name: str) -> Iterable[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
