@@ -149,7 +149,7 @@ def _structure(config: Mapping[str, Any]) -> str:
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def _by_number(numbered: Mapping[Any, int]) -> list[Any]:

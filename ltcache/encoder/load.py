@@ -189,18 +189,19 @@ def _damaged(path: Path | None, error: Exception) -> EncoderError:
 
 
 def _short_keys(message: str, shown: int = 3) -> str:
-    """Shorten each line of torch's list of keys to the first few."""
-    lines = []
+    """Shorten torch's lists of keys, and the list of sizes, to the first few."""
+    lines, sizes = [], []
     for line in message.splitlines()[1:]:
         kind, _, rest = line.strip().partition(": ")
         keys = re.findall(r'"([^"]+)"', rest)
         if kind.startswith("size mismatch"):
-            lines.append(f"  {kind}: {rest}")
+            sizes.append(f"  {kind}: {rest}")
         elif keys:
-            more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-            lines.append(f"  {kind}: {', '.join(keys[:shown])}{more}")
-    more = [f"  and {len(lines) - 2 * shown} more lines"] if len(lines) > 2 * shown else []
-    return "\n".join(lines[: 2 * shown] + more)
+            tail = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+            lines.append(f"  {kind}: {', '.join(keys[:shown])}{tail}")
+    if len(sizes) > shown:
+        sizes[shown:] = [f"  and {len(sizes) - shown} more sizes"]
+    return "\n".join(lines + sizes)
 
 
 def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | None:

@@ -1,0 +1,153 @@
+"""Zero-shot classification of cached features: no training, class texts instead of weights.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
+section 3.1: a class's weight is the mean of its unit sentence embeddings, of unit length again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ltcache.cache import Cache
+from ltcache.cache.fingerprint import digest, require_equal
+from ltcache.errors import CacheError
+from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+from ltcache.prompts import PromptEmbeddings
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotResult:
+    """Zero-shot logits of one split.
+
+    Args:
+        logits: float32 (n, C), in the order of ``cache.rows(split)``.
+        labels: int64 (n,), -1 = unlabelled.
+        metrics: over the labelled rows.
+        prompts: name of the class texts.
+        stale: identity fields that differed and were let pass.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    metrics: Metrics
+    prompts: str
+    stale: tuple[str, ...] = ()
+
+
+def zero_shot_logits(
+    embeddings: np.ndarray,
+    text_mean: np.ndarray,
+    logit_scale: float | None,
+    logit_bias: float | None = None,
+) -> np.ndarray:
+    """Return ``logit_scale * cosine + logit_bias``, float32 (N, C).
+
+    Args:
+        embeddings: (N, D) in the joint space, of any length.
+        text_mean: (C, D), unit rows.
+        logit_scale: exponentiated; None counts as 1.
+        logit_bias: of encoders trained with a sigmoid; it changes no prediction.
+    """
+    embeddings = np.asarray(embeddings, np.float32)
+    norms = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    unit = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+    logits = unit @ (np.float32(1 if logit_scale is None else logit_scale) * text_mean.T)
+    return np.asarray(logits if logit_bias is None else logits + np.float32(logit_bias), np.float32)
+
+
+def zero_shot(
+    cache: Cache,
+    split: str = "test",
+    prompts: PromptEmbeddings | str | None = None,
+    *,
+    view: str = "center",
+    allow_stale: Collection[str] = (),
+) -> ZeroShotResult:
+    """Classify a split of a cache by class texts and score it.
+
+    Args:
+        prompts: a set of class texts, or the name of one in the cache (``default`` if None).
+        view: where it has several crops, their logits are averaged.
+        allow_stale: identity fields that may differ (``prompts``, ``prompts.text_tower``...).
+
+    Raises:
+        CacheError: no such split, view or prompts, no labelled row, or unusable embeddings.
+        IdentityError: the class texts are of another text tower, tokenizer or class list.
+    """
+    if not isinstance(prompts, PromptEmbeddings):
+        prompts = cache.prompts(prompts)
+    stale = tuple(check_prompts(cache, prompts, allow_stale))
+    labels = cache.labels(split)
+    if not (labels >= 0).any():
+        raise CacheError(
+            f"{cache.path}: {split!r} has no labelled row to score; cached_logits() gives logits"
+        )
+    logits = cached_logits(cache, split, prompts, view=view)
+    metrics = _score(cache, split, logits, labels)
+    return ZeroShotResult(
+        logits, labels, metrics.marked(stale) if stale else metrics, prompts.name, stale
+    )
+
+
+def cached_logits(
+    cache: Cache, split: str, prompts: PromptEmbeddings, *, view: str = "center"
+) -> np.ndarray:
+    """Return float32 (n, C): the mean over a view's crops of their zero-shot logits.
+
+    Raises:
+        CacheError: no such split or view, or embeddings that are not finite.
+    """
+    features = cache.features(split, "embedding", view)  # (n, v, D)
+    if not np.isfinite(features).all():
+        raise CacheError(f"{cache.path}: embeddings of {split!r} hold NaN: run ltcache verify")
+    total = np.zeros((len(features), len(prompts.mean)), np.float32)
+    for crop in range(features.shape[1]):
+        total += zero_shot_logits(
+            features[:, crop], prompts.mean, cache.logit_scale, cache.logit_bias
+        )
+    return total / np.float32(features.shape[1])
+
+
+def check_prompts(
+    cache: Cache, prompts: PromptEmbeddings, allow_stale: Collection[str] = ()
+) -> list[str]:
+    """Refuse class texts that do not belong to the features and classes of a cache.
+
+    Returns:
+        The differing fields that ``allow_stale`` let pass.
+
+    Raises:
+        IdentityError: with every differing field.
+    """
+    expected: Mapping[str, Any] = {
+        "text_tower": cache.encoder["towers"]["text"],
+        "tokenizer": cache.encoder["tokenizer"],
+        "classes": digest(cache.classes.identity()),
+    }
+    return require_equal(
+        "prompts",
+        expected,
+        {key: prompts.identity.get(key) for key in expected},
+        allow_stale=allow_stale,
+        remedy=f"encode the texts of {prompts.name!r} again for this cache with ltcache prompts",
+    )
+
+
+def _score(cache: Cache, split: str, logits: np.ndarray, labels: np.ndarray) -> Metrics:
+    known = labels >= 0
+    units = cache.column("unit", split)
+    trained = "train" in cache.splits
+    groups = GroupScheme.from_mapping(cache.manifest.groups)
+    if not trained and groups.explicit is None:
+        groups = GroupScheme(explicit=())  # no training counts, so nothing is many or few
+    return evaluate_logits(
+        logits[known],
+        labels[known],
+        cache.class_counts("train") if trained else np.zeros(len(cache.classes), np.int64),
+        groups=groups,
+        units=None if units is None else units[known],
+    )
