@@ -1,1 +1,23 @@
 """Write-once feature caches on disk; the only part of ltcache that knows HDF5."""
+
+from ltcache.cache.index import EncoderState, add_prompts, finalise
+from ltcache.cache.plan import Plan, claim_plan, read_plan
+from ltcache.cache.prompt_set import PromptEmbeddings
+from ltcache.cache.reader import Cache, check_identities, open_cache
+from ltcache.cache.shards import ShardRecord, commit_shard, read_record
+
+__all__ = [
+    "Cache",
+    "EncoderState",
+    "Plan",
+    "PromptEmbeddings",
+    "ShardRecord",
+    "add_prompts",
+    "check_identities",
+    "claim_plan",
+    "commit_shard",
+    "finalise",
+    "open_cache",
+    "read_plan",
+    "read_record",
+]

@@ -1,0 +1,231 @@
+"""The index of a cache: written last, it names every other file by SHA-256.
+
+A directory without an index is an extraction that has not finished. Finishing is idempotent:
+whoever sees that all shards are committed runs it, and running it again writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save
+
+from ltcache.cache.fingerprint import bytes_digest, canonical_json, file_digest
+from ltcache.cache.layout import (
+    index_path,
+    plan_path,
+    record_path,
+    shard_path,
+    write_whole,
+)
+from ltcache.cache.plan import FORMAT, Plan
+from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
+from ltcache.cache.shards import ShardRecord, read_record
+from ltcache.errors import CacheError
+from ltcache.manifest import Manifest
+
+EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
+"""Columns that extraction adds to a manifest's rows."""
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What a cache keeps of its encoder, so that a laptop without the model can go on.
+
+    Args:
+        identity, numerics, provenance: as the encoder states them.
+        logit_scale: exponentiated; None for encoders without text.
+        logit_bias: added to scaled similarities (SigLIP), or None.
+        projection: float32 (P, D), pooled @ projection + bias = embedding; None where there is no
+            such single product.
+        projection_bias: float32 (D,) or None.
+    """
+
+    identity: Mapping[str, Any]
+    numerics: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    logit_scale: float | None
+    logit_bias: float | None
+    projection: np.ndarray | None
+    projection_bias: np.ndarray | None
+
+
+def finalise(
+    cache: Path,
+    plan: Plan,
+    manifest: Manifest,
+    items: np.ndarray,
+    encoder: EncoderState,
+    prompts: Sequence[PromptEmbeddings],
+) -> None:
+    """Write everything beside the shards, and the index last.
+
+    Args:
+        items: int64 (rows,), the item of each of the manifest's rows.
+
+    Raises:
+        CacheError: a shard of the plan has not been committed.
+    """
+    records = {view: _all_records(cache, plan, view) for view in plan.views}
+    files = [_write_manifest(cache, manifest, items, records[plan.views[0]])]
+    files += _write_encoder(cache, encoder)
+    files += _write(cache / "classes.json", canonical_json(manifest.header()).encode())
+    entries = {}
+    for prompt_set in prompts:
+        entries[prompt_set.name] = write_prompts(cache, prompt_set)
+    files += [name for pair in entries.values() for name in pair]
+    files.append(plan_path(cache, plan.number).relative_to(cache).as_posix())
+    listed = {name: _entry(cache / name) for name in files} | _shard_entries(cache, plan, records)
+    index = {
+        "format": FORMAT,
+        "manifest": files[0],
+        "plans": [plan.number],
+        "views": {view: _view_entry(plan) for view in plan.views},
+        "prompts": {name: list(pair) for name, pair in entries.items()},
+        "files": listed,
+    }
+    write_whole(index_path(cache), canonical_json(index).encode())
+
+
+def add_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
+    """Add a set of class texts to a finished cache, or replace the one of the same name."""
+    cache = Path(cache)
+    index = read_index(cache)
+    pair = write_prompts(cache, prompts)
+    index["prompts"][prompts.name] = pair
+    index["files"] |= {name: _entry(cache / name) for name in pair}
+    write_whole(index_path(cache), canonical_json(index).encode())
+
+
+def read_index(cache: Path) -> dict[str, Any]:
+    """Return the index of a finished cache.
+
+    Raises:
+        CacheError: no cache, an unfinished one, one of another format, or files missing from it.
+    """
+    path = index_path(cache)
+    if not path.exists():
+        if plan_path(cache, 1).exists():
+            raise CacheError(
+                f"{cache}: the extraction has not finished; run the same ltcache extract again"
+            )
+        raise CacheError(f"{cache}: not a feature cache (no cache.json); make one: ltcache extract")
+    try:
+        index: dict[str, Any] = json.loads(path.read_text())
+        if index["format"] != FORMAT:
+            raise CacheError(f"{path}: format {index['format']}, this ltcache reads {FORMAT}")
+        _check_sizes(cache, index["files"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path}: damaged ({error!r})") from None
+    return index
+
+
+def _check_sizes(cache: Path, files: Mapping[str, Any]) -> None:
+    for name, entry in files.items():
+        path = cache / name
+        size = path.stat().st_size if path.exists() else None
+        if size != entry["bytes"]:
+            raise CacheError(
+                f"{path}: {'missing' if size is None else f'{size} bytes'}, "
+                f"the index says {entry['bytes']} bytes: the cache is damaged"
+            )
+
+
+def _all_records(cache: Path, plan: Plan, view: str) -> list[ShardRecord]:
+    records = []
+    for shard in range(plan.num_shards):
+        record = read_record(cache, view, shard)
+        if record is None:
+            raise CacheError(f"{cache}: shard {shard} of view {view!r} is not there yet")
+        records.append(record)
+    return records
+
+
+def _write_manifest(
+    cache: Path, manifest: Manifest, items: np.ndarray, records: Sequence[ShardRecord]
+) -> str:
+    table = manifest.rows
+    for name, column in _extracted_columns(items, records).items():
+        table = table.append_column(name, column)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data = sink.getvalue().to_pybytes()
+    name = f"manifest-{bytes_digest(data)[:8]}.parquet"
+    write_whole(cache / name, data)
+    return name
+
+
+def _extracted_columns(items: np.ndarray, records: Sequence[ShardRecord]) -> dict[str, pa.Array]:
+    """Return the columns of :data:`EXTRACTED`, by row."""
+    errors = {
+        record.first + position: text
+        for record in records
+        for position, text in record.errors.items()
+    }
+    content = np.array([value for record in records for value in record.content], dtype=object)
+    width = np.array([value for record in records for value in record.width], dtype=np.int32)
+    height = np.array([value for record in records for value in record.height], dtype=np.int32)
+    reasons = [errors.get(item) for item in items.tolist()]
+    return {
+        "item": pa.array(items, pa.int64()),
+        "sha256": pa.array(content[items].tolist(), pa.string()),
+        "width": pa.array(width[items]),
+        "height": pa.array(height[items]),
+        "status": pa.array(["ok" if reason is None else "failed" for reason in reasons]),
+        "error": pa.array(reasons, pa.string()),
+    }
+
+
+def _write_encoder(cache: Path, encoder: EncoderState) -> list[str]:
+    record = {
+        "identity": encoder.identity,
+        "numerics": encoder.numerics,
+        "provenance": encoder.provenance,
+        "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
+    }
+    tensors = {
+        name: np.ascontiguousarray(array, dtype=np.float32)
+        for name in ("projection", "projection_bias")
+        if (array := getattr(encoder, name)) is not None
+    }
+    files = _write(cache / "encoder.json", canonical_json(record).encode())
+    return files + _write(cache / "encoder.safetensors", save(tensors))
+
+
+def _write(path: Path, data: bytes) -> list[str]:
+    write_whole(path, data)
+    return [path.name]
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"sha256": file_digest(path), "bytes": path.stat().st_size}
+
+
+def _shard_entries(
+    cache: Path, plan: Plan, records: Mapping[str, Sequence[ShardRecord]]
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for view, of_view in records.items():
+        for shard, record in enumerate(of_view):
+            name = shard_path(cache, view, shard).relative_to(cache).as_posix()
+            entries[name] = {"sha256": record.sha256, "bytes": record.bytes}
+            path = record_path(cache, view, shard)
+            entries[path.relative_to(cache).as_posix()] = _entry(path)
+    return entries
+
+
+def _view_entry(plan: Plan) -> dict[str, Any]:
+    return {
+        "fields": dict(plan.fields),
+        "items": plan.items,
+        "shard_size": plan.shard_size,
+        "shards": plan.num_shards,
+    }

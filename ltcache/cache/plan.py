@@ -1,0 +1,104 @@
+"""A plan: what one extraction set out to do, agreed on by every process that works on it.
+
+Items are images to encode, numbered in plan order; shards are fixed ranges of items; micro-batches
+are fixed slices of a shard. None of them depends on the number of workers, so that an interrupted
+and resumed extraction computes every value with the same operations as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ltcache.cache.fingerprint import canonical_json, require_equal
+from ltcache.cache.layout import create_whole, plan_path
+from ltcache.errors import CacheError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is encoded by what, in which pieces.
+
+    Args:
+        encoder: identity of the encoder.
+        numerics: what changes last bits: decoder, precision, device kind, threads, versions.
+        manifest: identity of the manifest whose images are the items.
+        views: names of the views to encode.
+        fields: field -> dimension.
+        items: number of items, numbered from ``first_item``.
+        shard_size: items in a shard (the last one may be shorter).
+        micro_batch: images in one forward pass; never crosses a shard.
+    """
+
+    encoder: Mapping[str, Any]
+    numerics: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    views: tuple[str, ...]
+    fields: Mapping[str, int]
+    items: int
+    shard_size: int
+    micro_batch: int
+    first_item: int = 0
+    number: int = 1
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**asdict(self), "views": list(self.views)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Plan:
+        """Build from :meth:`to_dict`'s form."""
+        return cls(**{**value, "views": tuple(value["views"])})
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards of each view."""
+        return -(-self.items // self.shard_size)
+
+    def item_range(self, shard: int) -> range:
+        """Return the items of a shard."""
+        first = self.first_item + shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.first_item + self.items))
+
+
+def read_plan(cache: Path, number: int = 1) -> Plan | None:
+    """Return a plan of a cache, or None where there is none.
+
+    Raises:
+        CacheError: the file is not a plan that this version of ltcache can read.
+    """
+    path = plan_path(cache, number)
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text())
+        if value["format"] != FORMAT:
+            raise CacheError(f"{path}: format {value['format']}, this ltcache reads {FORMAT}")
+        return Plan.from_dict(value)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path}: not a plan ({error}); remove the unfinished cache") from None
+
+
+def claim_plan(cache: Path, plan: Plan) -> None:
+    """Make ``plan`` the cache's plan, or join it where it stands already.
+
+    Raises:
+        IdentityError: the cache was begun with another plan; names every differing field.
+    """
+    if create_whole(plan_path(cache, plan.number), canonical_json(plan.to_dict()).encode()):
+        return
+    existing = read_plan(cache, plan.number)
+    assert existing is not None
+    require_equal(
+        "plan",
+        existing.to_dict(),
+        plan.to_dict(),
+        remedy=f"{cache} was begun with the expected values: continue with these, "
+        "or choose another --out",
+    )

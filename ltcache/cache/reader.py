@@ -1,0 +1,229 @@
+"""Reading a finished cache: labels, features and class texts as arrays, and every identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file
+
+from ltcache.cache.fingerprint import require_equal
+from ltcache.cache.index import read_index
+from ltcache.cache.layout import shard_path
+from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
+from ltcache.cache.shards import map_array
+from ltcache.errors import CacheError
+from ltcache.manifest import ClassList, Manifest
+
+
+class Cache:
+    """A finished feature cache; open one with :func:`open_cache`.
+
+    Attributes:
+        path: its directory.
+        manifest: the rows, with the columns that extraction added (item, status, sha256...).
+        encoder: identity of the encoder that made the features.
+        numerics: what last bits depend on (precision, decoder, device kind, versions).
+        provenance: how the encoder was named when it was loaded.
+        logit_scale: exponentiated, or None; logit_bias: or None.
+        projection: float32 (P, D) or None; projection_bias: float32 (D,) or None.
+    """
+
+    def __init__(self, path: Path, index: Mapping[str, Any]) -> None:
+        self.path = path
+        self._index = index
+        record = _read_json(path / "encoder.json")
+        self.encoder: dict[str, Any] = record["identity"]
+        self.numerics: dict[str, Any] = record["numerics"]
+        self.provenance: dict[str, Any] = record["provenance"]
+        self.logit_scale: float | None = record["logit_scale"]
+        self.logit_bias: float | None = record["logit_bias"]
+        tensors = load_file(path / "encoder.safetensors")
+        self.projection: np.ndarray | None = tensors.get("projection")
+        self.projection_bias: np.ndarray | None = tensors.get("projection_bias")
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest that was extracted, with the columns of extraction."""
+        rows = pq.read_table(self.path / self._index["manifest"])
+        return Manifest.from_header(_read_json(self.path / "classes.json"), rows)
+
+    @property
+    def classes(self) -> ClassList:
+        """The class list, in label order."""
+        return self.manifest.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return self.manifest.splits
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that are there."""
+        return tuple(self._index["views"])
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """Names of the sets of class texts."""
+        return tuple(self._index["prompts"])
+
+    def field_dims(self, view: str = "center") -> dict[str, int]:
+        """Return field -> dimension for a view."""
+        return dict(self._view(view)["fields"])
+
+    def rows(self, split: str | None = None) -> np.ndarray:
+        """Return int64 row numbers of a split (all by default) whose features exist.
+
+        Raises:
+            CacheError: there is no such split.
+        """
+        keep = np.array(self._column("status") == "ok")
+        if split is not None:
+            of_split = self._column("split") == split
+            if not of_split.any():
+                raise CacheError(f"{self.path}: no split {split!r}, only {', '.join(self.splits)}")
+            keep &= of_split
+        return np.flatnonzero(keep)
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """Return int64 labels of :meth:`rows`; -1 = unlabelled."""
+        return self._column("label").astype(np.int64)[self.rows(split)]
+
+    def class_counts(self, split: str = "train") -> np.ndarray:
+        """Return int64 (C,): rows of each class in a split, counted over :meth:`rows`."""
+        labels = self.labels(split)
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes)).astype(np.int64)
+
+    def column(self, name: str, split: str | None = None) -> np.ndarray | None:
+        """Return a column of the manifest for :meth:`rows`, or None where it has no such one."""
+        if name not in self.manifest.rows.column_names:
+            return None
+        return self._column(name)[self.rows(split)]
+
+    def features(
+        self,
+        split: str | None = None,
+        field: str = "embedding",
+        view: str = "center",
+    ) -> np.ndarray:
+        """Return float32 (n, v, D): features of :meth:`rows`, v crops each, not normalised.
+
+        Raises:
+            CacheError: no such view, field or split, or a damaged shard.
+        """
+        entry = self._view(view)
+        if field not in entry["fields"]:
+            raise CacheError(
+                f"{self.path}: no field {field!r} in view {view!r}, only "
+                f"{', '.join(entry['fields'])}"
+            )
+        items = self._column("item").astype(np.int64)[self.rows(split)]
+        return _gather(self.path, view, field, items, entry)
+
+    def prompts(self, name: str | None = None) -> PromptEmbeddings:
+        """Return a set of class texts, ``default`` unless named.
+
+        Raises:
+            CacheError: there is no such set.
+        """
+        name = name or "default"
+        if name not in self._index["prompts"]:
+            raise CacheError(
+                f"{self.path}: no prompts {name!r} (there are: "
+                f"{', '.join(self.prompt_names) or 'none'}); add them with ltcache prompts"
+            )
+        return read_prompts(self.path, name, *self._index["prompts"][name])
+
+    def identities(
+        self, view: str = "center", prompts: PromptEmbeddings | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return kind -> identity of everything that a consumer of this cache depends on."""
+        result: dict[str, dict[str, Any]] = {
+            "encoder": self.encoder,
+            "classes": self.classes.identity(),
+            "view": {"name": view},
+            "numerics": self.numerics,
+        }
+        if prompts is not None:
+            result["prompts"] = dict(prompts.identity)
+        return result
+
+    def _view(self, view: str) -> dict[str, Any]:
+        if view not in self._index["views"]:
+            raise CacheError(f"{self.path}: no view {view!r}, only {', '.join(self.views)}")
+        entry: dict[str, Any] = self._index["views"][view]
+        return entry
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.manifest.rows.column(name).to_numpy(zero_copy_only=False)
+
+
+def open_cache(path: str | Path) -> Cache:
+    """Open a finished cache.
+
+    Raises:
+        CacheError: it does not exist, is not finished, or a file of it is missing or cut short.
+    """
+    path = Path(path)
+    return Cache(path, read_index(path))
+
+
+def check_identities(
+    expected: Mapping[str, Any], found: Mapping[str, Any], allow_stale: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Compare what a run was made with to what a cache is made of, kind by kind.
+
+    Args:
+        expected: of the run; only the kinds it names are compared.
+        found: of the cache (:meth:`Cache.identities`).
+        allow_stale: kinds or dotted fields that may differ.
+
+    Returns:
+        Fields let pass by ``allow_stale``, and fields of ``numerics`` that differ (a warning).
+
+    Raises:
+        IdentityError: a kind other than ``numerics`` differs.
+    """
+    stale: list[str] = []
+    for kind in sorted(set(expected) - {"numerics"}):
+        stale += require_equal(
+            kind,
+            expected[kind],
+            found.get(kind),
+            allow_stale=allow_stale,
+            remedy="these features do not fit the run: use the cache it was made with, fit again, "
+            f"or pass --allow-stale {kind}",
+        )
+    warnings = require_equal(
+        "numerics", expected.get("numerics"), found.get("numerics"), allow_stale=["numerics"]
+    )
+    return stale, warnings
+
+
+def _gather(
+    cache: Path, view: str, field: str, items: np.ndarray, entry: Mapping[str, Any]
+) -> np.ndarray:
+    """Collect rows of all shards; items need not be sorted nor distinct."""
+    result: np.ndarray | None = None
+    owner = items // entry["shard_size"]
+    for shard in np.unique(owner).tolist():
+        mapped = map_array(shard_path(cache, view, shard), field)
+        where = np.flatnonzero(owner == shard)
+        if result is None:
+            result = np.empty((len(items), *mapped.shape[1:]), np.float32)
+        result[where] = mapped[items[where] - shard * entry["shard_size"]]
+    return np.zeros((0, 1, entry["fields"][field]), np.float32) if result is None else result
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path}: cannot be read ({error})") from None
+    return value

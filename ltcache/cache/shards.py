@@ -1,0 +1,128 @@
+"""One shard: the features of an item range, and the record that commits it.
+
+A shard holds one contiguous dataset per field, (n, v, D): n items, v crops of the view. float16,
+or float32 where a value does not fit; the slot of a failed item is NaN. Contiguous, because a
+memory map at the dataset's offset reads it ten times faster than any chunked layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ltcache.cache.fingerprint import canonical_json, file_digest
+from ltcache.cache.layout import committed, record_path, shard_path, write_whole
+from ltcache.errors import CacheError
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a shard holds, item by item; written after the shard itself.
+
+    Args:
+        first, count: the item range.
+        sha256, bytes: of the shard's file.
+        micro_batch: images in one forward pass; smaller than the plan's after a memory back-off.
+        content: SHA-256 of each item's encoded image ("" where it could not be read).
+        width, height: of each source image in pixels, 0 where unknown.
+        errors: position in the shard -> why the item failed.
+    """
+
+    first: int
+    count: int
+    sha256: str
+    bytes: int
+    micro_batch: int
+    content: list[str]
+    width: list[int]
+    height: list[int]
+    errors: dict[int, str]
+
+
+def commit_shard(
+    cache: Path,
+    view: str,
+    shard: int,
+    features: Mapping[str, np.ndarray],
+    **record: Any,
+) -> ShardRecord:
+    """Write a shard and then its record, each whole or not at all.
+
+    Args:
+        features: field -> float32 (n, v, D); NaN rows for failed items.
+        record: the remaining fields of :class:`ShardRecord`.
+    """
+    path = shard_path(cache, view, shard)
+    with committed(path) as temporary:
+        write_arrays(temporary, {name: stored(array) for name, array in features.items()})
+        sha256, size = file_digest(temporary), temporary.stat().st_size
+    result = ShardRecord(sha256=sha256, bytes=size, **record)
+    write_whole(record_path(cache, view, shard), canonical_json(asdict_json(result)).encode())
+    return result
+
+
+def read_record(cache: Path, view: str, shard: int) -> ShardRecord | None:
+    """Return a shard's record, or None where the shard is not (wholly) there.
+
+    Raises:
+        CacheError: the record cannot be read.
+    """
+    path = record_path(cache, view, shard)
+    try:
+        value = json.loads(path.read_text())
+        value["errors"] = {int(key): text for key, text in value["errors"].items()}
+        record = ShardRecord(**value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path}: not a shard record ({error}); remove it to redo") from None
+    data = shard_path(cache, view, shard)
+    if not data.exists() or data.stat().st_size != record.bytes:
+        return None
+    return record
+
+
+def stored(array: np.ndarray) -> np.ndarray:
+    """Return float16, or float32 where a finite value would overflow."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return array.astype(np.float32) if np.isinf(half).any() else half
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as contiguous datasets; equal arrays give equal bytes."""
+    with h5py.File(path, "w") as file:
+        for name in sorted(arrays):
+            file.create_dataset(name, data=arrays[name], track_times=False)
+
+
+def map_array(path: Path, name: str) -> np.ndarray:
+    """Return a read-only memory map of one dataset.
+
+    Raises:
+        CacheError: the file is damaged or has no such contiguous dataset.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            dataset = file[name]
+            offset, dtype, shape = dataset.id.get_offset(), dataset.dtype, dataset.shape
+    except (OSError, KeyError) as error:
+        raise CacheError(f"{path}: cannot read {name!r} ({error})") from None
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    if offset is None:
+        raise CacheError(f"{path}: {name!r} is not contiguous, so ltcache did not write it")
+    return np.memmap(path, dtype, "r", offset, shape)
+
+
+def asdict_json(record: ShardRecord) -> dict[str, Any]:
+    """Return the record with string keys only."""
+    value = asdict(record)
+    value["errors"] = {str(key): text for key, text in record.errors.items()}
+    return value
