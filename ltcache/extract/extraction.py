@@ -1,0 +1,343 @@
+"""``extract``: from a manifest and an encoder to a finished cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ltcache.cache import (
+    EncoderState,
+    Plan,
+    PromptEmbeddings,
+    claim_plan,
+    finalise,
+    open_cache,
+    read_plan,
+    read_record,
+)
+from ltcache.cache.fingerprint import require_equal
+from ltcache.cache.layout import index_path, remove_leftovers
+from ltcache.errors import CacheError, LtcacheError, UsageError
+from ltcache.extract.pipeline import Stages, encode_shards
+from ltcache.images import open_store
+from ltcache.manifest import Manifest, missing_files, read_manifest
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+SHARD_SIZE = 1024
+"""Items in a shard: what a kill can cost at most, and one file to open per so many rows."""
+
+_GRACE = 1000  # failures are judged as a rate from this many items on
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an extraction stands, for whoever shows it.
+
+    Args:
+        done, total: items; ``done`` counts those of earlier runs too.
+        failed: items that could not be read, decoded or encoded.
+        rate: images per second of this process.
+        binding: the stage that limits the rate, in words.
+    """
+
+    done: int
+    total: int
+    failed: int
+    rate: float
+    binding: str
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did.
+
+    Args:
+        path: of the cache.
+        rows: rows of the manifest; ``items`` are its distinct images.
+        encoded: items that this call encoded; 0 when the cache was there already.
+        failed: rows whose image could not be used.
+        failures: the first few as (key, reason).
+        seconds: of this call.
+        binding: the stage that limited the rate, in words.
+    """
+
+    path: Path
+    rows: int
+    items: int
+    encoded: int
+    failed: int
+    failures: tuple[tuple[str, str], ...]
+    seconds: float
+    binding: str
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 where some rows failed."""
+        return 3 if self.failed else 0
+
+
+def extract(
+    source: str | Path | Manifest,
+    out: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    model: str = "embedded",
+    pretrained: str | None = None,
+    root: str | Path | None = None,
+    views: Sequence[str] = ("center",),
+    fields: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    shard_size: int | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    activation: str | None = None,
+    max_failures: float = 0.01,
+    progress: Callable[[Progress], None] | None = None,
+) -> ExtractReport:
+    """Encode every image of ``source`` and every class prompt into the cache ``out``.
+
+    An interrupted extraction goes on where it stopped; a finished one is reused at once.
+
+    Args:
+        source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
+        out: the cache's directory.
+        encoder: loaded already; else ``model``, ``pretrained``, ``device``, ``precision`` and
+            ``activation`` say what to load (:func:`ltcache.encoder.load_encoder`).
+        root: where the images are, if not where the source says.
+        views: ``center``.
+        fields: ``embedding`` and, for towers that have it, ``pooled``; all by default.
+        batch_size: images in one forward pass; 64 on a CPU, 256 on a GPU.
+        shard_size: images in one file; what a kill can cost at most.
+        workers: decoding threads; the number of processors by default.
+        threads: compute threads on a CPU; torch's default. Part of the plan.
+        max_failures: share of failed images above which extraction gives up, judged from 1,000
+            images on; every failed row stays listed with its reason.
+        progress: called after every shard.
+
+    Raises:
+        LtcacheError: unreadable source, missing images, an unusable encoder, too many failures.
+        IdentityError: ``out`` holds something else (status 4); names every differing field.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
+    _check_choice(views, batch_size, shard_size)
+    unfinished = None if index_path(out).exists() else read_plan(out)
+    threads = _set_threads(threads, unfinished)
+    if encoder is None:
+        from ltcache.encoder import load_encoder
+
+        encoder = load_encoder(
+            model, pretrained, device=device, precision=precision, activation=activation
+        )
+    items, uris = number_items(manifest)
+    plan = Plan(
+        encoder=encoder.identity,
+        numerics=encoder.numerics() | {"decoder": "pillow"},
+        manifest=manifest.identity(),
+        views=tuple(views),
+        fields=_dims(encoder, fields),
+        items=len(uris),
+        shard_size=shard_size or (unfinished.shard_size if unfinished else SHARD_SIZE),
+        micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
+    )
+    if index_path(out).exists():
+        return _reuse(out, plan, manifest, started)
+    _check_files(manifest, max_failures)
+    claim_plan(out, plan)
+    remove_leftovers(out)
+    stages = Stages()
+    encoded = _encode_missing(
+        out, plan, uris, manifest, encoder, workers, stages, max_failures, progress
+    )
+    prompts = _default_prompts(encoder, manifest)
+    finalise(out, plan, manifest, items, _state(encoder, plan), prompts)
+    return _report(out, encoded, stages.binding(), started)
+
+
+def number_items(manifest: Manifest) -> tuple[np.ndarray, list[str]]:
+    """Return the item of each row, int64 (rows,), and each item's uri, in order of appearance."""
+    encoded = manifest.rows.column("uri").combine_chunks().dictionary_encode()
+    items = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return items, encoded.dictionary.to_pylist()
+
+
+def _check_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
+    if tuple(views) != ("center",):
+        raise UsageError(f"views {', '.join(views)}: only 'center' can be extracted")
+    for name, value in (("batch size", batch_size), ("shard size", shard_size)):
+        if value is not None and value < 1:
+            raise UsageError(f"the {name} must be at least 1, not {value}")
+
+
+def _dims(encoder: Encoder, fields: Sequence[str] | None) -> dict[str, int]:
+    unknown = sorted(set(fields or ()) - set(encoder.dims))
+    if unknown:
+        raise UsageError(
+            f"this encoder has no field {', '.join(unknown)}, only {', '.join(encoder.dims)}"
+        )
+    return {name: dim for name, dim in encoder.dims.items() if fields is None or name in fields}
+
+
+def _batch_size(encoder: Encoder) -> int:
+    return 256 if str(encoder.device).startswith("cuda") else 64
+
+
+def _set_threads(threads: int | None, unfinished: Plan | None) -> int:
+    """Set the compute threads: as asked, as the unfinished plan says, or torch's default."""
+    import torch
+
+    planned = unfinished.numerics.get("threads") if unfinished else None
+    wanted = threads or planned
+    if wanted:
+        torch.set_num_threads(int(wanted))
+    return torch.get_num_threads()
+
+
+def _check_files(manifest: Manifest, max_failures: float) -> None:
+    missing = missing_files(manifest)
+    if not missing.count:
+        return
+    rows = manifest.rows.num_rows
+    if _too_many(missing.count, rows, rows, max_failures):
+        raise LtcacheError(
+            f"{missing.count} of {rows} images are missing below {manifest.root}, for example "
+            f"{', '.join(missing.first)}. {missing.hint or 'Is --root right?'}"
+        )
+
+
+def _too_many(failed: int, seen: int, total: int, max_failures: float) -> bool:
+    """Judge failures: all is too many, and from 1,000 items on, more than the share allowed."""
+    return failed == total or (seen >= _GRACE and failed > max_failures * seen)
+
+
+def _encode_missing(
+    out: Path,
+    plan: Plan,
+    uris: Sequence[str],
+    manifest: Manifest,
+    encoder: Encoder,
+    workers: int | None,
+    stages: Stages,
+    max_failures: float,
+    progress: Callable[[Progress], None] | None,
+) -> int:
+    """Encode the shards that are not committed yet; returns the number of items encoded."""
+    import os
+
+    records = [read_record(out, plan.views[0], shard) for shard in range(plan.num_shards)]
+    todo = [shard for shard, record in enumerate(records) if record is None]
+    done = sum(record.count for record in records if record)
+    failed = sum(len(record.errors) for record in records if record)
+    encoded = 0
+    started = time.perf_counter()
+    if not todo:
+        return 0
+    for record in encode_shards(
+        out,
+        plan,
+        todo,
+        uris,
+        open_store(manifest.root),
+        encoder,
+        workers or os.cpu_count() or 1,
+        stages,
+    ):
+        encoded += record.count
+        failed += len(record.errors)
+        if progress:
+            rate = encoded / (time.perf_counter() - started)
+            progress(Progress(done + encoded, plan.items, failed, rate, stages.binding()))
+        if _too_many(failed, done + encoded, plan.items, max_failures):
+            raise _failures_error(out, uris, record, failed, done + encoded, max_failures)
+    return encoded
+
+
+def _failures_error(
+    out: Path, uris: Sequence[str], record: Any, failed: int, seen: int, max_failures: float
+) -> CacheError:
+    examples = [
+        f"{uris[record.first + row]}: {text}" for row, text in list(record.errors.items())[:5]
+    ]
+    return CacheError(
+        f"{failed} of {seen} images failed (allowed: {max_failures:.1%}, --max-failures), "
+        f"for example {'; '.join(examples)}. What is done stays in {out}."
+    )
+
+
+def _default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddings]:
+    """Encode the manifest's own class texts: its templates, and its descriptions if it has any."""
+    from ltcache.encoder import encode_prompts
+    from ltcache.prompts import class_sentences
+
+    if encoder.logit_scale is None or not len(manifest.classes):
+        return []
+    names = list(manifest.classes.names)
+    texts = {"default": class_sentences(manifest.templates, names)}
+    if manifest.descriptions:
+        texts["descriptions"] = class_sentences(manifest.templates, names, manifest.descriptions)
+    return [
+        encode_prompts(encoder, sentences, name, manifest.classes.identity())
+        for name, sentences in texts.items()
+    ]
+
+
+def _state(encoder: Encoder, plan: Plan) -> EncoderState:
+    return EncoderState(
+        identity=encoder.identity,
+        numerics=plan.numerics,
+        provenance=encoder.provenance,
+        logit_scale=encoder.logit_scale,
+        logit_bias=encoder.logit_bias,
+        projection=encoder.projection,
+        projection_bias=encoder.projection_bias,
+    )
+
+
+def _reuse(out: Path, plan: Plan, manifest: Manifest, started: float) -> ExtractReport:
+    """Check that the finished cache is what was asked for."""
+    cache = open_cache(out)
+    existing = read_plan(out)
+    assert existing is not None
+    for kind, expected, found in (
+        ("encoder", existing.encoder, plan.encoder),
+        ("manifest", existing.manifest, plan.manifest),
+        ("view", _present(cache.field_dims(), plan.fields), plan.fields),
+    ):
+        require_equal(
+            kind,
+            expected,
+            found,
+            remedy=f"{out} is finished and holds the expected values: choose another --out",
+        )
+    return _report(out, 0, "reused", started)
+
+
+def _present(dims: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
+    return {name: dims[name] for name in wanted if name in dims}
+
+
+def _report(out: Path, encoded: int, binding: str, started: float) -> ExtractReport:
+    rows = open_cache(out).manifest.rows
+    failed = rows.filter(np.asarray(rows.column("status").to_pylist()) == "failed")
+    pairs = zip(failed.column("key").to_pylist(), failed.column("error").to_pylist(), strict=True)
+    items = rows.column("item").to_numpy()
+    return ExtractReport(
+        path=out,
+        rows=rows.num_rows,
+        items=int(items.max()) + 1 if len(items) else 0,
+        encoded=encoded,
+        failed=failed.num_rows,
+        failures=tuple(pairs)[:5],
+        seconds=time.perf_counter() - started,
+        binding=binding,
+    )

@@ -1,0 +1,47 @@
+"""Fixtures that several parts of the tests share: small images, a tiny encoder, a small cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# the tests' tensors are small: a second thread only waits, and on a busy machine for long
+torch.set_num_threads(1)
+
+
+def write_images(root: Path, per_class: dict[str, int], size: int = 40) -> Path:
+    """Write a folder of class folders; every class has a colour of its own, plus noise."""
+    rng = np.random.default_rng(0)
+    for label, (name, count) in enumerate(per_class.items()):
+        (root / name).mkdir(parents=True)
+        color = np.random.default_rng(label).integers(0, 256, 3)
+        for number in range(count):
+            noise = rng.integers(-40, 40, (size, size, 3))
+            pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 120 images in four classes."""
+    counts = {"red fox": 70, "blue jay": 30, "moth": 15, "newt": 5}
+    return write_images(tmp_path_factory.mktemp("images"), counts)
+
+
+@pytest.fixture(scope="session")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 20 images in two classes: two shards of twelve."""
+    return write_images(tmp_path_factory.mktemp("few"), {"red fox": 14, "moth": 6})
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a dual encoder that loads in well under a second."""
+    from tests.encoder.tiny_models import write_tiny_clip
+
+    return write_tiny_clip(tmp_path_factory.mktemp("model") / "tiny")

@@ -1,0 +1,173 @@
+"""Kills extractions and finishes them; run as a module in a process of its own.
+
+    python -m tests.extract.kill_driver random|steps IMAGES MODEL WORK COUNT
+
+The process imports everything but does no work, so that a forked child starts at once and safely.
+``random`` kills COUNT children at uniformly random moments of a measured extraction; ``steps``
+kills one child before and one after every call that moves a file to its place. Each time the
+extraction is finished by another child and compared, byte for byte, with an uninterrupted one.
+Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip  # noqa: F401  (imported before the fork, as everything heavy is)
+import torch
+import torchvision  # noqa: F401
+
+from ltcache.cache import open_cache
+from ltcache.cache.fingerprint import file_digest
+from ltcache.encoder import load_encoder
+from ltcache.errors import CacheError
+from ltcache.extract import extract
+
+STEPS = ("fsync", "replace", "link")
+
+
+def work(images: str, model: str, out: Path) -> None:
+    """Run one whole extraction: 10 shards of 12 images in micro-batches of 5."""
+    torch.set_num_threads(1)
+    encoder = load_encoder(f"local-dir:{model}")
+    extract(images, out, encoder=encoder, shard_size=12, batch_size=5, workers=2, threads=1)
+
+
+def child(task: Callable[[], None]) -> int:
+    """Start ``task`` in a forked process and return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            task()
+            status = 0
+        except BaseException as error:  # the parent sees the status, the text helps a person
+            print(f"child failed: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(status)
+    return pid
+
+
+def finished(pid: int) -> bool:
+    """Wait for a child; return whether it ended by itself and well."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def digests(cache: Path) -> dict[str, str]:
+    """Return path -> SHA-256 of every file of a cache but its ledger of costs."""
+    files = (path for path in cache.rglob("*") if path.is_file() and path.name != "cost.jsonl")
+    return {str(path.relative_to(cache)): file_digest(path) for path in sorted(files)}
+
+
+def outcome(out: Path, reference: dict[str, str], resume: Callable[[], None]) -> dict[str, bool]:
+    """Say what a killed cache looks like, finish it, and compare it with the reference."""
+    try:
+        open_cache(out)
+        opened = True
+    except CacheError:
+        opened = False
+    complete = digests(out) == reference if out.exists() else False
+    shards = len(list(out.glob("views/center/*.json")))
+    resumed = finished(child(resume))
+    return {
+        "opened_incomplete": opened and not _whole(out, reference, complete),
+        "partial": 0 < shards and not opened,
+        "resumed": resumed,
+        "equal": digests(out) == reference,
+    }
+
+
+def _whole(out: Path, reference: dict[str, str], complete: bool) -> bool:
+    """Return whether all named files are right; a left-over temporary file may lie beside them."""
+    found = digests(out)
+    return complete or all(found.get(name) == value for name, value in reference.items())
+
+
+def random_kills(images: str, model: str, root: Path, count: int) -> list[dict[str, bool]]:
+    """Kill ``count`` extractions at random moments."""
+    reference_path = root / "reference"
+    started = time.perf_counter()
+    assert finished(child(lambda: work(images, model, reference_path)))
+    duration = time.perf_counter() - started
+    reference = digests(reference_path)
+    results = []
+    rng = random.Random(2026)
+    for number in range(count):
+        out = root / f"killed-{number}"
+        pid = child(lambda out=out: work(images, model, out))
+        time.sleep(rng.uniform(0, duration))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        results.append(outcome(out, reference, lambda out=out: work(images, model, out)))
+        shutil.rmtree(out)
+    return results
+
+
+def step_kills(images: str, model: str, root: Path, every: int) -> list[dict[str, bool]]:
+    """Kill one extraction before and one after every ``every``-th step of the commit sequence."""
+    reference_path, counter = root / "reference", root / "steps"
+    assert finished(child(lambda: counted(images, model, reference_path, counter)))
+    reference, steps = digests(reference_path), int(counter.read_text())
+    results = []
+    for step in range(0, steps, every):
+        for before in (True, False):
+            out = root / f"step-{step}-{before}"
+            pid = child(lambda o=out, s=step, b=before: stopped(images, model, o, s, b))
+            assert not finished(pid), f"step {step} was never reached"
+            results.append(outcome(out, reference, lambda out=out: work(images, model, out)))
+            shutil.rmtree(out)
+    return results
+
+
+def counted(images: str, model: str, out: Path, counter: Path) -> None:
+    """Run an extraction and write the number of steps that it took."""
+    calls = [0]
+    patch(lambda _before: calls.__setitem__(0, calls[0] + _before))
+    work(images, model, out)
+    counter.write_text(str(calls[0]))
+
+
+def stopped(images: str, model: str, out: Path, step: int, before: bool) -> None:
+    """Run an extraction that kills itself just before or just after a step."""
+    calls = [0]
+
+    def watch(is_before: bool) -> None:
+        if calls[0] == step and is_before == before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls[0] += not is_before
+
+    patch(watch)
+    work(images, model, out)
+
+
+def patch(watch: Callable[[bool], None]) -> None:
+    """Call ``watch(True)`` before and ``watch(False)`` after every step of this process."""
+    for name in STEPS:
+        original = getattr(os, name)
+
+        def step(*args: object, original: Callable[..., object] = original) -> object:
+            watch(True)
+            result = original(*args)
+            watch(False)
+            return result
+
+        setattr(os, name, step)
+
+
+def main() -> None:
+    """Parse the command line and print the outcomes."""
+    mode, images, model, root, count = sys.argv[1:]
+    run = {"random": random_kills, "steps": step_kills}[mode]
+    print(json.dumps(run(images, model, Path(root), int(count))))
+
+
+if __name__ == "__main__":
+    main()

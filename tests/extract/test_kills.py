@@ -1,0 +1,83 @@
+"""No kill at any moment costs more than the shard in work, nor leaves a cache that lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ltcache.cache import open_cache
+from ltcache.errors import CacheError
+from tests.extract.kill_driver import digests
+
+
+def outcomes(mode: str, images: Path, model: Path, work: Path, count: int) -> list[dict[str, bool]]:
+    arguments = [mode, str(images), str(model), str(work), str(count)]
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.extract.kill_driver", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+def test_killed_at_30_random_moments(folder_of_images: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    results = outcomes("random", folder_of_images, tiny_clip, tmp_path, 30)
+    assert len(results) == 30
+    assert not any(result["opened_incomplete"] for result in results)
+    assert all(result["resumed"] and result["equal"] for result in results)
+    assert sum(result["partial"] for result in results) >= 3, "the kills missed the work"
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_of_the_commits(
+    few_images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    results = outcomes("steps", few_images, tiny_clip, tmp_path, 1)
+    assert len(results) > 50
+    assert not any(result["opened_incomplete"] for result in results)
+    assert all(result["resumed"] and result["equal"] for result in results)
+
+
+@pytest.mark.slow
+def test_the_installed_command_killed_three_times(
+    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [str(Path(sys.executable).parent / "ltcache"), "extract", str(folder_of_images)]
+        options = ["--out", str(out), "--model", f"local-dir:{tiny_clip}", "--shard-size", "8"]
+        return subprocess.Popen(
+            [*command, *options, "--batch-size", "4", "--threads", "1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    started = time.perf_counter()
+    assert start(tmp_path / "whole").wait() == 0
+    duration = time.perf_counter() - started
+    killed = tmp_path / "killed"
+    for _ in range(3):
+        process = start(killed)
+        time.sleep(rng.uniform(0.5, 1.0) * duration)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        try:
+            open_cache(killed)
+        except CacheError:
+            continue
+        assert digests(killed) == digests(tmp_path / "whole")
+    assert start(killed).wait() == 0
+    assert digests(killed) == digests(tmp_path / "whole")
