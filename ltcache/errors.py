@@ -61,5 +61,6 @@ class IdentityError(LtcacheError, ValueError):
         self.differences = dict(differences)
         self.remedy = remedy
         lines = [f"the {kind} differs in {len(self.differences)} field(s):"]
-        lines += [f"  {field}: expected {a!r}, found {b!r}" for field, (a, b) in differences.items()]
-        super().__init__("\n".join(lines + ([remedy] if remedy else [])))
+        for field, (expected, found) in differences.items():
+            lines.append(f"  {field}: expected {expected!r}, found {found!r}")
+        super().__init__("\n".join([*lines, remedy] if remedy else lines))

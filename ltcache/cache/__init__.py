@@ -1,6 +1,6 @@
 """Write-once feature caches on disk; the only part of ltcache that knows HDF5."""
 
-from ltcache.cache.index import EncoderState, add_prompts, finalise
+from ltcache.cache.index import EncoderState, finalise, store_prompts
 from ltcache.cache.plan import Plan, claim_plan, read_plan
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache, check_identities, open_cache
@@ -12,7 +12,6 @@ __all__ = [
     "Plan",
     "PromptEmbeddings",
     "ShardRecord",
-    "add_prompts",
     "check_identities",
     "claim_plan",
     "commit_shard",
@@ -20,4 +19,5 @@ __all__ = [
     "open_cache",
     "read_plan",
     "read_record",
+    "store_prompts",
 ]

@@ -94,7 +94,7 @@ def finalise(
     write_whole(index_path(cache), canonical_json(index).encode())
 
 
-def add_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
+def store_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
     """Add a set of class texts to a finished cache, or replace the one of the same name."""
     cache = Path(cache)
     index = read_index(cache)

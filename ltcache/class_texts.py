@@ -1,0 +1,74 @@
+"""Another set of class texts for a cache that exists: the images are not touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ltcache.cache import Cache, PromptEmbeddings, open_cache, store_prompts
+from ltcache.cache.fingerprint import require_equal
+from ltcache.encoder import (
+    encode_prompts,
+    load_encoder,
+    openai_simple_templates,
+    openai_templates,
+)
+from ltcache.errors import UsageError
+from ltcache.prompts import class_sentences, read_class_sentences, read_templates
+
+NAMED_TEMPLATES = {"openai": openai_templates, "openai-simple": openai_simple_templates}
+"""Template sets that come with open_clip: the 80 and the 7 of CLIP for ImageNet."""
+
+
+def add_class_texts(
+    cache: str | Path,
+    templates: str | Path,
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+) -> PromptEmbeddings:
+    """Encode other texts of a cache's classes with its own encoder, and store them in it.
+
+    Args:
+        cache: the cache's directory.
+        templates: a name of :data:`NAMED_TEMPLATES`, or a file: templates (text or JSON list), or
+            sentences per class (JSON object of label or name -> list).
+        name: of the new set; the file's name without its ending, or the template set's.
+        model, pretrained: the encoder, where it cannot be had under the name the cache keeps.
+
+    Raises:
+        UsageError: templates that cannot be read.
+        IdentityError: the model is not the one whose text tower the cache belongs to.
+    """
+    opened = open_cache(cache)
+    sentences = read_sentences(opened, templates)
+    encoder = load_encoder(
+        model or opened.provenance["model"],
+        pretrained if model else opened.provenance["pretrained"],
+        device=device,
+    )
+    require_equal(
+        "encoder",
+        opened.encoder,
+        encoder.identity,
+        remedy=f"name the encoder that made {cache} with --model and --pretrained",
+    )
+    title = name or (str(templates) if templates in NAMED_TEMPLATES else Path(templates).stem)
+    prompts = encode_prompts(encoder, sentences, title, opened.classes.identity())
+    store_prompts(opened.path, prompts)
+    return prompts
+
+
+def read_sentences(cache: Cache, templates: str | Path) -> list[list[str]]:
+    """Return the sentences of every class of a cache, C lists, from a template set or a file."""
+    names = list(cache.classes.names)
+    if not names:
+        raise UsageError(f"{cache.path}: a cache without classes has no class texts")
+    if templates in NAMED_TEMPLATES:
+        return class_sentences(NAMED_TEMPLATES[str(templates)](), names)
+    path = Path(templates)
+    if path.suffix == ".json" and path.exists() and path.read_text().lstrip().startswith("{"):
+        own = read_class_sentences(path, names)
+        return class_sentences((), names, own)
+    return class_sentences(read_templates(path), names)
