@@ -21,6 +21,7 @@ VISION: dict[str, dict[str, Any]] = {
     "resnet": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64},
     "timm": {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear"},
 }
+KINDS = tuple(VISION)
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 PREPROCESS = {
     "mean": [0.48, 0.46, 0.41],
