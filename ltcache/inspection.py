@@ -21,9 +21,9 @@ def describe(manifest: Manifest, *, check_files: bool = True) -> dict[str, Any]:
     Returns:
         name, title, num_rows, num_classes, splits (split -> see `describe_split`), counted_on (the
         split that groups and imbalance are counted on: train, else the first one with labels, else
-        None), groups ({scheme, sizes: group -> number of classes} or None), imbalance_ratio (largest
-        over smallest class that is not empty, or None), missing ({count, total, first, hint} or
-        None), templates, columns carried along, warnings.
+        None), groups ({scheme, sizes: group -> classes} or None), imbalance_ratio (largest over
+        smallest class that is not empty, or None), missing ({count, total, first, hint} or None),
+        templates, columns carried along, warnings.
 
     Raises:
         ManifestError: the manifest's groups are not a scheme, or its root cannot be read.

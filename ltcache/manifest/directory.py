@@ -82,7 +82,14 @@ def _images(path: Path, card: Mapping[str, Any]) -> Path | None:
             f"{path / CARD}: 'images' is relative and leaves the directory by one '..' at most, "
             f"not {images!r}"
         )
-    return path.joinpath(*parts)
+    start = path.resolve().parent if parts[0] == ".." else path
+    return start.joinpath(*(part for part in parts if part != ".."))
+
+
+def _is_images(name: str, card: Mapping[str, Any]) -> bool:
+    """Return whether a key of ``sha256`` means the images, by path or by bare file name."""
+    images = str(card.get("images", "")).replace("\\", "/")
+    return bool(images) and name in (images, PurePosixPath(images).name)
 
 
 def _inside(path: Path, file: str, field: str) -> Path:
@@ -183,10 +190,13 @@ def _verify(path: Path, card: Mapping[str, Any], images: Path | None) -> None:
     for name, expected in digests.items():
         if not isinstance(expected, str) or not _DIGEST.fullmatch(expected.lower()):
             raise ManifestError(f"{path / CARD}: the SHA-256 of {name!r} is not 64 hex digits")
-        if name == card.get("images") and images is None:
-            continue
-        file = images if name == card.get("images") else _inside(path, name, "sha256")
-        if (found := file_digest(file or path)) != expected.lower():
+        if _is_images(name, card):
+            if images is None:
+                continue
+            file = images
+        else:
+            file = _inside(path, name, "sha256")
+        if (found := file_digest(file)) != expected.lower():
             raise ManifestError(
                 f"{file}: SHA-256 differs from the one in {CARD}: expected {expected}, "
                 f"found {found}; the file was changed or is damaged"

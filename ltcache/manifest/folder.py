@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
 from ltcache.manifest.draft import Draft, Request
@@ -145,7 +147,8 @@ def _listing(path: Path, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[L
     """Return one split's images in class order, and those in no class folder."""
     images = [name for name in tree.images if name.startswith(part.prefix)]
     if not part.labelled:
-        return Listing(str(path), images, [None] * len(images), part.split), []
+        unlabelled = np.full(len(images), -1, dtype=np.int64)
+        return Listing(str(path), images, unlabelled, part.split), []
     start = len(part.prefix)
     loose = [name for name in images if "/" not in name[start:]]
     rank = {name: position for position, name in enumerate(raw)}

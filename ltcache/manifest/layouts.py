@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ltcache.manifest.tree import zip_names
+
 _SAMPLE = 100
 _FOLDERS = 50
 Exists = Callable[[str], bool]
@@ -41,7 +43,7 @@ def _guesses(root: Path, sample: Sequence[str], exists: Exists) -> Iterator[tupl
     if first:
         found = sum(exists(uri.partition("/")[2]) for uri in sample)
         yield f"the files lie without the leading {first + '/'!r}: the root is too low", found
-    for folder in _subfolders(root, exists, sample):
+    for folder in _subfolders(root):
         found = sum(exists(f"{folder}/{uri}") for uri in sample)
         yield f"the root is one level too high: the files lie below {folder + '/'!r}", found
     for sentence, moved in _REWRITES:
@@ -53,13 +55,14 @@ def _common_first(sample: Sequence[str]) -> str:
     return firsts.pop() if len(firsts) == 1 else ""
 
 
-def _subfolders(root: Path, exists: Exists, sample: Sequence[str]) -> Iterable[str]:
-    """Return folders directly below the root; in an archive, the usual names of one."""
-    if not root.is_dir():
-        return ("images", "data", root.stem)
-    with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
-    return names[:_FOLDERS]
+def _subfolders(root: Path) -> Iterable[str]:
+    """Return the folders directly below the root, at most 50."""
+    if root.is_dir():
+        with os.scandir(root) as entries:
+            names = {entry.name for entry in entries if entry.is_dir()}
+    else:
+        names = {name.partition("/")[0] for name in zip_names(root) if "/" in name}
+    return sorted(names)[:_FOLDERS]
 
 
 def _to_places_v2(uri: str) -> Iterator[str]:

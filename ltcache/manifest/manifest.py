@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,17 @@ class Manifest:
         labels = self.labels(split)
         return np.bincount(labels[labels >= 0], minlength=self.num_classes).astype(np.int64)
 
+    def head(self, count: int) -> Manifest:
+        """Return the manifest of the first ``count`` rows; the classes stay."""
+        return replace(self, rows=self.rows.slice(0, count))
+
     def identity(self) -> dict[str, Any]:
         """Return a value for JSON that differs when rows, classes or settings differ.
 
-        The root, the card and the user columns take no part.
+        The name, the root, the card and the user columns take no part.
         """
         named = ("key", "uri", "label", "split")
         return {
-            "name": self.name,
             "num_rows": len(self),
             "rows": json_digest([self.rows[column].to_pylist() for column in named]),
             "classes": self.classes.identity(),

@@ -61,11 +61,13 @@ def missing_files(manifest: Manifest, root: Path | None = None) -> MissingFiles:
         raise ManifestError(f"{manifest.name}: no root is known; give one with root=")
     uris = manifest.rows["uri"].to_pylist()
     if not root.exists():
-        hint = f"{root} does not exist; give the images' place with root="
+        hint = f"hint: {root} does not exist; give the images' place with root="
         return MissingFiles(len(uris), len(uris), tuple(uris[:_FIRST]), hint, root)
     exists = _in_folder(root) if root.is_dir() else set(zip_names(root)).__contains__
     missing = [uri for uri in uris if not exists(uri)]
     hint = layout_hint(root, missing, exists) if missing else ""
+    if not hint and len(missing) == len(uris):
+        hint = f"hint: none of the images is below {root}; give their place with root="
     return MissingFiles(len(missing), len(uris), tuple(missing[:_FIRST]), hint, root)
 
 

@@ -90,7 +90,9 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _visible(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Return whether no part of a path is hidden; ``..`` is not, so that it is refused later."""
+    parts = name.split("/")
+    return not any((p.startswith(".") and p != "..") or p == "__MACOSX" for p in parts)
 
 
 def _parents(name: str) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""Tests of the manifests: every published form reads to the same canonical rows."""

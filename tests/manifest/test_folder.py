@@ -1,0 +1,148 @@
+"""Folders of class folders, splits, archives and unlabelled images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ltcache.errors import ManifestError
+from ltcache.manifest import ClassList, missing_files, read_manifest
+from tests.manifest.helpers import plain, touch, write, zip_of
+
+
+def test_class_folders_in_natural_order(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{k}/x.jpg" for k in range(12)))
+    manifest = read_manifest(tmp_path)
+    assert manifest.classes.names == tuple(str(k) for k in range(12))
+    assert plain(manifest) == [(f"{k}/x.jpg", k, "train") for k in range(12)]
+    assert any("unlike ImageFolder" in warning for warning in manifest.warnings)
+    assert not any("not the labels" in warning for warning in manifest.warnings)
+
+
+def test_numbers_that_are_not_the_labels_are_warned_of(tmp_path: Path) -> None:
+    manifest = read_manifest(touch(tmp_path, "1/x.jpg", "5/x.jpg"))
+    assert "class folder numbers are not the labels: 1 = 0, 5 = 1" in manifest.warnings
+
+
+def test_names_are_readable_and_the_folders_are_kept(tmp_path: Path) -> None:
+    manifest = read_manifest(touch(tmp_path, "red_fox/x.jpg", "bazaar-indoor/x.jpg"))
+    assert manifest.classes.names == ("bazaar indoor", "red fox")
+    assert manifest.classes.source_ids == ("bazaar-indoor", "red_fox")
+    assert manifest.card["class_names"] == "readable_name/1"
+
+
+def test_splits_share_one_class_list(tmp_path: Path) -> None:
+    touch(tmp_path, "train/ant/1.jpg", "train/cat/2.JPG", "validation/bee/3.png")
+    (tmp_path / "train" / "dog").mkdir()
+    manifest = read_manifest(tmp_path)
+    assert manifest.classes.names == ("ant", "bee", "cat", "dog")
+    assert plain(manifest) == [
+        ("train/ant/1.jpg", 0, "train"),
+        ("train/cat/2.JPG", 2, "train"),
+        ("validation/bee/3.png", 1, "val"),
+    ]
+    assert manifest.warnings == (
+        "2 class(es) have no image in the split 'train': 1 (bee), 3 (dog)",
+        "3 class(es) have no image in the split 'val': 0 (ant), 2 (cat), 3 (dog)",
+    )
+
+
+def test_flat_test_folder_and_pool_are_unlabelled(tmp_path: Path) -> None:
+    touch(tmp_path, "train/ant/1.jpg", "test/2.jpg", "unlabelled/x/3.jpg")
+    assert plain(read_manifest(tmp_path)) == [
+        ("train/ant/1.jpg", 0, "train"),
+        ("test/2.jpg", -1, "test"),
+        ("unlabelled/x/3.jpg", -1, "pool"),
+    ]
+
+
+def test_only_images_count_and_hidden_things_do_not(tmp_path: Path) -> None:
+    suffixes = ["jpg", "JPEG", "png", "webp", "bmp", "gif", "tif", "TIFF", "ppm"]
+    touch(tmp_path, *(f"ant/{k}.{suffix}" for k, suffix in enumerate(suffixes)))
+    touch(tmp_path, "ant/.hidden.jpg", ".git/x/1.jpg", "__MACOSX/ant/1.jpg", "ant/._0.jpg")
+    touch(tmp_path, "notes/readme.txt", "ant/deep/down/here.jpg")
+    manifest = read_manifest(tmp_path)
+    assert manifest.classes.names == ("ant",)
+    assert len(manifest) == len(suffixes) + 1
+
+
+def test_a_wrapping_folder_is_descended(tmp_path: Path) -> None:
+    manifest = read_manifest(touch(tmp_path, "data/photos/ant/1.jpg", "data/photos/bee/2.jpg"))
+    assert manifest.classes.names == ("ant", "bee")
+    assert manifest.warnings == ("the classes or splits are read below 'data/photos/'",)
+
+
+def test_loose_images_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    manifest = read_manifest(touch(tmp_path, "ant/1.jpg", "bee/1.jpg", "loose.jpg"))
+    assert len(manifest) == 2
+    assert manifest.warnings == ("1 image(s) beside the class folders are left out: loose.jpg",)
+    splits = touch(tmp_path / "s", "train/ant/1.jpg", "loose.jpg")
+    assert "1 image(s) beside the splits are left out: loose.jpg" in read_manifest(splits).warnings
+
+
+def test_a_class_may_be_called_train_but_a_split_must_not_stand_beside_classes(
+    tmp_path: Path,
+) -> None:
+    vehicles = touch(tmp_path / "vehicles", "train/1.jpg", "bus/1.jpg")
+    assert read_manifest(vehicles).classes.names == ("bus", "train")
+    with pytest.raises(ManifestError, match="'train' looks like a split, but extra"):
+        read_manifest(touch(tmp_path / "mixed", "train/ant/1.jpg", "extra/1.jpg"))
+    with pytest.raises(ManifestError, match="more than one folder for the split 'val'"):
+        read_manifest(touch(tmp_path / "twice", "val/ant/1.jpg", "valid/ant/1.jpg"))
+
+
+def test_unlabelled_folders(tmp_path: Path) -> None:
+    flat = read_manifest(touch(tmp_path / "flat", "b c.jpg", "ä.jpg"))
+    assert plain(flat) == [("b c.jpg", -1, "pool"), ("ä.jpg", -1, "pool")]
+    assert (flat.num_classes, flat.class_counts("pool").tolist(), flat.card) == (0, [], {})
+    deep = read_manifest(touch(tmp_path / "deep", "x/1.jpg", "y/2.jpg"), labelled=False)
+    assert plain(deep) == [("x/1.jpg", -1, "pool"), ("y/2.jpg", -1, "pool")]
+    with pytest.raises(ManifestError, match="2 of 2 rows have no label"):
+        read_manifest(tmp_path / "flat", labelled=True)
+
+
+def test_archives(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "set.zip", "train/bee/1.jpg", "train/ant/", "test/ant/2.png")
+    manifest = read_manifest(path)
+    assert (manifest.name, manifest.root) == ("set", path)
+    assert plain(manifest) == [("train/bee/1.jpg", 1, "train"), ("test/ant/2.png", 0, "test")]
+    assert not missing_files(manifest)
+
+
+def test_given_classes_fix_the_order(tmp_path: Path) -> None:
+    touch(tmp_path / "set", "ant/1.jpg", "red_fox/1.jpg")
+    names = write(tmp_path / "names.txt", "red fox\nbee\nant\n")
+    manifest = read_manifest(tmp_path / "set", classes=names)
+    assert plain(manifest) == [("ant/1.jpg", 2, "train"), ("red_fox/1.jpg", 0, "train")]
+    with pytest.raises(ManifestError, match=r"'ant' is none of the 2 classes; nearest: aunt"):
+        read_manifest(tmp_path / "set", classes=ClassList(("aunt", "red fox")))
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "1.jpg")
+    touch(tmp_path / "set", "bee/1.jpg")
+    (tmp_path / "set" / "ant").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "bee" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "bee" / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    manifest = read_manifest(tmp_path / "set")
+    assert [row[0] for row in plain(manifest)] == ["ant/1.jpg", "bee/1.jpg", "bee/broken.jpg"]
+    assert missing_files(manifest).first == ("bee/broken.jpg",)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no images below it"):
+        read_manifest(tmp_path)
+    with pytest.raises(ManifestError, match="cannot be read as a .zip file"):
+        read_manifest(write(tmp_path / "x.zip", "no archive"))
+
+
+def test_names_that_no_list_could_hold(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    with open(os.fsencode(tmp_path) + b"/ant/\xff.jpg", "wb"):
+        pass
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        read_manifest(tmp_path)
+    with pytest.raises(ManifestError, match="not below the root"):
+        read_manifest(zip_of(tmp_path / "evil.zip", "ant/../../1.jpg", "ant/2.jpg"))
