@@ -108,7 +108,11 @@ class GroupScheme:
                 f"many n>{self.many_above}, medium {self.few_below}<=n<={self.many_above}, "
                 f"few n<{self.few_below}"
             )
-        return "explicit: " + ", ".join(f"{name} {len(labels)}" for name, labels in self.explicit)
+        return (
+            "no groups"
+            if not self.explicit
+            else "explicit: " + ", ".join(f"{name} {len(labels)}" for name, labels in self.explicit)
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the mapping that :meth:`from_mapping` reads."""

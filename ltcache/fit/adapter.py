@@ -1,0 +1,272 @@
+"""From a cache to a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ltcache.cache.fingerprint import digest, require_equal
+from ltcache.errors import FitError
+from ltcache.fit.head import Fitted, fit_head
+from ltcache.fit.rows import Rows
+from ltcache.fit.train import Progress
+from ltcache.heads import HEADS, HeadContext
+from ltcache.methods import Method, Train, method_by_name, override
+from ltcache.metrics import GroupScheme, Metrics
+from ltcache.run import Run, check_place, score, write_json
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+
+_SCORED = ("val", "test")
+
+
+def fit_adapter(
+    cache: Cache | str | Path,
+    method: Method | str,
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    prompts: str | None = None,
+    view: str | None = None,
+    allow_stale: Collection[str] = (),
+    allow_double_correction: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Run:
+    """Fit a method on the training split of a cache and score it on ``val`` and ``test``.
+
+    Args:
+        cache: a cache or its directory.
+        method: a method or its name.
+        out: directory of the run; None: it is not written.
+        seed: of everything random.
+        overrides: dotted key -> value, see :func:`ltcache.methods.override`.
+        prompts: name of the class texts, for heads that use them; None: the default set.
+        view: crops to train and predict on; None: as the method says.
+        allow_stale: identity fields in which the class texts may differ from the cache.
+        allow_double_correction: see :func:`ltcache.fit.fit_head`.
+        overwrite: replace a run of other content.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        progress: called with each epoch's record.
+
+    Raises:
+        UsageError: unknown method or setting, or ``out`` is taken. FitError: cannot be fitted.
+    """
+    cache = _opened(cache)
+    method = method_by_name(method) if isinstance(method, str) else method
+    method = override(method, overrides)
+    if view is not None:
+        method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
+    field = method.feature.resolve(cache.field_dims(method.feature.view))
+    context, text_set = make_context(cache, method, field, prompts)
+    stale = () if text_set is None else _check_texts(cache, text_set, allow_stale)
+    rows = rows_of(cache, "train", field, method.feature.view)
+    crops = len(rows) // max(1, int((cache.labels("train") >= 0).sum()))
+    fitted = fit_head(
+        method,
+        rows,
+        context,
+        val=_val_rows(cache, field, method),
+        seed=seed,
+        device=_device(device),
+        progress=progress,
+        allow_double_correction=allow_double_correction,
+    )
+    run = Run(
+        method,
+        fitted.head,
+        fitted.transform,
+        _record(cache, method, field, fitted, context, text_set, seed, stale, crops),
+        fitted.history,
+        class_names=tuple(cache.classes.names),
+    )
+    if out is not None:
+        check_place(Path(out), run.key, overwrite)
+        run.record["cache"] = os.path.relpath(cache.path, Path(out).absolute())
+    for split in _SCORED:
+        if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
+            run.metrics[split] = score(run, cache, split, stale)
+    if out is not None:
+        run.save(out, overwrite)
+    return run
+
+
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """Runs that differ only in the seed.
+
+    Attributes:
+        runs: in the order of the seeds.
+        summary: split -> score -> mean, sd (of single runs, n - 1) and the values.
+    """
+
+    runs: tuple[Run, ...]
+    summary: dict[str, dict[str, Any]]
+
+
+def fit_seeds(
+    cache: Cache | str | Path,
+    method: Method | str,
+    out: str | Path | None = None,
+    *,
+    seeds: Sequence[int],
+    **options: Any,
+) -> Seeds:
+    """Fit once per seed into ``out/seed-N`` and write ``out/summary.json``.
+
+    Args:
+        seeds: at least one, all different. options: of :func:`fit_adapter`.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise FitError(f"seeds must be different and at least one, not {list(seeds)}")
+    cache = _opened(cache)
+    runs = tuple(
+        fit_adapter(
+            cache, method, None if out is None else Path(out) / f"seed-{seed}", seed=seed, **options
+        )
+        for seed in seeds
+    )
+    summary = {split: summarise([run.metrics[split] for run in runs]) for split in runs[0].metrics}
+    if out is not None:
+        record = {"method": runs[0].method.name, "seeds": list(seeds), "splits": summary}
+        write_json(Path(out) / "summary.json", record)
+    return Seeds(runs, summary)
+
+
+def summarise(metrics: Sequence[Metrics]) -> dict[str, Any]:
+    """Return score -> {mean, sd, values} over runs; None for a group without rows."""
+    result: dict[str, Any] = {}
+    for name, value in metrics[0].to_dict().items():
+        if not (isinstance(value, float) or value is None):
+            continue
+        values = [getattr(m, name) for m in metrics]
+        if None in values:
+            result[name] = None
+            continue
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        result[name] = {"mean": float(np.mean(values)), "sd": sd, "values": values}
+    return result
+
+
+def rows_of(cache: Cache, split: str, field: str, view: str) -> Rows:
+    """Return the labelled rows of a split; each crop of a view is a row of the same unit."""
+    features, labels = cache.features(split, field, view), cache.labels(split)
+    units = cache.column("unit", split)
+    keep = labels >= 0
+    crops = features.shape[1]
+    names = np.arange(len(labels)) if units is None else np.asarray(units)
+    if not keep.all():
+        features, labels, names = features[keep], labels[keep], names[keep]
+    flat = np.ascontiguousarray(features.reshape(-1, features.shape[2]), dtype=np.float32)
+    return Rows(
+        torch.from_numpy(flat),
+        torch.from_numpy(np.repeat(labels, crops)),
+        units=np.repeat(names, crops),
+    )
+
+
+def make_context(
+    cache: Cache, method: Method, field: str, prompts: str | None
+) -> tuple[HeadContext, Any]:
+    """Return what heads are built from, and the class texts if the method may use them."""
+    wanted = any(
+        isinstance(s, Train)
+        and ("text" in s.init.split("|") or "text_features" in HEADS[s.head].keeps)
+        for s in method.stages
+    )
+    there = prompts is not None or bool(cache.prompt_names)
+    text_set = cache.prompts(prompts) if wanted and there else None
+    pooled = field != "embedding" and cache.projection is not None
+    context = HeadContext(
+        dim=cache.field_dims(method.feature.view)[field],
+        num_classes=len(cache.classes),
+        class_counts=torch.from_numpy(np.asarray(cache.class_counts("train"))),
+        text_features=None if text_set is None else torch.from_numpy(text_set.mean),
+        projection=torch.from_numpy(cache.projection) if pooled else None,
+        logit_scale=cache.logit_scale,
+    )
+    return context, text_set
+
+
+def _val_rows(cache: Cache, field: str, method: Method) -> Rows | None:
+    if "val" not in cache.manifest.splits or not (cache.labels("val") >= 0).any():
+        return None
+    return rows_of(cache, "val", field, method.feature.eval_view)
+
+
+def _record(
+    cache: Cache,
+    method: Method,
+    field: str,
+    fitted: Fitted,
+    context: HeadContext,
+    text_set: Any,
+    seed: int,
+    stale: tuple[str, ...],
+    crops: int,
+) -> dict[str, Any]:
+    used = text_set if "text" in fitted.init or fitted.head.keeps else None
+    splits = [s for s in ("train", *_SCORED) if s in cache.manifest.splits]
+    return {
+        "seed": seed,
+        "field": field,
+        "dim": context.dim,
+        "identities": cache.identities(method.feature.eval_view, used),
+        "prompts": None if used is None else used.name,
+        "class_counts": context.class_counts.tolist(),
+        "groups": GroupScheme.from_mapping(cache.manifest.groups).to_mapping(),
+        "group_scheme": GroupScheme.from_mapping(cache.manifest.groups).describe(),
+        "logit_scale": context.logit_scale,
+        "splits": {split: len(cache.rows(split)) for split in splits},
+        "tuned_on": {"epoch": fitted.tuned_on},
+        "best_epochs": list(fitted.best_epochs),
+        "init": list(fitted.init),
+        "residual_prior": fitted.residual_prior,
+        "stale": list(stale),
+        "cache": None,
+        "cost": _cost(cache, fitted, crops),
+    }
+
+
+def _check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple[str, ...]:
+    """Refuse class texts of another text tower or class list than the cache's."""
+    expected = {
+        "text_tower": cache.encoder.get("towers", {}).get("text"),
+        "classes": digest(cache.classes.identity()),
+    }
+    found = {name: texts.identity.get(name) for name in expected}
+    return tuple(require_equal("prompts", expected, found, allow_stale=allow_stale))
+
+
+def _cost(cache: Cache, fitted: Fitted, crops: int) -> dict[str, Any]:
+    from ltcache.cache.cost import read_cost
+
+    return {
+        "encoder_passes": crops,
+        "extraction_seconds": read_cost(Path(cache.path))["seconds"],
+        "finetune_seconds": 0.0,
+        "head_seconds": fitted.seconds,
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _opened(cache: Cache | str | Path) -> Cache:
+    if isinstance(cache, (str, Path)):
+        from ltcache.cache import open_cache
+
+        return open_cache(cache)
+    return cache

@@ -1,0 +1,90 @@
+"""Rows to train or to choose on, and the slice that stands in for a missing validation split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltcache.errors import FitError
+
+SHARE = 0.1
+LEAST = 5  # a class with fewer rows gives none away
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Features with their labels.
+
+    Args:
+        features: float32 (N, D). labels: int64 (N,).
+        weights: sample weights (N,), or None for equal ones.
+        units: which rows show the same thing, (N,), any dtype; None: every row is its own.
+
+    Raises:
+        FitError: shapes that do not fit, or features that are not finite.
+    """
+
+    features: Tensor
+    labels: Tensor
+    weights: Tensor | None = None
+    units: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.features)
+        for name in ("labels", "weights", "units"):
+            value = getattr(self, name)
+            if value is not None and len(value) != rows:
+                raise FitError(f"{len(value)} {name} for {rows} rows of features")
+        bad = ~torch.isfinite(self.features.sum(dim=1)) if rows else torch.zeros(0)
+        if bool(bad.any()):
+            raise FitError(f"features of row {int(bad.nonzero()[0])} are not finite")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Rows:
+        """Return some rows."""
+        return Rows(
+            self.features[index],
+            self.labels[index],
+            None if self.weights is None else self.weights[index],
+            None if self.units is None else self.units[index.cpu().numpy()],
+        )
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return Rows(self.features.to(device), self.labels.to(device), weights, self.units)
+
+
+def hold_out(rows: Rows, seed: int = 0) -> tuple[Tensor, Tensor] | None:
+    """Split off a stratified tenth: whole units, at least one of each class with 5 rows or more.
+
+    A class with a single unit gives none away. The largest unit goes only if it leaves the class
+    at least as many rows as it takes.
+
+    Returns:
+        Row numbers to train on and to choose on, or None where no class can give any.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rows.labels.cpu().numpy()
+    units = np.arange(len(labels)) if rows.units is None else np.asarray(rows.units)
+    _, unit = np.unique(units, return_inverse=True)
+    held: list[np.ndarray] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        names = rng.permutation(np.unique(unit[members]))
+        if len(members) < LEAST or len(names) < 2:
+            continue
+        chosen = names[: max(1, round(SHARE * len(names)))]
+        taken = members[np.isin(unit[members], chosen)]
+        if 2 * len(taken) <= len(members):
+            held.append(taken)
+    if not held:
+        return None
+    choose = np.zeros(len(labels), dtype=bool)
+    choose[np.concatenate(held)] = True
+    return torch.from_numpy(np.flatnonzero(~choose)), torch.from_numpy(np.flatnonzero(choose))

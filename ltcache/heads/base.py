@@ -1,0 +1,181 @@
+"""The one contract of all heads: features in, logits out, in three steps.
+
+``represent`` (N, D) -> (E, N, D'), ``classify`` -> (E, N, C), ``combine`` -> (N, C). E is the
+number of experts, 1 for most. Fusions act between the first two steps, inside each expert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ltcache.errors import FitError
+
+
+@dataclass(frozen=True, eq=False)
+class HeadContext:
+    """What a head can be built from.
+
+    Args:
+        dim: D, of the features it gets. num_classes: C.
+        class_counts: training rows of each class, (C,).
+        text_features: unit text embedding of each class, (C, D_joint), or None.
+        projection: pooled -> joint space, (D, D_joint), where the features are pooled; else None.
+        logit_scale: of the encoder, exponentiated, or None.
+    """
+
+    dim: int
+    num_classes: int
+    class_counts: Tensor
+    text_features: Tensor | None = None
+    projection: Tensor | None = None
+    logit_scale: float | None = None
+
+    def text_directions(self) -> Tensor:
+        """Return unit class directions in the space of the features, (C, D).
+
+        In the joint space they are the text embeddings t_c. For pooled features f the score
+        (f P) t_c = f (P t_c), so the direction is P t_c, normalised as LIFT does (Shi et al.,
+        ICML 2024): this drops its length, so step 0 is close to zero-shot, not equal.
+
+        Raises:
+            FitError: there are no class texts, or they live in another space.
+        """
+        if self.text_features is None:
+            raise FitError("text initialisation needs class texts; add them with ltcache prompts")
+        text = self.text_features.to(torch.float32)
+        if self.projection is not None:
+            text = text @ self.projection.to(torch.float32).T
+        if text.shape != (self.num_classes, self.dim):
+            raise FitError(
+                f"class texts of shape {tuple(text.shape)} do not fit features of dimension "
+                f"{self.dim}: the encoder has no projection from this field to the text space"
+            )
+        return F.normalize(text, dim=1)
+
+
+class Affine(NamedTuple):
+    """A classifier as weight (C, D') and bias (C,) or None, differentiable in the parameters."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Head(nn.Module):
+    """Base of all heads; hyper-parameters are keyword arguments kept under their own names.
+
+    Attributes:
+        num_experts: E.
+        inits: names that :meth:`initialise` knows.
+        fixed_representation: ``represent`` has no parameters, so that a fit may do it once.
+        keeps: tensors of the context that the head goes on using; they become its buffers
+            ``context_NAME`` and travel with its state.
+    """
+
+    num_experts: ClassVar[int] = 1
+    inits: ClassVar[tuple[str, ...]] = ("random", "class_mean", "text")
+    fixed_representation: ClassVar[bool] = False
+    keeps: ClassVar[tuple[str, ...]] = ()
+    equation: ClassVar[str]
+
+    def __init__(self, context: HeadContext) -> None:
+        super().__init__()
+        self.dim = context.dim
+        self.num_classes = context.num_classes
+        for name in self.keeps:
+            value = getattr(context, name)
+            if value is None:
+                raise FitError(f"{type(self).__name__} needs {name}, which this cache lacks")
+            self.register_buffer(f"context_{name}", value.detach().clone())
+
+    def represent(self, features: Tensor) -> Tensor:
+        """Return (E, N, D') for features (N, D)."""
+        return features[None]
+
+    def classify(self, representation: Tensor) -> Tensor:
+        """Return logits of each expert, (E, N, C), for (E, N, D')."""
+        raise NotImplementedError
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """Return (N, C) for (E, N, C): the mean over experts."""
+        return logits[0] if len(logits) == 1 else logits.mean(dim=0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (N, C) for features (N, D)."""
+        return self.combine(self.classify(self.represent(features)))
+
+    def affine(self) -> Affine | None:
+        """Return ``classify`` as one product, where it is one: a fit then needs no autograd."""
+        return None
+
+    def initialise(
+        self,
+        how: str,
+        features: Tensor,
+        labels: Tensor,
+        generator: Generator,
+        context: HeadContext,
+    ) -> None:
+        """Set the parameters before training.
+
+        Args:
+            how: one of ``inits``.
+            features, labels: training rows, (N, D) and (N,), for ``class_mean``.
+            generator: for ``random``, on the CPU.
+            context: for ``text``.
+
+        Raises:
+            FitError: an initialisation that this head does not know or cannot have.
+        """
+        if how not in self.inits:
+            raise FitError(
+                f"{type(self).__name__} has no initialisation {how!r}; known: "
+                f"{', '.join(self.inits)}"
+            )
+        with torch.no_grad():
+            if how == "random":
+                self.set_weight(self.random_weight(generator))
+            elif how == "class_mean":
+                self.set_weight(class_means(self.represent(features)[0], labels, self.num_classes))
+            else:
+                self.set_weight(context.text_directions())
+
+    def random_weight(self, generator: Generator) -> Tensor:
+        """Return (C, D) uniform in +-1/sqrt(D), the default of torch's Linear."""
+        bound = self.dim**-0.5
+        return (torch.rand(self.num_classes, self.dim, generator=generator) * 2 - 1) * bound
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Take a class weight (C, D) as the start; heads that have none override ``initialise``."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Return the hyper-parameters that rebuild the head."""
+        return {name: getattr(self, name) for name in hyper_parameters(type(self))}
+
+
+@torch.no_grad()
+def predict(head: Head, features: Tensor, block: int = 8192) -> Tensor:
+    """Return logits (N, C) for transformed features (N, D), by blocks of rows."""
+    parts = [head(features[i : i + block]) for i in range(0, len(features), block)]
+    return torch.cat(parts) if parts else features.new_zeros((0, head.num_classes))
+
+
+def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the unit-normalised mean feature of each class, (C, D); zero for an empty class."""
+    sums = torch.zeros(num_classes, features.shape[1], dtype=features.dtype, device=features.device)
+    sums.index_add_(0, labels, features)
+    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    return F.normalize(sums / counts[:, None], dim=1)
+
+
+def hyper_parameters(head: type[Head]) -> dict[str, Any]:
+    """Return name -> default of what a head can be told."""
+    import inspect
+
+    parameters = inspect.signature(head.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,39 @@
+"""The linear head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ltcache.heads.base import Affine, Head, HeadContext
+
+
+class LinearHead(Head):
+    """z = W f + b.
+
+    Args:
+        bias: whether there is a b.
+    """
+
+    fixed_representation = True
+    equation = "z = W f + b"
+
+    def __init__(self, context: HeadContext, *, bias: bool = True) -> None:
+        super().__init__(context)
+        self.weight = nn.Parameter(torch.zeros(context.num_classes, context.dim))
+        self.bias_vector = nn.Parameter(torch.zeros(context.num_classes)) if bias else None
+        self.bias = bias
+
+    def classify(self, representation: Tensor) -> Tensor:
+        """See :meth:`Head.classify`."""
+        return nn.functional.linear(representation, self.weight, self.bias_vector)
+
+    def affine(self) -> Affine:
+        """See :meth:`Head.affine`."""
+        return Affine(self.weight, self.bias_vector)
+
+    def set_weight(self, weight: Tensor) -> None:
+        """See :meth:`Head.set_weight`; the bias starts at zero."""
+        self.weight.copy_(weight)
+        if self.bias_vector is not None:
+            self.bias_vector.zero_()

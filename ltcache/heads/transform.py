@@ -1,0 +1,49 @@
+"""What is done to features before a head sees them; its statistics are saved with the head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltcache.errors import FitError
+
+TRANSFORMS = ("none", "l2", "standardize", "center_l2")
+
+
+class FeatureTransform(nn.Module):
+    """(N, D) -> (N, D): ``none``; ``l2`` (unit rows); ``standardize`` (mean 0, deviation 1 of each
+    channel over the training rows); ``center_l2`` (training mean subtracted, then unit rows).
+
+    Args:
+        kind: one of ``TRANSFORMS``.
+        dim: D.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str, dim: int) -> None:
+        super().__init__()
+        if kind not in TRANSFORMS:
+            raise FitError(f"unknown transform {kind!r}; known: {', '.join(TRANSFORMS)}")
+        self.kind = kind
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def fit(self, features: Tensor) -> FeatureTransform:
+        """Take the statistics of training rows (N, D); a constant channel keeps deviation 1."""
+        if self.kind in ("standardize", "center_l2"):
+            self.mean.copy_(features.mean(dim=0))
+        if self.kind == "standardize":
+            std = features.std(dim=0, correction=0)
+            self.std.copy_(torch.where(std > 1e-6 * features.abs().amax(), std, 1.0))
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the transformed features."""
+        if self.kind == "standardize":
+            return (features - self.mean) / self.std
+        if self.kind == "center_l2":
+            features = features - self.mean
+        return features if self.kind == "none" else F.normalize(features, dim=1)

@@ -1,0 +1,59 @@
+"""Prior bookkeeping: which class prior do trained logits still carry, and what may be corrected.
+
+The prior is written n**a: a = 1 as in the data, a = 0 balanced. A sampler sets a, a loss lowers
+it, a later adjustment subtracts what is left. Correcting a balanced residue corrects twice: with a
+class-aware sampler and balanced softmax that has cost a user 20 points.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ltcache.errors import FitError
+from ltcache.losses import LOSSES
+from ltcache.methods.spec import Train
+from ltcache.sampling import SAMPLERS
+
+
+def counts_as_drawn(
+    stage: Train, class_counts: Tensor, allow_double_correction: bool = False
+) -> Tensor:
+    """Return the class counts that a stage's loss is built from, (C,), float64.
+
+    A loss that removes the prior gets the frequencies that the sampler draws, so that it removes
+    what is left of it; every other loss gets the counts of the data.
+
+    Raises:
+        FitError: the sampler leaves a balanced prior and the loss would correct it again.
+    """
+    counts = class_counts.to(torch.float64)
+    corrects = LOSSES[stage.loss].corrects
+    drawn = SAMPLERS[stage.sampler].exponent
+    if corrects == "none" or drawn == 1:
+        return counts
+    if drawn == 0:
+        text = (
+            f"the sampler {stage.sampler!r} already balances the classes, and the loss "
+            f"{stage.loss!r} would correct the prior a second time"
+        )
+        if corrects == "full" and not allow_double_correction:
+            raise FitError(
+                f"{text}; take sampler=instance or loss=cross_entropy, or allow it with "
+                "--allow-double-correction"
+            )
+        warnings.warn(text, stacklevel=2)
+        return counts
+    if corrects == "partial":
+        return counts
+    powers = torch.where(counts > 0, counts.clamp(min=1e-12) ** drawn, 0.0)
+    return powers * (counts.sum() / powers.sum())
+
+
+def residual_prior(stage: Train, class_counts: Tensor) -> float:
+    """Return the exponent a of the prior n**a that the stage's logits carry at the end."""
+    options = dict(stage.loss_options)
+    loss = LOSSES[stage.loss](class_counts.clamp(min=1), **options)
+    return loss.residual_prior(SAMPLERS[stage.sampler].exponent)

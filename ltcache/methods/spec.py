@@ -1,0 +1,172 @@
+"""What a method is made of: frozen records that turn into JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ltcache.errors import FitError, UsageError
+from ltcache.heads import TRANSFORMS
+
+# What a method may ask for -> fields to look for in a cache, in order.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "embedding": ("embedding",),
+    "pooled": ("pooled",),
+    "pooled_or_embedding": ("pooled", "embedding"),
+}
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Which features a method works on.
+
+    Args:
+        field: a key of ``FIELDS``; ``pooled_or_embedding`` takes pooled where the encoder has it.
+        view: crops to train on; every crop is a row.
+        eval_view: crops to predict on; logits are averaged over crops.
+        transform: see :class:`ltcache.heads.FeatureTransform`.
+    """
+
+    field: str = "pooled_or_embedding"
+    view: str = "center"
+    eval_view: str = "center"
+    transform: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("field", self.field, FIELDS),
+            ("transform", self.transform, TRANSFORMS),
+        ):
+            if value not in known:
+                raise UsageError(f"feature.{name}={value!r} is none of {', '.join(known)}")
+
+    def resolve(self, available: Mapping[str, int]) -> str:
+        """Return the field of a cache to use.
+
+        Raises:
+            FitError: the cache has none of them.
+        """
+        for name in FIELDS[self.field]:
+            if name in available:
+                return name
+        raise FitError(
+            f"the method needs the field {self.field!r}, the cache has {', '.join(available)}; "
+            "extract again with it, or override feature.field"
+        )
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How parameters are moved; the learning rate falls to zero along a cosine.
+
+    Args:
+        optimiser: ``adamw`` or ``sgd`` (Nesterov).
+        lr: first learning rate. weight_decay: on weights, never on vectors such as a bias.
+        momentum: of ``sgd``.
+        batch: rows of a step; None: N / 32 to the next power of two below, within 32..2,048.
+        epochs: passes over N rows; None: enough for about 1,500 steps, within 8..100.
+        precision: ``fp32``; ``bf16`` makes the two large products in bfloat16, with float32 loss
+            and master weights.
+    """
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    batch: int | None = None
+    epochs: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in ("adamw", "sgd"):
+            raise UsageError(f"optimisation.optimiser={self.optimiser!r} is none of adamw, sgd")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"optimisation.precision={self.precision!r} is none of fp32, bf16")
+        for name in ("batch", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"optimisation.{name}={value} must be at least 1")
+        if self.lr <= 0:
+            raise UsageError(f"optimisation.lr={self.lr} must be positive")
+
+    def batch_for(self, rows: int) -> int:
+        """Return the batch size for N rows."""
+        if self.batch is not None:
+            return min(self.batch, rows)
+        return min(rows, 2048, max(32, 1 << ((rows // 32).bit_length() - 1 if rows >= 32 else 0)))
+
+    def epochs_for(self, rows: int) -> int:
+        """Return the number of epochs for N rows."""
+        if self.epochs is not None:
+            return self.epochs
+        steps = -(-rows // self.batch_for(rows))
+        return min(100, max(8, -(-1500 // steps)))
+
+
+@dataclass(frozen=True)
+class Train:
+    """A stage that trains a head by gradient steps.
+
+    Args:
+        head, loss, objective, sampler: names in their catalogues; the ``_options`` are their
+            hyper-parameters where they are not the default.
+        init: an initialisation of the head, or ``previous`` (the head of the stage before); the
+            first of several that the data allow is taken, separated by ``|``.
+        optimisation: see :class:`Optimisation`.
+    """
+
+    head: str = "linear"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    init: str = "random"
+    loss: str = "cross_entropy"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    objective: str = "mean"
+    objective_options: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str = "instance"
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+
+Stage = Train
+STAGES: dict[str, type[Stage]] = {"train": Train}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named recipe.
+
+    Args:
+        name: how users call it.
+        title: one line on what it is.
+        feature: what it works on. stages: what is done, in order.
+        reference: the publication.
+        fidelity: ``exact`` (the published method, which needs no more than cached features),
+            ``analogue`` (its mechanism, on features) or ``reconstruction`` (not fully published).
+        differs: one sentence on what differs from the reference.
+    """
+
+    name: str
+    title: str
+    feature: FeatureSpec
+    stages: tuple[Stage, ...]
+    reference: str
+    fidelity: Literal["exact", "analogue", "reconstruction"]
+    differs: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        plain = asdict(self)
+        names = {kind: name for name, kind in STAGES.items()}
+        plain["stages"] = [{"stage": names[type(s)], **asdict(s)} for s in self.stages]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Method:
+        """Read what :meth:`to_dict` wrote."""
+        stages = []
+        for entry in plain["stages"]:
+            values = {key: value for key, value in entry.items() if key != "stage"}
+            values["optimisation"] = Optimisation(**values["optimisation"])
+            stages.append(STAGES[entry["stage"]](**values))
+        feature = FeatureSpec(**plain["feature"])
+        return cls(**{**plain, "feature": feature, "stages": tuple(stages)})

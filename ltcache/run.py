@@ -1,0 +1,252 @@
+"""A run: a trained head with its configuration, its numbers and every identity that it used.
+
+    RUN/{head.safetensors, run.json, config.json, metrics.json, per_class.csv, history.jsonl}
+
+It is written beside its place and renamed, so that a run that exists is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltcache.cache.fingerprint import canonical_json, digest
+from ltcache.errors import FitError, UsageError
+from ltcache.heads import HEADS, FeatureTransform, Head, HeadContext, predict
+from ltcache.methods import Method
+from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+
+FORMAT = 1
+
+
+@dataclass(eq=False)
+class Run:
+    """A trained head and everything that its results depend on.
+
+    Attributes:
+        method: with all settings written out. head, transform: on the CPU.
+        record: what stands in run.json: identities, field, views, seed, rows of each split,
+            tuned_on, init, residual prior, cost, identity fields let pass.
+        history: one record per epoch.
+        metrics: split -> scores.
+        class_names: in label order, for per_class.csv.
+        path: its directory, or None for a run that was not written.
+    """
+
+    method: Method
+    head: Head
+    transform: FeatureTransform
+    record: dict[str, Any]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    path: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """Digest of what determines the run: configuration, seed, identities, rows."""
+        parts = ("seed", "identities", "field", "class_counts", "splits")
+        return digest([self.method.to_dict(), {part: self.record[part] for part in parts}])
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Return float32 (n, C) for raw features (n, v, D) or (n, D); the mean over crops."""
+        tensor = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+        rows, crops = len(tensor), tensor.shape[1] if tensor.ndim == 3 else 1
+        flat = tensor.reshape(rows * crops, -1)
+        if flat.shape[1] != self.head.dim:
+            raise FitError(f"the head takes {self.head.dim} dimensions, not {flat.shape[1]}")
+        logits = predict(self.head, self.transform(flat))
+        return logits.reshape(rows, crops, -1).mean(dim=1).numpy()
+
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """Write the run as a directory.
+
+        Raises:
+            UsageError: something else is there, and it is not a run or ``overwrite`` is false.
+        """
+        out = Path(out)
+        check_place(out, self.key, overwrite)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.parent / f".{out.name}.{uuid4().hex}"
+        try:
+            partial.mkdir()
+            self._write(partial)
+            if out.exists():
+                old = out.parent / f".{out.name}.{uuid4().hex}"
+                os.rename(out, old)
+                os.rename(partial, out)
+                shutil.rmtree(old)
+            else:
+                os.rename(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.path = out
+        return out
+
+    def _write(self, directory: Path) -> None:
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors |= {f"transform.{n}": v for n, v in self.transform.state_dict().items()}
+        save_file({n: v.contiguous() for n, v in tensors.items()}, directory / "head.safetensors")
+        record = {"format": FORMAT, "method": self.method.name, "key": self.key, **self.record}
+        write_json(directory / "run.json", record)
+        write_json(directory / "config.json", self.method.to_dict())
+        write_json(directory / "metrics.json", self.metrics_record())
+        lines = "".join(canonical_json(entry) + "\n" for entry in self.history)
+        (directory / "history.jsonl").write_text(lines, encoding="utf-8")
+        self._write_classes(directory / "per_class.csv")
+
+    def metrics_record(self) -> dict[str, Any]:
+        """Return what stands in metrics.json."""
+        named = ("seed", "identities", "tuned_on", "group_scheme", "cost", "stale")
+        return {
+            "method": self.method.name,
+            **{name: self.record[name] for name in named},
+            "splits": {split: metrics.to_dict() for split, metrics in self.metrics.items()},
+        }
+
+    def _write_classes(self, path: Path) -> None:
+        counts = np.array(self.record["class_counts"])
+        groups = GroupScheme.from_mapping(self.record["groups"]).assign(counts)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            splits = list(self.metrics)
+            header = [f"{split}_{what}" for split in splits for what in ("rows", "accuracy")]
+            writer.writerow(["label", "name", "train_rows", "group", *header])
+            for label, count in enumerate(counts):
+                cells: list[Any] = []
+                for split in splits:
+                    accuracy = self.metrics[split].per_class[label]
+                    shown = "-" if accuracy is None else f"{accuracy:.6g}"
+                    cells += [self.metrics[split].per_class_rows[label], shown]
+                name = self.class_names[label] if self.class_names else ""
+                writer.writerow([label, name, count, groups[label], *cells])
+
+
+def open_run(path: str | Path) -> Run:
+    """Read a run.
+
+    Raises:
+        UsageError: there is no run. FitError: a file of it is damaged.
+    """
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        raise UsageError(f"{path}: no run here (there is no run.json)")
+    try:
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        method = Method.from_dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
+        numbers = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        lines = (path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        tensors = load_file(path / "head.safetensors")
+        with open(path / "per_class.csv", newline="", encoding="utf-8") as file:
+            names = tuple(row["name"] for row in csv.DictReader(file))
+        head, transform = _rebuild(method, record, tensors)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise FitError(f"{path}: the run cannot be read ({error})") from error
+    metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
+    history = [json.loads(line) for line in lines]
+    for name in ("format", "method", "key"):
+        record.pop(name, None)
+    return Run(method, head, transform, record, history, metrics, names, path)
+
+
+def _rebuild(
+    method: Method, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> tuple[Head, FeatureTransform]:
+    def under(prefix: str) -> dict[str, torch.Tensor]:
+        return {n[len(prefix) + 1 :]: v for n, v in tensors.items() if n.startswith(prefix + ".")}
+
+    stage = method.stages[-1]
+    context = HeadContext(
+        dim=record["dim"],
+        num_classes=len(record["class_counts"]),
+        class_counts=torch.tensor(record["class_counts"]),
+        logit_scale=record["logit_scale"],
+        **{name: tensors[f"head.context_{name}"] for name in HEADS[stage.head].keeps},
+    )
+    head = HEADS[stage.head](context, **stage.head_options)
+    head.load_state_dict(under("head"))
+    transform = FeatureTransform(method.feature.transform, context.dim)
+    transform.load_state_dict(under("transform"))
+    return head.eval(), transform.eval()
+
+
+def check_place(out: Path, key: str, overwrite: bool) -> None:
+    """Refuse to replace what is not a run, or a run of other content unless told to.
+
+    Raises:
+        UsageError: with what is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "run.json").is_file():
+        raise UsageError(f"{out} exists and is not a run; choose another --out")
+    try:
+        there = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        there = {}
+    if there.get("key") != key and not overwrite:
+        raise UsageError(
+            f"{out} holds another run (method {there.get('method')!r}, seed {there.get('seed')}); "
+            "choose another --out, or pass --overwrite"
+        )
+
+
+def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) -> tuple[str, ...]:
+    """Refuse a cache whose features do not fit a run; warn where only last bits may differ.
+
+    Returns:
+        Identity fields that differ and were let pass.
+
+    Raises:
+        IdentityError: encoder, classes, view or prompts differ.
+    """
+    from ltcache.cache import check_identities
+
+    expected = run.record["identities"]
+    prompts = cache.prompts(run.record["prompts"]) if "prompts" in expected else None
+    found = cache.identities(run.method.feature.eval_view, prompts)
+    stale, loose = check_identities(expected, found, allow_stale)
+    if loose:
+        warnings.warn(
+            f"the features were computed otherwise ({', '.join(loose)}); logits can differ in "
+            "their last digits",
+            stacklevel=2,
+        )
+    return tuple(stale)
+
+
+def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Metrics:
+    """Score the labelled rows of one split of a cache; intervals are over its ``unit`` column."""
+    features = cache.features(split, run.record["field"], run.method.feature.eval_view)
+    labels = cache.labels(split)
+    units = cache.column("unit", split)
+    keep = labels >= 0
+    metrics = evaluate_logits(
+        run.logits(features[keep]),
+        labels[keep],
+        np.array(run.record["class_counts"]),
+        groups=run.record["groups"],
+        units=None if units is None else units[keep],
+    )
+    return metrics.marked(stale)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,130 @@
+"""Which rows an epoch trains on, drawn at once: no per-sample Python, no weights over N rows.
+
+A sampler returns the int64 row numbers of one epoch, N of them, from a CPU generator alone, so that
+an epoch is the same on every device. Classes without rows are never drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class RowsByClass:
+    """Rows sorted by class.
+
+    Attributes:
+        rows: row numbers, class after class, (N,). counts: rows of each class, (C,).
+        starts: where each class begins in ``rows``, (C,).
+    """
+
+    rows: Tensor
+    counts: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, num_classes: int) -> RowsByClass:
+        """Sort the rows of labels (N,) by class."""
+        labels = labels.cpu()
+        counts = torch.bincount(labels, minlength=num_classes)
+        return cls(torch.argsort(labels, stable=True), counts, counts.cumsum(0) - counts)
+
+    @property
+    def present(self) -> Tensor:
+        """Classes that have rows."""
+        return torch.nonzero(self.counts).flatten()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def instance(data: RowsByClass, generator: Generator) -> Tensor:
+    """Return every row once, in random order."""
+    return torch.randperm(len(data), generator=generator)
+
+
+def class_frequency(data: RowsByClass, generator: Generator, exponent: float) -> Tensor:
+    """Return N rows drawn with replacement: a class with probability ~ n**exponent, then a row.
+
+    exponent 0 is class-balanced, 1/2 square-root, -1 the reversed sampler of BBN.
+    """
+    classes = data.present
+    share = data.counts[classes].to(torch.float64) ** exponent
+    edges = (share / share.sum()).cumsum(0)
+    draws = torch.rand(len(data), dtype=torch.float64, generator=generator)
+    chosen = classes[torch.searchsorted(edges, draws).clamp_(max=len(classes) - 1)]
+    offset = torch.rand(len(data), dtype=torch.float64, generator=generator)
+    counts = data.counts[chosen]
+    inside = (offset * counts).to(torch.int64).clamp_(max=counts - 1)
+    return data.rows[data.starts[chosen] + inside]
+
+
+def class_aware(data: RowsByClass, generator: Generator, in_turn: int = 4) -> Tensor:
+    """Return N rows: classes in cycles of random order, ``in_turn`` rows of each in turn.
+
+    Rows of a class come from its shuffled list, which is shuffled again whenever it is used up
+    (ClassAwareSampler of Decoupling, Kang et al., ICLR 2020, with num_samples_cls=4).
+    """
+    classes = data.present
+    visits = -(-len(data) // in_turn)
+    cycles = -(-visits // len(classes))
+    keys = torch.rand(cycles, len(classes), generator=generator)
+    order = classes[keys.argsort(dim=1)].flatten()[:visits]
+    wanted = order.repeat_interleave(in_turn)[: len(data)]  # class of each draw, (N,)
+    drawn = torch.bincount(wanted, minlength=len(data.counts))
+    lists, starts = _shuffled_lists(data, drawn, generator)
+    by_class = torch.argsort(wanted, stable=True)
+    nth = torch.arange(len(wanted)) - (drawn.cumsum(0) - drawn)[wanted[by_class]]
+    result = torch.empty_like(wanted)
+    result[by_class] = lists[starts[wanted[by_class]] + nth]
+    return result
+
+
+def _shuffled_lists(
+    data: RowsByClass, needed: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Return rows in shuffled rounds, at least ``needed`` (C,) for each class, and their starts."""
+    rounds = -(-needed // data.counts.clamp(min=1))  # (C,)
+    length = rounds * data.counts
+    starts = length.cumsum(0) - length
+    owner = torch.repeat_interleave(length)  # class of each place
+    place = torch.arange(len(owner)) - starts[owner]
+    rows = data.rows[data.starts[owner] + place % data.counts[owner]]
+    block = (rounds.cumsum(0) - rounds)[owner] + place // data.counts[owner]
+    keys = block.to(torch.float64) + torch.rand(
+        len(owner), dtype=torch.float64, generator=generator
+    )
+    return rows[keys.argsort()], starts
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler and what it does to the prior.
+
+    Attributes:
+        draw: (rows by class, generator) -> row numbers of one epoch, (N,).
+        exponent: classes come up in proportion to n**exponent.
+        reference: where it comes from.
+    """
+
+    draw: Callable[[RowsByClass, Generator], Tensor]
+    exponent: float
+    reference: str
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "instance": Sampler(instance, 1.0, "every row once"),
+    "class_aware": Sampler(class_aware, 0.0, "Kang et al., ICLR 2020; OLTR, CVPR 2019"),
+    "class_balanced": Sampler(
+        partial(class_frequency, exponent=0.0), 0.0, "with replacement; H2T, MiSLAS"
+    ),
+    "square_root": Sampler(
+        partial(class_frequency, exponent=0.5), 0.5, "Mahajan et al., ECCV 2018"
+    ),
+    "reversed": Sampler(partial(class_frequency, exponent=-1.0), -1.0, "BBN, CVPR 2020"),
+}
