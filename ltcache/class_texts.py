@@ -43,11 +43,9 @@ def add_class_texts(
     """
     opened = open_cache(cache)
     sentences = read_sentences(opened, templates)
-    encoder = load_encoder(
-        model or opened.provenance["model"],
-        pretrained if model else opened.provenance["pretrained"],
-        device=device,
-    )
+    if model is None:
+        model, pretrained = _named_encoder(opened)
+    encoder = load_encoder(model, pretrained, device=device)
     require_equal(
         "encoder",
         opened.encoder,
@@ -58,6 +56,18 @@ def add_class_texts(
     prompts = encode_prompts(encoder, sentences, title, opened.classes.identity())
     store_prompts(opened.path, prompts)
     return prompts
+
+
+def _named_encoder(cache: Cache) -> tuple[str, str | None]:
+    """Return model and pretrained as the cache names them, where that is enough to load them."""
+    model, pretrained = cache.provenance["model"], cache.provenance["pretrained"]
+    local = model.startswith("local-dir:") or Path(pretrained or "").suffix
+    if local:
+        raise UsageError(
+            f"{cache.path} was made with {model}{f', {pretrained}' if pretrained else ''}, and a "
+            "cache keeps no folders: name it with --model and --pretrained"
+        )
+    return model, pretrained
 
 
 def read_sentences(cache: Cache, templates: str | Path) -> list[list[str]]:

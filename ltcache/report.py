@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ltcache.metrics import Metrics, percent
 
@@ -31,6 +32,29 @@ def results_table(results: Mapping[str, Metrics], interval_of: str = "mean_per_c
     return markdown_table(heading, rows)
 
 
+def seeds_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table of split -> score -> {mean, sd}, in percent as ``mean ± sd``."""
+    rows = []
+    for split, scores in summary.items():
+        rows.append([split, *(_spread(scores[score]) for score in COLUMNS)])
+    return markdown_table(["split", *COLUMNS.values()], rows)
+
+
+def details(metrics: Metrics) -> str:
+    """Return the scores beyond the table's as one line: means, worst class, calibration."""
+    shown = {
+        "harmonic mean": percent(metrics.harmonic_mean),
+        "geometric mean": percent(metrics.geometric_mean),
+        "worst class": percent(metrics.worst_class),
+        "macro-F1": percent(metrics.macro_f1),
+        "many - few": percent(metrics.head_tail_gap),
+        "ECE (15 bins)": percent(metrics.ece),
+        "NLL": f"{metrics.nll:.3f}",
+    }
+    stale = f"; allowed stale: {', '.join(metrics.stale)}" if metrics.stale else ""
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) + stale
+
+
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned Markdown table; the first column is text, the others are numbers."""
     widths = [max(len(line[i]) for line in (heading, *rows)) for i in range(len(heading))]
@@ -51,6 +75,13 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first = cells[0].ljust(widths[0])
     others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
     return "| " + " | ".join([first, *others]) + " |"
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    mean = percent(value["mean"])
+    return mean if value["sd"] is None else f"{mean} ± {percent(value['sd'])}"
 
 
 def _interval(metrics: Metrics, score: str) -> str:

@@ -73,6 +73,11 @@ class Cache:
         """Names of the sets of class texts."""
         return tuple(self._index["prompts"])
 
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Every file of the cache beside the index: relative path -> sha256 and bytes."""
+        return dict(self._index["files"])
+
     def field_dims(self, view: str = "center") -> dict[str, int]:
         """Return field -> dimension for a view."""
         return dict(self._view(view)["fields"])

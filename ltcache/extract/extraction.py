@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SHARD_SIZE = 1024
 """Items in a shard: what a kill can cost at most, and one file to open per so many rows."""
 
+LOCAL = "local-dir:"
 _GRACE = 1000  # failures are judged as a rate from this many items on
 
 
@@ -232,8 +234,6 @@ def _encode_missing(
     progress: Callable[[Progress], None] | None,
 ) -> int:
     """Encode the shards that are not committed yet; returns the number of items encoded."""
-    import os
-
     records = [read_record(out, plan.views[0], shard) for shard in range(plan.num_shards)]
     todo = [shard for shard, record in enumerate(records) if record is None]
     done = sum(record.count for record in records if record)
@@ -295,12 +295,26 @@ def _state(encoder: Encoder, plan: Plan) -> EncoderState:
     return EncoderState(
         identity=encoder.identity,
         numerics=plan.numerics,
-        provenance=encoder.provenance,
+        provenance=portable(encoder.provenance),
         logit_scale=encoder.logit_scale,
         logit_bias=encoder.logit_bias,
         projection=encoder.projection,
         projection_bias=encoder.projection_bias,
     )
+
+
+def portable(provenance: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return how an encoder was named, without folders: a cache may be published.
+
+    ``local-dir:/home/me/models/mine`` becomes ``local-dir:mine``, a checkpoint path its file name.
+    """
+    result = dict(provenance)
+    model, pretrained = result.get("model") or "", result.get("pretrained") or ""
+    if model.startswith(LOCAL):
+        result["model"] = LOCAL + Path(model.removeprefix(LOCAL)).name
+    if os.sep in pretrained and Path(pretrained).suffix:
+        result["pretrained"] = Path(pretrained).name
+    return result
 
 
 def _reuse(out: Path, plan: Plan, manifest: Manifest, started: float) -> ExtractReport:

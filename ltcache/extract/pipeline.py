@@ -123,8 +123,8 @@ class ShardWork:
         errors = dict(batch.errors)
         for row in _not_finite(written):
             errors.setdefault(row, "the encoder gave features that are not finite")
-        for values in written.values():
-            values[list(errors)] = np.nan
+        for rows in written.values():
+            rows[list(errors)] = np.nan
         self.content += batch.content
         self.width += batch.width
         self.height += batch.height
@@ -152,9 +152,7 @@ def _encode_shard(
 ) -> ShardWork:
     """Encode one shard; on a GPU the features of a batch are fetched while the next one runs."""
     items = plan.item_range(shard)
-    empty = {
-        name: np.empty((len(items), 1, dim), np.float32) for name, dim in plan.fields.items()
-    }
+    empty = {name: np.empty((len(items), 1, dim), np.float32) for name, dim in plan.fields.items()}
     work = ShardWork(items.start, empty, plan.micro_batch)
     depth = 1 if encoder.device.type == "cuda" else 0
     running: deque[tuple[int, Decoded, list[PendingFeatures]]] = deque()

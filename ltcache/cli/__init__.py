@@ -1,0 +1,80 @@
+"""The command line: one file per command, each a translation to the library function it names.
+
+Only click is imported here; heavy imports stand inside the commands, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ltcache import __version__
+from ltcache.cli import demo, evaluate, extract, fit_adapter, inspect, methods, prompts, zero_shot
+from ltcache.cli.options import OrderedGroup
+from ltcache.errors import LtcacheError
+
+INTERRUPTED = 130
+
+
+@click.group(
+    cls=OrderedGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LTCACHE"},
+)
+@click.version_option(__version__, prog_name="ltcache")
+def cli() -> None:
+    """Encode images once with CLIP, then compare long-tail methods on the cached features.
+
+    \b
+    Start here:   ltcache demo
+    Your images:  ltcache extract FOLDER --out CACHE --model ViT-B-16 --pretrained openai
+                  ltcache zero-shot CACHE
+                  ltcache fit-adapter CACHE --method logit-adjustment --out RUN
+
+    Results go to stdout (--json for machines), progress and messages to stderr. Exit status:
+    0 done, 1 error, 2 usage, 3 finished with failed rows, 4 identity refused, 130 interrupted.
+    """
+
+
+for _command in (
+    demo.command,
+    inspect.command,
+    extract.command,
+    prompts.command,
+    zero_shot.command,
+    fit_adapter.command,
+    evaluate.command,
+    methods.command,
+):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status; errors end as one message, not a traceback."""
+    try:
+        status = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="ltcache",
+            standalone_mode=False,
+        )
+    except click.exceptions.Abort:
+        status = _interrupted()
+    except KeyboardInterrupt:
+        status = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except LtcacheError as error:
+        click.echo(f"ltcache: {error}", err=True)
+        status = error.exit_status
+    except BrokenPipeError:  # the reader of our output has gone, as in `ltcache ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupted() -> int:
+    click.echo("ltcache: interrupted; the same command goes on where this one stopped", err=True)
+    return INTERRUPTED

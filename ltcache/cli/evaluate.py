@@ -1,0 +1,44 @@
+"""``ltcache evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ltcache.cli.options import allow_stale, general, print_json
+
+
+@click.command("evaluate", short_help="Score a run on a split of a cache.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--cache", type=click.Path(path_type=Path), help="If not the one it was fitted on.")
+@click.option("--split", default="test", show_default=True)
+@click.option("--write", is_flag=True, help="Also write metrics-SPLIT.json into the run.")
+@allow_stale
+@general
+def command(
+    run: Path,
+    cache: Path | None,
+    split: str,
+    write: bool,
+    allow_stale: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Score RUN: accuracy by group, calibration, intervals over units.
+
+    Features of another encoder, other classes or an older checkpoint are refused with status 4.
+
+    \b
+    ltcache evaluate runs/la --split val
+    ltcache evaluate runs/la --cache other-cache --json
+    """
+    from ltcache.evaluate import evaluate
+    from ltcache.report import details, footnote, results_table
+
+    metrics = evaluate(run, cache, split, allow_stale, write=write)
+    if as_json:
+        print_json(metrics.to_dict())
+        return
+    click.echo(results_table({run.name: metrics}))
+    click.echo(details(metrics))
+    click.echo(footnote(metrics, split))

@@ -1,0 +1,82 @@
+"""``ltcache extract``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.options import encoder_options, general, print_json
+
+
+@click.command("extract", short_help="Encode images and class prompts into a cache.")
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
+@click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@encoder_options
+@click.option("--fields", help="Comma-separated: embedding,pooled. All that the tower has.")
+@click.option("--batch-size", type=int, help="Images in one pass: 64 on a CPU, 256 on a GPU.")
+@click.option("--shard-size", type=int, help="Images in one file: what a kill can cost at most.")
+@click.option("--workers", type=int, help="Decoding threads; the number of processors.")
+@click.option("--threads", type=int, help="Compute threads on a CPU; part of the cache's record.")
+@click.option(
+    "--max-failures",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of failed images to put up with, judged from 1,000 images on.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
+@general
+def command(out: Path, source: str, as_json: bool, limit: int | None, **options: Any) -> int:
+    """Encode every image of SOURCE and every class prompt, once.
+
+    SOURCE is a manifest directory or a packaged name (emoji_lt), a folder of class folders, a
+    'path label' text list, a csv, jsonl or parquet file, or a folder of unlabelled images.
+
+    An interrupted extraction goes on where it stopped when the same command runs again; a finished
+    cache is reused at once. Every row ends as ok or failed with a reason; the exit status is 3 if
+    some failed.
+
+    \b
+    ltcache extract photos/ --out cache --model ViT-B-16 --pretrained openai
+    ltcache extract ImageNet_LT_train.txt --root /data/imagenet --out cache --model ViT-B-32,openai
+    """
+    from ltcache.cli.progress import ExtractionBar
+    from ltcache.extract import extract
+    from ltcache.manifest import read_manifest
+
+    if options["model"] == "embedded":
+        click.echo(
+            "encoding with the small embedded encoder, a demonstration; for real work name a "
+            "model: --model ViT-B-16 --pretrained openai",
+            err=True,
+        )
+    fields = options.pop("fields")
+    options["fields"] = fields.split(",") if fields else None
+    manifest = read_manifest(source, root=options.pop("root"))
+    for warning in manifest.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if limit:
+        manifest = replace(manifest, rows=manifest.rows.slice(0, limit))
+    with ExtractionBar() as bar:
+        report = extract(manifest, out, progress=bar, **options)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _print(report)
+    return report.exit_status
+
+
+def _print(report: Any) -> None:
+    made = f"encoded {report.encoded} images" if report.encoded else "nothing to encode"
+    click.echo(
+        f"{report.path}: {report.rows} rows, {report.items} images; {made} in "
+        f"{report.seconds:.1f} s ({report.binding})"
+    )
+    if report.failed:
+        click.echo(f"{report.failed} rows failed, for example:", err=True)
+        for key, reason in report.failures:
+            click.echo(f"  {key}: {reason}", err=True)

@@ -1,0 +1,97 @@
+"""``ltcache inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.options import general, print_json
+
+
+@click.command("inspect", short_help="Show what a list of images or a cache holds.")
+@click.argument("source")
+@click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@general
+def command(source: str, root: Path | None, as_json: bool) -> None:
+    """Show classes, counts per split, groups, imbalance ratio and missing files of SOURCE.
+
+    SOURCE is whatever `ltcache extract` takes, or a cache.
+
+    \b
+    ltcache inspect emoji_lt
+    ltcache inspect Places_LT_train.txt --root /data/places
+    """
+    from ltcache.cache import open_cache
+    from ltcache.cache.summary import summarise
+    from ltcache.inspection import describe
+    from ltcache.manifest import read_manifest
+
+    if (Path(source) / "cache.json").exists() or (Path(source) / "plans").is_dir():
+        cache = open_cache(source)
+        summary = {**describe(cache.manifest), "cache": summarise(cache)}
+    else:
+        summary = describe(read_manifest(source, root=root))
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo("\n".join(lines(summary)))
+
+
+def lines(summary: dict[str, Any]) -> list[str]:
+    """Return a summary as lines for people."""
+    title = f" ({summary['title']})" if summary["title"] else ""
+    result = [
+        f"{summary['name']}{title}: {summary['num_rows']} images, {summary['num_classes']} classes"
+    ]
+    result += [_split(name, values) for name, values in summary["splits"].items()]
+    if summary["groups"]:
+        sizes = ", ".join(f"{name} {size}" for name, size in summary["groups"]["sizes"].items())
+        result.append(f"groups:  {sizes} classes ({summary['groups']['scheme']})")
+    if summary["imbalance_ratio"]:
+        result.append(
+            f"imbalance ratio: {summary['imbalance_ratio']:.1f} (largest class over smallest, "
+            f"counted on {summary['counted_on']})"
+        )
+    result += [f"template: {template}" for template in summary["templates"]]
+    result += _cache(summary["cache"]) if "cache" in summary else _missing(summary["missing"])
+    return result + [f"warning: {warning}" for warning in summary["warnings"]]
+
+
+def _split(name: str, values: dict[str, Any]) -> str:
+    if not values["labelled"]:
+        return f"{name + ':':8} {values['rows']} images without labels"
+    empty = f", {len(values['empty'])} classes empty" if values["empty"] else ""
+    return (
+        f"{name + ':':8} {values['rows']} images, {values['max']} to {values['min']} in a class "
+        f"(median {values['median']:g}){empty}"
+    )
+
+
+def _missing(missing: dict[str, Any] | None) -> list[str]:
+    if missing is None:
+        return ["images:  not looked for (no root is known; give one with --root)"]
+    if not missing["count"]:
+        return [f"images:  all {missing['total']} files are there"]
+    first = ", ".join(missing["first"])
+    result = [f"images:  {missing['count']} of {missing['total']} are missing, such as {first}"]
+    return result + ([f"         {missing['hint']}"] if missing["hint"] else [])
+
+
+def _cache(cache: dict[str, Any]) -> list[str]:
+    name = ", ".join(cache["encoder"].values())
+    numerics = cache["numerics"]
+    made = f"{numerics['precision']} on {numerics['device']}"
+    result = [f"encoder: {name} ({cache['architecture']}), {made}"]
+    result += [f"  {tower} tower {sha[:16]}" for tower, sha in cache["towers"].items()]
+    for view, fields in cache["views"].items():
+        dims = ", ".join(f"{field} {dim}" for field, dim in fields.items())
+        result.append(f"view {view}: {dims}")
+    result += [f"prompts {name}: {count} sentences" for name, count in cache["prompts"].items()]
+    statuses = ", ".join(f"{count} {status}" for status, count in cache["status"].items())
+    result.append(
+        f"rows: {statuses}; {cache['bytes'] / 1e6:.1f} MB; {cache['cost']['images']:.0f} images "
+        f"encoded in {cache['cost']['seconds']:.0f} s"
+    )
+    return result + [f"  failed {key}: {reason}" for key, reason in cache["failed"].items()]

@@ -1,0 +1,131 @@
+"""What several commands share: options, configuration files, ways to print."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ltcache.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order of use and suggests near names."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands as they were added."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a command; an unknown one names the nearest."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.commands, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Take option values from a YAML or JSON file; flags and environment come before it."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{path}: expected option: value lines")
+    known = [param.name or "" for param in ctx.command.params if isinstance(param, click.Option)]
+    given = {str(key).replace("-", "_"): value for key, value in values.items()}
+    for key in given:
+        check_known(key, known, f"{path}: option")
+    ctx.default_map = {**(ctx.default_map or {}), **given}
+
+
+def check_known(name: str, known: list[str], what: str) -> None:
+    """Refuse an unknown name and suggest the nearest known one."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+        raise UsageError(f"{what} {name!r} is unknown{hint}")
+
+
+def _set_log(_ctx: click.Context, _param: click.Parameter, verbose: int) -> None:
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="ltcache: %(message)s", force=True)
+    logging.captureWarnings(capture=True)
+
+
+def general(function: F) -> F:
+    """Add the options that every command has: ``--json``, ``--config`` and ``-v``."""
+    for option in (
+        click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_log),
+        click.option(
+            "--config",
+            type=click.Path(dir_okay=False, path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=_read_config,
+            help="YAML file with values for these options (flags win).",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON for machines."),
+    ):
+        function = option(function)
+    return function
+
+
+def encoder_options(function: F) -> F:
+    """Add the options that say which encoder to load."""
+    for option in (
+        click.option(
+            "--activation",
+            type=click.Choice(["gelu", "quick_gelu"]),
+            help="For a bare weights file, which does not say it.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "bf16", "fp16"]),
+            default="fp32",
+            show_default=True,
+            help="bf16 is about twice as fast and moves features by about 4 %.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0."),
+        click.option(
+            "--pretrained",
+            help="Tag or checkpoint path for --model; 'random:0' gives random weights.",
+        ),
+        click.option(
+            "--model",
+            default="embedded",
+            show_default=True,
+            help="open_clip name (ViT-B-16), 'ViT-B-16,openai', hf-hub:ORG/NAME, local-dir:PATH, "
+            "or the small embedded encoder.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+cache_argument = click.argument("cache", type=click.Path(path_type=Path))
+allow_stale = click.option(
+    "--allow-stale",
+    multiple=True,
+    metavar="FIELD",
+    help="Let an identity (encoder, classes, prompts) or one of its fields differ; marks results.",
+)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON on stdout."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))

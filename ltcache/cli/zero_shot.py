@@ -1,0 +1,32 @@
+"""``ltcache zero-shot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ltcache.cli.options import cache_argument, general, print_json
+
+
+@click.command("zero-shot", short_help="Classify by the class prompts alone.")
+@cache_argument
+@click.option("--split", default="test", show_default=True)
+@click.option("--prompts", help="A set of class texts of the cache; 'default' by default.")
+@general
+def command(cache: Path, split: str, prompts: str | None, as_json: bool) -> None:
+    """Score CLIP zero-shot classification on the features of CACHE.
+
+    \b
+    ltcache zero-shot cache --split val
+    """
+    from ltcache.cache import open_cache
+    from ltcache.report import footnote, results_table
+    from ltcache.zero_shot import zero_shot
+
+    metrics = zero_shot(open_cache(cache), split, prompts).metrics
+    if as_json:
+        print_json(metrics.to_dict())
+        return
+    click.echo(results_table({f"zero-shot, {prompts or 'default'} prompts": metrics}))
+    click.echo(footnote(metrics, split))
