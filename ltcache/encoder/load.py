@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import load_checkpoint
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg
 
@@ -28,6 +26,7 @@ from ltcache.encoder.identity import (
 )
 from ltcache.encoder.source import Source, resolve
 from ltcache.encoder.tokens import load_tokenizer
+from ltcache.encoder.weights import first_line, load_weights
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
 
@@ -117,9 +116,9 @@ def build(source: Source, cache_dir: str | None = None) -> Any:
         except ImportError as error:
             raise EncoderError(f"{source.name} needs {error.name or error}") from None
         except Exception as error:  # any nonsense in a configuration ends here
-            raise EncoderError(f"{source.name}: cannot be built ({_first_line(error)})") from None
+            raise EncoderError(f"{source.name}: cannot be built ({first_line(error)})") from None
         if source.checkpoint is not None:
-            _load_weights(model, source)
+            load_weights(model, source.checkpoint, source.name)
     return model.eval().requires_grad_(False)
 
 
@@ -162,48 +161,6 @@ def choose_device(device: str) -> torch.device:
     return place
 
 
-def _load_weights(model: Any, source: Source) -> None:
-    path = source.checkpoint
-    try:
-        load_checkpoint(model, str(path), strict=True, weights_only=True, device="cpu")
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
-            raise _damaged(path, error) from None
-        raise EncoderError(
-            f"{path} does not fit {source.name}:\n{_short_keys(str(error))}"
-        ) from None
-    except Exception as error:  # unpickling and safetensors raise many kinds
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path | None, error: Exception) -> EncoderError:
-    hint = ""
-    if "TorchScript" in str(error):
-        hint = "; a TorchScript archive is not read: use the tag 'openai' or its state_dict"
-    elif "weights_only" in str(error).lower() or "Unsupported" in str(error):
-        hint = "; it holds more than tensors, and code is never run from a file"
-    return EncoderError(
-        f"{path}: cannot be read as weights ({type(error).__name__}: {_first_line(error)[:200]})"
-        f"{hint}"
-    )
-
-
-def _short_keys(message: str, shown: int = 3) -> str:
-    """Shorten torch's lists of keys, and the list of sizes, to the first few."""
-    lines, sizes = [], []
-    for line in message.splitlines()[1:]:
-        kind, _, rest = line.strip().partition(": ")
-        keys = re.findall(r'"([^"]+)"', rest)
-        if kind.startswith("size mismatch"):
-            sizes.append(f"  {kind}: {rest}")
-        elif keys:
-            tail = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-            lines.append(f"  {kind}: {', '.join(keys[:shown])}{tail}")
-    if len(sizes) > shown:
-        sizes[shown:] = [f"  and {len(sizes) - shown} more sizes"]
-    return "\n".join(lines + sizes)
-
-
 def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | None:
     if tensor is None:
         return None
@@ -219,11 +176,6 @@ def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA (install the CUDA wheel)"
     return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _from_open_clip(record: logging.LogRecord) -> bool:

@@ -83,9 +83,9 @@ def resolve(
         raise UsageError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     provenance = {"model": model, "pretrained": pretrained}
     if model == "embedded":
+        _refuse_pretrained(model, pretrained)
         from ltcache.embedded import encoder_path
 
-        _refuse_pretrained(model, pretrained)
         return _from_folder(Path(encoder_path()), activation, provenance)
     if model.startswith(LOCAL):
         _refuse_pretrained(model, pretrained)

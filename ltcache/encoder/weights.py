@@ -1,0 +1,117 @@
+"""Reading a weights file into a model: tensors only, strictly, with errors that name the keys."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.factory import load_checkpoint, load_state_dict
+
+from ltcache.errors import EncoderError
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 3
+
+
+def load_weights(model: Any, path: Path, name: str) -> None:
+    """Load ``path`` into a model that open_clip built, as ``open_clip.load_checkpoint`` does.
+
+    Args:
+        name: what the model is called, for messages.
+
+    Raises:
+        EncoderError: a file that is damaged or holds more than tensors, or that does not fit.
+    """
+    try:
+        load_checkpoint(model, str(path), strict=True, weights_only=True, device="cpu")
+    except Exception as error:  # unpickling and safetensors raise many kinds
+        found = _state(path)
+        if found is None:
+            raise _damaged(path, error) from None
+        misfits = _misfits(model.state_dict(), found)
+        raise EncoderError(
+            f"{path} does not fit {name}:\n{misfits or '  ' + first_line(error)}"
+        ) from None
+    _warn_of_resizing(model, path, name)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _state(path: Path) -> dict[str, torch.Tensor] | None:
+    """Return the tensors of a file, or None where it holds anything else."""
+    try:
+        found = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception:
+        return None
+    is_state = isinstance(found, Mapping) and all(
+        isinstance(value, torch.Tensor) for value in found.values()
+    )
+    return dict(found) if is_state else None
+
+
+def _misfits(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    lines = []
+    for kind, names in (
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", [name for name in found if name not in expected]),
+        (
+            "of another shape",
+            [
+                f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+                for name, tensor in expected.items()
+                if name in found and found[name].shape != tensor.shape
+            ],
+        ),
+    ):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"  {kind}: {', '.join(names[:_SHOWN])}{more}")
+    return "\n".join(lines)
+
+
+def _damaged(path: Path, error: Exception) -> EncoderError:
+    text = str(error)
+    hint = ""
+    if "TorchScript" in text:
+        hint = "; a TorchScript archive is not read: use the tag 'openai' or save its state_dict"
+    elif "weights_only" in text.lower():
+        hint = "; it holds more than tensors, and code is never run from a file"
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return EncoderError(f"{path}: cannot be read as weights ({reason}){hint}")
+
+
+def _warn_of_resizing(model: Any, path: Path, name: str) -> None:
+    """open_clip interpolates position embeddings of another input size without a word."""
+    expected = model.state_dict()
+    for key, shape in _position_shapes(path).items():
+        built = expected.get(key, expected.get(key.removeprefix("text.")))
+        if built is not None and tuple(built.shape) != shape:
+            log.warning(
+                "%s: %s was trained with shape %s and is interpolated to %s of %s",
+                path, key, shape, tuple(built.shape), name,
+            )  # fmt: skip
+
+
+def _position_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    keys = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            there = set(file.keys()) & set(keys)
+            return {key: tuple(file.get_slice(key).get_shape()) for key in there}
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # an old format that cannot be mapped
+        return {}
+    state = state.get("state_dict", state)
+    found = {name.removeprefix("module."): value for name, value in state.items()}
+    return {key: tuple(found[key].shape) for key in keys if key in found}
