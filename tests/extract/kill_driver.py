@@ -79,7 +79,7 @@ def outcome(out: Path, reference: dict[str, str], resume: Callable[[], None]) ->
     resumed = finished(child(resume))
     return {
         "opened_incomplete": opened and not _whole(out, reference, complete),
-        "partial": 0 < shards and not opened,
+        "partial": shards > 0 and not opened,
         "resumed": resumed,
         "equal": digests(out) == reference,
     }

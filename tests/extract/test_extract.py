@@ -204,7 +204,8 @@ class Broken(ShortOfMemory):
 def test_features_that_are_not_finite_are_failures(
     few_images: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    report = extract(few_images, tmp_path / "c", encoder=Broken(encoder), shard_size=10, batch_size=5)
+    broken = Broken(encoder)
+    report = extract(few_images, tmp_path / "c", encoder=broken, shard_size=10, batch_size=5)
     assert report.failed == 4
     assert report.failures[0][1] == "the encoder gave features that are not finite"
     assert np.isfinite(open_cache(tmp_path / "c").features()).all()

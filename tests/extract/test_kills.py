@@ -32,7 +32,9 @@ def outcomes(mode: str, images: Path, model: Path, work: Path, count: int) -> li
 
 
 @pytest.mark.slow
-def test_killed_at_30_random_moments(folder_of_images: Path, tiny_clip: Path, tmp_path: Path) -> None:
+def test_killed_at_30_random_moments(
+    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
     results = outcomes("random", folder_of_images, tiny_clip, tmp_path, 30)
     assert len(results) == 30
     assert not any(result["opened_incomplete"] for result in results)
