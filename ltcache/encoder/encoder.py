@@ -44,7 +44,7 @@ class Encoder:
         preprocessing: how images become its input.
         identity: architecture, tower digests, tokenizer, preprocessing, dims; JSON-able, and the
             same for the same function however it was named and wherever it runs.
-        provenance: how it was named (``model``, ``pretrained``); in no identity.
+        provenance: how it was named (``model``, ``pretrained``, ``activation``); in no identity.
         dims: field -> dimension: ``embedding`` (D), and ``pooled`` (P) where it exists.
         projection: float32 (P, D) with ``embedding = pooled @ projection + projection_bias``, or
             None; projection_bias: float32 (D,) or None.
@@ -81,11 +81,14 @@ class Encoder:
         ]
         self._fields = fields
         self._channels_last = False
+        # made once: a copy to the device in each batch would wait for the batch before it
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
         self._copies: torch.cuda.Stream | None = None
         projection = fields.projection
         self.projection: np.ndarray | None = projection.weight if projection else None
         self.projection_bias: np.ndarray | None = projection.bias if projection else None
-        self.dims = self._probe()
+        self.dims: dict[str, int] = fields.dims or self._probe()
         self.identity: dict[str, Any] = {
             "architecture": dict(architecture),
             "towers": dict(towers),
@@ -147,7 +150,8 @@ class Encoder:
         Normalised in float32 as ``ToTensor`` and ``Normalize`` do, bit for bit; the features have
         the precision of the model.
         """
-        images = self.preprocessing.normalise(pixels).to(self.dtype)
+        images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        images = images.to(self.dtype)
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self._fields(images)

@@ -30,9 +30,15 @@ class Projection:
 
 
 class Fields(Protocol):
-    """Normalised images (N, 3, H, W) -> field -> (N, dim), in one forward."""
+    """Normalised images (N, 3, H, W) -> field -> (N, dim), in one forward.
+
+    Attributes:
+        projection: from ``pooled`` to ``embedding``, or None.
+        dims: field -> dimension, or None where only a forward can tell.
+    """
 
     projection: Projection | None
+    dims: dict[str, int] | None
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the fields of a batch on its device, in the precision of the model."""
@@ -43,7 +49,7 @@ def fields_of(model: Any) -> Fields:
     """Return how the fields of a model's image tower are computed."""
     visual = model.visual
     if isinstance(model, (CLIP, CustomTextCLIP)):
-        if type(visual) is VisionTransformer and not visual.output_tokens:
+        if type(visual) is VisionTransformer and _gives_one_vector(visual):
             return VitFields(visual)
         if type(visual) is TimmModel and (last := _last_layer(visual)) is not None:
             return TimmFields(visual, last)
@@ -55,6 +61,7 @@ class EmbeddingOnly:
     pool), CoCa, and trunks whose pooling is the end."""
 
     projection: Projection | None = None
+    dims: dict[str, int] | None = None
 
     def __init__(self, model: Any) -> None:
         self._encode = model.encode_image
@@ -69,6 +76,8 @@ class VitFields:
     def __init__(self, visual: VisionTransformer) -> None:
         self._visual = visual
         self.projection: Projection | None = Projection(_array(visual.proj))
+        pooled, embedding = visual.proj.shape
+        self.dims: dict[str, int] | None = {EMBEDDING: embedding, POOLED: pooled}
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         visual = self._visual
@@ -84,6 +93,8 @@ class TimmFields:
     classifier; only a linear one has a projection.
     """
 
+    dims: dict[str, int] | None = None
+
     def __init__(self, visual: TimmModel, last: torch.nn.Module) -> None:
         self._visual = visual
         self._noted = threading.local()
@@ -97,6 +108,10 @@ class TimmFields:
         embedding = self._visual(images)
         pooled, self._noted.pooled = self._noted.pooled, None
         return {EMBEDDING: embedding, POOLED: pooled}
+
+
+def _gives_one_vector(visual: VisionTransformer) -> bool:
+    return visual.pool_type != "none" and not visual.output_tokens and visual.proj is not None
 
 
 def _last_layer(visual: TimmModel) -> torch.nn.Module | None:

@@ -81,7 +81,7 @@ def resolve(
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise UsageError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    provenance = {"model": model, "pretrained": pretrained}
+    provenance = {"model": model, "pretrained": pretrained, "activation": activation}
     if model == "embedded":
         _refuse_pretrained(model, pretrained)
         from ltcache.embedded import encoder_path

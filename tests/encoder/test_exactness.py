@@ -66,10 +66,14 @@ def test_normalisation_is_bitwise_that_of_torchvision(
 ) -> None:
     from torchvision.transforms import Normalize
 
-    preprocessing = tiny(kind=kind).preprocessing
-    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
-    reference = Normalize(preprocessing.mean, preprocessing.std)(pixels.float().div(255))
-    assert torch.equal(preprocessing.normalise(pixels), reference)
+    encoder = tiny(kind=kind)
+    mean, std = encoder.preprocessing.mean, encoder.preprocessing.std
+    pixels = torch.arange(1024).to(torch.uint8).view(1, 1, 32, 32).repeat(2, 3, 1, 1)
+    reference = Normalize(mean, std)(pixels.float().div(255))
+    assert torch.equal(encoder.preprocessing.normalise(pixels), reference)
+    with torch.no_grad():
+        expected = encoder.model.encode_image(reference)
+    assert torch.equal(encoder.encode_images(pixels)["embedding"], expected)
 
 
 @pytest.mark.parametrize(

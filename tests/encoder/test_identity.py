@@ -51,7 +51,9 @@ def test_loads_of_the_same_weights_by_other_ways_are_equal(
     # beside its record
     by_path = load_encoder("tiny-vit", str(safetensors), device="cpu")
     assert by_path.identity == original
-    assert by_path.provenance == {"model": "tiny-vit", "pretrained": str(safetensors)}
+    assert by_path.provenance == {
+        "model": "tiny-vit", "pretrained": str(safetensors), "activation": None,
+    }  # fmt: skip
     # a training checkpoint elsewhere, as open_clip writes it under DDP, with its own record
     state = open_clip.factory.load_state_dict(str(safetensors))
     epoch = tmp_path / "epoch_3.pt"

@@ -250,7 +250,7 @@ def test_the_embedded_encoder_is_a_folder(
     module.encoder_path = lambda: folder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ltcache.embedded", module)
     encoder = load_encoder(device="cpu")
-    assert encoder.provenance == {"model": "embedded", "pretrained": None}
+    assert encoder.provenance == {"model": "embedded", "pretrained": None, "activation": None}
     assert encoder.identity == load_encoder(f"local-dir:{folder}", device="cpu").identity
 
 
