@@ -28,24 +28,17 @@ def derived_classes(listings: Sequence[Listing]) -> tuple[ClassList, dict[str, A
             row = int(np.argmax(listing.numbers))
             raise ManifestError(f"{listing.place(row)}: label {listing.numbers[row]} is too high")
     count = 1 + max((int(np.max(item.numbers, initial=-1)) for item in listings), default=-1)
-    training = [listing for listing in listings if listing.split == "train"]
-    for known in (
-        _named(listings),
-        _folders(listings, 1),
-        _folders(training, 1),
-        _folders(listings, 2),
-        _folders(training, 2),
-    ):
-        if known:
-            names = [readable_name(known.get(k, f"class {k}")) for k in range(count)]
-            classes = ClassList(tuple(names), tuple(known.get(k) for k in range(count)))
-            return classes, {"class_names": NAME_NORMALISER}
+    known = _named(listings) or _from_folders(listings)
+    if known:
+        names = [readable_name(known.get(k, f"class {k}")) for k in range(count)]
+        classes = ClassList(tuple(names), tuple(known.get(k) for k in range(count)))
+        return classes, {"class_names": NAME_NORMALISER}
     return ClassList(tuple(f"class {k}" for k in range(count))), {}
 
 
 def parent_folders(listings: Iterable[Listing]) -> set[str]:
     """Return the names of the folders in which the images of some listings lie."""
-    return {_parent(uri, 1) for listing in listings for uri in listing.uris}
+    return {_last(folder, 1) for listing in listings for folder in set(_folders(listing))}
 
 
 def _named(listings: Sequence[Listing]) -> dict[int, str] | None:
@@ -54,27 +47,36 @@ def _named(listings: Sequence[Listing]) -> dict[int, str] | None:
     for listing in listings:
         if "name" not in listing.extra:
             return None
-        pairs |= set(zip(listing.numbers.tolist(), listing.extra["name"].to_pylist(), strict=True))
+        values = listing.extra["name"].to_pylist()
+        names = [value if isinstance(value, str) else None for value in values]
+        pairs |= set(zip(listing.numbers.tolist(), names, strict=True))
     return _consistent(pairs)
 
 
-def _folders(listings: Sequence[Listing], depth: int) -> dict[int, str] | None:
-    """Return label -> the last ``depth`` folders of its images, or None unless it has its own."""
-    pairs: set[tuple[int, Any]] = set()
-    for listing in listings:
-        parents = [_parent(uri, depth) for uri in listing.uris]
-        pairs |= set(zip(listing.numbers.tolist(), parents, strict=True))
-    return _consistent(pairs)
+def _from_folders(listings: Sequence[Listing]) -> dict[int, str] | None:
+    """Return label -> the last folder or two of its images, or None unless it has its own."""
+    found = [set(zip(item.numbers.tolist(), _folders(item), strict=True)) for item in listings]
+    training = [p for p, item in zip(found, listings, strict=True) if item.split == "train"]
+    for depth in (1, 2):
+        for part in (found, training):
+            pairs = {(label, _last(folder, depth)) for pairs in part for label, folder in pairs}
+            if known := _consistent(pairs):
+                return known
+    return None
 
 
-def _parent(uri: str, depth: int) -> str:
-    return "/".join(uri.replace("\\", "/").split("/")[:-1][-depth:])
+def _folders(listing: Listing) -> list[str]:
+    return [uri.replace("\\", "/").rpartition("/")[0] for uri in listing.uris]
 
 
-def _consistent(pairs: set[tuple[Any, Any]]) -> dict[int, str] | None:
+def _last(folder: str, depth: int) -> str:
+    return "/".join(folder.split("/")[-depth:])
+
+
+def _consistent(pairs: set[tuple[int, Any]]) -> dict[int, str] | None:
     """Return the pairs as label -> text if each label has one and no two share it."""
-    known = {int(label): str(text) for label, text in pairs if label >= 0 and text}
+    known = {label: text for label, text in pairs if label >= 0 and text and text.strip()}
     given = [pair for pair in pairs if pair[0] >= 0]
     if not known or len(given) > len(known) or len(set(known.values())) < len(known):
         return None
-    return known if all(text.strip() for text in known.values()) else None
+    return known

@@ -81,6 +81,8 @@ def test_names_from_a_name_column(tmp_path: Path) -> None:
     manifest = read_manifest(write(tmp_path / "train.csv", text))
     assert manifest.classes.names == ("crow", "red fox")
     assert manifest.rows["name"].to_pylist() == ["red_fox", "crow", "red_fox"]
+    odd = write(tmp_path / "test.jsonl", '{"path": "x/a.jpg", "label": 0, "name": ["n"]}\n')
+    assert read_manifest(odd).classes.names == ("x",)
     drawings = "path,label,name\nx/a.jpg,0,one\nx/b.jpg,0,two\ny/c.jpg,1,three\n"
     assert read_manifest(write(tmp_path / "val.csv", drawings)).classes.names == ("x", "y")
 
