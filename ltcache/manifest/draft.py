@@ -120,22 +120,13 @@ def _resolve(
     draft: Draft, listings: list[Listing]
 ) -> tuple[ClassList, list[Listing], dict[str, Any]]:
     """Return the class list, listings with int labels only, and what to add to the card."""
-    classes = draft.classes
-    noticed: dict[str, Any] = {}
+    if draft.classes is not None:
+        return draft.classes, [label_by_name(item, draft.classes) for item in listings], {}
     named = [listing for listing in listings if not isinstance(listing.labels, np.ndarray)]
-    if classes is None and named:
-        numbered = next((listing for listing in listings if (listing.numbers >= 0).any()), None)
-        if numbered:
-            raise ManifestError(
-                f"{named[0].where} has class names and {numbered.where} has numbers as labels"
-            )
-        classes, noticed = named_after_values(named)
-    if classes is None:
-        highest = [int(np.max(item.numbers, initial=-1)) for item in listings]
-        if max(highest, default=-1) >= 0:
-            raise ManifestError(
-                f"{draft.name}: the rows have labels but there is no class list; "
-                "give one with classes="
-            )
-        classes = ClassList(())
+    numbered = next((listing for listing in listings if (listing.numbers >= 0).any()), None)
+    if numbered and named:
+        raise ManifestError(
+            f"{named[0].where} has class names and {numbered.where} has numbers as labels"
+        )
+    classes, noticed = named_after_values(named)
     return classes, [label_by_name(listing, classes) for listing in listings], noticed
