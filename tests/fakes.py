@@ -1,0 +1,142 @@
+"""A cache that never touches a disk: synthetic long-tailed Gaussian features, the same methods."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ltcache.cache import PromptEmbeddings
+from ltcache.cache.fingerprint import digest
+from ltcache.errors import CacheError
+from ltcache.manifest import ClassList, Manifest
+
+
+def long_tail_counts(classes: int, most: int, least: int) -> np.ndarray:
+    """Return an exponential profile of class counts, (C,)."""
+    return np.round(most * (least / most) ** (np.arange(classes) / (classes - 1))).astype(int)
+
+
+class FakeCache:
+    """What a fit reads of a cache.
+
+    Args:
+        counts: training rows per class. per_class: rows per class of each other split.
+        dim: D of the joint space; pooled features have twice as many dimensions.
+        noise: deviation within a class, for unit distances between class means.
+        pooled: whether the encoder has pooled features and a projection.
+        splits: which splits there are besides train.
+    """
+
+    def __init__(
+        self,
+        counts: np.ndarray,
+        *,
+        per_class: int = 20,
+        dim: int = 16,
+        noise: float = 0.3,
+        pooled: bool = True,
+        splits: tuple[str, ...] = ("val", "test"),
+        crops: int = 1,
+        unit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.path = Path("fake-cache")
+        classes = len(counts)
+        means = rng.normal(size=(classes, dim)) / np.sqrt(dim)
+        sizes = {"train": counts} | {split: np.full(classes, per_class) for split in splits}
+        label = np.concatenate([np.repeat(np.arange(classes), n) for n in sizes.values()])
+        split = np.concatenate([np.full(n.sum(), name) for name, n in sizes.items()])
+        rows = len(label)
+        embedding = means[label][:, None] + noise * rng.normal(size=(rows, crops, dim)) / np.sqrt(
+            dim
+        )
+        self._features = {"embedding": embedding.astype(np.float32)}
+        self.projection: np.ndarray | None = None
+        self.projection_bias: np.ndarray | None = None
+        if pooled:
+            basis = np.linalg.qr(rng.normal(size=(2 * dim, dim)))[0].astype(np.float32)
+            self.projection = basis
+            self._features["pooled"] = self._features["embedding"] @ basis.T
+        columns: dict[str, Any] = {
+            "row_id": np.arange(rows),
+            "key": [f"k{i}" for i in range(rows)],
+            "uri": [f"{i}.png" for i in range(rows)],
+            "label": label.astype(np.int64),
+            "split": split.tolist(),
+        }
+        if unit is not None:
+            columns["unit"] = [f"u{i // unit}" for i in range(rows)]
+        self.classes = ClassList(tuple(f"class {c}" for c in range(classes)), (None,) * classes)
+        self.manifest = Manifest("fake", pa.table(columns), self.classes)
+        self.encoder: dict[str, Any] = {"towers": {"image": "i0", "text": "t0"}, "dims": {"d": dim}}
+        self.numerics: dict[str, Any] = {"precision": "fp32"}
+        self.logit_scale: float | None = 20.0
+        self.logit_bias: float | None = None
+        self.views = ("center",)
+        self._text = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+        self.prompt_names: tuple[str, ...] = ("default",)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return self.manifest.splits
+
+    def field_dims(self, view: str = "center") -> dict[str, int]:
+        """Return field -> dimension."""
+        return {name: values.shape[2] for name, values in self._features.items()}
+
+    def rows(self, split: str | None = None) -> np.ndarray:
+        """Return the row numbers of a split."""
+        column = np.array(self.manifest.rows["split"].to_pylist())
+        return np.flatnonzero(column == split) if split else np.arange(len(column))
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """Return the labels of a split."""
+        return self.manifest.rows["label"].to_numpy()[self.rows(split)]
+
+    def class_counts(self, split: str = "train") -> np.ndarray:
+        """Return the rows of each class."""
+        labels = self.labels(split)
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes))
+
+    def column(self, name: str, split: str | None = None) -> np.ndarray | None:
+        """Return a column of the manifest, or None."""
+        if name not in self.manifest.rows.column_names:
+            return None
+        return np.array(self.manifest.rows[name].to_pylist())[self.rows(split)]
+
+    def features(
+        self, split: str | None = None, field: str = "embedding", view: str = "center"
+    ) -> np.ndarray:
+        """Return (n, v, D)."""
+        return self._features[field][self.rows(split)]
+
+    def prompts(self, name: str | None = None) -> PromptEmbeddings:
+        """Return the only set of class texts: the true class directions."""
+        if (name or "default") not in self.prompt_names:
+            raise CacheError(f"no prompts {name!r}")
+        identity = {
+            "text_tower": self.encoder["towers"]["text"],
+            "classes": digest(self.classes.identity()),
+            "sentences": hashlib.sha256(self._text.tobytes()).hexdigest(),
+        }
+        texts = [[f"a {name}"] for name in self.classes.names]
+        count = np.ones(len(texts), np.int64)
+        return PromptEmbeddings("default", texts, self._text[:, None], count, self._text, identity)
+
+    def identities(
+        self, view: str = "center", prompts: PromptEmbeddings | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return kind -> identity."""
+        result = {
+            "encoder": self.encoder,
+            "classes": self.classes.identity(),
+            "view": {"name": view},
+            "numerics": self.numerics,
+        }
+        return result if prompts is None else result | {"prompts": dict(prompts.identity)}

@@ -1,0 +1,183 @@
+"""Every head in HEADS: shapes, gradients, initialisations, state; then transforms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from ltcache.errors import FitError
+from ltcache.heads import (
+    HEADS,
+    TRANSFORMS,
+    CosineHead,
+    FeatureTransform,
+    Head,
+    HeadContext,
+    LinearHead,
+    predict,
+)
+
+
+def _context(pooled: bool = False) -> HeadContext:
+    generator = torch.Generator().manual_seed(1)
+    text = F.normalize(torch.randn(5, 6 if not pooled else 4, generator=generator), dim=1)
+    return HeadContext(
+        dim=6,
+        num_classes=5,
+        class_counts=torch.tensor([9, 5, 3, 2, 1]),
+        text_features=text,
+        projection=torch.randn(6, 4, generator=generator) if pooled else None,
+        logit_scale=20.0,
+    )
+
+
+def _rows(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(20, 6, generator=generator, dtype=dtype)
+    return features, torch.arange(20) % 5
+
+
+@pytest.fixture(params=sorted(HEADS))
+def head(request: pytest.FixtureRequest) -> Head:
+    head = HEADS[request.param](_context())
+    head.initialise("random", *_rows(), torch.Generator().manual_seed(0), _context())
+    return head
+
+
+def test_three_steps_and_their_shapes(head: Head) -> None:
+    features, _ = _rows()
+    representation = head.represent(features)
+    experts = head.classify(representation)
+    logits = head.combine(experts)
+    assert representation.shape[:2] == (head.num_experts, 20)
+    assert experts.shape == (head.num_experts, 20, 5) and logits.shape == (20, 5)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(head(features), logits)
+    torch.testing.assert_close(predict(head, features, block=7), logits.detach())
+
+
+def test_gradient_is_right_in_double_precision(head: Head) -> None:
+    features, _ = _rows(torch.float64)
+    assert torch.autograd.gradcheck(head.double(), features[:4].requires_grad_())
+
+
+def test_affine_form_equals_classify(head: Head) -> None:
+    affine = head.affine()
+    if affine is None:
+        pytest.skip("not one product")
+    representation = head.represent(_rows()[0])
+    expected = F.linear(representation, affine.weight, affine.bias)
+    torch.testing.assert_close(head.classify(representation), expected)
+
+
+def test_classes_are_interchangeable(head: Head) -> None:
+    features, labels = _rows()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    head.initialise("class_mean", features, labels, torch.Generator(), _context())
+    before = head(features)
+    moved = type(head)(_context(), **head.config())
+    moved.initialise("class_mean", features, order.argsort()[labels], torch.Generator(), _context())
+    torch.testing.assert_close(moved(features), before[:, order])
+
+
+def test_state_and_configuration_rebuild_the_head(head: Head, tmp_path: Path) -> None:
+    save_file(head.state_dict(), tmp_path / "h.safetensors")
+    again = type(head)(_context(), **head.config())
+    again.load_state_dict(load_file(tmp_path / "h.safetensors"))
+    features, _ = _rows()
+    assert torch.equal(again(features), head(features))
+
+
+def test_every_initialisation_works_and_random_follows_the_generator(head: Head) -> None:
+    features, labels = _rows()
+    seen = []
+    for how in head.inits:
+        for seed in (0, 0):
+            head.initialise(how, features, labels, torch.Generator().manual_seed(seed), _context())
+            seen.append(head(features).detach().clone())
+        assert torch.equal(seen[-1], seen[-2])
+    with pytest.raises(FitError, match="no initialisation 'best'"):
+        head.initialise("best", features, labels, torch.Generator(), _context())
+
+
+def test_class_means_are_unit_and_spare_an_empty_class() -> None:
+    features, _ = _rows()
+    labels = torch.arange(20) % 4
+    head = LinearHead(_context())
+    head.initialise("class_mean", features, labels, torch.Generator(), _context())
+    expected = F.normalize(features[labels == 1].mean(0), dim=0)
+    torch.testing.assert_close(head.weight[1].detach(), expected)
+    assert head.weight[4].abs().sum() == 0
+
+
+def test_text_start_in_the_joint_space_and_through_the_projection() -> None:
+    features, labels = _rows()
+    head = CosineHead(_context(), scale=3.0)
+    head.initialise("text", features, labels, torch.Generator(), _context())
+    text = _context().text_features
+    assert text is not None
+    torch.testing.assert_close(head(features), 3 * F.normalize(features, dim=1) @ text.T)
+    context = _context(pooled=True)
+    head.initialise("text", features, labels, torch.Generator(), context)
+    scores = features @ context.projection @ context.text_features.T  # type: ignore[operator,union-attr]
+    lengths = (context.projection @ context.text_features.T).norm(dim=0)  # type: ignore[operator,union-attr]
+    expected = 3 * scores / lengths / features.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(head(features), expected)
+
+
+def test_text_start_needs_texts_of_the_right_space() -> None:
+    bare = HeadContext(6, 5, torch.ones(5))
+    with pytest.raises(FitError, match="ltcache prompts"):
+        bare.text_directions()
+    other = HeadContext(7, 5, torch.ones(5), text_features=_context().text_features)
+    with pytest.raises(FitError, match="no projection"):
+        other.text_directions()
+
+
+def test_scale_multiplies_the_cosine() -> None:
+    features, labels = _rows()
+    head = CosineHead(_context(), scale=16.0)
+    head.initialise("class_mean", features, labels, torch.Generator(), _context())
+    assert head.config() == {"scale": 16.0}
+    assert head(1000 * features).abs().max() <= 16.0 + 1e-4
+
+
+def test_linear_head_without_bias() -> None:
+    head = LinearHead(_context(), bias=False)
+    assert set(head.state_dict()) == {"weight"} and head.config() == {"bias": False}
+    assert head.affine().bias is None
+
+
+@pytest.mark.parametrize("kind", TRANSFORMS)
+def test_transform_state_survives(kind: str, tmp_path: Path) -> None:
+    features, _ = _rows()
+    features = 3 * features + 2
+    transform = FeatureTransform(kind, 6).fit(features)
+    save_file(transform.state_dict(), tmp_path / "t.safetensors")
+    again = FeatureTransform(kind, 6)
+    again.load_state_dict(load_file(tmp_path / "t.safetensors"))
+    result = transform(features)
+    assert torch.equal(again(features), result)
+    if kind.endswith("l2"):
+        torch.testing.assert_close(result.norm(dim=1), torch.ones(20))
+    if kind == "standardize":
+        torch.testing.assert_close(result.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.std(0, correction=0), torch.ones(6))
+    if kind == "none":
+        assert result is features
+
+
+def test_transform_of_a_constant_channel_is_finite() -> None:
+    features, _ = _rows()
+    features[:, 2] = 4.0
+    result = FeatureTransform("standardize", 6).fit(features)(features)
+    assert torch.isfinite(result).all() and result[:, 2].abs().max() < 1e-5
+
+
+def test_unknown_transform_is_refused() -> None:
+    with pytest.raises(FitError, match="known: none, l2"):
+        FeatureTransform("whiten", 6)

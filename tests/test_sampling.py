@@ -1,0 +1,68 @@
+"""Every sampler in SAMPLERS, and what each promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltcache.sampling import SAMPLERS, RowsByClass, class_aware
+
+COUNTS = [60, 25, 10, 4, 0, 1]
+LABELS = torch.repeat_interleave(torch.arange(6), torch.tensor(COUNTS))[torch.randperm(100)]
+DATA = RowsByClass.of(LABELS, 6)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_an_epoch_is_n_row_numbers_that_follow_the_generator(name: str) -> None:
+    draw = SAMPLERS[name].draw
+    epoch = draw(DATA, _generator())
+    assert epoch.shape == (100,) and epoch.dtype == torch.int64
+    assert 0 <= epoch.min() and epoch.max() < 100
+    assert torch.equal(epoch, draw(DATA, _generator()))
+    assert not torch.equal(epoch, draw(DATA, _generator(1)))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_class_frequencies_follow_the_stated_exponent(name: str) -> None:
+    sampler, generator = SAMPLERS[name], _generator()
+    drawn = torch.zeros(6)
+    for _ in range(400):
+        drawn += torch.bincount(LABELS[sampler.draw(DATA, generator)], minlength=6)
+    counts = torch.tensor(COUNTS, dtype=torch.float64)
+    expected = torch.where(counts > 0, counts.clamp(min=1) ** sampler.exponent, 0)
+    torch.testing.assert_close(
+        drawn.double() / drawn.sum(), expected / expected.sum(), atol=0.006, rtol=0
+    )
+
+
+def test_instance_takes_every_row_once() -> None:
+    epoch = SAMPLERS["instance"].draw(DATA, _generator())
+    assert torch.equal(epoch.sort().values, torch.arange(100))
+
+
+def test_class_aware_cycles_through_classes_with_four_rows_in_turn() -> None:
+    epoch = class_aware(DATA, _generator())
+    turns = LABELS[epoch].reshape(25, 4)
+    assert (turns == turns[:, :1]).all()
+    for cycle in turns[:, 0].split(5):
+        assert len(set(cycle.tolist())) == len(cycle)
+
+
+def test_class_aware_uses_up_a_list_before_it_repeats() -> None:
+    generator = _generator()
+    for _ in range(5):
+        epoch = class_aware(DATA, generator)
+        for label, count in enumerate(COUNTS):
+            mine = epoch[LABELS[epoch] == label]
+            for round_ in mine.split(count) if count else ():
+                assert len(set(round_.tolist())) == len(round_)
+
+
+def test_one_row_is_enough() -> None:
+    data = RowsByClass.of(torch.tensor([2]), 3)
+    for sampler in SAMPLERS.values():
+        assert sampler.draw(data, _generator()).tolist() == [0]
