@@ -105,7 +105,7 @@ def build(source: Source, cache_dir: str | None = None) -> Any:
     """
     start = nullcontext() if source.checkpoint is None else _NoRandomStart()
     with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source.seed or 0)
+        torch.default_generator.manual_seed(source.seed or 0)  # not those of GPUs
         try:
             with start:
                 model = _create(source, cache_dir)
