@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg
 from torch.overrides import TorchFunctionMode
 
+from ltcache.encoder.device import choose_device
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
 from ltcache.encoder.identity import (
@@ -30,8 +30,6 @@ from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.weights import first_line, load_weights
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
-
-log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OPEN_CLIP = str(Path(open_clip.__file__).parent)
@@ -140,49 +138,11 @@ def preprocessing_of(model: Any) -> Preprocessing:
     return Preprocessing.from_dict(values)
 
 
-def choose_device(device: str) -> torch.device:
-    """Return the device to run on; a GPU that stays unused is said so.
-
-    Raises:
-        UsageError: not a device's name.
-        EncoderError: a GPU is asked for and torch cannot use it.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if _has_nvidia_driver():
-            log.warning("an NVIDIA driver is there, but %s; encoding on the CPU", _why_no_cuda())
-        return torch.device("cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        place = None
-    if place is None or place.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"device {device!r} is not auto, cpu, cuda, cuda:N or mps")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise EncoderError(f"device {device!r}: {_why_no_cuda()}; use device 'cpu' or 'auto'")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise EncoderError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs")
-    if place.type == "mps" and not torch.backends.mps.is_available():
-        raise EncoderError("device 'mps': torch cannot use it here; use device 'cpu'")
-    return place
-
-
 def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | None:
     if tensor is None:
         return None
     value = tensor.detach().float().reshape(-1)[0]
     return float(value.exp() if exponentiate else value)
-
-
-def _has_nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-
-
-def _why_no_cuda() -> str:
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} was built without CUDA (install the CUDA wheel)"
-    return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU"
 
 
 class _NoRandomStart(TorchFunctionMode):

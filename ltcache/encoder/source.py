@@ -1,15 +1,7 @@
-"""What a user names as an encoder, resolved to a configuration, a weights file and their record.
-
-The record (the tag's entry in open_clip, or an ``open_clip_config.json`` beside the weights) says
-which activation and preprocessing the weights were trained with. Where it contradicts what would
-be built, the encoder is refused: a QuickGELU mismatch loads without an error and costs CLIP about
-four points of zero-shot accuracy.
-"""
+"""What a user names as an encoder, resolved to a configuration, a weights file and a record."""
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -24,18 +16,22 @@ from open_clip import (
 )
 from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
-from open_clip.transform import PreprocessCfg
 
-from ltcache.cache.fingerprint import canonical_json, differences
-from ltcache.encoder.identity import ACTIVATIONS, canonical_config
+from ltcache.encoder.identity import ACTIVATIONS
+from ltcache.encoder.record import (
+    CONFIG_FILE,
+    LOCAL,
+    agreed_activation,
+    default_preprocess,
+    known_values,
+    read_record,
+    recorded_preprocess,
+    require_same_architecture,
+)
 from ltcache.errors import EncoderError, UsageError
 
-log = logging.getLogger(__name__)
-
-LOCAL, HUB = "local-dir:", "hf-hub:"
-CONFIG_FILE = "open_clip_config.json"
+HUB = "hf-hub:"
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
-_PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 _OFFLINE = (
     "Where the network is not reachable, copy the model's folder here and name it "
     f"{LOCAL}/path/to/folder, or give the path of its weights file as pretrained."
@@ -126,7 +122,7 @@ def _from_folder(
         config=record["model_cfg"],
         checkpoint=Path(found),
         activation=agreed_activation(activation, trained, trained, str(folder / CONFIG_FILE)),
-        preprocess=_preprocess(record),
+        preprocess=recorded_preprocess(record),
         folder=folder,
         provenance=provenance,
     )
@@ -151,7 +147,7 @@ def _from_hub(
         config=record["model_cfg"],
         checkpoint=weights,
         activation=agreed_activation(activation, trained, trained, f"{CONFIG_FILE} of {model}"),
-        preprocess=_preprocess(record),
+        preprocess=recorded_preprocess(record),
         provenance=provenance,
     )
 
@@ -203,7 +199,9 @@ def _from_tag(
         checkpoint = Path(download_pretrained(dict(tag), cache_dir=cache_dir))
     except Exception as error:
         raise _unreachable(f"{name},{pretrained}", error) from None
-    return Source(name, config, checkpoint, chosen, preprocess=_known(tag), provenance=provenance)
+    return Source(
+        name, config, checkpoint, chosen, preprocess=known_values(tag), provenance=provenance
+    )
 
 
 def _from_file(
@@ -217,10 +215,10 @@ def _from_file(
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
         record = read_record(beside)
-        _require_same_architecture(name, config, beside, record["model_cfg"])
+        require_same_architecture(name, config, beside, record["model_cfg"])
         trained = bool(record["model_cfg"].get("quick_gelu", False))
         chosen = agreed_activation(activation, built, trained, str(beside), name)
-        preprocess = _preprocess(record)
+        preprocess = recorded_preprocess(record)
     else:
         if activation is None and not name.endswith("-quickgelu"):
             raise UsageError(
@@ -230,103 +228,8 @@ def _from_file(
                 "activation='gelu' (most others)"
             )
         chosen = activation or ACTIVATIONS[built]
-        preprocess = _default_preprocess(name, path)
+        preprocess = default_preprocess(name, path)
     return Source(name, config, path, chosen, preprocess=preprocess, provenance=provenance)
-
-
-def agreed_activation(
-    wanted: str | None, built: bool, trained: bool, record: str, architecture: str | None = None
-) -> str:
-    """Return the activation to build, which is the one that the record names.
-
-    Args:
-        wanted: what the user asked for, or None.
-        built: whether the named architecture has QuickGELU.
-        trained: whether the record says that the weights were trained with QuickGELU.
-        record: where that stands, for the message.
-
-    Raises:
-        EncoderError: they differ; the message names both remedies.
-    """
-    chosen = wanted or ACTIVATIONS[built]
-    if chosen == ACTIVATIONS[trained]:
-        return chosen
-    subject = f"activation {wanted!r}" if wanted else f"{architecture} (activation {chosen!r})"
-    remedy = f"give activation={ACTIVATIONS[trained]!r}"
-    if wanted and built == trained:
-        remedy = "leave the option out"
-    elif architecture is not None and not wanted:
-        other = f"{architecture}-quickgelu" if trained else architecture.removesuffix("-quickgelu")
-        if other in list_models():
-            remedy = f"name the architecture {other}, or {remedy}"
-    raise EncoderError(
-        f"{subject} contradicts {record}, whose weights were trained with "
-        f"{ACTIVATIONS[trained]!r}; features would silently be wrong: {remedy}"
-    )
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of an ``open_clip_config.json``.
-
-    Raises:
-        EncoderError: missing, not JSON, or without ``model_cfg``.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EncoderError(
-            f"{path}: {error.strerror or error}; a model's folder holds {CONFIG_FILE} "
-            "(with model_cfg and preprocess_cfg) and its weights"
-        ) from None
-    except ValueError as error:
-        raise EncoderError(f"{path}: not JSON ({error})") from None
-    config = record.get("model_cfg") if isinstance(record, dict) else None
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
-        raise EncoderError(f"{path}: no model_cfg with embed_dim, vision_cfg and text_cfg")
-    return dict(record)
-
-
-def _preprocess(record: Mapping[str, Any]) -> dict[str, Any]:
-    return _known(record.get("preprocess_cfg") or {})
-
-
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in _PREPROCESS if values.get(key) is not None}
-
-
-def _require_same_architecture(
-    name: str, config: Mapping[str, Any], path: Path, recorded: Mapping[str, Any]
-) -> None:
-    """Shapes alone do not tell head widths or pooling apart, the record does."""
-    found = differences(canonical_config(recorded), canonical_config(config))
-    if found:
-        lines = [f"  {key}: {a!r} there, {b!r} in {name}" for key, (a, b) in found.items()]
-        raise EncoderError(
-            "\n".join([f"{path} describes another architecture than {name}:", *lines])
-            + f"\nname the folder itself: {LOCAL}{path.parent}"
-        )
-
-
-def _default_preprocess(name: str, path: Path) -> dict[str, Any]:
-    """Return open_clip's default for a bare file, unless the architecture is known to differ."""
-    default = canonical_json(_known(vars(PreprocessCfg())))
-    known = {
-        canonical_json({**_known(vars(PreprocessCfg())), **_known(get_pretrained_cfg(name, tag))})
-        for tag in list_pretrained_tags_by_model(name)
-    }
-    if known and default not in known:
-        raise EncoderError(
-            f"{path} does not say how images are preprocessed, and no published weights of {name} "
-            f"use the default: put it into a folder with {CONFIG_FILE} (preprocess_cfg: mean, "
-            f"std, interpolation, resize_mode) and name {LOCAL}/that/folder"
-        )
-    if len(known) > 1:
-        log.warning(
-            "%s does not say how images are preprocessed, and weights of %s differ in it; "
-            "open_clip's default is taken (put it into a folder with %s to say otherwise)",
-            path, name, CONFIG_FILE,
-        )  # fmt: skip
-    return {}
 
 
 def _weights_file(name: str, pretrained: str) -> Path:

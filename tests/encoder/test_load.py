@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 
-from ltcache.encoder import load, load_encoder, source
+from ltcache.encoder import device, load_encoder, source
 from ltcache.errors import EncoderError, LtcacheError, UsageError
 from tests.encoder.tiny_models import build, tiny_config, write_folder, write_tiny_clip
 
@@ -387,28 +387,28 @@ def test_an_unused_gpu_is_said_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(load, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(device, "_has_nvidia_driver", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert load.choose_device("auto") == torch.device("cpu")
+    assert device.choose_device("auto") == torch.device("cpu")
     assert "built without CUDA" in caplog.text
     with pytest.raises(EncoderError, match="built without CUDA"):
-        load.choose_device("cuda")
+        device.choose_device("cuda")
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     with pytest.raises(EncoderError, match=r"CUDA 12\.8\) finds no usable GPU"):
-        load.choose_device("cuda:0")
+        device.choose_device("cuda:0")
     caplog.clear()
-    monkeypatch.setattr(load, "_has_nvidia_driver", lambda: False)
-    load.choose_device("auto")
+    monkeypatch.setattr(device, "_has_nvidia_driver", lambda: False)
+    device.choose_device("auto")
     assert not caplog.text
 
 
 def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert load.choose_device("auto").type == "cuda"
-    assert load.choose_device("cuda:1") == torch.device("cuda", 1)
+    assert device.choose_device("auto").type == "cuda"
+    assert device.choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(EncoderError, match="there are 2 GPUs"):
-        load.choose_device("cuda:2")
+        device.choose_device("cuda:2")
 
 
 def test_loading_is_quiet_and_leaves_logging_alone(
