@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import canonical_json, digest
@@ -155,7 +156,7 @@ def open_run(path: str | Path) -> Run:
         with open(path / "per_class.csv", newline="", encoding="utf-8") as file:
             names = tuple(row["name"] for row in csv.DictReader(file))
         head, transform = _rebuild(method, record, tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FitError(f"{path}: the run cannot be read ({error})") from error
     metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
     history = [json.loads(line) for line in lines]

@@ -70,7 +70,8 @@ class FakeCache:
             "split": split.tolist(),
         }
         if unit is not None:
-            columns["unit"] = [f"u{i // unit}" for i in range(rows)]
+            place = np.concatenate([np.arange(n.sum()) for n in sizes.values()])
+            columns["unit"] = [f"{s}{p // unit}" for s, p in zip(split, place, strict=True)]
         self.classes = ClassList(tuple(f"class {c}" for c in range(classes)), (None,) * classes)
         self.manifest = Manifest("fake", pa.table(columns), self.classes)
         self.encoder: dict[str, Any] = {"towers": {"image": "i0", "text": "t0"}, "dims": {"d": dim}}

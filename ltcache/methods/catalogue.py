@@ -1,4 +1,4 @@
-"""The methods. Learning rates and decays were chosen on validation data (see ``OPTIMISATION``)."""
+"""The methods, as data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from difflib import get_close_matches
 from ltcache.errors import UsageError
 from ltcache.methods.spec import FeatureSpec, Method, Optimisation, Train
 
-LINEAR = Optimisation()
-COSINE = Optimisation()
+# Chosen on the validation split of Emoji-LT with features of EfficientNet-lite0 (56 classes, 3,922
+# rows, two seeds, never looking at its test split) over lr 1e-4..1e-2, decay 0.01, 0.1 and 1, and
+# standardised, centred and raw channels. All are flat: mean per class moves by less than one point
+# from lr 1e-3 to 3e-3 and over all decays. Standardised channels cost one point against raw ones,
+# but make the learning rate independent of an encoder's scale.
+LINEAR = Optimisation(lr=1e-3, weight_decay=0.1)
+COSINE = Optimisation(lr=3e-3, weight_decay=0.0)
 
 _STANDARD = FeatureSpec(field="pooled_or_embedding", transform="standardize")
 _UNIT = FeatureSpec(field="pooled_or_embedding", transform="l2")

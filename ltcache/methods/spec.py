@@ -65,7 +65,7 @@ class Optimisation:
         lr: first learning rate. weight_decay: on weights, never on vectors such as a bias.
         momentum: of ``sgd``.
         batch: rows of a step; None: N / 32 to the next power of two below, within 32..2,048.
-        epochs: passes over N rows; None: enough for about 1,500 steps, within 8..100.
+        epochs: passes over N rows; None: enough for about 1,500 steps, within 8..200.
         precision: ``fp32``; ``bf16`` makes the two large products in bfloat16, with float32 loss
             and master weights.
     """
@@ -101,7 +101,7 @@ class Optimisation:
         if self.epochs is not None:
             return self.epochs
         steps = -(-rows // self.batch_for(rows))
-        return min(100, max(8, -(-1500 // steps)))
+        return min(200, max(8, -(-1500 // steps)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""Every method in METHODS as data, overrides, and the prior bookkeeping."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ltcache.errors import FitError, UsageError
+from ltcache.heads import HEADS
+from ltcache.losses import LOSSES
+from ltcache.methods import (
+    METHODS,
+    FeatureSpec,
+    Method,
+    Optimisation,
+    Train,
+    counts_as_drawn,
+    known_overrides,
+    method_by_name,
+    override,
+    residual_prior,
+)
+from ltcache.objectives import OBJECTIVES
+from ltcache.sampling import SAMPLERS
+
+COUNTS = torch.tensor([100, 25, 4])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_is_complete_and_survives_json(name: str) -> None:
+    method = METHODS[name]
+    assert method.name == name and method.title and method.reference and method.differs
+    assert method.fidelity in ("exact", "analogue", "reconstruction")
+    assert Method.from_dict(json.loads(json.dumps(method.to_dict()))) == method
+    full = override(method, None)
+    assert override(full, known_overrides(full)) == full
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_names_what_exists_and_leaves_a_balanced_prior_only_if_it_corrects(
+    name: str,
+) -> None:
+    for stage in METHODS[name].stages:
+        assert stage.head in HEADS and stage.loss in LOSSES
+        assert stage.objective in OBJECTIVES and stage.sampler in SAMPLERS
+        counts_as_drawn(stage, COUNTS)
+    expected = 1.0 if name == "ce" else 0.0
+    assert residual_prior(METHODS[name].stages[-1], COUNTS) == expected
+
+
+def test_unknown_method_lists_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean logit-adjustment"):
+        method_by_name("logit_adjustment")
+    assert method_by_name("ce") is METHODS["ce"]
+
+
+def test_overrides_change_names_options_and_schedules() -> None:
+    method = override(
+        METHODS["ce"],
+        {
+            "loss": "logit_adjustment",
+            "loss.tau": "0.5",
+            "head": "cosine",
+            "head.scale": 16,
+            "init": "class_mean",
+            "sampler": "square_root",
+            "optimisation.epochs": "10",
+            "feature.transform": "l2",
+        },
+    )
+    stage = method.stages[-1]
+    assert stage.loss_options == {"smooth_prior": False, "tau": 0.5}
+    assert stage.head_options == {"scale": 16.0} and isinstance(stage.head_options["scale"], float)
+    assert (stage.init, stage.sampler, stage.optimisation.epochs) == (
+        "class_mean",
+        "square_root",
+        10,
+    )
+    assert method.feature.transform == "l2" and METHODS["ce"].stages[-1].loss == "cross_entropy"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"loss.ta": 1}, "no setting 'loss.ta'"),
+        ({"optimisation.epoch": 1}, "did you mean 'optimisation.epochs'"),
+        ({"loss": "logit_adjustmen"}, "unknown loss .* did you mean 'logit_adjustment'"),
+        ({"head.scale": 3}, "no setting 'head.scale'"),
+        ({"optimisation.epochs": 2.5}, "cannot be read as int"),
+        ({"loss.smooth_prior": "perhaps"}, "cannot be read as bool"),
+        ({"optimisation.lr": "fast"}, "cannot be read as float"),
+        ({"optimisation.lr": -1}, "must be positive"),
+        ({"optimisation.batch": 0}, "at least 1"),
+        ({"optimisation.optimiser": "lion"}, "none of adamw, sgd"),
+        ({"optimisation.precision": "fp8"}, "none of fp32, bf16"),
+        ({"feature.transform": "pca"}, "none of none, l2"),
+        ({"feature.field": "tokens"}, "none of embedding"),
+    ],
+)
+def test_bad_overrides_are_refused_with_the_nearest(overrides: dict, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        override(METHODS["ce"], overrides)
+
+
+def test_none_asks_for_the_automatic_schedule() -> None:
+    method = override(METHODS["ce"], {"optimisation.epochs": 7})
+    assert override(method, {"optimisation.epochs": None}).stages[-1].optimisation.epochs is None
+
+
+@pytest.mark.parametrize("rows", [1, 30, 300, 4_000, 115_846, 400_000])
+def test_automatic_schedule_suits_every_size(rows: int) -> None:
+    optimisation = Optimisation()
+    batch, epochs = optimisation.batch_for(rows), optimisation.epochs_for(rows)
+    assert 1 <= batch <= min(rows, 2048) and 8 <= epochs <= 200
+    steps = epochs * -(-rows // batch)
+    assert 100 <= steps <= 1700
+
+
+def test_correcting_a_balanced_prior_is_refused_or_warned_about() -> None:
+    stage = Train(loss="logit_adjustment", sampler="class_aware")
+    with pytest.raises(FitError, match="second time"):
+        counts_as_drawn(stage, COUNTS)
+    with pytest.warns(UserWarning, match="second time"):
+        counts = counts_as_drawn(stage, COUNTS, allow_double_correction=True)
+    assert torch.equal(counts, COUNTS.double())
+
+
+def test_a_correction_subtracts_only_what_the_sampler_leaves() -> None:
+    stage = Train(loss="logit_adjustment", sampler="square_root")
+    counts = counts_as_drawn(stage, COUNTS)
+    torch.testing.assert_close(counts / counts[0], torch.tensor([1, 0.5, 0.2]).double())
+    assert counts.sum() == COUNTS.sum()
+    plain = counts_as_drawn(replace(stage, loss="cross_entropy"), COUNTS)
+    assert torch.equal(plain, COUNTS.double())
+    assert residual_prior(replace(stage, loss="cross_entropy"), COUNTS) == 0.5
+
+
+def test_fields_are_taken_in_order_of_preference() -> None:
+    spec = FeatureSpec(field="pooled_or_embedding")
+    assert spec.resolve({"embedding": 4, "pooled": 8}) == "pooled"
+    assert spec.resolve({"embedding": 4}) == "embedding"
+    with pytest.raises(FitError, match="needs the field 'pooled'"):
+        FeatureSpec(field="pooled").resolve({"embedding": 4})
