@@ -141,12 +141,19 @@ def all_drawings(sources: Sources) -> list[Drawing]:
 
 
 def by_class(drawings: Iterable[Drawing]) -> dict[str, list[Drawing]]:
-    """Subgroup -> drawings, sorted, for subgroups with enough families."""
+    """Subgroup -> drawings, sorted, for subgroups with enough families.
+
+    A family lives in the subgroup of its plainest emoji; its few relatives elsewhere (shaking heads
+    of the smiling face) are left out, so that no family crosses classes or splits.
+    """
+    drawings = sorted(drawings, key=lambda d: len(d.emoji.key))
+    home: dict[str, str] = {}
     groups: dict[str, list[Drawing]] = collections.defaultdict(list)
     for drawing in drawings:
-        groups[drawing.emoji.subgroup].append(drawing)
+        if home.setdefault(drawing.emoji.family, drawing.emoji.subgroup) == drawing.emoji.subgroup:
+            groups[drawing.emoji.subgroup].append(drawing)
     return {
-        subgroup: members
+        subgroup: sorted(members, key=lambda d: d.path)
         for subgroup, members in sorted(groups.items())
         if len({d.emoji.family for d in members}) >= MIN_FAMILIES
     }

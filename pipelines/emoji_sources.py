@@ -164,13 +164,40 @@ def on_white(image: Image.Image, px: int) -> Image.Image:
     return canvas.convert("RGB").resize((px, px), Image.Resampling.LANCZOS)
 
 
+_PIXELS = {"": 1.0, "px": 1.0, "pt": 1.25, "pc": 15.0, "mm": 3.5433, "cm": 35.433, "in": 90.0}
+
+
+def with_size(svg: str) -> str:
+    """The root element with its size in pixels (90 per inch), which resvg insists on.
+
+    Clip art of old editors gives millimetres or per cent, or a view box alone.
+    """
+    root = re.search(r"<svg\b[^>]*>", svg)
+    if root is None:
+        raise ValueError("no SVG root element")
+    tag = root.group()
+    box = re.search(r"""viewBox=["'][\d.eE+-]+[ ,]+[\d.eE+-]+[ ,]+([\d.]+)[ ,]+([\d.]+)""", tag)
+    sizes = list(box.groups()) if box else []
+    if not box:
+        for side in ("width", "height"):
+            size = re.search(rf"""\s{side}=["']([\d.]+)(\w*)["']""", tag)
+            if size is None or size.group(2) not in _PIXELS:
+                raise ValueError(f"no {side}")
+            sizes.append(str(float(size.group(1)) * _PIXELS[size.group(2)]))
+    tag = re.sub(r"""\s(width|height)=["'][^"']*["']""", "", tag)
+    tag = tag.replace("<svg", f'<svg width="{sizes[0]}" height="{sizes[1]}"', 1)
+    return svg[: root.start()] + tag + svg[root.end() :]
+
+
 def render_svg(svg: str, px: int) -> Image.Image:
     """SVG text -> RGB (px, px) on white."""
+    if not re.search(r'<svg\b[^>]*\swidth="[\d.]+"', svg):
+        svg = with_size(svg)
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=px))
     image = Image.open(io.BytesIO(png))
     if max(image.size) > 16 * px:
         raise ValueError("drawing is too elongated")
-    return image.convert("RGB") if image.size == (px, px) else on_white(image, px)
+    return on_white(image, px)
 
 
 class Sources:
