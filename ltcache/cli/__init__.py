@@ -69,10 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LtcacheError as error:
         click.echo(f"ltcache: {error}", err=True)
         status = error.exit_status
-    except BrokenPipeError:  # the reader of our output has gone, as in `ltcache ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            status = _reader_gone()
+        else:  # a full disk, a missing permission
+            click.echo(f"ltcache: {error.filename or 'error'}: {error.strerror or error}", err=True)
+            status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has gone, as in ``ltcache ... | head``: end without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _interrupted() -> int:

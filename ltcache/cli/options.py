@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,9 +63,21 @@ def check_known(name: str, known: list[str], what: str) -> None:
 
 
 def _set_log(_ctx: click.Context, _param: click.Parameter, verbose: int) -> None:
-    level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="ltcache: %(message)s", force=True)
-    logging.captureWarnings(capture=True)
+    """Send messages to stderr; other libraries are heard only with ``-v``."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.ERROR,
+        format="%(name)s: %(message)s",
+        force=True,
+    )
+    logging.getLogger("ltcache").setLevel(logging.DEBUG if verbose else logging.WARNING)
+    if not verbose:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module="ltcache")
+        warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
 
 
 def general(function: F) -> F:

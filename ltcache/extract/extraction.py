@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ltcache.cache import (
     EncoderState,
@@ -133,6 +135,7 @@ def extract(
     out = Path(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     _check_choice(views, batch_size, shard_size)
+    _check_place(out)
     unfinished = None if index_path(out).exists() else read_plan(out)
     threads = _set_threads(threads, unfinished)
     if encoder is None:
@@ -157,13 +160,14 @@ def extract(
     _check_files(manifest, max_failures)
     claim_plan(out, plan)
     remove_leftovers(out)
+    pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
     stages = Stages()
     encoded = _encode_missing(
         out, plan, uris, manifest, encoder, workers, stages, max_failures, progress
     )
     prompts = _default_prompts(encoder, manifest)
-    finalise(out, plan, manifest, items, _state(encoder, plan), prompts)
-    return _report(out, encoded, stages.binding(), started)
+    rows = finalise(out, plan, manifest, items, _state(encoder, plan), prompts)
+    return _report(out, rows, encoded, stages.binding(), started)
 
 
 def number_items(manifest: Manifest) -> tuple[np.ndarray, list[str]]:
@@ -179,6 +183,14 @@ def _check_choice(views: Sequence[str], batch_size: int | None, shard_size: int 
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {name} must be at least 1, not {value}")
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place that holds something else than a cache."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
+        raise UsageError(f"{out} is not empty and not a cache: choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: choose another --out")
 
 
 def _dims(encoder: Encoder, fields: Sequence[str] | None) -> dict[str, int]:
@@ -234,10 +246,14 @@ def _encode_missing(
     progress: Callable[[Progress], None] | None,
 ) -> int:
     """Encode the shards that are not committed yet; returns the number of items encoded."""
-    records = [read_record(out, plan.views[0], shard) for shard in range(plan.num_shards)]
-    todo = [shard for shard, record in enumerate(records) if record is None]
-    done = sum(record.count for record in records if record)
-    failed = sum(len(record.errors) for record in records if record)
+    todo: list[int] = []
+    done = failed = 0
+    for shard in range(plan.num_shards):
+        if record := read_record(out, plan.views[0], shard):
+            done += record.count
+            failed += len(record.errors)
+        else:
+            todo.append(shard)
     encoded = 0
     started = time.perf_counter()
     if not todo:
@@ -333,25 +349,24 @@ def _reuse(out: Path, plan: Plan, manifest: Manifest, started: float) -> Extract
             found,
             remedy=f"{out} is finished and holds the expected values: choose another --out",
         )
-    return _report(out, 0, "reused", started)
+    return _report(out, cache.manifest.rows, 0, "reused", started)
 
 
 def _present(dims: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
     return {name: dims[name] for name in wanted if name in dims}
 
 
-def _report(out: Path, encoded: int, binding: str, started: float) -> ExtractReport:
-    rows = open_cache(out).manifest.rows
-    failed = rows.filter(np.asarray(rows.column("status").to_pylist()) == "failed")
-    pairs = zip(failed.column("key").to_pylist(), failed.column("error").to_pylist(), strict=True)
-    items = rows.column("item").to_numpy()
+def _report(out: Path, rows: pa.Table, encoded: int, binding: str, started: float) -> ExtractReport:
+    failed = rows.filter(pc.equal(rows["status"], "failed"))
+    first = failed.slice(0, 5)
+    items = rows["item"].to_numpy()
     return ExtractReport(
         path=out,
         rows=rows.num_rows,
         items=int(items.max()) + 1 if len(items) else 0,
         encoded=encoded,
         failed=failed.num_rows,
-        failures=tuple(pairs)[:5],
+        failures=tuple(zip(first["key"].to_pylist(), first["error"].to_pylist(), strict=True)),
         seconds=time.perf_counter() - started,
         binding=binding,
     )

@@ -82,6 +82,7 @@ def encode_shards(
         decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
+        committer.submit(_spin_briefly)
         batches = _decoded_batches(plan, shards, uris, store, encoder, decoders, workers)
         in_flight: Future[ShardRecord] | None = None
         for shard in shards:
@@ -196,6 +197,21 @@ def submit_within_memory(
 def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+def _spin_briefly() -> None:
+    """Run one parallel operation, so that this thread owns compute threads besides the encoder's.
+
+    GNU OpenMP's threads spin at every barrier, for milliseconds while the process has no more of
+    them than processors. Decoding competes for those processors, so that would steal its time and
+    make the forward pass itself wait for threads that were put aside. With a second team alive
+    (idle; it ends with the thread that calls this) the library spins for microseconds and sleeps,
+    as under OMP_WAIT_POLICY=passive, which only works if set before torch is imported.
+    """
+    import torch
+
+    per_thread = 1 << 15  # the smallest share that torch gives to a thread
+    torch.zeros(torch.get_num_threads() * per_thread).add_(1)
 
 
 def _not_finite(features: Mapping[str, np.ndarray]) -> list[int]:

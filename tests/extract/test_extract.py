@@ -227,6 +227,16 @@ def test_bad_options(
     assert not (tmp_path / "c").exists()
 
 
+def test_other_peoples_folders_are_left_alone(
+    few_images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(UsageError, match="choose another --out"):
+            extract(few_images, out, encoder=encoder)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_an_image_only_field_choice(few_images: Path, encoder: Encoder, tmp_path: Path) -> None:
     extract(few_images, tmp_path / "c", encoder=encoder, fields=("embedding",))
     assert open_cache(tmp_path / "c").field_dims() == {"embedding": 32}
