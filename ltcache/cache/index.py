@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
@@ -64,17 +65,21 @@ def finalise(
     items: np.ndarray,
     encoder: EncoderState,
     prompts: Sequence[PromptEmbeddings],
-) -> None:
+) -> pa.Table:
     """Write everything beside the shards, and the index last.
 
     Args:
         items: int64 (rows,), the item of each of the manifest's rows.
 
+    Returns:
+        The manifest's rows with the columns of :data:`EXTRACTED`.
+
     Raises:
         CacheError: a shard of the plan has not been committed.
     """
-    records = {view: _all_records(cache, plan, view) for view in plan.views}
-    files = [_write_manifest(cache, manifest, items, records[plan.views[0]])]
+    shards, extracted = _collect(cache, plan)
+    rows = _with_columns(manifest.rows, items, extracted)
+    files = [_write_manifest(cache, rows)]
     files += _write_encoder(cache, encoder)
     files += _write(cache / "classes.json", canonical_json(manifest.header()).encode())
     entries = {}
@@ -82,7 +87,7 @@ def finalise(
         entries[prompt_set.name] = write_prompts(cache, prompt_set)
     files += [name for pair in entries.values() for name in pair]
     files.append(plan_path(cache, plan.number).relative_to(cache).as_posix())
-    listed = {name: _entry(cache / name) for name in files} | _shard_entries(cache, plan, records)
+    listed = {name: _entry(cache / name) for name in files} | shards
     index = {
         "format": FORMAT,
         "manifest": files[0],
@@ -92,6 +97,7 @@ def finalise(
         "files": listed,
     }
     write_whole(index_path(cache), canonical_json(index).encode())
+    return rows
 
 
 def store_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
@@ -138,49 +144,59 @@ def _check_sizes(cache: Path, files: Mapping[str, Any]) -> None:
             )
 
 
-def _all_records(cache: Path, plan: Plan, view: str) -> list[ShardRecord]:
-    records = []
-    for shard in range(plan.num_shards):
-        record = read_record(cache, view, shard)
-        if record is None:
-            raise CacheError(f"{cache}: shard {shard} of view {view!r} is not there yet")
-        records.append(record)
-    return records
+def _collect(cache: Path, plan: Plan) -> tuple[dict[str, Any], pa.Table]:
+    """Return the index' entries of all shards, and sha256, width, height and error by item.
+
+    One record at a time: as Python lists, millions of items would need gigabytes.
+    """
+    entries: dict[str, Any] = {}
+    parts = [_item_columns([], [], [], [])]
+    for view in plan.views:
+        for shard in range(plan.num_shards):
+            record = read_record(cache, view, shard)
+            if record is None:
+                raise CacheError(f"{cache}: shard {shard} of view {view!r} is not there yet")
+            entries |= _shard_entries(cache, view, shard, record)
+            if view == plan.views[0]:
+                errors = [record.errors.get(position) for position in range(record.count)]
+                parts.append(_item_columns(record.content, record.width, record.height, errors))
+    return entries, pa.concat_tables(parts).combine_chunks()
 
 
-def _write_manifest(
-    cache: Path, manifest: Manifest, items: np.ndarray, records: Sequence[ShardRecord]
-) -> str:
-    table = manifest.rows
-    for name, column in _extracted_columns(items, records).items():
-        table = table.append_column(name, column)
+def _item_columns(
+    content: Sequence[str],
+    width: Sequence[int],
+    height: Sequence[int],
+    errors: Sequence[str | None],
+) -> pa.Table:
+    return pa.table(
+        {
+            "sha256": pa.array(content, pa.string()),
+            "width": pa.array(width, pa.int32()),
+            "height": pa.array(height, pa.int32()),
+            "error": pa.array(errors, pa.string()),
+        }
+    )
+
+
+def _with_columns(rows: pa.Table, items: np.ndarray, extracted: pa.Table) -> pa.Table:
+    """Add the columns of :data:`EXTRACTED` to the manifest's rows."""
+    item = pa.array(items, pa.int64())
+    columns = extracted.take(item).append_column("item", item)
+    failed = pc.is_valid(columns["error"])
+    columns = columns.append_column("status", pc.if_else(failed, "failed", "ok"))
+    for name in EXTRACTED:
+        rows = rows.append_column(name, columns[name])
+    return rows
+
+
+def _write_manifest(cache: Path, rows: pa.Table) -> str:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(rows, sink)
     data = sink.getvalue().to_pybytes()
     name = f"manifest-{bytes_digest(data)[:8]}.parquet"
     write_whole(cache / name, data)
     return name
-
-
-def _extracted_columns(items: np.ndarray, records: Sequence[ShardRecord]) -> dict[str, pa.Array]:
-    """Return the columns of :data:`EXTRACTED`, by row."""
-    errors = {
-        record.first + position: text
-        for record in records
-        for position, text in record.errors.items()
-    }
-    content = np.array([value for record in records for value in record.content], dtype=object)
-    width = np.array([value for record in records for value in record.width], dtype=np.int32)
-    height = np.array([value for record in records for value in record.height], dtype=np.int32)
-    reasons = [errors.get(item) for item in items.tolist()]
-    return {
-        "item": pa.array(items, pa.int64()),
-        "sha256": pa.array(content[items].tolist(), pa.string()),
-        "width": pa.array(width[items]),
-        "height": pa.array(height[items]),
-        "status": pa.array(["ok" if reason is None else "failed" for reason in reasons]),
-        "error": pa.array(reasons, pa.string()),
-    }
 
 
 def _write_encoder(cache: Path, encoder: EncoderState) -> list[str]:
@@ -209,17 +225,12 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"sha256": file_digest(path), "bytes": path.stat().st_size}
 
 
-def _shard_entries(
-    cache: Path, plan: Plan, records: Mapping[str, Sequence[ShardRecord]]
-) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for view, of_view in records.items():
-        for shard, record in enumerate(of_view):
-            name = shard_path(cache, view, shard).relative_to(cache).as_posix()
-            entries[name] = {"sha256": record.sha256, "bytes": record.bytes}
-            path = record_path(cache, view, shard)
-            entries[path.relative_to(cache).as_posix()] = _entry(path)
-    return entries
+def _shard_entries(cache: Path, view: str, shard: int, record: ShardRecord) -> dict[str, Any]:
+    data, committed_by = shard_path(cache, view, shard), record_path(cache, view, shard)
+    return {
+        data.relative_to(cache).as_posix(): {"sha256": record.sha256, "bytes": record.bytes},
+        committed_by.relative_to(cache).as_posix(): _entry(committed_by),
+    }
 
 
 def _view_entry(plan: Plan) -> dict[str, Any]:

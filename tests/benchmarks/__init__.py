@@ -1,0 +1,1 @@
+"""Benchmarks: each measures a limit, a peer and ltcache in one run; only the ratios count."""
