@@ -21,7 +21,7 @@ def test_an_epoch_is_n_row_numbers_that_follow_the_generator(name: str) -> None:
     draw = SAMPLERS[name].draw
     epoch = draw(DATA, _generator())
     assert epoch.shape == (100,) and epoch.dtype == torch.int64
-    assert 0 <= epoch.min() and epoch.max() < 100
+    assert epoch.min() >= 0 and epoch.max() < 100
     assert torch.equal(epoch, draw(DATA, _generator()))
     assert not torch.equal(epoch, draw(DATA, _generator(1)))
 

@@ -86,7 +86,7 @@ def test_other_runs_are_not_overwritten_unasked(tmp_path: Path) -> None:
     cache = FakeCache(COUNTS)
     _fit(cache, "ce", tmp_path / "run")
     _fit(cache, "ce", tmp_path / "run")
-    with pytest.raises(UsageError, match="holds another run .method 'ce', seed 0"):
+    with pytest.raises(UsageError, match=r"holds another run .method 'ce', seed 0"):
         _fit(cache, "crt", tmp_path / "run")
     _fit(cache, "crt", tmp_path / "run", overwrite=True)
     assert open_run(tmp_path / "run").method.name == "crt"
@@ -100,7 +100,7 @@ def test_features_of_another_encoder_are_refused_with_the_field(tmp_path: Path) 
     cache = FakeCache(COUNTS)
     run = _fit(cache, "ce", tmp_path / "run")
     cache.encoder = {**cache.encoder, "towers": {"image": "i1", "text": "t0"}}
-    with pytest.raises(IdentityError, match="towers.image: expected 'i0', found 'i1'") as info:
+    with pytest.raises(IdentityError, match=r"towers.image: expected 'i0', found 'i1'") as info:
         evaluate(tmp_path / "run", cache)  # type: ignore[arg-type]
     assert info.value.exit_status == 4
     marked = evaluate(run, cache, allow_stale=["encoder"])  # type: ignore[arg-type]

@@ -156,5 +156,5 @@ def test_bad_rows_are_refused() -> None:
 
 def test_an_exploding_fit_names_the_learning_rate() -> None:
     method = _short("ce", optimisation__optimiser="sgd", optimisation__lr=1e38)
-    with pytest.raises(FitError, match="lower optimisation.lr"):
+    with pytest.raises(FitError, match=r"lower optimisation\.lr"):
         _fit(method)
