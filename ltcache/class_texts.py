@@ -45,7 +45,8 @@ def add_class_texts(
     sentences = read_sentences(opened, templates)
     if model is None:
         model, pretrained = _named_encoder(opened)
-    encoder = load_encoder(model, pretrained, device=device)
+    activation = opened.provenance.get("activation")
+    encoder = load_encoder(model, pretrained, device=device, activation=activation)
     require_equal(
         "encoder",
         opened.encoder,
@@ -75,10 +76,19 @@ def read_sentences(cache: Cache, templates: str | Path) -> list[list[str]]:
     names = list(cache.classes.names)
     if not names:
         raise UsageError(f"{cache.path}: a cache without classes has no class texts")
-    if templates in NAMED_TEMPLATES:
-        return class_sentences(NAMED_TEMPLATES[str(templates)](), names)
     path = Path(templates)
     if path.suffix == ".json" and path.exists() and path.read_text().lstrip().startswith("{"):
         own = read_class_sentences(path, names)
         return class_sentences((), names, own)
-    return class_sentences(read_templates(path), names)
+    return class_sentences(template_set(templates), names)
+
+
+def template_set(templates: str | Path) -> tuple[str, ...]:
+    """Return the templates of a named set or of a file.
+
+    Raises:
+        UsageError: neither, or a template without a place for the class.
+    """
+    if templates in NAMED_TEMPLATES:
+        return NAMED_TEMPLATES[str(templates)]()
+    return read_templates(templates)

@@ -16,6 +16,10 @@ from ltcache.cli.options import encoder_options, general, print_json
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
 @encoder_options
+@click.option(
+    "--templates",
+    help="Class prompts in place of the source's: openai (80), openai-simple (7), or a file.",
+)
 @click.option("--fields", help="Comma-separated: embedding,pooled. All that the tower has.")
 @click.option("--batch-size", type=int, help="Images in one pass: 64 on a CPU, 256 on a GPU.")
 @click.option("--shard-size", type=int, help="Images in one file: what a kill can cost at most.")
@@ -30,7 +34,14 @@ from ltcache.cli.options import encoder_options, general, print_json
 )
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
-def command(out: Path, source: str, as_json: bool, limit: int | None, **options: Any) -> int:
+def command(
+    out: Path,
+    source: str,
+    as_json: bool,
+    limit: int | None,
+    templates: str | None,
+    **options: Any,
+) -> int:
     """Encode every image of SOURCE and every class prompt, once.
 
     SOURCE is a manifest directory or a packaged name (emoji_lt), a folder of class folders, a
@@ -60,7 +71,11 @@ def command(out: Path, source: str, as_json: bool, limit: int | None, **options:
     for warning in manifest.warnings:
         click.echo(f"warning: {warning}", err=True)
     if limit:
-        manifest = replace(manifest, rows=manifest.rows.slice(0, limit))
+        manifest = manifest.head(limit)
+    if templates:
+        from ltcache.class_texts import template_set
+
+        manifest = replace(manifest, templates=template_set(templates))
     with ExtractionBar() as bar:
         report = extract(manifest, out, progress=bar, **options)
     if as_json:

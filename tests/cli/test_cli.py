@@ -113,6 +113,14 @@ def test_seeds_give_mean_and_spread(call: Call, cache: Path, tmp_path: Path) -> 
     assert (tmp_path / "r" / "seed-1" / "run.json").exists()
 
 
+def test_extraction_takes_other_templates(
+    call: Call, images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    made = ("--model", f"local-dir:{tiny_clip}", "--threads", 1, "--templates", "openai-simple")
+    assert call("extract", images, "--out", tmp_path / "c", *made)[0] == 0
+    assert "prompts default: 21 sentences" in call("inspect", tmp_path / "c")[1]
+
+
 def test_json_for_machines(call: Call, cache: Path, images: Path, tmp_path: Path) -> None:
     assert json.loads(call("inspect", images, "--json")[1])["num_classes"] == 3
     assert "lift-lp" in json.loads(call("methods", "--json")[1])

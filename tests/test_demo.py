@@ -1,0 +1,51 @@
+"""``ltcache demo`` as a newcomer runs it: outside a checkout, on all the images, without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ltcache.demo import METHODS
+
+ROWS = ("zero-shot", *METHODS.values())
+
+
+def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in ``folder``, with every proxy and hub pointed at nothing."""
+    offline = {"HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "http://127.0.0.1:9", "HOME": str(folder)}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "ltcache"), "demo", *options],
+        cwd=folder,
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_demo_ends_in_a_table_and_a_second_run_reuses_the_cache(tmp_path: Path) -> None:
+    first = demo(tmp_path)
+    assert first.returncode == 0, first.stderr
+    table = [line for line in first.stdout.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == list(ROWS)
+    assert "few n<20" in first.stdout
+    assert "encoded" in first.stderr
+    assert (tmp_path / "ltcache-demo" / "runs" / "crt" / "metrics.json").exists()
+
+    second = demo(tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "the cache is there already" in second.stderr
+    assert [line for line in second.stdout.splitlines() if line.startswith("|")] == table
+
+    scores = json.loads(demo(tmp_path, "--json").stdout)
+    chance = 1 / len(scores["zero-shot"]["per_class"])
+    assert scores["zero-shot"]["mean_per_class"] > 5 * chance
+    assert scores["logit adjustment"]["mean_per_class"] > 10 * chance
+    assert scores["logit adjustment"]["few"] > scores["cross entropy"]["few"]
