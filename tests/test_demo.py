@@ -1,4 +1,4 @@
-"""``ltcache demo`` as a newcomer runs it: outside a checkout, on all the images, without a network."""
+"""``ltcache demo`` as a newcomer runs it: outside a checkout, on all images, without a network."""
 
 from __future__ import annotations
 
