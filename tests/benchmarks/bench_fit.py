@@ -4,7 +4,8 @@
 
 Floor: X W^T and dZ^T X at the same batch size, precision and threads, gathered rows given. A
 ratio is the median of floor / fit over pairs of an epoch of each, run in turn, so that a slow spell
-of the machine falls on both. ``plain`` is floor over the same epoch by autograd.
+of the machine falls on both. ``plain`` is floor over the same epoch by autograd. On a machine that
+others use, ``--threads 1 --clock cpu`` counts processor time instead of wall time.
 """
 
 from __future__ import annotations
@@ -87,21 +88,26 @@ class Problem:
             torch.mm(logits.T, rows, out=gradient)
 
 
-def seconds(run: Callable[[], None]) -> float:
-    """Return the wall time of a call."""
-    begin = time.perf_counter()
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def seconds(run: Callable[[], None], clock: str) -> float:
+    """Return the time of a call."""
+    begin = CLOCKS[clock]()
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return CLOCKS[clock]() - begin
 
 
-def compare(runs: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+def compare(
+    runs: Mapping[str, Callable[[], None]], repeats: int, clock: str
+) -> dict[str, list[float]]:
     """Return seconds of each of several calls, run in turn after one round of warming up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
-            spent = seconds(run)
+            spent = seconds(run, clock)
             if repeat:
                 times[name].append(spent)
     return times
@@ -113,36 +119,48 @@ def median_ratio(a: list[float], b: list[float]) -> float:
 
 
 class Hdf5Rows(Dataset[tuple[Tensor, int]]):
-    """The usual way: a row at a time out of HDF5."""
+    """The usual way: a row at a time out of HDF5.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        layout: ``contiguous``, or ``appended`` (resizable, HDF5 chooses the chunks: what a loop
+            that appends batches leaves behind).
+        reopen: open the file for each row, which is how it survives worker processes unharmed;
+            else one handle is kept.
+    """
+
+    def __init__(self, path: Path, layout: str, reopen: bool) -> None:
+        self.path, self.layout, self.reopen = path, layout, reopen
         self.file = h5py.File(path)
-        self.features, self.labels = self.file["features"], self.file["labels"][:]
+        self.features, self.labels = self.file[layout], self.file["labels"][:]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        if self.reopen:
+            with h5py.File(self.path) as file:
+                return torch.from_numpy(file[self.layout][row]), int(file["labels"][row])
         return torch.from_numpy(self.features[row]), int(self.labels[row])
 
 
-def loader_epoch(path: Path, problem: Problem, batch: int, share: float) -> float:
+def loader_epoch(data: Hdf5Rows, problem: Problem, batch: int, share: float, clock: str) -> float:
     """Return seconds of an epoch with a DataLoader, extrapolated from a share of it."""
-    data = Hdf5Rows(path)
     model = torch.nn.Linear(problem.context.dim, problem.classes)
     optimiser = torch.optim.AdamW(model.parameters())
     wanted = max(2, int(share * len(data) / batch))
-    begin = time.perf_counter()
+    begin = CLOCKS[clock]()
     for number, (rows, labels) in enumerate(DataLoader(data, batch, shuffle=True)):
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(model(rows), labels).backward()
         optimiser.step()
         if number + 1 == wanted:
             break
-    return (time.perf_counter() - begin) * len(data) / (wanted * batch)
+    return (CLOCKS[clock]() - begin) * len(data) / (wanted * batch)
 
 
-def report(problem: Problem, cases: list[tuple[str, str, int, str]], repeats: int) -> None:
+def report(
+    problem: Problem, cases: list[tuple[str, str, int, str]], repeats: int, clock: str
+) -> None:
     """Print a line per case: seconds, floor / fit, floor / autograd."""
     print(f"{'head':<8}{'loss':<18}{'batch':>6} {'':<5}{'floor s':>9}{'fit s':>8}", end="")
     print(f"{'floor/fit':>11}{'plain':>8}")
@@ -153,7 +171,7 @@ def report(problem: Problem, cases: list[tuple[str, str, int, str]], repeats: in
         }
         if precision == "fp32":
             runs["plain"] = partial(problem.fit, head, loss, batch, precision, False)
-        times = compare(runs, repeats)
+        times = compare(runs, repeats, clock)
         floor, fit = statistics.median(times["floor"]), statistics.median(times["fit"])
         print(f"{head:<8}{loss:<18}{batch:>6} {precision:<5}{floor:>9.2f}{fit:>8.2f}", end="")
         print(f"{median_ratio(times['floor'], times['fit']):>11.2f}", end="")
@@ -161,18 +179,26 @@ def report(problem: Problem, cases: list[tuple[str, str, int, str]], repeats: in
         print(f"{median_ratio(times['floor'], plain):>8.2f}" if plain else f"{'-':>8}", flush=True)
 
 
-def report_loader(problem: Problem, batch: int, share: float, repeats: int) -> None:
+def report_loader(problem: Problem, batch: int, share: float, repeats: int, clock: str) -> None:
     """Print how much longer an epoch takes through a DataLoader over an HDF5 file."""
-    ratios = []
+    peers = [("contiguous", False), ("appended", False), ("contiguous", True)]
+    ratios: dict[tuple[str, bool], list[float]] = {peer: [] for peer in peers}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
+        features = problem.rows.features.numpy()
         with h5py.File(path, "w") as file:
-            file["features"] = problem.rows.features.numpy()
+            file["contiguous"] = features
             file["labels"] = problem.rows.labels.numpy()
-        for _ in range(repeats):
-            fit = seconds(partial(problem.fit, "linear", "cross_entropy", batch, "fp32", True))
-            ratios.append(loader_epoch(path, problem, batch, share) / fit)
-    print(f"DataLoader over h5py, batch {batch}: {statistics.median(ratios):.1f} times the fit")
+            file.create_dataset("appended", data=features, maxshape=(None, features.shape[1]))
+        for peer in peers * repeats:
+            run = partial(problem.fit, "linear", "cross_entropy", batch, "fp32", True)
+            fit = seconds(run, clock)
+            data = Hdf5Rows(path, *peer)
+            ratios[peer].append(loader_epoch(data, problem, batch, share, clock) / fit)
+    for (layout, reopen), found in ratios.items():
+        handle = "opened per row" if reopen else "one handle"
+        print(f"DataLoader, HDF5 {layout}, {handle}, batch {batch}: ", end="")
+        print(f"{statistics.median(found):.1f} times the fit")
 
 
 def main() -> None:
@@ -186,15 +212,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--loader-share", type=float, default=0.1, help="of an epoch; 0: leave out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     problem = Problem(options.rows, options.dim, options.classes, options.device)
     print(f"{options.rows} x {options.dim}, {options.classes} classes, {options.threads} threads")
-    report(problem, CASES, options.repeats)
+    report(problem, CASES, options.repeats, options.clock)
     if options.device == "cpu" and options.loader_share:
         for batch in (2048, 128):
-            report_loader(problem, batch, options.loader_share, max(1, options.repeats // 2))
+            repeats = max(1, options.repeats // 2)
+            report_loader(problem, batch, options.loader_share, repeats, options.clock)
 
 
 if __name__ == "__main__":
