@@ -237,6 +237,7 @@ def _view_entry(plan: Plan) -> dict[str, Any]:
     return {
         "fields": dict(plan.fields),
         "items": plan.items,
-        "shard_size": plan.shard_size,
-        "shards": plan.num_shards,
+        "shards": [
+            [items.start, len(items)] for items in map(plan.item_range, range(plan.num_shards))
+        ],
     }

@@ -216,13 +216,14 @@ def _gather(
 ) -> np.ndarray:
     """Collect rows of all shards; items need not be sorted nor distinct."""
     result: np.ndarray | None = None
-    owner = items // entry["shard_size"]
+    first = np.array([start for start, _ in entry["shards"]])
+    owner = np.searchsorted(first, items, side="right") - 1
     for shard in np.unique(owner).tolist():
         mapped = map_array(shard_path(cache, view, shard), field)
         where = np.flatnonzero(owner == shard)
         if result is None:
             result = np.empty((len(items), *mapped.shape[1:]), np.float32)
-        result[where] = mapped[items[where] - shard * entry["shard_size"]]
+        result[where] = mapped[items[where] - first[shard]]
     return np.zeros((0, 1, entry["fields"][field]), np.float32) if result is None else result
 
 
