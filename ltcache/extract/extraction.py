@@ -170,11 +170,11 @@ def extract(
     return _report(out, rows, encoded, stages.binding(), started)
 
 
-def number_items(manifest: Manifest) -> tuple[np.ndarray, list[str]]:
+def number_items(manifest: Manifest) -> tuple[np.ndarray, pa.StringArray]:
     """Return the item of each row, int64 (rows,), and each item's uri, in order of appearance."""
     encoded = manifest.rows.column("uri").combine_chunks().dictionary_encode()
     items = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return items, encoded.dictionary.to_pylist()
+    return items, encoded.dictionary
 
 
 def _check_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
@@ -237,7 +237,7 @@ def _too_many(failed: int, seen: int, total: int, max_failures: float) -> bool:
 def _encode_missing(
     out: Path,
     plan: Plan,
-    uris: Sequence[str],
+    uris: pa.StringArray,
     manifest: Manifest,
     encoder: Encoder,
     workers: int | None,
@@ -279,7 +279,7 @@ def _encode_missing(
 
 
 def _failures_error(
-    out: Path, uris: Sequence[str], record: Any, failed: int, seen: int, max_failures: float
+    out: Path, uris: pa.StringArray, record: Any, failed: int, seen: int, max_failures: float
 ) -> CacheError:
     examples = [
         f"{uris[record.first + row]}: {text}" for row, text in list(record.errors.items())[:5]

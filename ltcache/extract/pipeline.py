@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from ltcache.cache import Plan, ShardRecord, commit_shard
 from ltcache.cache.cost import add_cost
@@ -63,7 +64,7 @@ def encode_shards(
     cache: Path,
     plan: Plan,
     shards: Sequence[int],
-    uris: Sequence[str],
+    uris: pa.StringArray,
     store: ImageStore,
     encoder: Encoder,
     workers: int,
@@ -72,7 +73,7 @@ def encode_shards(
     """Encode and commit shards in order; yields each shard's record once it is on disk.
 
     Args:
-        uris: of every item of the plan.
+        uris: of every item of the plan; in Arrow's form, a fifth of a list's memory.
         workers: decoding threads.
         stages: updated as work goes on.
 
@@ -88,16 +89,23 @@ def encode_shards(
         for shard in shards:
             started = time.perf_counter()
             work = _encode_shard(plan, shard, batches, encoder, stages)
-            waiting = time.perf_counter()
-            if in_flight is not None:
-                yield in_flight.result()
-            stages.write += time.perf_counter() - waiting
-            add_cost(
-                cache, images=len(plan.item_range(shard)), seconds=time.perf_counter() - started
-            )
+            record = _committed(in_flight, stages)
             in_flight = committer.submit(work.commit, cache, plan.views[0], shard)
-        if in_flight is not None:
-            yield in_flight.result()
+            seconds = time.perf_counter() - started
+            add_cost(cache, images=len(plan.item_range(shard)), seconds=seconds)
+            if record is not None:
+                yield record
+        record = _committed(in_flight, stages)
+        if record is not None:
+            yield record
+
+
+def _committed(in_flight: Future[ShardRecord] | None, stages: Stages) -> ShardRecord | None:
+    """Wait for a commit; the time counts as writing."""
+    started = time.perf_counter()
+    record = in_flight.result() if in_flight is not None else None
+    stages.write += time.perf_counter() - started
+    return record
 
 
 @dataclass
@@ -224,7 +232,7 @@ def _not_finite(features: Mapping[str, np.ndarray]) -> list[int]:
 def _decoded_batches(
     plan: Plan,
     shards: Sequence[int],
-    uris: Sequence[str],
+    uris: pa.StringArray,
     store: ImageStore,
     encoder: Encoder,
     pool: ThreadPoolExecutor,
@@ -241,14 +249,12 @@ def _decoded_batches(
         yield _collect(*waiting.popleft())
 
 
-def _micro_batches(
-    plan: Plan, shards: Sequence[int], uris: Sequence[str]
-) -> Iterator[Sequence[str]]:
+def _micro_batches(plan: Plan, shards: Sequence[int], uris: pa.StringArray) -> Iterator[list[str]]:
     for shard in shards:
         items = plan.item_range(shard)
         for first in range(items.start, items.stop, plan.micro_batch):
             stop = min(first + plan.micro_batch, items.stop)
-            yield uris[first - plan.first_item : stop - plan.first_item]
+            yield uris[first - plan.first_item : stop - plan.first_item].to_pylist()
 
 
 _Item = tuple[str, int, int, "str | None"]

@@ -1,0 +1,307 @@
+"""The overlapped loop: bounded, in order, honest about its time, and whole however it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from ltcache.cache import Plan, ShardRecord, read_record
+from ltcache.cache.shards import map_array, shard_path
+from ltcache.errors import ImageError
+from ltcache.extract import pipeline
+from ltcache.extract.pipeline import Decoded, Stages, encode_shards
+from ltcache.images import Preprocessing
+
+EDGE = 4
+
+
+def png(number: int) -> bytes:
+    """Return an image that is all of one grey level, its number."""
+    sink = io.BytesIO()
+    Image.fromarray(np.full((EDGE, EDGE, 3), number, np.uint8)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+class Store:
+    """Images ``0``, ``1``, ... of one grey level each; ``bad`` ones cannot be read."""
+
+    def __init__(self, bad: Sequence[int] = ()) -> None:
+        self.bad = bad
+
+    def read(self, uri: str) -> bytes:
+        if int(uri) in self.bad:
+            raise ImageError("gone")
+        return png(int(uri))
+
+
+@dataclass
+class Encoder:
+    """The feature of an image is its grey level, twice; counts what it is given."""
+
+    fails_at: int | None = None
+    sizes: list[int] = field(default_factory=list)
+    preprocessing: Preprocessing = field(
+        default_factory=lambda: Preprocessing((EDGE, EDGE), (0, 0, 0), (1, 1, 1))
+    )
+    device: Any = field(default_factory=lambda: SimpleNamespace(type="cpu"))
+
+    def submit(self, pixels: torch.Tensor, fields: Sequence[str]) -> Any:
+        if len(self.sizes) == self.fails_at:
+            raise ValueError("broken encoder")
+        self.sizes.append(len(pixels))
+        grey = pixels[:, 0, 0, 0].float()
+        found = {name: torch.stack([grey, grey], 1) for name in fields}
+        return SimpleNamespace(result=lambda: found)
+
+
+def plan(items: int, shard_size: int = 10, micro_batch: int = 4) -> Plan:
+    """Return a plan with the embedding (2 values) as its only field."""
+    return Plan({}, {}, {}, ("center",), {"embedding": 2}, items, shard_size, micro_batch)
+
+
+def run(
+    cache: Path,
+    plan: Plan,
+    encoder: Any = None,
+    *,
+    shards: Sequence[int] | None = None,
+    bad: Sequence[int] = (),
+    workers: int = 2,
+    stages: Stages | None = None,
+) -> Iterator[ShardRecord]:
+    """Start the loop on images ``0``, ``1``, ..."""
+    cache.mkdir(exist_ok=True)
+    return encode_shards(
+        cache,
+        plan,
+        range(plan.num_shards) if shards is None else shards,
+        pa.array([str(item) for item in range(plan.items)]),
+        Store(bad),
+        encoder or Encoder(),
+        workers,
+        stages or Stages(),
+    )
+
+
+def digests(cache: Path) -> dict[str, str]:
+    """Return path -> SHA-256 of the shards, their records and whatever else lies beside them."""
+    files = sorted(path for path in cache.glob("views/**/*") if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def threads() -> set[str]:
+    """Return the names of the loop's own threads that are alive."""
+    names = {thread.name for thread in threading.enumerate()}
+    return {name for name in names if name.startswith(("decode", "commit"))}
+
+
+def test_uneven_micro_batches_and_shards(tmp_path: Path) -> None:
+    encoder = Encoder()
+    records = list(run(tmp_path / "c", plan(23), encoder, bad=[7]))
+    assert encoder.sizes == [4, 4, 2, 4, 4, 2, 3]
+    assert [(record.first, record.count) for record in records] == [(0, 10), (10, 10), (20, 3)]
+    content = [value for record in records for value in record.content]
+    expected = [hashlib.sha256(png(item)).hexdigest() for item in range(23)]
+    assert content == [*expected[:7], "", *expected[8:]]
+    stored = [map_array(shard_path(tmp_path / "c", "center", k), "embedding") for k in range(3)]
+    grey = np.concatenate(stored)[:, 0, 0]
+    assert np.isnan(grey[7])
+    assert np.delete(grey, 7).tolist() == [*range(7), *range(8, 23)]
+    assert [record.errors for record in records] == [{7: "gone"}, {}, {}]
+
+
+@pytest.mark.parametrize(("shard_size", "micro_batch"), [(1, 1), (7, 100), (50, 7), (6, 3)])
+def test_values_do_not_depend_on_the_pieces(
+    tmp_path: Path, shard_size: int, micro_batch: int
+) -> None:
+    pieces = plan(40, shard_size, micro_batch)
+    list(run(tmp_path / "c", pieces, workers=3))
+    paths = [shard_path(tmp_path / "c", "center", shard) for shard in range(pieces.num_shards)]
+    grey = np.concatenate([map_array(path, "embedding") for path in paths])[:, 0, 0]
+    assert grey.tolist() == list(range(40))
+
+
+class Counted(Decoded):
+    """A micro-batch that is counted for as long as anything holds it."""
+
+    alive: weakref.WeakSet[Counted]
+    __hash__ = object.__hash__
+
+    def __init__(self, *values: Any) -> None:
+        super().__init__(*values)
+        self.alive.add(self)
+
+
+@pytest.mark.parametrize(("workers", "micro_batch", "most"), [(2, 16, 5), (4, 4, 12), (1, 64, 5)])
+def test_read_ahead_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, micro_batch: int, most: int
+) -> None:
+    class Watching(Encoder):
+        peak = 0
+
+        def submit(self, pixels: torch.Tensor, fields: Sequence[str]) -> Any:
+            Watching.peak = max(Watching.peak, len(Counted.alive))
+            return super().submit(pixels, fields)
+
+    monkeypatch.setattr(pipeline, "Decoded", Counted)
+    peaks, image = [], png(0)
+    for batches in (20, 60):
+        Counted.alive = weakref.WeakSet()
+        Watching.peak = 0
+        pieces = plan(batches * micro_batch, 5 * micro_batch, micro_batch)
+        monkeypatch.setattr(Store, "read", lambda self, uri: image)
+        list(run(tmp_path / str(batches), pieces, Watching(), workers=workers))
+        peaks.append(Watching.peak)
+    assert peaks[0] == peaks[1] <= most
+    assert not Counted.alive
+
+
+def test_closing_early_waits_for_the_commit_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = pipeline.commit_shard
+
+    def slow(*values: Any, **more: Any) -> ShardRecord:
+        time.sleep(0.1)
+        return commit(*values, **more)
+
+    monkeypatch.setattr(pipeline, "commit_shard", slow)
+    pieces = plan(200)
+    records = run(tmp_path / "c", pieces)
+    assert next(records).first == 0
+    records.close()
+    assert not threads()
+    committed = [read_record(tmp_path / "c", "center", shard) for shard in range(20)]
+    assert [record is not None for record in committed] == [True] * 2 + [False] * 18
+    assert sorted(digests(tmp_path / "c")) == ["00000.h5", "00000.json", "00001.h5", "00001.json"]
+
+
+def finish_and_compare(cache: Path, pieces: Plan) -> None:
+    """Check that no half file is left and that going on gives the bytes of an unbroken run."""
+    assert not threads()
+    assert all(name.endswith((".h5", ".json")) for name in digests(cache))
+    todo = [k for k in range(pieces.num_shards) if read_record(cache, "center", k) is None]
+    assert todo
+    list(run(cache, pieces, shards=todo))
+    whole = cache.with_name("whole")
+    list(run(whole, pieces))
+    assert digests(cache) == digests(whole)
+
+
+def test_a_failing_encoder_leaves_what_is_done(tmp_path: Path) -> None:
+    pieces = plan(47)
+    records = run(tmp_path / "c", pieces, Encoder(fails_at=7))  # in the third shard
+    with pytest.raises(ValueError, match="broken encoder"):
+        list(records)
+    assert read_record(tmp_path / "c", "center", 1) is not None
+    assert read_record(tmp_path / "c", "center", 2) is None
+    finish_and_compare(tmp_path / "c", pieces)
+
+
+@pytest.mark.parametrize("step", ["before", "features", "record"])
+def test_a_failing_commit_leaves_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from ltcache.cache import shards
+
+    name = {"before": "stored", "features": "file_digest", "record": "write_whole"}[step]
+    original = getattr(shards, name)
+    calls = []
+
+    def full(*values: Any) -> Any:
+        calls.append(values)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return original(*values)
+
+    pieces = plan(47)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, name, full)
+        with pytest.raises(OSError, match="No space left"):
+            list(run(tmp_path / "c", pieces))
+    assert read_record(tmp_path / "c", "center", 1) is not None
+    assert read_record(tmp_path / "c", "center", 2) is None
+    finish_and_compare(tmp_path / "c", pieces)
+
+
+def test_a_failing_decoder_is_not_taken_for_a_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Store, uri: str) -> bytes:
+        raise ZeroDivisionError
+
+    pieces = plan(47)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", broken)
+        with pytest.raises(ZeroDivisionError):
+            list(run(tmp_path / "c", pieces))
+    finish_and_compare(tmp_path / "c", pieces)
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_stages_hold_the_time_of_their_work_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(pipeline, "time", clock)
+
+    class Slow(Encoder):
+        def submit(self, pixels: torch.Tensor, fields: Sequence[str]) -> Any:
+            clock.now += 1
+            return super().submit(pixels, fields)
+
+    stages = Stages()
+    encoder = Slow()
+    for _ in run(tmp_path / "c", plan(47), encoder, stages=stages):
+        clock.now += 1000  # what the caller does with a record is nobody's stage
+    assert (stages.decode, stages.encode, stages.write) == (0, len(encoder.sizes), 0)
+    assert stages.binding() == "encoding binds (100% of the time)"
+
+
+@pytest.mark.parametrize("stage", ["decode", "write"])
+def test_waiting_counts_for_what_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def later(function: Any) -> Any:
+        def slow(*values: Any, **more: Any) -> Any:
+            time.sleep(0.02)
+            return function(*values, **more)
+
+        return slow
+
+    name = {"decode": "decode", "write": "commit_shard"}[stage]
+    monkeypatch.setattr(pipeline, name, later(getattr(pipeline, name)))
+    stages = Stages()
+    started = time.perf_counter()
+    list(run(tmp_path / "c", plan(48, 3, 3), workers=1, stages=stages))
+    elapsed = time.perf_counter() - started
+    total = stages.decode + stages.encode + stages.write
+    assert 0.2 < getattr(stages, stage) < total <= elapsed
+    assert stages.binding().startswith({"decode": "decoding", "write": "writing"}[stage])
+
+
+def test_nothing_has_happened_yet() -> None:
+    assert Stages().binding() == "starting"
