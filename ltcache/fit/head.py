@@ -50,6 +50,7 @@ class Task:
     rows: Rows
     val: Rows | None
     context: HeadContext
+    transform: str
     generator: Generator
     stop_after: int | None
     progress: Progress | None
@@ -146,8 +147,8 @@ def _run_stages(
     rows = replace(rows, features=transform(rows.features))
     val = None if val is None else replace(val, features=transform(val.features))
     task = Task(
-        rows, val, context, Generator().manual_seed(seed), None, progress, closed_form,
-        allow_double_correction,
+        rows, val, context, transform.kind, Generator().manual_seed(seed), None, progress,
+        closed_form, allow_double_correction,
     )  # fmt: skip
     head: Head | None = None
     trained: list[Trained] = []
@@ -201,6 +202,11 @@ def initialise(head: Head, how: str, task: Task) -> str:
     ways = how.split("|")
     for way in ways:
         try:
+            if way == "text" and task.transform not in ("none", "l2"):
+                raise FitError(
+                    f"class texts do not live among features that were transformed by "
+                    f"{task.transform!r}; take feature.transform=l2 or none, or another init"
+                )
             head.initialise(way, task.rows.features, task.rows.labels, task.generator, task.context)
             return way
         except FitError:

@@ -180,7 +180,3 @@ def paired_bootstrap(
     tail = int(min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))) + 1
     p = min(1.0, 2 * tail / (bootstrap + 1))
     return PairedDifference(statistic, point, low, high, p, bootstrap, len(gathered.label))
-
-
-def _mean_of_seeds(correct: np.ndarray) -> np.ndarray:
-    return np.atleast_2d(np.asarray(correct, dtype=np.float64)).mean(axis=0)

@@ -141,6 +141,8 @@ def test_text_start_falls_back_to_class_means_and_says_so() -> None:
     assert _fit(_short("lift-lp")).init == ("class_mean",)
     with pytest.raises(FitError, match="ltcache prompts"):
         _fit(_short("lift-lp", init="text"))
+    with pytest.raises(FitError, match="transformed by 'standardize'"):
+        _fit(_short("ce", init="text"))
     with pytest.raises(FitError, match="needs a stage before it"):
         _fit(_short("ce", init="previous"))
 
