@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from ltcache.cache.fingerprint import bytes_digest, canonical_json, file_digest
+from ltcache.cache.fingerprint import bytes_digest, canonical_json, digest, file_digest
 from ltcache.cache.layout import (
     index_path,
     plan_path,
@@ -34,6 +34,9 @@ from ltcache.manifest import Manifest
 
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
+
+SEAL = "index_sha256"
+"""The index' own field: SHA-256 of the canonical JSON of all its other fields."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def finalise(
         "prompts": {name: list(pair) for name, pair in entries.items()},
         "files": listed,
     }
-    write_whole(index_path(cache), canonical_json(index).encode())
+    _write_index(cache, index)
     return rows
 
 
@@ -107,11 +110,14 @@ def store_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
     pair = write_prompts(cache, prompts)
     index["prompts"][prompts.name] = pair
     index["files"] |= {name: _entry(cache / name) for name in pair}
-    write_whole(index_path(cache), canonical_json(index).encode())
+    _write_index(cache, index)
 
 
-def read_index(cache: Path) -> dict[str, Any]:
+def read_index(cache: Path, *, check_sizes: bool = True) -> dict[str, Any]:
     """Return the index of a finished cache.
+
+    Args:
+        check_sizes: compare the size of every named file.
 
     Raises:
         CacheError: no cache, an unfinished one, one of another format, or files missing from it.
@@ -127,10 +133,22 @@ def read_index(cache: Path) -> dict[str, Any]:
         index: dict[str, Any] = json.loads(path.read_text())
         if index["format"] != FORMAT:
             raise CacheError(f"{path}: format {index['format']}, this ltcache reads {FORMAT}")
-        _check_sizes(cache, index["files"])
+        if index.pop(SEAL, None) != digest(index):
+            raise ValueError("its content does not have the digest it states")
+        if check_sizes:
+            _check_sizes(cache, index["files"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(f"{path}: damaged ({error!r})") from None
+        raise CacheError(
+            f"{path}: damaged ({error}). Remove it and run the same ltcache extract again: the "
+            "shards are kept, only class texts that were added later are to be added again"
+        ) from None
     return index
+
+
+def _write_index(cache: Path, index: Mapping[str, Any]) -> None:
+    """Write the index with the digest of its own content, since no other file names it."""
+    sealed = {**index, SEAL: digest(index)}
+    write_whole(index_path(cache), canonical_json(sealed).encode())
 
 
 def _check_sizes(cache: Path, files: Mapping[str, Any]) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ltcache.cache.fingerprint import require_equal
@@ -17,8 +19,10 @@ from ltcache.cache.index import read_index
 from ltcache.cache.layout import shard_path
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
-from ltcache.errors import CacheError
+from ltcache.errors import CacheError, ManifestError
 from ltcache.manifest import ClassList, Manifest
+
+_ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
 
 
 class Cache:
@@ -38,20 +42,26 @@ class Cache:
         self.path = path
         self._index = index
         record = _read_json(path / "encoder.json")
+        if missing := sorted(_ENCODER - set(record)):
+            raise CacheError(f"{path / 'encoder.json'}: lacks {', '.join(missing)}: damaged")
         self.encoder: dict[str, Any] = record["identity"]
         self.numerics: dict[str, Any] = record["numerics"]
         self.provenance: dict[str, Any] = record["provenance"]
         self.logit_scale: float | None = record["logit_scale"]
         self.logit_bias: float | None = record["logit_bias"]
-        tensors = load_file(path / "encoder.safetensors")
+        tensors = _read_tensors(path / "encoder.safetensors")
         self.projection: np.ndarray | None = tensors.get("projection")
         self.projection_bias: np.ndarray | None = tensors.get("projection_bias")
 
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest that was extracted, with the columns of extraction."""
-        rows = pq.read_table(self.path / self._index["manifest"])
-        return Manifest.from_header(_read_json(self.path / "classes.json"), rows)
+        rows = _read_rows(self.path / self._index["manifest"])
+        header = _read_json(self.path / "classes.json")
+        try:
+            return Manifest.from_header(header, rows)
+        except ManifestError as error:
+            raise CacheError(f"{self.path}: damaged ({error}); see ltcache verify") from None
 
     @property
     def classes(self) -> ClassList:
@@ -122,14 +132,23 @@ class Cache:
         Raises:
             CacheError: no such view, field or split, or a damaged shard.
         """
+        return self.row_features(self.rows(split), field, view)
+
+    def row_features(
+        self, rows: np.ndarray, field: str = "embedding", view: str = "center"
+    ) -> np.ndarray:
+        """Return float32 (n, v, D): features of int64 ``rows``; NaN where a row has none.
+
+        Raises:
+            CacheError: no such view or field, or a damaged shard.
+        """
         entry = self._view(view)
         if field not in entry["fields"]:
             raise CacheError(
                 f"{self.path}: no field {field!r} in view {view!r}, only "
                 f"{', '.join(entry['fields'])}"
             )
-        items = self._column("item").astype(np.int64)[self.rows(split)]
-        return _gather(self.path, view, field, items, entry)
+        return _gather(self.path, view, field, self._column("item").astype(np.int64)[rows], entry)
 
     def prompts(self, name: str | None = None) -> PromptEmbeddings:
         """Return a set of class texts, ``default`` unless named.
@@ -229,7 +248,26 @@ def _gather(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CacheError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise CacheError(f"{path}: not a JSON object: damaged")
     return value
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        tensors: dict[str, np.ndarray] = load_file(path)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CacheError(f"{path}: cannot be read ({error})") from None
+    return tensors
+
+
+def _read_rows(path: Path) -> pa.Table:
+    try:
+        rows = pq.read_table(path)
+        rows.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CacheError(f"{path}: cannot be read ({error})") from None
+    return rows

@@ -112,13 +112,16 @@ def map_array(path: Path, name: str) -> np.ndarray:
         with h5py.File(path, "r") as file:
             dataset = file[name]
             offset, dtype, shape = dataset.id.get_offset(), dataset.dtype, dataset.shape
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise CacheError(f"{path}: cannot read {name!r} ({error})") from None
     if 0 in shape:
         return np.zeros(shape, dtype)
     if offset is None:
         raise CacheError(f"{path}: {name!r} is not contiguous, so ltcache did not write it")
-    return np.memmap(path, dtype, "r", offset, shape)
+    try:
+        return np.memmap(path, dtype, "r", offset, shape)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path}: cannot map {name!r} ({error})") from None
 
 
 def asdict_json(record: ShardRecord) -> dict[str, Any]:
