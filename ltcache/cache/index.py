@@ -32,8 +32,11 @@ from ltcache.cache.shards import ShardRecord, read_record
 from ltcache.errors import CacheError
 from ltcache.manifest import Manifest
 
+VIEW = "center"
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
+
+_ROW_GROUP = 1 << 16  # rows that are in memory twice while the manifest is written
 
 SEAL = "index_sha256"
 """The index' own field: SHA-256 of the canonical JSON of all its other fields."""
@@ -63,7 +66,7 @@ class EncoderState:
 
 def finalise(
     cache: Path,
-    plan: Plan,
+    plans: Sequence[Plan],
     manifest: Manifest,
     items: np.ndarray,
     encoder: EncoderState,
@@ -72,6 +75,8 @@ def finalise(
     """Write everything beside the shards, and the index last.
 
     Args:
+        plans: all plans of the cache, in order; the last one must be committed as a whole, of an
+            earlier one shards may be missing (an extension that was given up).
         items: int64 (rows,), the item of each of the manifest's rows.
 
     Returns:
@@ -80,8 +85,8 @@ def finalise(
     Raises:
         CacheError: a shard of the plan has not been committed.
     """
-    shards, extracted = _collect(cache, plan)
-    rows = _with_columns(manifest.rows, items, extracted)
+    shards = _committed_shards(cache, plans)
+    rows = _with_columns(manifest.rows, items, shards)
     files = [_write_manifest(cache, rows)]
     files += _write_encoder(cache, encoder)
     files += _write(cache / "classes.json", canonical_json(manifest.header()).encode())
@@ -89,13 +94,13 @@ def finalise(
     for prompt_set in prompts:
         entries[prompt_set.name] = write_prompts(cache, prompt_set)
     files += [name for pair in entries.values() for name in pair]
-    files.append(plan_path(cache, plan.number).relative_to(cache).as_posix())
-    listed = {name: _entry(cache / name) for name in files} | shards
+    files += [plan_path(cache, plan.number).relative_to(cache).as_posix() for plan in plans]
+    listed = {name: _entry(cache / name) for name in files} | shards.files
     index = {
         "format": FORMAT,
         "manifest": files[0],
-        "plans": [plan.number],
-        "views": {view: _view_entry(plan) for view in plan.views},
+        "plans": [plan.number for plan in plans],
+        "views": {VIEW: {"fields": dict(plans[0].fields), "shards": shards.ranges}},
         "prompts": {name: list(pair) for name, pair in entries.items()},
         "files": listed,
     }
@@ -162,23 +167,44 @@ def _check_sizes(cache: Path, files: Mapping[str, Any]) -> None:
             )
 
 
-def _collect(cache: Path, plan: Plan) -> tuple[dict[str, Any], pa.Table]:
-    """Return the index' entries of all shards, and sha256, width, height and error by item.
+@dataclass(frozen=True)
+class _Shards:
+    """All committed shards of a cache.
 
-    One record at a time: as Python lists, millions of items would need gigabytes.
+    Args:
+        files: the index' entries of their files.
+        ranges: shard number, first item and number of items of each, in order.
+        columns: sha256, width, height and error of every item, in order.
     """
-    entries: dict[str, Any] = {}
+
+    files: dict[str, Any]
+    ranges: list[list[int]]
+    columns: pa.Table
+
+    def of_items(self, items: np.ndarray) -> pa.Table:
+        """Return the columns of items, in the order given."""
+        _, first, count = np.array(self.ranges, np.int64).reshape(-1, 3).T
+        shard = np.searchsorted(first, items, side="right") - 1
+        offset = np.cumsum(count) - count
+        return self.columns.take(pa.array(offset[shard] + items - first[shard]))
+
+
+def _committed_shards(cache: Path, plans: Sequence[Plan]) -> _Shards:
+    """Read all records, one at a time: as Python lists, millions of items would need gigabytes."""
+    files: dict[str, Any] = {}
+    ranges: list[list[int]] = []
     parts = [_item_columns([], [], [], [])]
-    for view in plan.views:
-        for shard in range(plan.num_shards):
-            record = read_record(cache, view, shard)
-            if record is None:
-                raise CacheError(f"{cache}: shard {shard} of view {view!r} is not there yet")
-            entries |= _shard_entries(cache, view, shard, record)
-            if view == plan.views[0]:
-                errors = [record.errors.get(position) for position in range(record.count)]
-                parts.append(_item_columns(record.content, record.width, record.height, errors))
-    return entries, pa.concat_tables(parts).combine_chunks()
+    for plan, shard in ((plan, shard) for plan in plans for shard in plan.shards):
+        record = read_record(cache, VIEW, shard)
+        if record is None:
+            if plan is plans[-1]:
+                raise CacheError(f"{cache}: shard {shard} is not there yet")
+            continue
+        files |= _shard_entries(cache, VIEW, shard, record)
+        ranges.append([shard, record.first, record.count])
+        errors = [record.errors.get(position) for position in range(record.count)]
+        parts.append(_item_columns(record.content, record.width, record.height, errors))
+    return _Shards(files, ranges, pa.concat_tables(parts).combine_chunks())
 
 
 def _item_columns(
@@ -197,10 +223,9 @@ def _item_columns(
     )
 
 
-def _with_columns(rows: pa.Table, items: np.ndarray, extracted: pa.Table) -> pa.Table:
+def _with_columns(rows: pa.Table, items: np.ndarray, shards: _Shards) -> pa.Table:
     """Add the columns of :data:`EXTRACTED` to the manifest's rows."""
-    item = pa.array(items, pa.int64())
-    columns = extracted.take(item).append_column("item", item)
+    columns = shards.of_items(items).append_column("item", pa.array(items, pa.int64()))
     failed = pc.is_valid(columns["error"])
     columns = columns.append_column("status", pc.if_else(failed, "failed", "ok"))
     for name in EXTRACTED:
@@ -210,7 +235,7 @@ def _with_columns(rows: pa.Table, items: np.ndarray, extracted: pa.Table) -> pa.
 
 def _write_manifest(cache: Path, rows: pa.Table) -> str:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink)
+    pq.write_table(rows, sink, row_group_size=_ROW_GROUP)
     data = sink.getvalue().to_pybytes()
     name = f"manifest-{bytes_digest(data)[:8]}.parquet"
     write_whole(cache / name, data)
@@ -248,14 +273,4 @@ def _shard_entries(cache: Path, view: str, shard: int, record: ShardRecord) -> d
     return {
         data.relative_to(cache).as_posix(): {"sha256": record.sha256, "bytes": record.bytes},
         committed_by.relative_to(cache).as_posix(): _entry(committed_by),
-    }
-
-
-def _view_entry(plan: Plan) -> dict[str, Any]:
-    return {
-        "fields": dict(plan.fields),
-        "items": plan.items,
-        "shards": [
-            [items.start, len(items)] for items in map(plan.item_range, range(plan.num_shards))
-        ],
     }

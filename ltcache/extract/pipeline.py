@@ -83,7 +83,7 @@ def encode_shards(
         decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
-        committer.submit(_spin_briefly)
+        committer.submit(spin_briefly)
         batches = _decoded_batches(plan, shards, uris, store, encoder, decoders, workers)
         in_flight: Future[ShardRecord] | None = None
         for shard in shards:
@@ -207,7 +207,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
-def _spin_briefly() -> None:
+def spin_briefly() -> None:
     """Run one parallel operation, so that this thread owns compute threads besides the encoder's.
 
     GNU OpenMP's threads spin at every barrier, for milliseconds while the process has no more of
