@@ -7,5 +7,13 @@ from pathlib import Path
 
 
 def encoder_path() -> Path:
-    """Return the folder of the embedded encoder, which open_clip opens as ``local-dir:``."""
+    """Return the folder of the default embedded encoder, which open_clip opens as ``local-dir:``.
+
+    The convolutional tower is the default: it is the more accurate one of the two.
+    """
+    return Path(str(files("ltcache.embedded"))) / "encoder_conv"
+
+
+def vit_encoder_path() -> Path:
+    """Return the folder of the small ViT, for token maps and block adapters."""
     return Path(str(files("ltcache.embedded"))) / "encoder"
