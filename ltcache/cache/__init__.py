@@ -1,7 +1,7 @@
 """Write-once feature caches on disk; the only part of ltcache that knows HDF5."""
 
 from ltcache.cache.index import EncoderState, finalise, store_prompts
-from ltcache.cache.plan import Plan, claim_plan, read_plan
+from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache, check_identities, open_cache
 from ltcache.cache.shards import ShardRecord, commit_shard, read_record
@@ -18,6 +18,7 @@ __all__ = [
     "finalise",
     "open_cache",
     "read_plan",
+    "read_plans",
     "read_record",
     "store_prompts",
 ]

@@ -194,7 +194,8 @@ def _committed_shards(cache: Path, plans: Sequence[Plan]) -> _Shards:
     files: dict[str, Any] = {}
     ranges: list[list[int]] = []
     parts = [_item_columns([], [], [], [])]
-    for plan, shard in ((plan, shard) for plan in plans for shard in plan.shards):
+    numbered = [(plan, shard) for plan in plans for shard in plan.shards]
+    for plan, shard in numbered:
         record = read_record(cache, VIEW, shard)
         if record is None:
             if plan is plans[-1]:

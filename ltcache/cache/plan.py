@@ -33,6 +33,9 @@ class Plan:
         items: number of items, numbered from ``first_item``.
         shard_size: items in a shard (the last one may be shorter).
         micro_batch: images in one forward pass; never crosses a shard.
+        first_item, first_shard: where numbering goes on in a cache that grows.
+        images: digest of the items' uris and contents, where they were hashed beforehand.
+        number: of the plan, from 1.
     """
 
     encoder: Mapping[str, Any]
@@ -44,6 +47,8 @@ class Plan:
     shard_size: int
     micro_batch: int
     first_item: int = 0
+    first_shard: int = 0
+    images: str = ""
     number: int = 1
     format: int = FORMAT
 
@@ -57,14 +62,19 @@ class Plan:
         return cls(**{**value, "views": tuple(value["views"])})
 
     @property
-    def num_shards(self) -> int:
-        """Number of shards of each view."""
-        return -(-self.items // self.shard_size)
+    def shards(self) -> range:
+        """Numbers of the plan's shards, in each view."""
+        return range(self.first_shard, self.first_shard - (-self.items // self.shard_size))
+
+    @property
+    def end(self) -> int:
+        """The item after the last one."""
+        return self.first_item + self.items
 
     def item_range(self, shard: int) -> range:
         """Return the items of a shard."""
-        first = self.first_item + shard * self.shard_size
-        return range(first, min(first + self.shard_size, self.first_item + self.items))
+        first = self.first_item + (shard - self.first_shard) * self.shard_size
+        return range(first, min(first + self.shard_size, self.end))
 
 
 def read_plan(cache: Path, number: int = 1) -> Plan | None:
@@ -83,6 +93,14 @@ def read_plan(cache: Path, number: int = 1) -> Plan | None:
         return Plan.from_dict(value)
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{path}: not a plan ({error}); remove the unfinished cache") from None
+
+
+def read_plans(cache: Path) -> list[Plan]:
+    """Return all plans of a cache, in order."""
+    plans: list[Plan] = []
+    while plan := read_plan(cache, len(plans) + 1):
+        plans.append(plan)
+    return plans
 
 
 def claim_plan(cache: Path, plan: Plan) -> None:

@@ -235,14 +235,14 @@ def _gather(
 ) -> np.ndarray:
     """Collect rows of all shards; items need not be sorted nor distinct."""
     result: np.ndarray | None = None
-    first = np.array([start for start, _ in entry["shards"]])
+    first = np.array([start for _, start, _ in entry["shards"]])
     owner = np.searchsorted(first, items, side="right") - 1
-    for shard in np.unique(owner).tolist():
-        mapped = map_array(shard_path(cache, view, shard), field)
-        where = np.flatnonzero(owner == shard)
+    for position in np.unique(owner).tolist():
+        mapped = map_array(shard_path(cache, view, entry["shards"][position][0]), field)
+        where = np.flatnonzero(owner == position)
         if result is None:
             result = np.empty((len(items), *mapped.shape[1:]), np.float32)
-        result[where] = mapped[items[where] - first[shard]]
+        result[where] = mapped[items[where] - first[position]]
     return np.zeros((0, 1, entry["fields"][field]), np.float32) if result is None else result
 
 

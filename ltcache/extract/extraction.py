@@ -166,7 +166,7 @@ def extract(
         out, plan, uris, manifest, encoder, workers, stages, max_failures, progress
     )
     prompts = _default_prompts(encoder, manifest)
-    rows = finalise(out, plan, manifest, items, _state(encoder, plan), prompts)
+    rows = finalise(out, [plan], manifest, items, _state(encoder, plan), prompts)
     return _report(out, rows, encoded, stages.binding(), started)
 
 
@@ -248,7 +248,7 @@ def _encode_missing(
     """Encode the shards that are not committed yet; returns the number of items encoded."""
     todo: list[int] = []
     done = failed = 0
-    for shard in range(plan.num_shards):
+    for shard in plan.shards:
         if record := read_record(out, plan.views[0], shard):
             done += record.count
             failed += len(record.errors)
@@ -274,15 +274,22 @@ def _encode_missing(
             rate = encoded / (time.perf_counter() - started)
             progress(Progress(done + encoded, plan.items, failed, rate, stages.binding()))
         if _too_many(failed, done + encoded, plan.items, max_failures):
-            raise _failures_error(out, uris, record, failed, done + encoded, max_failures)
+            raise _failures_error(out, plan, uris, record, failed, done + encoded, max_failures)
     return encoded
 
 
 def _failures_error(
-    out: Path, uris: pa.StringArray, record: Any, failed: int, seen: int, max_failures: float
+    out: Path,
+    plan: Plan,
+    uris: pa.StringArray,
+    record: Any,
+    failed: int,
+    seen: int,
+    max_failures: float,
 ) -> CacheError:
     examples = [
-        f"{uris[record.first + row]}: {text}" for row, text in list(record.errors.items())[:5]
+        f"{uris[record.first - plan.first_item + row]}: {text}"
+        for row, text in list(record.errors.items())[:5]
     ]
     return CacheError(
         f"{failed} of {seen} images failed (allowed: {max_failures:.1%}, --max-failures), "

@@ -88,7 +88,7 @@ def run(
     return encode_shards(
         cache,
         plan,
-        range(plan.num_shards) if shards is None else shards,
+        plan.shards if shards is None else shards,
         pa.array([str(item) for item in range(plan.items)]),
         Store(bad),
         encoder or Encoder(),
@@ -130,7 +130,7 @@ def test_values_do_not_depend_on_the_pieces(
 ) -> None:
     pieces = plan(40, shard_size, micro_batch)
     list(run(tmp_path / "c", pieces, workers=3))
-    paths = [shard_path(tmp_path / "c", "center", shard) for shard in range(pieces.num_shards)]
+    paths = [shard_path(tmp_path / "c", "center", shard) for shard in pieces.shards]
     grey = np.concatenate([map_array(path, "embedding") for path in paths])[:, 0, 0]
     assert grey.tolist() == list(range(40))
 
@@ -194,7 +194,7 @@ def finish_and_compare(cache: Path, pieces: Plan) -> None:
     """Check that no half file is left and that going on gives the bytes of an unbroken run."""
     assert not threads()
     assert all(name.endswith((".h5", ".json")) for name in digests(cache))
-    todo = [k for k in range(pieces.num_shards) if read_record(cache, "center", k) is None]
+    todo = [k for k in pieces.shards if read_record(cache, "center", k) is None]
     assert todo
     list(run(cache, pieces, shards=todo))
     whole = cache.with_name("whole")
