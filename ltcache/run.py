@@ -42,7 +42,8 @@ class Run:
     Attributes:
         method: with all settings written out. head, transform: on the CPU.
         record: what stands in run.json: identities, field, views, seed, rows of each split,
-            tuned_on, init, residual prior, cost, identity fields let pass.
+            tuned_on, init, residual prior, cost, how the encoder was named, identity fields let
+            pass.
         history: one record per epoch.
         metrics: split -> scores.
         class_names: in label order, for per_class.csv.

@@ -76,6 +76,7 @@ class FakeCache:
         self.manifest = Manifest("fake", pa.table(columns), self.classes)
         self.encoder: dict[str, Any] = {"towers": {"image": "i0", "text": "t0"}, "dims": {"d": dim}}
         self.numerics: dict[str, Any] = {"precision": "fp32"}
+        self.provenance: dict[str, Any] = {"model": "fake", "pretrained": None, "activation": None}
         self.logit_scale: float | None = 20.0
         self.logit_bias: float | None = None
         self.views = ("center",)

@@ -12,7 +12,17 @@ from collections.abc import Sequence
 import click
 
 from ltcache import __version__
-from ltcache.cli import demo, evaluate, extract, fit_adapter, inspect, methods, prompts, zero_shot
+from ltcache.cli import (
+    demo,
+    evaluate,
+    extract,
+    fit_adapter,
+    inspect,
+    methods,
+    predict,
+    prompts,
+    zero_shot,
+)
 from ltcache.cli.options import OrderedGroup
 from ltcache.errors import LtcacheError
 
@@ -46,6 +56,7 @@ for _command in (
     zero_shot.command,
     fit_adapter.command,
     evaluate.command,
+    predict.command,
     methods.command,
 ):
     cli.add_command(_command)

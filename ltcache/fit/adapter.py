@@ -233,6 +233,7 @@ def _record(
         "residual_prior": fitted.residual_prior,
         "stale": list(stale),
         "cache": None,
+        "provenance": dict(cache.provenance),
         "cost": _cost(cache, fitted, crops),
     }
 

@@ -1,0 +1,147 @@
+"""Images as a person names them: files, folders, archives, and lists of paths.
+
+A stream: nothing is listed ahead, so a folder of millions of images costs no memory. What cannot be
+read is one :class:`Input` whose ``read`` raises, never the end of the stream.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ltcache.errors import ImageError
+from ltcache.images import ImageStore, open_store
+from ltcache.manifest.tree import IMAGE_SUFFIXES
+
+MAX_BYTES = 1 << 29
+"""Largest accepted image file, encoded: archives may declare anything."""
+
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image.
+
+    Args:
+        name: as it was named; a member of an archive is ``archive.zip/member.png``.
+        read: returns the encoded bytes or raises :class:`ImageError`; safe in another thread.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def inputs(names: Iterable[str | Path], lines: Iterable[str] | None = None) -> Iterator[Input]:
+    """Yield the images that names stand for, in order.
+
+    Args:
+        names: files; folders (images below them, sorted within each folder); .zip and .tar
+            archives (their images in the archive's order); ``-``: the names in ``lines``.
+        lines: one name each, such as standard input; blank lines are passed over.
+    """
+    for name in names:
+        if str(name) == "-":
+            stripped = (line.rstrip("\r\n") for line in lines or ())
+            yield from inputs(line for line in stripped if line.strip() not in ("", "-"))
+        else:
+            yield from _expand(Path(name))
+
+
+def _expand(path: Path) -> Iterator[Input]:
+    if path.is_dir():
+        return _of_folder(path)
+    if path.name.lower().endswith(_TAR_SUFFIXES) and path.is_file():
+        return _of_tar(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return _of_zip(path)
+    return iter((Input(str(path), partial(read_file, path)),))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ImageError: missing, no permission, a folder, larger than :data:`MAX_BYTES`.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
+            raise ImageError("a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file")
+        _check_size(found.st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(error.strerror or type(error).__name__) from None
+
+
+def _of_folder(root: Path) -> Iterator[Input]:
+    failed: list[OSError] = []
+    for directory, folders, files in os.walk(root, onerror=failed.append):
+        folders.sort()
+        for name in sorted(files):
+            if _is_image(name):
+                path = Path(directory, name)
+                yield Input(str(path), partial(read_file, path))
+    for error in failed:
+        yield _unreadable(str(error.filename), error.strerror or type(error).__name__)
+
+
+def _of_zip(path: Path) -> Iterator[Input]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [item for item in archive.infolist() if _is_image(item.filename)]
+    except (OSError, zipfile.BadZipFile) as error:
+        yield _unreadable(str(path), f"not a zip archive ({error})")
+        return
+    store = open_store(path)  # a handle for each thread
+    for member in members:
+        yield Input(f"{path}/{member.filename}", partial(_read_member, store, member))
+
+
+def _read_member(store: ImageStore, member: zipfile.ZipInfo) -> bytes:
+    _check_size(member.file_size)
+    return store.read(member.filename)
+
+
+def _of_tar(path: Path) -> Iterator[Input]:
+    """Read in the archive's order and never unpack: links and devices are no images."""
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                if member.isfile() and _is_image(member.name):
+                    name = f"{path}/{member.name}"
+                    if member.size > MAX_BYTES:
+                        yield _unreadable(name, _too_large(member.size))
+                        continue
+                    stream = archive.extractfile(member)
+                    data = stream.read() if stream else b""
+                    yield Input(name, partial(bytes, data))
+    except (OSError, EOFError, tarfile.TarError) as error:
+        yield _unreadable(str(path), f"the tar archive cannot be read further ({error})")
+
+
+def _is_image(name: str) -> bool:
+    base = name.rpartition("/")[2]
+    return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith("._")
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(_too_large(size))
+
+
+def _too_large(size: int) -> str:
+    return f"{size} bytes, more than {MAX_BYTES} (MAX_BYTES)"
+
+
+def _unreadable(name: str, reason: str) -> Input:
+    def read() -> bytes:
+        raise ImageError(reason)
+
+    return Input(name, read)
