@@ -88,7 +88,7 @@ def test_broken_images_are_image_errors(data: bytes, text: str) -> None:
 
 
 def test_a_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ltcache.images.MAX_PIXELS", 100)
+    monkeypatch.setattr("ltcache.images.decoding.MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="20 x 20 pixels"):
         decode(png(noise(20, 20)), SQUARE)
 

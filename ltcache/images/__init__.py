@@ -1,0 +1,46 @@
+"""Images: where their bytes come from, and how bytes become the pixels that an encoder sees.
+
+The default decoder gives open_clip's own pixels bit for bit wherever open_clip's transform works.
+No image ends a run, and none costs its batch: what cannot be read or decoded becomes a failed row
+with the reason beside its key. What becomes of unusual images:
+
+===========================  =======================================================================
+image                        outcome
+===========================  =======================================================================
+CMYK, YCbCr, LAB             converted to RGB by Pillow, without a colour profile
+palette, 1 bit               resized by nearest neighbour as in open_clip, then RGB
+16 or 32 bits, float         values above 255 are clipped, as in open_clip: nearly always white;
+                             bring such images to 8 bits before
+grey with alpha, RGBA        resized with weighted alpha, then the alpha channel is dropped
+EXIF rotation                not applied, as in open_clip
+animated GIF, WebP, PNG      the first frame
+1 pixel                      enlarged
+20,000 x 1                   the centre of the enlarged image, without making all of it; at least
+                             one pixel is left of every edge
+corrupt metadata             ignored where the pixels can be decoded
+truncated                    failed: ``image file is truncated`` or the decoder's own words
+0 bytes                      failed: ``empty file (0 bytes)``
+text named .jpg              failed: ``not an image that Pillow knows``
+more than ``MAX_PIXELS``     failed before decoding: a decompression bomb
+more than ``MAX_BYTES``      failed before reading, also where an archive only claims so much
+directory named x.jpg        failed: ``Is a directory``; in a folder source it is a class folder
+pipe, socket, device         failed without waiting: ``not a regular file``
+no read permission           failed: ``Permission denied``
+path that leaves its root    failed; lists with such paths are refused as a whole
+===========================  =======================================================================
+"""
+
+from ltcache.images.decoding import DecodedImage, decode
+from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
+from ltcache.images.stores import MAX_BYTES, ImageStore, open_store, safe_uri
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "DecodedImage",
+    "ImageStore",
+    "Preprocessing",
+    "decode",
+    "open_store",
+    "safe_uri",
+]

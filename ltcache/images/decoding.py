@@ -1,0 +1,58 @@
+"""From encoded bytes to pixels: one image in, pixels or an :class:`ImageError` out."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ltcache.errors import ImageError
+from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
+
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Pixels uint8 (3, H, W) at the encoder's size, and the size of the source in pixels."""
+
+    pixels: np.ndarray
+    width: int
+    height: int
+
+
+def decode(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
+    """Decode one image and bring it to the encoder's input size.
+
+    What becomes of unusual images stands in the table of :mod:`ltcache.images`.
+
+    Raises:
+        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
+    """
+    if not data:
+        raise ImageError("empty file (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"{width} x {height} pixels, more than {MAX_PIXELS} (MAX_PIXELS)")
+            image.load()
+            image.info.pop("transparency", None)  # dropped below in any case, but with a warning
+            fitted = preprocessing.geometry(image).convert("RGB")
+        pixels = np.asarray(fitted).transpose(2, 0, 1)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not an image that Pillow knows") from None
+    except Exception as error:  # a decoder may raise anything on a broken file
+        raise ImageError(stable_text(error)) from None
+    return DecodedImage(pixels, width, height)
+
+
+def stable_text(error: Exception) -> str:
+    """Return an error's text without memory addresses, so that records are reproducible."""
+    text = _ADDRESS.sub("the image", str(error)).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,183 @@
+"""How an image becomes the input of an encoder.
+
+:class:`Preprocessing` is a value: it can be compared, stored as JSON and is part of the encoder's
+identity. Its geometry is done by Pillow exactly as open_clip's own inference transform does it, so
+the default decoder gives the same pixels bit for bit; only the conversion to float happens later,
+for a whole batch at once (the same operations element by element, hence the same bits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ltcache.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_PIXELS = 178_956_970
+"""Largest accepted width x height: what Pillow itself refuses as a decompression bomb."""
+
+_INTERPOLATION = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+_RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of an encoder (fields as in open_clip's ``PreprocessCfg``).
+
+    Args:
+        size: height and width in pixels.
+        mean, std: per channel, of values in 0..1.
+        interpolation: ``bicubic`` or ``bilinear``.
+        resize_mode: ``shortest`` (then centre crop), ``longest`` (then pad) or ``squash``.
+        fill_color: grey level of the padding, 0..255.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _INTERPOLATION:
+            raise ImageError(f"interpolation {self.interpolation!r} is not bicubic or bilinear")
+        if self.resize_mode not in _RESIZE_MODES:
+            raise ImageError(f"resize mode {self.resize_mode!r} is not one of {_RESIZE_MODES}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, as it stands in an encoder's identity."""
+        return {
+            "size": list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "resize_mode": self.resize_mode,
+            "fill_color": self.fill_color,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """Build from :meth:`to_dict`'s form; ``size`` may also be one number."""
+        size = value["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        r, g, b = value["mean"]
+        sr, sg, sb = value["std"]
+        return cls(
+            (int(height), int(width)),
+            (float(r), float(g), float(b)),
+            (float(sr), float(sg), float(sb)),
+            value.get("interpolation", "bicubic"),
+            value.get("resize_mode", "shortest"),
+            int(value.get("fill_color", 0)),
+        )
+
+    def geometry(self, image: Image.Image) -> Image.Image:
+        """Return ``image`` resized and cropped or padded to ``size``, in its own mode."""
+        resample = _INTERPOLATION[self.interpolation]
+        if self.resize_mode == "squash":
+            return image.resize((self.size[1], self.size[0]), resample)
+        if self.resize_mode == "longest":
+            scaled = _keep_ratio(image.size, self.size, max)
+            return _resize_and_crop(image, scaled, self.size, self.fill_color, resample)
+        if self.size[0] == self.size[1]:
+            scaled = _shortest_edge(image.size, self.size[0])
+        else:  # open_clip takes bicubic here, whatever the interpolation says
+            scaled = _keep_ratio(image.size, self.size, min)
+            resample = Image.Resampling.BICUBIC
+        return _resize_and_crop(image, scaled, self.size, 0, resample)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return float32 (N, 3, H, W) from uint8 pixels, as ``ToTensor`` and ``Normalize`` do."""
+        import torch
+
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _shortest_edge(source: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Return width and height with the shorter one at ``edge``."""
+    width, height = source
+    short, long = min(width, height), max(width, height)
+    if short == edge:
+        return source
+    scaled = int(edge * long / short)
+    return (edge, scaled) if width <= height else (scaled, edge)
+
+
+def _keep_ratio(
+    source: tuple[int, int], size: tuple[int, int], choose: Callable[[float, float], float]
+) -> tuple[int, int]:
+    """Return width and height scaled by one ratio; where that rounds to 0 pixels, 1."""
+    width, height = source
+    ratio = choose(height / size[0], width / size[1])
+    return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+def _resize_and_crop(
+    image: Image.Image,
+    scaled: tuple[int, int],
+    size: tuple[int, int],
+    fill: int,
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Resize to ``scaled`` (width, height), then crop or pad to ``size`` (height, width)."""
+    if scaled[0] * scaled[1] > MAX_PIXELS:
+        image = _resize_window(image, scaled, size, resample)
+    elif scaled != image.size:
+        image = image.resize(scaled, resample)
+    return _center_crop(image, size, fill)
+
+
+def _resize_window(
+    image: Image.Image, scaled: tuple[int, int], size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """Resize only the part that the centre crop will keep: first across, then down, as Pillow does.
+
+    The same pixels without the gigabytes that an image of 20,000 x 1 takes at full size.
+    """
+    mode = image.mode
+    weighted = {"LA": "La", "RGBA": "RGBa"}.get(mode, mode)
+    image = image.convert(weighted) if weighted != mode else image
+    kept = (min(scaled[0], size[1]), min(scaled[1], size[0]))
+    left, right = _span(image.width, scaled[0], kept[0])
+    top, bottom = _span(image.height, scaled[1], kept[1])
+    across = image.resize((kept[0], image.height), resample, (left, 0, right, image.height))
+    down = across.resize(kept, resample, (0, top, kept[0], bottom))
+    return down.convert(mode) if weighted != mode else down
+
+
+def _span(source: int, scaled: int, kept: int) -> tuple[float, float]:
+    """Return where the central ``kept`` of ``scaled`` pixels begin and end in the source."""
+    start = round((scaled - kept) / 2.0)
+    unit = source / scaled
+    return start * unit, min((start + kept) * unit, float(source))
+
+
+def _center_crop(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+    """Crop about the centre; pad with ``fill`` first where the image is smaller than ``size``."""
+    height, width = size
+    if image.width < width or image.height < height:
+        image = _pad(image, size, fill)
+    left = round((image.width - width) / 2.0)
+    top = round((image.height - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+    from PIL import ImageOps
+
+    across, down = max(size[1] - image.width, 0), max(size[0] - image.height, 0)
+    border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
+    color: Any = fill if len(image.getbands()) == 1 else tuple([fill] * len(image.getbands()))
+    return ImageOps.expand(image, border, color)
