@@ -14,12 +14,14 @@ schedule can take less than
 
     bound seconds = (CPU-seconds of decoding alone + CPU-seconds of forward alone) / cores
 
+(nor less than forward alone on its compute threads, where these are fewer than the cores).
 ``parts`` is the same with measured time instead of CPU-seconds: decoding alone on all cores, then
-forward alone with all compute threads. Both agree on a quiet machine; on a busy one CPU-seconds
-ignore what other processes take (so the ratio to the bound falls) and ``parts`` suffers as much as
-what it is compared with. Forward alone is measured twice, with compute threads that spin at
-barriers for long, as is the default, and briefly; the better one counts. ``others`` says how many cores other processes took on average. On a GPU
-the bound is the slower of the two parts.
+forward alone. Both agree on a quiet machine; on a busy one CPU-seconds ignore what other processes
+take (so the ratio to the bound falls) and ``parts`` suffers as much as what it is compared with.
+Ratios named CPU compare CPU-seconds with CPU-seconds: overhead without waiting, whatever else runs.
+Forward alone is measured twice, with compute threads that spin at barriers for long, as is the
+default, and briefly; the better one counts. ``others`` says how many cores other processes took on
+average. On a GPU the bound is the slower of the two parts.
 
 The peer is the loop that people write: a Dataset that opens a file and applies open_clip's own
 transform, a DataLoader, ``encode_image``, one array in the end; with its best number of workers.
@@ -267,16 +269,18 @@ def measure(situation: Situation, work: Path, repeats: int, workers: int | None)
 
 
 def _ratios(situation: Situation, clock: Clock, images: int, binding: str) -> dict[str, Any]:
-    peer = min((f"peer {count}" for count in PEER_WORKERS), key=clock.seconds)
+    peers = [f"peer {count}" for count in PEER_WORKERS]
+    peer = min(peers, key=clock.seconds)
     both = ("forward", "forward, brief")
     decoding, ours = clock.seconds("decode"), clock.seconds("ours")
     forward = min(clock.seconds(name) for name in both)
+    forward_cpu = min(clock.cpu_seconds(name) for name in both)
+    total = clock.cpu_seconds("decode") + forward_cpu
     if situation.encoder.device.type == "cuda":
         parts = bound = max(decoding, forward)
     else:
         parts = decoding + forward
-        forward_cpu = min(clock.cpu_seconds(name) for name in both)
-        bound = (clock.cpu_seconds("decode") + forward_cpu) / CORES
+        bound = max(total / CORES, forward_cpu / torch.get_num_threads())
     return {
         "situation": situation.name,
         "images": images,
@@ -285,8 +289,9 @@ def _ratios(situation: Situation, clock: Clock, images: int, binding: str) -> di
         "ours/s": images / ours,
         "ours/bound": bound / ours,
         "ours/parts": parts / ours,
-        "CPU bound/ours": bound * CORES / clock.cpu_seconds("ours"),
         "ours/peer": clock.seconds(peer) / ours,
+        "CPU parts/ours": total / clock.cpu_seconds("ours"),
+        "CPU peer/ours": min(map(clock.cpu_seconds, peers)) / clock.cpu_seconds("ours"),
         "best peer": f"{peer.removeprefix('peer ')} workers",
         "binds": binding,
         "others": statistics.median(clock.others),
