@@ -242,7 +242,13 @@ def _gather(
         where = np.flatnonzero(owner == position)
         if result is None:
             result = np.empty((len(items), *mapped.shape[1:]), np.float32)
-        result[where] = mapped[items[where] - first[position]]
+        try:
+            result[where] = mapped[items[where] - first[position]]
+        except (IndexError, ValueError):
+            raise CacheError(
+                f"{cache}: shard {position} of {view!r} does not hold the items that the manifest "
+                "names: damaged, see ltcache verify"
+            ) from None
     return np.zeros((0, 1, entry["fields"][field]), np.float32) if result is None else result
 
 

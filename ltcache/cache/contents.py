@@ -1,0 +1,291 @@
+"""Do the files of a cache agree with each other, given that each is what its writer wrote?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ltcache.cache.fingerprint import digest
+from ltcache.cache.layout import prompts_path, record_path, shard_path
+from ltcache.cache.norms import NormStats, norm_stats
+from ltcache.cache.plan import read_plan
+from ltcache.cache.prompt_set import PromptEmbeddings
+from ltcache.cache.reader import Cache
+from ltcache.cache.shards import ShardRecord, map_array, read_record
+from ltcache.errors import CacheError
+
+_BLOCK = 4096  # rows in memory at a time
+_PROJECTED = 64  # rows of each shard whose embedding is compared with the projection of pooled
+_PROJECTION_COSINE = 0.99  # holds for bf16 towers too
+
+
+@dataclass
+class Contents:
+    """What the contents of a cache gave.
+
+    Args:
+        rows, failed: rows of the manifest, and those that failed; None where it cannot be read.
+        problems: (file relative to the cache, what is wrong with it).
+        warnings: what is odd but no damage.
+        norms: ``view/field`` -> statistics of lengths.
+    """
+
+    rows: int | None = None
+    failed: int | None = None
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    norms: dict[str, NormStats] = field(default_factory=dict)
+
+
+def check_contents(
+    path: Path, index: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]
+) -> Contents:
+    """Compare plans, records, shards, rows and class texts with each other.
+
+    Args:
+        index: of the cache, whose files are known to be whole.
+        chosen: view -> shards to read.
+    """
+    result = Contents()
+    try:
+        cache = Cache(path, index)
+        rows = cache.manifest.rows
+        result.rows = rows.num_rows
+        result.failed = int(pc.sum(pc.equal(rows["status"], "failed")).as_py() or 0)
+    except (CacheError, KeyError) as error:
+        result.problems.append((index["manifest"], str(error)))
+        return result
+    result.problems += _check_plans(cache, index)
+    for number, view in enumerate(index["views"]):
+        records = _check_view(cache, index, view, chosen[view], result)
+        if number == 0:
+            result.problems += _check_rows(rows, index, view, records)
+    for name in cache.prompt_names:
+        result.problems += _check_prompts(cache, name, index["prompts"][name])
+    return result
+
+
+def _check_plans(cache: Cache, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for number in index["plans"]:
+        name = f"plans/{number:04d}.json"
+        try:
+            plan = read_plan(cache.path, number)
+        except CacheError as error:
+            yield name, str(error)
+            continue
+        if plan is None or digest(plan.encoder) != digest(cache.encoder):
+            yield name, "its encoder is not the one in encoder.json"
+
+
+def _check_view(
+    cache: Cache, index: Mapping[str, Any], view: str, shards: Sequence[int], result: Contents
+) -> dict[int, ShardRecord]:
+    """Check records and shards of a view; returns the sound records."""
+    entry = index["views"][view]
+    end = 0
+    for number, first, count in entry["shards"]:
+        if first < end or count < 1:
+            text = f"view {view!r}: the items of shard {number} do not follow those before it"
+            result.problems.append(("cache.json", text))
+        end = first + count
+    records = {}
+    lengths: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in entry["fields"]}
+    wanted = set(shards)
+    for shard, first, count in entry["shards"]:
+        if shard not in wanted:
+            continue
+        try:
+            record = _record(cache.path, index, view, shard, range(first, first + count))
+            records[shard] = record
+            for name, dim in entry["fields"].items():
+                lengths[name].append(_check_field(cache.path, view, shard, record, name, dim))
+            _check_projection(cache, view, shard)
+        except _Found as found:
+            result.problems.append((found.file, found.text))
+    for name, parts in lengths.items():
+        if parts:
+            items, norms = (np.concatenate(column) for column in zip(*parts, strict=True))
+            stats = result.norms[f"{view}/{name}"] = norm_stats(items, norms)
+            result.warnings += _odd_lengths(cache, f"{view}/{name}", stats)
+    return records
+
+
+class _Found(Exception):
+    """A problem in the file at ``path``."""
+
+    def __init__(self, cache: Path, path: Path, text: str) -> None:
+        self.file, self.text = path.relative_to(cache).as_posix(), text
+        super().__init__(text)
+
+
+def _record(
+    cache: Path, index: Mapping[str, Any], view: str, shard: int, items: range
+) -> ShardRecord:
+    """Return a shard's record if it agrees with the index and with itself."""
+    path, data = record_path(cache, view, shard), shard_path(cache, view, shard)
+    try:
+        record = read_record(cache, view, shard)
+    except CacheError as error:
+        raise _Found(cache, path, str(error)) from None
+    entry = index["files"][data.relative_to(cache).as_posix()]
+    if record is None or (record.sha256, record.bytes) != (entry["sha256"], entry["bytes"]):
+        raise _Found(cache, path, "its digest of the shard is not the index'")
+    if range(record.first, record.first + record.count) != items:
+        text = f"starts at item {record.first} with {record.count} items, the index says {items}"
+        raise _Found(cache, path, text)
+    if {len(record.content), len(record.width), len(record.height)} != {len(items)}:
+        raise _Found(cache, path, f"its lists are not of {len(items)} items")
+    if any(not 0 <= position < len(items) for position in record.errors):
+        raise _Found(cache, path, "an error lies outside the shard")
+    return record
+
+
+def _check_field(
+    cache: Path, view: str, shard: int, record: ShardRecord, name: str, dim: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return items and lengths of a shard's features after checking that only failures are NaN."""
+    path = shard_path(cache, view, shard)
+    try:
+        mapped = map_array(path, name)
+    except CacheError as error:
+        raise _Found(cache, path, str(error)) from None
+    if mapped.ndim != 3 or mapped.shape[0] != record.count or mapped.shape[2] != dim:
+        text = f"{name!r} is {mapped.shape}, not ({record.count}, crops, {dim})"
+        raise _Found(cache, path, text)
+    if mapped.dtype not in (np.float16, np.float32):
+        raise _Found(cache, path, f"{name!r} is of type {mapped.dtype}")
+    failed = np.zeros(record.count, bool)
+    failed[list(record.errors)] = True
+    lengths = np.empty((record.count, mapped.shape[1]), np.float32)
+    for start in range(0, record.count, _BLOCK):
+        block = np.asarray(mapped[start : start + _BLOCK], np.float32)
+        known = failed[start : start + _BLOCK]
+        lengths[start : start + _BLOCK] = np.linalg.norm(block, axis=2)
+        for text, bad in (
+            ("of a failed item is not NaN throughout", known & ~np.isnan(block).all(axis=(1, 2))),
+            ("is not finite, but no failure", ~known & ~np.isfinite(block).all(axis=(1, 2))),
+            ("is zero throughout", ~known & (block == 0).all(axis=2).any(axis=1)),
+        ):
+            if bad.any():
+                item = record.first + start + int(np.argmax(bad))
+                raise _Found(cache, path, f"{name!r} of {bad.sum()} items {text}: item {item}")
+    items = np.repeat(record.first + np.flatnonzero(~failed), mapped.shape[1])
+    return items, lengths[~failed].ravel()
+
+
+def _check_projection(cache: Cache, view: str, shard: int) -> None:
+    """Refuse embeddings that are not the projection of the pooled features beside them."""
+    if cache.projection is None or not {"embedding", "pooled"} <= set(cache.field_dims(view)):
+        return
+    path = shard_path(cache.path, view, shard)
+    part = {name: map_array(path, name)[:_PROJECTED] for name in ("embedding", "pooled")}
+    embedding, pooled = (part[name].astype(np.float32) for name in ("embedding", "pooled"))
+    product = pooled @ cache.projection
+    if cache.projection_bias is not None:
+        product = product + cache.projection_bias
+    lengths = np.linalg.norm(product, axis=2) * np.linalg.norm(embedding, axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = (product * embedding).sum(axis=2) / lengths
+    worst = np.nanmin(cosines) if np.isfinite(cosines).any() else 1.0
+    if worst < _PROJECTION_COSINE:
+        text = f"embeddings are not the projection of the pooled features (cosine {worst:.3f})"
+        raise _Found(cache.path, path, text)
+
+
+def _odd_lengths(cache: Cache, name: str, stats: NormStats) -> Iterator[str]:
+    if stats.outliers:
+        shown = ", ".join(f"{key_of(cache, item)} {norm:.4g}" for item, norm in stats.first)
+        yield (
+            f"{name}: {stats.outliers} of {stats.count} lengths are far from the median "
+            f"{stats.median:.4g}, such as {shown}"
+        )
+
+
+def key_of(cache: Cache, item: int) -> str:
+    """Return the key of the first row of an item."""
+    rows = cache.manifest.rows
+    found = np.flatnonzero(rows["item"].to_numpy() == item)
+    return str(rows["key"][int(found[0])].as_py()) if len(found) else f"item {item} (no row)"
+
+
+def _check_rows(
+    rows: pa.Table, index: Mapping[str, Any], view: str, records: Mapping[int, ShardRecord]
+) -> Iterator[tuple[str, str]]:
+    """Compare status, error and content hash of every row with the record of its item."""
+    name, entry = index["manifest"], index["views"][view]
+    status = np.array(rows["status"].to_pylist())
+    items = rows["item"].to_numpy()
+    if unknown := set(np.unique(status)) - {"ok", "failed", "skipped"}:
+        yield name, f"unknown status {str(min(unknown))!r}"
+    encoded = status != "skipped"
+    starts = np.array([first for _, first, _ in entry["shards"]], np.int64)
+    ends = starts + np.array([count for _, _, count in entry["shards"]], np.int64)
+    owner = np.searchsorted(starts, items, side="right") - 1  # -1 = before the first shard
+    outside = encoded & ((owner < 0) | (items >= ends[owner]))
+    if outside.any():
+        row = int(np.argmax(outside))
+        yield name, f"row {row}: no shard holds its item {items[row]}"
+        return
+    for position, (shard, first, _) in enumerate(entry["shards"]):
+        if shard in records:
+            here = np.flatnonzero(encoded & (owner == position))
+            yield from _check_rows_of(rows, name, here, items[here] - first, records[shard])
+
+
+def _check_rows_of(
+    rows: pa.Table, name: str, here: np.ndarray, positions: np.ndarray, record: ShardRecord
+) -> Iterator[tuple[str, str]]:
+    errors = [record.errors.get(position) for position in range(record.count)]
+    known = pa.table({"sha256": record.content, "error": pa.array(errors, pa.string())})
+    known = known.take(pa.array(positions))
+    mine = rows.select(["sha256", "error", "status", "key"]).take(pa.array(here))
+    failed = pc.is_valid(known["error"])
+    for text, differs in (
+        ("content hash", pc.not_equal(mine["sha256"], known["sha256"])),
+        ("status", pc.not_equal(pc.equal(mine["status"], "failed"), failed)),
+        ("error", pc.not_equal(pc.fill_null(mine["error"], ""), pc.fill_null(known["error"], ""))),
+    ):
+        wrong = mine.filter(pc.fill_null(differs, True))
+        if wrong.num_rows:
+            key = wrong["key"][0].as_py()
+            yield name, f"the {text} of {wrong.num_rows} rows is not their item's, such as {key}"
+
+
+def _check_prompts(cache: Cache, name: str, pair: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Check one set of class texts: unit rows, zeros beyond the count, whose classes they are."""
+    arrays = pair[0]
+    try:
+        prompts = cache.prompts(name)
+        found = _misfit(cache, prompts, arrays)
+    except (CacheError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        found = str(error)
+    if found:
+        yield arrays, f"class texts {name!r}: {found}"
+
+
+def _misfit(cache: Cache, prompts: PromptEmbeddings, arrays: str) -> str:
+    if len(prompts.texts) != len(cache.classes):
+        return f"of {len(prompts.texts)} classes, but there are {len(cache.classes)}"
+    if prompts_path(cache.path, digest(prompts.identity)).name != Path(arrays).name:
+        return "the file is not named by what made it"
+    if prompts.identity.get("classes") != digest(cache.classes.identity()):
+        return "they are of another class list"
+    tower = cache.encoder.get("towers", {}).get("text")
+    if prompts.identity.get("text_tower") != tower:
+        return "they are of another text tower"
+    used = np.arange(prompts.sentences.shape[1]) < prompts.count[:, None]  # (C, M)
+    lengths = np.linalg.norm(prompts.sentences.astype(np.float32), axis=2)
+    if not np.allclose(lengths[used], 1, atol=1e-3):
+        return "sentences are not of unit length"
+    if lengths[~used].any():
+        return "there are sentences beyond a class's count"
+    mean = prompts.sentences.sum(axis=1) / np.maximum(prompts.count, 1)[:, None]  # (C, D)
+    mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    return "" if np.allclose(mean, prompts.mean, atol=1e-3) else "means are not of the sentences"

@@ -1,0 +1,244 @@
+"""Is a finished cache what its index says, byte by byte and value by value?
+
+First every file that the index names is compared with its size and SHA-256; the index itself states
+the digest of its own content. Only where all files are whole are their contents compared with each
+other (:mod:`ltcache.cache.contents`): counts, statuses, NaN, norms, class texts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltcache.cache.contents import Contents, check_contents
+from ltcache.cache.fingerprint import file_digest
+from ltcache.cache.index import read_index
+from ltcache.cache.layout import index_path, record_path, shard_path
+from ltcache.cache.norms import NormStats
+
+UNCHECKED = ("cost.jsonl",)
+"""Files that nothing depends on: appended to by several processes, never part of the index."""
+
+_HERE = Path()
+_INDEX = index_path(_HERE).name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One damage.
+
+    Args:
+        file: relative to the cache.
+        text: what is wrong with it.
+        remedy: what the user can do.
+    """
+
+    file: str
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """The problem as one line."""
+        return f"{self.file}: {self.text}. Remedy: {self.remedy}"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification looked at and found.
+
+    Args:
+        path: of the cache.
+        files, bytes: whose digests were compared.
+        shards, all_shards: shards that were read, and shards there are.
+        rows, failed: rows of the manifest, and those whose image could not be used; None where
+            damaged files kept the contents from being looked at.
+        problems: damages; empty where the cache is fine.
+        warnings: what is odd but no damage.
+        leftovers: files that the index does not name; harmless.
+        norms: ``view/field`` -> statistics of the features' lengths.
+        reencoded: what encoding a sample again gave, or None where none was asked for.
+    """
+
+    path: Path
+    files: int
+    bytes: int
+    shards: int
+    all_shards: int
+    rows: int | None = None
+    failed: int | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    norms: Mapping[str, NormStats] = field(default_factory=dict)
+    reencoded: Mapping[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.problems
+
+    @property
+    def exit_status(self) -> int:
+        """0 where the cache is fine, 1 where it is damaged."""
+        return 0 if self.ok else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as a value for JSON."""
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "problems": [vars(problem) for problem in self.problems],
+            "warnings": list(self.warnings),
+            "files": self.files,
+            "bytes": self.bytes,
+            "shards": self.shards,
+            "all_shards": self.all_shards,
+            "rows": self.rows,
+            "failed": self.failed,
+            "leftovers": list(self.leftovers),
+            "norms": {name: stats.to_dict() for name, stats in self.norms.items()},
+            "reencoded": None if self.reencoded is None else dict(self.reencoded),
+        }
+
+
+def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyReport:
+    """Check the files of a finished cache and what is in them; no image and no encoder is needed.
+
+    Args:
+        path: the cache's directory.
+        max_shards: read at most so many shards of each view, spread evenly; all by default. Every
+            shard's size is compared, and every other file is read, in any case.
+
+    Raises:
+        CacheError: not a cache, not finished, or its index is damaged.
+    """
+    path = Path(path)
+    index = read_index(path, check_sizes=False)
+    chosen = choose_shards(index["views"], max_shards)
+    unread = set()
+    if max_shards is not None:
+        unread = _shard_files(index["views"]) - _shard_files(index["views"], chosen)
+    problems = [*_damaged(path, index["files"], unread), *_unnamed(index)]
+    contents = Contents() if problems else check_contents(path, index, chosen)
+    return VerifyReport(
+        path=path,
+        files=len(index["files"]) - len(unread),
+        bytes=sum(e["bytes"] for name, e in index["files"].items() if name not in unread),
+        shards=sum(len(shards) for shards in chosen.values()),
+        all_shards=sum(len(view["shards"]) for view in index["views"].values()),
+        rows=contents.rows,
+        failed=contents.failed,
+        problems=tuple(
+            Problem(file, text, remedy(file, len(index["plans"])))
+            for file, text in problems + contents.problems
+        ),
+        warnings=tuple(contents.warnings),
+        leftovers=tuple(_leftovers(path, index["files"])),
+        norms=contents.norms,
+    )
+
+
+def choose_shards(views: Mapping[str, Any], max_shards: int | None = None) -> dict[str, list[int]]:
+    """Return view -> shards to read, the first and the last among them."""
+    chosen = {}
+    for view, entry in views.items():
+        numbers = [number for number, _, _ in entry["shards"]]
+        wanted = len(numbers) if max_shards is None else min(max_shards, len(numbers))
+        spread = np.linspace(0, len(numbers) - 1, wanted).round().astype(int)
+        chosen[view] = [numbers[position] for position in np.unique(spread)]
+    return chosen
+
+
+def remedy(name: str, plans: int = 1) -> str:
+    """Return what to do about a damaged file of a finished cache that so many plans made."""
+    again = "run the same ltcache extract again"
+    if plans > 1:
+        return "restore it from a copy; without one, remove the cache and extract again"
+    if name.startswith("plans/"):
+        return (
+            "restore it from a copy; without one, remove the cache and extract again, since "
+            "nothing else tells how its shards were cut"
+        )
+    stem = name.rpartition(".")[0]
+    if name.startswith("views/"):
+        return f"remove {stem}.h5, {stem}.json and cache.json, and {again}: it encodes this shard"
+    if name.startswith("prompts/"):
+        return (
+            f"remove {stem}.h5, {stem}.json and cache.json, and {again}; sets of class texts other "
+            "than the manifest's own are added again with ltcache prompts"
+        )
+    return (
+        f"remove cache.json and {again}: it writes this file anew and encodes no image; sets of "
+        "class texts other than the manifest's own are added again with ltcache prompts"
+    )
+
+
+def _shard_files(
+    views: Mapping[str, Any], chosen: Mapping[str, Collection[int]] | None = None
+) -> set[str]:
+    """Return the names of the views' shards and records, of all or of the chosen ones."""
+    names = set()
+    for view, entry in views.items():
+        every = [number for number, _, _ in entry["shards"]]
+        for number in every if chosen is None else chosen[view]:
+            for path in (shard_path, record_path):
+                names.add(path(_HERE, view, number).as_posix())
+    return names
+
+
+def _damaged(
+    path: Path, files: Mapping[str, Any], unread: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield every named file that is missing, of another size or of another content."""
+    for name, entry in files.items():
+        if not _inside(name):
+            yield _INDEX, f"names {name!r}, outside the cache"
+            continue
+        try:
+            text = _difference(os.path.join(path, name), entry, read=name not in unread)
+        except OSError as error:
+            text = f"cannot be read ({error.strerror or error})"
+        if text:
+            yield name, text
+
+
+def _difference(file: str, entry: Mapping[str, Any], *, read: bool) -> str:
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return "missing"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file"
+    if status.st_size != entry["bytes"]:
+        return f"{status.st_size} bytes, the index says {entry['bytes']}"
+    if read and file_digest(file) != entry["sha256"]:
+        return "its content is not that which the index names by SHA-256"
+    return ""
+
+
+def _inside(name: str) -> bool:
+    return not os.path.isabs(name) and ".." not in name.split("/")
+
+
+def _unnamed(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield files that the index needs but does not name."""
+    needed = {index["manifest"], "encoder.json", "encoder.safetensors", "classes.json"}
+    needed |= {name for pair in index["prompts"].values() for name in pair}
+    needed |= _shard_files(index["views"])
+    for name in sorted(needed - set(index["files"])):
+        yield _INDEX, f"does not name {name}, which it needs"
+
+
+def _leftovers(path: Path, files: Mapping[str, Any]) -> list[str]:
+    known = {*files, _INDEX, *UNCHECKED}
+    found = []
+    for folder, _, names in os.walk(path):
+        beginning = os.path.relpath(folder, path).replace(os.sep, "/") + "/"
+        found += [beginning.removeprefix("./") + name for name in names]
+    return sorted(set(found) - known)
