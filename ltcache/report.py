@@ -65,9 +65,10 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def footnote(metrics: Metrics, split: str) -> str:
     """Return what a table must say of its numbers: split, rows, groups, how intervals are made."""
     sizes = "/".join(str(metrics.group_sizes[name]) for name in ("many", "medium", "few"))
+    prior = f"; test prior: {metrics.test_prior}" if metrics.test_prior else ""
     return (
         f"accuracy in %, {split} split, {metrics.num_rows} images of {metrics.num_units} units; "
-        f"groups {metrics.group_scheme} ({sizes} classes); intervals: bootstrap over units"
+        f"groups {metrics.group_scheme} ({sizes} classes); intervals: bootstrap over units{prior}"
     )
 
 

@@ -35,6 +35,8 @@ class Metrics:
         per_class, per_class_rows: accuracy (None without rows) and rows of each class.
         num_rows, num_units, resamples: what stood behind the scores and the intervals.
         stale: identity fields that differed and were let pass.
+        test_prior: in words, the class prior that the logits were moved to and that the rows were
+            weighted to; None: neither.
     """
 
     overall: float
@@ -58,6 +60,7 @@ class Metrics:
     per_class: tuple[float | None, ...] = field(repr=False)
     per_class_rows: tuple[int, ...] = field(repr=False)
     stale: tuple[str, ...] = ()
+    test_prior: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -93,6 +96,7 @@ def evaluate_logits(
     units: np.ndarray | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    class_weights: np.ndarray | None = None,
 ) -> Metrics:
     """Score logits.
 
@@ -104,6 +108,8 @@ def evaluate_logits(
         units: independent unit of each row, (N,), strings or numbers; None: each row is its own.
         bootstrap: resamples for the intervals; 0: no intervals.
         seed: of the resampling.
+        class_weights: what a row of each class counts in ``overall``, ``macro_f1``, ``ece`` and
+            ``nll``, positive (C,); None: 1. Scores within a class and their means stay.
 
     Raises:
         ValueError: misfitting shapes, no rows, labels out of range, logits not finite.
@@ -116,14 +122,15 @@ def evaluate_logits(
     right = (predicted == labels).astype(np.float64)
     gathered = Units.gather(right[:, None], labels, units, logits.shape[1])
     correct, rows = gathered.totals()
-    point = {
-        n: None if v is None else float(v) for n, v in summaries(correct, rows, assigned).items()
-    }
+    weights = np.ones(logits.shape[1]) if class_weights is None else np.asarray(class_weights)
+    weighted = summaries(correct * weights, rows * weights, assigned)
+    point = {n: None if v is None else float(v) for n, v in weighted.items()}
     accuracy = class_accuracy(correct, rows)
-    ece, nll = _calibration(logits, labels, predicted)
+    of_rows = None if class_weights is None else weights[labels]
+    ece, nll = _calibration(logits, labels, predicted, of_rows)
     return Metrics(
         **point,  # type: ignore[arg-type]  # the names of summaries() are fields
-        macro_f1=_macro_f1(labels, predicted),
+        macro_f1=_macro_f1(labels, predicted, of_rows),
         ece=ece,
         nll=nll,
         num_rows=len(labels),
@@ -131,7 +138,7 @@ def evaluate_logits(
         resamples=bootstrap,
         group_scheme=scheme.describe(),
         group_sizes={name: int((assigned == name).sum()) for name in GROUP_NAMES},
-        intervals=_intervals(gathered, assigned, bootstrap, seed),
+        intervals=_intervals(gathered, assigned, bootstrap, seed, weights),
         per_class=tuple(None if np.isnan(a) else float(a) for a in accuracy),
         per_class_rows=tuple(int(n) for n in rows),
     )
@@ -158,15 +165,24 @@ def _check(
         raise ValueError("logits hold NaN or infinity")
 
 
-def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float:
     from sklearn.metrics import f1_score  # 1.3 s to import: only when something is scored
 
     present = np.unique(labels)
-    return float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0))
+    return float(
+        f1_score(
+            labels, predicted, labels=present, average="macro", zero_division=0,
+            sample_weight=weights,
+        )
+    )  # fmt: skip
 
 
 def _calibration(
-    logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray, block: int = 8192
+    logits: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray | None = None,
+    block: int = 8192,
 ) -> tuple[float, float]:
     """Return (ECE, NLL); by blocks of rows, so that no second (N, C) array is alive."""
     confidence, own = np.empty(len(labels)), np.empty(len(labels))
@@ -180,15 +196,19 @@ def _calibration(
             np.take_along_axis(z, labels[part, None].astype(np.int64), axis=1)[:, 0] - log_sum
         )
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gap = np.bincount(bins, weights=(predicted == labels) - confidence, minlength=ECE_BINS)
+    gaps = (predicted == labels) - confidence
+    if weights is not None:
+        share = weights / weights.mean()
+        gaps, own = gaps * share, own * share
+    gap = np.bincount(bins, weights=gaps, minlength=ECE_BINS)
     return float(np.abs(gap).sum() / len(labels)), float(-own.mean())
 
 
 def _intervals(
-    gathered: Units, assigned: np.ndarray, bootstrap: int, seed: int
+    gathered: Units, assigned: np.ndarray, bootstrap: int, seed: int, weights: np.ndarray
 ) -> dict[str, tuple[float, float]]:
     if not bootstrap:
         return {}
     sums = gathered.resample(bootstrap, seed)
-    draws = summaries(sums[:, 0], sums[:, 1], assigned)
+    draws = summaries(sums[:, 0] * weights, sums[:, 1] * weights, assigned)
     return {name: percentile_interval(d) for name in INTERVALS if (d := draws[name]) is not None}
