@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from ltcache.cache.fingerprint import bytes_digest, canonical_json, digest, file_digest
 from ltcache.cache.layout import (
+    CENTER,
     index_path,
     plan_path,
     record_path,
@@ -32,7 +33,6 @@ from ltcache.cache.shards import ShardRecord, read_record
 from ltcache.errors import CacheError
 from ltcache.manifest import Manifest
 
-VIEW = "center"
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
 
@@ -100,7 +100,7 @@ def finalise(
         "format": FORMAT,
         "manifest": files[0],
         "plans": [plan.number for plan in plans],
-        "views": {VIEW: {"fields": dict(plans[0].fields), "shards": shards.ranges}},
+        "views": {CENTER: {"fields": dict(plans[0].fields), "shards": shards.ranges}},
         "prompts": {name: list(pair) for name, pair in entries.items()},
         "files": listed,
     }
@@ -196,12 +196,12 @@ def _committed_shards(cache: Path, plans: Sequence[Plan]) -> _Shards:
     parts = [_item_columns([], [], [], [])]
     numbered = [(plan, shard) for plan in plans for shard in plan.shards]
     for plan, shard in numbered:
-        record = read_record(cache, VIEW, shard)
+        record = read_record(cache, CENTER, shard)
         if record is None:
             if plan is plans[-1]:
                 raise CacheError(f"{cache}: shard {shard} is not there yet")
             continue
-        files |= _shard_entries(cache, VIEW, shard, record)
+        files |= _shard_entries(cache, CENTER, shard, record)
         ranges.append([shard, record.first, record.count])
         errors = [record.errors.get(position) for position in range(record.count)]
         parts.append(_item_columns(record.content, record.width, record.height, errors))

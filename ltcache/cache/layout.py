@@ -22,6 +22,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+CENTER = "center"
+"""The view that every cache has: the encoder's own preprocessing."""
+
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}$")
 
 

@@ -32,6 +32,8 @@ from ltcache.cli.options import encoder_options, general, print_json
     show_default=True,
     help="Share of failed images to put up with, judged from 1,000 images on.",
 )
+@click.option("--retry-failed", is_flag=True, help="Try images again that failed before.")
+@click.option("--rehash", is_flag=True, help="Look for images that changed under their names.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
 def command(
@@ -47,8 +49,9 @@ def command(
     SOURCE is a manifest directory or a packaged name (emoji_lt), a folder of class folders, a
     'path label' text list, a csv, jsonl or parquet file, or a folder of unlabelled images.
 
-    An interrupted extraction goes on where it stopped when the same command runs again; a finished
-    cache is reused at once. Every row ends as ok or failed with a reason; the exit status is 3 if
+    An interrupted extraction goes on where it stopped when the same command runs again. A finished
+    cache is reused at once, and where SOURCE has changed only new content is encoded: new labels,
+    splits and deletions change the manifest alone. Every row ends as ok or failed with a reason; the exit status is 3 if
     some failed.
 
     \b

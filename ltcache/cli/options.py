@@ -73,7 +73,7 @@ def _set_log(_ctx: click.Context, _param: click.Parameter, verbose: int) -> None
     if not verbose:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module="ltcache")
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

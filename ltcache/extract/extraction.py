@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache import (
+    Cache,
     EncoderState,
     Plan,
     PromptEmbeddings,
@@ -21,11 +22,13 @@ from ltcache.cache import (
     finalise,
     open_cache,
     read_plan,
+    read_plans,
     read_record,
 )
-from ltcache.cache.fingerprint import require_equal
-from ltcache.cache.layout import index_path, remove_leftovers
+from ltcache.cache.fingerprint import file_digest, require_equal
+from ltcache.cache.layout import CENTER, index_path, remove_leftovers
 from ltcache.errors import CacheError, LtcacheError, UsageError
+from ltcache.extract.growth import Growth, check_sample, plan_growth
 from ltcache.extract.pipeline import Stages, encode_shards
 from ltcache.images import open_store
 from ltcache.manifest import Manifest, missing_files, read_manifest
@@ -105,11 +108,15 @@ def extract(
     precision: str = "fp32",
     activation: str | None = None,
     max_failures: float = 0.01,
+    retry_failed: bool = False,
+    rehash: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> ExtractReport:
     """Encode every image of ``source`` and every class prompt into the cache ``out``.
 
-    An interrupted extraction goes on where it stopped; a finished one is reused at once.
+    An interrupted extraction goes on where it stopped; a finished one is reused at once. Where
+    ``source`` has changed since, only new content is encoded: relabelling, moving rows between
+    splits and deleting them change the cache's manifest alone.
 
     Args:
         source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
@@ -125,6 +132,8 @@ def extract(
         threads: compute threads on a CPU; torch's default. Part of the plan.
         max_failures: share of failed images above which extraction gives up, judged from 1,000
             images on; every failed row stays listed with its reason.
+        retry_failed: encode images again that failed before.
+        rehash: read images again that the cache knows by name, and encode those that changed.
         progress: called after every shard.
 
     Raises:
@@ -136,38 +145,145 @@ def extract(
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     _check_choice(views, batch_size, shard_size)
     _check_place(out)
-    unfinished = None if index_path(out).exists() else read_plan(out)
-    threads = _set_threads(threads, unfinished)
+    begun = read_plan(out)
+    unfinished = None if index_path(out).exists() else begun
+    _set_threads(threads, begun)
     if encoder is None:
         from ltcache.encoder import load_encoder
 
         encoder = load_encoder(
             model, pretrained, device=device, precision=precision, activation=activation
         )
-    items, uris = number_items(manifest)
+    options = _Options(workers or os.cpu_count() or 1, max_failures, progress)
     plan = Plan(
         encoder=encoder.identity,
         numerics=encoder.numerics() | {"decoder": "pillow"},
         manifest=manifest.identity(),
         views=tuple(views),
         fields=_dims(encoder, fields),
-        items=len(uris),
+        items=0,
         shard_size=shard_size or (unfinished.shard_size if unfinished else SHARD_SIZE),
         micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
     )
     if index_path(out).exists():
-        return _reuse(out, plan, manifest, started)
+        return _grow(out, plan, manifest, encoder, options, retry_failed, rehash, started)
     _check_files(manifest, max_failures)
-    claim_plan(out, plan)
-    remove_leftovers(out)
-    pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
+    items, uris = number_items(manifest)
+    plan = replace(plan, items=len(uris))
     stages = Stages()
-    encoded = _encode_missing(
-        out, plan, uris, manifest, encoder, workers, stages, max_failures, progress
-    )
+    encoded = _encode(out, plan, uris, manifest, encoder, stages, options)
     prompts = _default_prompts(encoder, manifest)
     rows = finalise(out, [plan], manifest, items, _state(encoder, plan), prompts)
     return _report(out, rows, encoded, stages.binding(), started)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What concerns this call alone, not the cache."""
+
+    workers: int
+    max_failures: float
+    progress: Callable[[Progress], None] | None
+
+
+def _grow(
+    out: Path,
+    wanted: Plan,
+    manifest: Manifest,
+    encoder: Encoder,
+    options: _Options,
+    retry_failed: bool,
+    rehash: bool,
+    started: float,
+) -> ExtractReport:
+    """Bring a finished cache to a manifest: reuse it, or encode what is new and finish again."""
+    cache = open_cache(out)
+    before = file_digest(index_path(out))
+    plans = read_plans(out)
+    _check_same(out, plans[0], wanted)
+    same = manifest.identity() == cache.manifest.identity()
+    if not rehash:
+        check_sample(cache, manifest)
+    if same and not rehash and not (retry_failed and "failed" in _statuses(cache)):
+        return _report(out, cache.manifest.rows, 0, "reused", started)
+    plan, growth = _next_plan(cache, plans, wanted, manifest, options, retry_failed, rehash)
+    encoded, stages = 0, Stages()
+    if plan is not None:
+        _require(out, "numerics", plan.numerics, wanted.numerics)
+        encoded = _encode(out, plan, growth.uris, manifest, encoder, stages, options)
+        plans = [*plans[: plan.number - 1], plan]
+    prompts = _kept_prompts(cache, manifest) or _default_prompts(encoder, manifest)
+    if file_digest(index_path(out)) != before:
+        raise CacheError(f"{out} was changed by another process meanwhile: run this again")
+    rows = finalise(out, plans, manifest, growth.items, _state(encoder, plans[0]), prompts)
+    return _report(out, rows, encoded, stages.binding() if encoded else "known images", started)
+
+
+def _next_plan(
+    cache: Cache,
+    plans: list[Plan],
+    wanted: Plan,
+    manifest: Manifest,
+    options: _Options,
+    retry_failed: bool,
+    rehash: bool,
+) -> tuple[Plan | None, Growth]:
+    """Return the plan of what is new, or None where nothing is.
+
+    An extension that was interrupted is continued if it is the same; else its committed shards
+    count as known content, and a new plan numbers on behind it.
+    """
+
+    def compare(known: list[Plan]) -> Growth:
+        return plan_growth(
+            cache, known, manifest, retry_failed=retry_failed, rehash=rehash,
+            workers=options.workers,
+        )  # fmt: skip
+
+    last = plans[-1]
+    if len(plans) > 1 and any(
+        read_record(cache.path, CENTER, shard) is None for shard in last.shards
+    ):
+        growth = compare(plans[:-1])
+        if growth.images == last.images:
+            return last, growth
+    growth = compare(plans)
+    if not len(growth.uris):
+        return None, growth
+    plan = replace(
+        plans[0],
+        manifest=wanted.manifest,
+        items=len(growth.uris),
+        first_item=last.end,
+        first_shard=last.shards.stop,
+        images=growth.images,
+        number=last.number + 1,
+    )
+    return plan, growth
+
+
+def _check_same(out: Path, existing: Plan, wanted: Plan) -> None:
+    """Refuse to take features of another encoder, or fields that are not there."""
+    _require(out, "encoder", existing.encoder, wanted.encoder)
+    _require(out, "view", {k: existing.fields.get(k) for k in wanted.fields}, wanted.fields)
+
+
+def _require(out: Path, kind: str, expected: Any, found: Any) -> None:
+    remedy = f"{out} is finished and was made with the expected values: choose another --out"
+    require_equal(kind, expected, found, remedy=remedy)
+
+
+def _statuses(cache: Cache) -> list[str]:
+    statuses: list[str] = cache.manifest.rows["status"].unique().to_pylist()
+    return statuses
+
+
+def _kept_prompts(cache: Cache, manifest: Manifest) -> list[PromptEmbeddings]:
+    """Return the cache's class texts, where classes and templates have not changed."""
+    old, new = cache.manifest.header(), manifest.header()
+    if any(old[part] != new[part] for part in ("classes", "templates", "descriptions")):
+        return []
+    return [cache.prompts(name) for name in cache.prompt_names]
 
 
 def number_items(manifest: Manifest) -> tuple[np.ndarray, pa.StringArray]:
@@ -206,15 +322,13 @@ def _batch_size(encoder: Encoder) -> int:
     return 256 if str(encoder.device).startswith("cuda") else 64
 
 
-def _set_threads(threads: int | None, unfinished: Plan | None) -> int:
-    """Set the compute threads: as asked, as the unfinished plan says, or torch's default."""
+def _set_threads(threads: int | None, begun: Plan | None) -> None:
+    """Set the compute threads: as asked, or as the cache was begun with; else torch's default."""
     import torch
 
-    planned = unfinished.numerics.get("threads") if unfinished else None
-    wanted = threads or planned
+    wanted = threads or (begun.numerics.get("threads") if begun else None)
     if wanted:
         torch.set_num_threads(int(wanted))
-    return torch.get_num_threads()
 
 
 def _check_files(manifest: Manifest, max_failures: float) -> None:
@@ -231,21 +345,26 @@ def _check_files(manifest: Manifest, max_failures: float) -> None:
 
 def _too_many(failed: int, seen: int, total: int, max_failures: float) -> bool:
     """Judge failures: all is too many, and from 1,000 items on, more than the share allowed."""
-    return failed == total or (seen >= _GRACE and failed > max_failures * seen)
+    return 0 < failed == total or (seen >= _GRACE and failed > max_failures * seen)
 
 
-def _encode_missing(
+def _encode(
     out: Path,
     plan: Plan,
     uris: pa.StringArray,
     manifest: Manifest,
     encoder: Encoder,
-    workers: int | None,
     stages: Stages,
-    max_failures: float,
-    progress: Callable[[Progress], None] | None,
+    options: _Options,
 ) -> int:
-    """Encode the shards that are not committed yet; returns the number of items encoded."""
+    """Claim a plan and encode its shards that are not committed yet.
+
+    Returns:
+        The number of items that were encoded.
+    """
+    claim_plan(out, plan)
+    remove_leftovers(out)
+    pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
     todo: list[int] = []
     done = failed = 0
     for shard in plan.shards:
@@ -265,16 +384,18 @@ def _encode_missing(
         uris,
         open_store(manifest.root),
         encoder,
-        workers or os.cpu_count() or 1,
+        options.workers,
         stages,
     ):
         encoded += record.count
         failed += len(record.errors)
-        if progress:
+        if options.progress:
             rate = encoded / (time.perf_counter() - started)
-            progress(Progress(done + encoded, plan.items, failed, rate, stages.binding()))
-        if _too_many(failed, done + encoded, plan.items, max_failures):
-            raise _failures_error(out, plan, uris, record, failed, done + encoded, max_failures)
+            options.progress(Progress(done + encoded, plan.items, failed, rate, stages.binding()))
+        total = plan.items if plan.number == 1 else 0  # of a few new images all may fail
+        if _too_many(failed, done + encoded, total, options.max_failures):
+            seen = done + encoded
+            raise _failures_error(out, plan, uris, record, failed, seen, options.max_failures)
     return encoded
 
 
@@ -338,29 +459,6 @@ def portable(provenance: Mapping[str, str | None]) -> dict[str, str | None]:
     if os.sep in pretrained and Path(pretrained).suffix:
         result["pretrained"] = Path(pretrained).name
     return result
-
-
-def _reuse(out: Path, plan: Plan, manifest: Manifest, started: float) -> ExtractReport:
-    """Check that the finished cache is what was asked for."""
-    cache = open_cache(out)
-    existing = read_plan(out)
-    assert existing is not None
-    for kind, expected, found in (
-        ("encoder", existing.encoder, plan.encoder),
-        ("manifest", existing.manifest, plan.manifest),
-        ("view", _present(cache.field_dims(), plan.fields), plan.fields),
-    ):
-        require_equal(
-            kind,
-            expected,
-            found,
-            remedy=f"{out} is finished and holds the expected values: choose another --out",
-        )
-    return _report(out, cache.manifest.rows, 0, "reused", started)
-
-
-def _present(dims: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
-    return {name: dims[name] for name in wanted if name in dims}
 
 
 def _report(out: Path, rows: pa.Table, encoded: int, binding: str, started: float) -> ExtractReport:

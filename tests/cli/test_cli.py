@@ -185,16 +185,20 @@ def _extract(call: Call, images: Path, like: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_cache_that_exists_is_reused_and_one_of_others_refused(
-    call: Call, cache: Path, images: Path, tiny_clip: Path, tmp_path: Path
+def test_a_cache_is_reused_and_grows_by_what_is_new(
+    call: Call, images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
     model = ("--model", f"local-dir:{tiny_clip}", "--threads", 1)
-    status, out, _ = call("extract", images, "--out", cache, *model)
+    out = tmp_path / "cache"
+    assert call("extract", images, "--out", out, *model, "--limit", 5)[0] == 0
+    status, text, _ = call("extract", images, "--out", out, *model)
     assert status == 0
-    assert "nothing to encode" in out
-    status, _, err = call("extract", images, "--out", cache, *model, "--limit", 5)
+    assert "88 rows, 76 images; encoded 71 images" in text  # equal images of two splits are one
+    assert "nothing to encode" in call("extract", images, "--out", out, *model, "--rehash")[1]
+    changed = write_images(tmp_path / "changed" / "train", {"moth": 9}).parent
+    status, _, err = call("extract", changed, "--out", out, *model)
     assert status == 4
-    assert "num_rows" in err
+    assert "--rehash" in err
 
 
 def test_failed_rows_end_with_status_3(call: Call, tiny_clip: Path, tmp_path: Path) -> None:

@@ -92,8 +92,11 @@ def test_a_finished_cache_is_reused_and_never_mixed(
         extract(folder_of_images, out, encoder=other)
     assert caught.value.exit_status == 4
     more = write_images(tmp_path / "more", {"newt": 3})
-    with pytest.raises(IdentityError, match="num_rows"):
+    with pytest.raises(IdentityError, match="newt/000") as caught:
         extract(more, out, encoder=encoder)
+    assert "--rehash" in str(caught.value)
+    with pytest.raises(UsageError, match="holds other images"):
+        extract(write_images(tmp_path / "foreign", {"stone": 3}), out, encoder=encoder)
     assert digests(out) == before
 
 
