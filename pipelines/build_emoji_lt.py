@@ -322,9 +322,7 @@ def build_main(
         f"{len(classes)} Unicode subgroups drawn by six vendors at {SIZE} px; families of emoji are"
         f" split, training follows an exponential profile of imbalance ratio {IMBALANCE}."
     )
-    record = dataset_record(
-        out, "emoji_lt", "Emoji-LT", description, DEFAULT_GROUPS, "images.zip"
-    )
+    record = dataset_record(out, "emoji_lt", "Emoji-LT", description, DEFAULT_GROUPS, "images.zip")
     write_json(out / "dataset.json", record)
     (out / "ATTRIBUTION.md").write_text(attribution(), "utf-8", newline="\n")
 
@@ -493,7 +491,8 @@ def attribution() -> str:
         "",
         f"The drawings were rendered at {SIZE} x {SIZE} pixels on white and stored as WebP; nothing"
         " else was changed.",
-        "Labels, tags and subgroups come from emojibase-data 17.0.0 (MIT, Copyright Miles Johnson).",
+        "Labels, tags and subgroups come from emojibase-data 17.0.0 (MIT, Copyright"
+        " Miles Johnson).",
         "",
         "| set | licence | attribution | package |",
         "|---|---|---|---|",

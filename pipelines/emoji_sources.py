@@ -150,7 +150,8 @@ class IconSet:
         return (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="{left} {top} {side} {side}" width="{px}" height="{px}">'
-            f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="#fff"/>{drawing}</svg>'
+            f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="#fff"/>'
+            f"{drawing}</svg>"
         )
 
 
@@ -228,7 +229,9 @@ class Sources:
             if entry["license"].get("spdx") in PERMISSIVE
             and entry.get("category") not in bad_categories
             and name not in bad_names
-            and not re.match(r"emoji|openmoji|noto|twemoji|fxemoji|fluent-emoji|devicon|logos", name)
+            and not re.match(
+                r"emoji|openmoji|noto|twemoji|fxemoji|fluent-emoji|devicon|logos", name
+            )
             and name != "streamline-emojis"
         )
 
@@ -310,9 +313,44 @@ def encode_webp(image: Image.Image, quality: int = 90) -> bytes:
 
 
 _STYLE_WORDS = frozenset(
-    "outline outlined line linear fill filled solid bold light thin duotone twotone tone regular "
-    "rounded round sharp broken rtl ltr alt flat color baseline o s r sm md lg xs xl mini stroke "
-    "crop micro".split()
+    [
+        "outline",
+        "outlined",
+        "line",
+        "linear",
+        "fill",
+        "filled",
+        "solid",
+        "bold",
+        "light",
+        "thin",
+        "duotone",
+        "twotone",
+        "tone",
+        "regular",
+        "rounded",
+        "round",
+        "sharp",
+        "broken",
+        "rtl",
+        "ltr",
+        "alt",
+        "flat",
+        "color",
+        "baseline",
+        "o",
+        "s",
+        "r",
+        "sm",
+        "md",
+        "lg",
+        "xs",
+        "xl",
+        "mini",
+        "stroke",
+        "crop",
+        "micro",
+    ]
 )
 
 

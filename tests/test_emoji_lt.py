@@ -93,9 +93,9 @@ def test_training_counts_fall_exponentially() -> None:
     assert sizes[0] / sizes[-1] == 50
     profile = [sizes[0] * 50 ** (-i / (len(order) - 1)) for i in range(len(order))]
     observed = [counts[c] for c in order]
-    for size, wanted, most in zip(observed, profile, (available[c] for c in order)):
+    for size, wanted, most in zip(observed, profile, (available[c] for c in order), strict=False):
         assert size == min(most, round(wanted)) or abs(size - min(most, wanted)) <= 1
-    assert max(abs(math.log(a / b)) for a, b in zip(sizes, profile)) < math.log(2)
+    assert max(abs(math.log(a / b)) for a, b in zip(sizes, profile, strict=False)) < math.log(2)
     groups = [sum(n > 100 for n in sizes), sum(n < 20 for n in sizes)]
     assert (len(sizes), *groups, sum(sizes)) == (56, 14, 17, 3922)
 
@@ -126,7 +126,7 @@ def test_archives_stay_small() -> None:
     assert sum(f.stat().st_size for f in (ROOT / "emoji_lt_pool").iterdir()) <= 5e6
 
 
-@pytest.mark.parametrize("name", (*MANIFESTS, "emoji_lt_pool"))
+@pytest.mark.parametrize("name", [*MANIFESTS, "emoji_lt_pool"])
 def test_licences_are_permissive_and_credited(name: str) -> None:
     licences = record(name)["licence"]
     assert {entry["licence"] for entry in licences.values()} <= PERMISSIVE

@@ -36,7 +36,20 @@ COLOURS = (
 )  # fmt: skip
 BADGE_SHARE = 0.25  # of the monochrome icons become white on a coloured, rounded square
 _CLIPART_NOISE = frozenset(
-    "architetto the clip art arch svg francesco rollandin remix of and with".split()
+    [
+        "architetto",
+        "the",
+        "clip",
+        "art",
+        "arch",
+        "svg",
+        "francesco",
+        "rollandin",
+        "remix",
+        "of",
+        "and",
+        "with",
+    ]
 )
 
 
@@ -146,7 +159,8 @@ def icon_examples(sources: Sources, guard: LeakGuard, rng: random.Random) -> lis
                 kept.setdefault(words, name)
         kind, target = ("colour", colour) if palette else ("mono", mono)
         target += [
-            Example(kind, set_name, n, (w,), class_names.get(squash(w), ())) for w, n in kept.items()
+            Example(kind, set_name, n, (w,), class_names.get(squash(w), ()))
+            for w, n in kept.items()
         ]
     return colour + sample_mono(mono, sources, rng)
 
@@ -178,7 +192,7 @@ def clipart_examples(folder: Path, guard: LeakGuard) -> list[Example]:
         if re.search("/stars/|gradient|theme|flag", name):
             continue
         text = path.read_text("utf-8", "replace")
-        if "GPL" in text or "PublicDomain" not in text and "publicdomain" not in text:
+        if "GPL" in text or ("PublicDomain" not in text and "publicdomain" not in text):
             continue
         captions = clipart_captions(text, path)
         if captions and not any(squash(c) in guard.labels for c in (*captions, path.stem)):
@@ -259,7 +273,12 @@ def build(
     ]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         rendered = pool.map(render_group, jobs, chunksize=1)
-    pairs = [(e, p) for job, pixels in zip(jobs, rendered) for e, p in zip(job[3], pixels) if p]
+    pairs = [
+        (e, p)
+        for job, pixels in zip(jobs, rendered, strict=False)
+        for e, p in zip(job[3], pixels, strict=False)
+        if p
+    ]
     kept = [example for example, _ in pairs]
     check(kept, guard, sources)
     images = np.stack([np.frombuffer(p, np.uint8).reshape(PX, PX, 3) for _, p in pairs])

@@ -95,10 +95,12 @@ def whitening(features: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return mean, projection / (centred @ projection).std(0).mean()
 
 
-def augment(images: Tensor, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    images: Tensor, maps: Tensor | None, generator: torch.Generator, px: int = PX
+) -> tuple[Tensor, Tensor | None]:
     """Random flip, scale and shift of images and teacher maps alike.
 
-    images: (N, 3, STORE_PX, STORE_PX) uint8 -> (N, 3, PX, PX) in [-1, 1]; maps: (N, C, S, S).
+    images: (N, 3, H, H) uint8 -> (N, 3, px, px) in [-1, 1]; maps: (N, C, SIDE, SIDE) or None.
     Every third image keeps its place, for the test images are not shifted.
     """
     n = len(images)
@@ -109,13 +111,14 @@ def augment(images: Tensor, maps: Tensor, generator: torch.Generator) -> tuple[T
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, shift
     x = images.float() / 127.5 - 1
-    grid = F.affine_grid(theta, [n, 3, PX, PX], align_corners=False)
+    grid = F.affine_grid(theta, [n, 3, px, px], align_corners=False)
     # Outside of a drawing is white: shift by one so that grid_sample's zeros mean white.
     x = F.grid_sample(x - 1, grid, mode="bilinear", align_corners=False) + 1
     brightness = 1 + 0.1 * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
     x = ((x + 1) * brightness).clamp(0, 2) - 1
-    grid = F.affine_grid(theta, [n, 1, SIDE, SIDE], align_corners=False)
-    maps = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    if maps is not None:
+        grid = F.affine_grid(theta, [n, 1, SIDE, SIDE], align_corners=False)
+        maps = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
     return x, maps
 
 
