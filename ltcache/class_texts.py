@@ -44,7 +44,7 @@ def add_class_texts(
     opened = open_cache(cache)
     sentences = read_sentences(opened, templates)
     if model is None:
-        model, pretrained = _named_encoder(opened)
+        model, pretrained = named_encoder(opened)
     activation = opened.provenance.get("activation")
     encoder = load_encoder(model, pretrained, device=device, activation=activation)
     require_equal(
@@ -59,7 +59,7 @@ def add_class_texts(
     return prompts
 
 
-def _named_encoder(cache: Cache) -> tuple[str, str | None]:
+def named_encoder(cache: Cache) -> tuple[str, str | None]:
     """Return model and pretrained as the cache names them, where that is enough to load them."""
     model, pretrained = cache.provenance["model"], cache.provenance["pretrained"]
     local = model.startswith("local-dir:") or Path(pretrained or "").suffix

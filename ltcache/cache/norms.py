@@ -1,4 +1,4 @@
-"""Lengths of cached features: their range, and rows that fall out of it."""
+"""Lengths of cached features and angles between them."""
 
 from __future__ import annotations
 
@@ -57,3 +57,10 @@ def norm_stats(items: np.ndarray, norms: np.ndarray) -> NormStats:
         len(odd),
         tuple((int(items[i]), float(norms[i])) for i in odd[:5]),
     )
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row of a (N, D) to the same row of b, float64 (N,)."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny))

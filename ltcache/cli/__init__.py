@@ -14,6 +14,7 @@ import click
 from ltcache import __version__
 from ltcache.cli import (
     demo,
+    diff,
     evaluate,
     extract,
     fit_adapter,
@@ -21,6 +22,7 @@ from ltcache.cli import (
     methods,
     predict,
     prompts,
+    verify,
     zero_shot,
 )
 from ltcache.cli.options import OrderedGroup
@@ -52,6 +54,8 @@ for _command in (
     demo.command,
     inspect.command,
     extract.command,
+    verify.command,
+    diff.command,
     prompts.command,
     zero_shot.command,
     fit_adapter.command,

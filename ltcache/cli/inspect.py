@@ -13,8 +13,13 @@ from ltcache.cli.options import general, print_json
 @click.command("inspect", short_help="Show what a list of images or a cache holds.")
 @click.argument("source")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@click.option(
+    "--checks",
+    is_flag=True,
+    help="Of a cache: look for permuted labels, repeated names and images that are in two splits.",
+)
 @general
-def command(source: str, root: Path | None, as_json: bool) -> None:
+def command(source: str, root: Path | None, checks: bool, as_json: bool) -> None:
     """Show classes, counts per split, groups, imbalance ratio and missing files of SOURCE.
 
     SOURCE is whatever `ltcache extract` takes, or a cache.
@@ -22,15 +27,22 @@ def command(source: str, root: Path | None, as_json: bool) -> None:
     \b
     ltcache inspect emoji_lt
     ltcache inspect Places_LT_train.txt --root /data/places
+    ltcache inspect cache --checks
     """
     from ltcache.cache import open_cache
     from ltcache.cache.summary import summarise
+    from ltcache.checks import check_cache
+    from ltcache.errors import UsageError
     from ltcache.inspection import describe
     from ltcache.manifest import read_manifest
 
     if (Path(source) / "cache.json").exists() or (Path(source) / "plans").is_dir():
         cache = open_cache(source)
         summary = {**describe(cache.manifest), "cache": summarise(cache)}
+        if checks:
+            summary["checks"] = check_cache(cache).to_dict()
+    elif checks:
+        raise UsageError(f"{source} is no cache: --checks looks at features")
     else:
         summary = describe(read_manifest(source, root=root))
     if as_json:
@@ -56,7 +68,9 @@ def lines(summary: dict[str, Any]) -> list[str]:
         )
     result += [f"template: {template}" for template in summary["templates"]]
     result += _cache(summary["cache"]) if "cache" in summary else _missing(summary["missing"])
-    return result + [f"warning: {warning}" for warning in summary["warnings"]]
+    warnings = [*summary["warnings"], *summary.get("checks", {}).get("lines", [])]
+    result += [f"warning: {warning}" for warning in warnings]
+    return result if warnings or "checks" not in summary else [*result, "checks: nothing found"]
 
 
 def _split(name: str, values: dict[str, Any]) -> str:

@@ -1,0 +1,90 @@
+"""``ltcache diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ltcache.cli.options import cache_argument, general, print_json
+
+if TYPE_CHECKING:
+    from ltcache.diff import DiffReport, Moved, Rows
+
+_TOP = 10
+
+
+@click.command("diff", short_help="Compare a cache with another one or with a list of images.")
+@cache_argument
+@click.argument("other")
+@click.option("--root", type=click.Path(path_type=Path), help="Where OTHER's images are.")
+@click.option(
+    "--rehash", is_flag=True, help="Read OTHER's images to find changed and renamed ones."
+)
+@general
+def command(cache: Path, other: str, root: Path | None, rehash: bool, as_json: bool) -> None:
+    """Show in what OTHER differs from CACHE; OTHER is a cache or whatever `extract` takes.
+
+    Identities field by field, rows that came, went, changed label or split, images that would be
+    encoded, and, between two caches, how far features moved in each class.
+
+    \b
+    ltcache diff cache longer-list.csv --root /data/images
+    ltcache diff cache cache-of-finetuned --json
+    """
+    from ltcache.diff import diff
+
+    report = diff(cache, other, root=root, rehash=rehash)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        click.echo("\n".join(lines(report)))
+
+
+def lines(report: DiffReport) -> list[str]:
+    """Return a report as lines for people."""
+    result = [f"A: {report.a}, {report.rows[0]} rows", f"B: {report.b}, {report.rows[1]} rows"]
+    for kind, fields in report.identities.items():
+        result.append(f"{kind} differs in {len(fields)} fields:")
+        result += [f"  {name}: {_short(a)} -> {_short(b)}" for name, (a, b) in fields.items()]
+    for title, rows in (
+        ("only in B", report.added),
+        ("only in A", report.removed),
+        ("other label", report.relabelled),
+        ("other split", report.moved),
+        ("other content", report.changed),
+        ("to encode for B", report.encode),
+    ):
+        result += _rows(title, rows)
+    if report.features is not None:
+        result += _features(report.features, report.names)
+    elif report.why:
+        result.append(f"features not compared: {report.why}")
+    return [*result, "nothing differs"] if report.same else result
+
+
+def _rows(title: str, rows: Rows | None) -> list[str]:
+    if rows is None:
+        return [f"{title}: not looked at (--rehash reads the images)"]
+    more = ["  ..."] if rows.count > len(rows.first) else []
+    return [f"{title}: {rows.count}", *(f"  {text}" for text in rows.first), *more]
+
+
+def _features(moved: Moved, names: tuple[str, ...]) -> list[str]:
+    result = [
+        f"features of {moved.rows} shared rows: cosine {moved.mean:.5f} on average, at least "
+        f"{moved.minimum:.5f} ({moved.worst})"
+    ]
+    if moved.groups:
+        groups = ", ".join(f"{name} {value:.5f}" for name, value in moved.groups.items())
+        result.append(f"  {groups} ({moved.scheme})")
+    for label, value in list(moved.classes.items())[:_TOP]:
+        result.append(f"  {value:.5f}  {label} {names[label]}")
+    more = len(moved.classes) - _TOP
+    return [*result, f"  ... {more} classes moved less"] if more > 0 else result
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"

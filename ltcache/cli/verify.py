@@ -1,0 +1,109 @@
+"""``ltcache verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltcache.cli.options import cache_argument, general, print_json
+
+if TYPE_CHECKING:
+    from ltcache.cache.verify import VerifyReport
+
+
+@click.command("verify", short_help="Check every byte and value of a cache.")
+@cache_argument
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Encode so many of the images again and compare; needs the images and the encoder.",
+)
+@click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@click.option("--source", help="What the cache was extracted from; it may say where they are.")
+@click.option("--model", help="The encoder, if not the one the cache names.")
+@click.option("--pretrained", help="Its tag or checkpoint.")
+@click.option(
+    "--activation", type=click.Choice(["gelu", "quick_gelu"]), help="For a bare weights file."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    help="Read at most so many shards of each view, spread evenly; the sizes of all are checked.",
+)
+@click.option(
+    "--checks",
+    is_flag=True,
+    help="Also look for permuted labels, repeated names and images that are in two splits.",
+)
+@general
+def command(
+    cache: Path,
+    sample: int,
+    root: Path | None,
+    source: str | None,
+    model: str | None,
+    pretrained: str | None,
+    activation: str | None,
+    device: str,
+    shards: int | None,
+    checks: bool,
+    as_json: bool,
+) -> None:
+    """Compare every file of CACHE with its digest, and the values in them with each other.
+
+    Exit status 0: fine; 1: damaged, and each damage is named with its remedy.
+
+    \b
+    ltcache verify cache
+    ltcache verify cache --sample 100 --root /data/images
+    """
+    from ltcache.verify import Resample, verify
+
+    again = Resample(
+        sample,
+        source=source,
+        root=root,
+        model=model,
+        pretrained=pretrained,
+        activation=activation,
+        device=device,
+    )
+    report = verify(cache, max_shards=shards, sample=again, checks=checks)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        click.echo("\n".join(lines(report)))
+    for problem in report.problems:
+        click.echo(f"ltcache: {problem}", err=True)
+    if not report.ok:
+        raise SystemExit(report.exit_status)
+
+
+def lines(report: VerifyReport) -> list[str]:
+    """Return a report as lines for people."""
+    result = [f"{report.path}: {report.files} files, {report.bytes / 1e6:.1f} MB read"]
+    if report.shards < report.all_shards:
+        result[0] += f", {report.shards} of {report.all_shards} shards"
+    if report.rows is not None:
+        result.append(f"rows: {report.rows}, of which {report.failed} failed")
+    for name, stats in report.norms.items():
+        if stats.count:
+            result.append(
+                f"{name}: length {stats.minimum:.4g} to {stats.maximum:.4g}, median "
+                f"{stats.median:.4g}; {stats.outliers} far from it"
+            )
+    if report.reencoded is not None:
+        again = report.reencoded
+        result.append(
+            f"encoded again: {again['images']} images, cosine at least {again['minimum']:.5f} "
+            f"({again['worst']}), median {again['median']:.5f}"
+        )
+    if report.leftovers:
+        shown = ", ".join(report.leftovers[:5])
+        result.append(f"left over, harmless: {len(report.leftovers)} files, such as {shown}")
+    result += [f"warning: {warning}" for warning in report.warnings]
+    return [*result, "fine" if report.ok else f"DAMAGED: {len(report.problems)} problems"]

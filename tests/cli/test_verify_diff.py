@@ -1,0 +1,179 @@
+"""verify, diff and inspect --checks as a person types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ltcache.cli import main
+from tests.conftest import write_images
+from tests.encoder.tiny_models import write_tiny_clip
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command and gives status, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("birds") / "set"
+    for split, counts in {"train": (8, 4), "test": (3, 3)}.items():
+        write_images(root / split, dict(zip(("blue jay", "moth"), counts, strict=True)))
+    for path in (root / "test").rglob("*.png"):  # write_images draws both splits alike
+        path.write_bytes(path.read_bytes() + path.parent.name.encode())
+    copy = root / "test" / "moth" / "000.png"
+    shutil.copy(root / "train" / "moth" / "002.png", copy)
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(images: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "cache"
+    model = f"local-dir:{tiny_clip}"
+    with pytest.raises(SystemExit) as caught:
+        main(["extract", str(images), "--out", str(out), "--model", model, "--threads", "1"])
+    assert caught.value.code == 0
+    return out
+
+
+@pytest.fixture
+def cache(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", ["verify", "diff"])
+def test_help(call: Call, name: str) -> None:
+    status, out, _ = call(name, "--help")
+    assert status == 0
+    assert "--json" in out
+    assert f"ltcache {name}" in out
+
+
+def test_a_sound_cache(call: Call, made: Path) -> None:
+    status, out, err = call("verify", made)
+    assert (status, err) == (0, "")
+    assert "rows: 18, of which 0 failed" in out
+    assert "center/embedding: length" in out
+    assert out.endswith("fine\n")
+    found = json.loads(call("verify", made, "--json", "--shards", 1)[1])
+    assert found["ok"] is True
+    assert found["problems"] == []
+
+
+def test_damage_has_a_file_a_remedy_and_a_status(call: Call, cache: Path) -> None:
+    shard = cache / "views" / "center" / "00000.h5"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    status, out, err = call("verify", cache)
+    assert status == 1
+    assert "DAMAGED: 1 problems" in out
+    assert "views/center/00000.h5: its content is not that which the index names" in err
+    assert "Remedy: remove views/center/00000.h5, views/center/00000.json and cache.json" in err
+    status, out, _ = call("verify", cache, "--json")
+    assert status == 1
+    assert json.loads(out)["problems"][0]["file"] == "views/center/00000.h5"
+    status, _, err = call("verify", cache / "views")
+    assert status == 1
+    assert "not a feature cache" in err
+
+
+def test_a_sample_is_encoded_again(
+    call: Call, cache: Path, images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    again = ("verify", cache, "--sample", 5, "--model", f"local-dir:{tiny_clip}")
+    assert call(*again[:4])[0] == 2  # nothing says where the images are
+    for place in (("--root", images), ("--source", images)):
+        status, out, _ = call(*again, *place)
+        assert status == 0
+        assert "encoded again: 5 images, cosine at least" in out
+    found = json.loads(call(*again, "--root", images, "--json")[1])["reencoded"]
+    assert found["minimum"] > 0.9999
+    assert call("verify", cache, "--sample", 5, "--root", images)[0] == 2  # a folder's name is lost
+    other = write_tiny_clip(tmp_path / "other", seed=1)
+    status, _, err = call(*again[:5], f"local-dir:{other}", "--root", images)
+    assert status == 4
+    assert "towers.image" in err
+
+
+def test_images_that_changed_are_told_apart_from_features_that_are_wrong(
+    call: Call, cache: Path, images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "set"))
+    (root / "train" / "moth" / "001.png").write_bytes(b"other")
+    (root / "train" / "moth" / "003.png").unlink()
+    again = ("verify", cache, "--sample", 99, "--model", f"local-dir:{tiny_clip}", "--root")
+    status, out, _ = call(*again, root)
+    assert status == 0
+    assert "train/moth/001.png: the image is no longer the one that was encoded" in out
+    assert "train/moth/003.png: No such file" in out
+    assert "encoded again: 16 images" in out
+    status, _, err = call(*again, write_images(tmp_path / "empty", {"none": 1}))
+    assert status == 1
+    assert "none of the 18 images that were chosen can be compared" in err
+
+
+def test_features_in_another_order_are_found(
+    call: Call, cache: Path, images: Path, tiny_clip: Path
+) -> None:
+    import numpy as np
+
+    from ltcache.cache.shards import map_array, write_arrays
+    from tests.cache.test_verify import reseal
+
+    path = cache / "views" / "center" / "00000.h5"
+    arrays = {name: np.array(map_array(path, name))[::-1] for name in ("embedding", "pooled")}
+    path.unlink()
+    write_arrays(path, arrays)
+    reseal(cache)
+    assert call("verify", cache)[0] == 0
+    again = ("verify", cache, "--sample", 99, "--model", f"local-dir:{tiny_clip}")
+    status, out, err = call(*again, "--root", images)
+    assert status == 1
+    assert "DAMAGED" in out
+    assert "the features are not those of these images" in err
+
+
+def test_checks(call: Call, made: Path, images: Path) -> None:
+    for command in ("inspect", "verify"):
+        status, out, _ = call(command, made, "--checks")
+        assert status == 0
+        assert "warning: 1 images are in two splits (the same bytes)" in out
+        assert "test/moth/000.png (test) is train/moth/002.png (train); classes moth" in out
+    found = json.loads(call("inspect", made, "--checks", "--json")[1])["checks"]
+    assert found["duplicates"][0]["count"] == 1
+    status, _, err = call("inspect", images, "--checks")
+    assert status == 2
+    assert "no cache" in err
+
+
+def test_diff(call: Call, made: Path, images: Path, tmp_path: Path) -> None:
+    assert "nothing differs" in call("diff", made, made)[1]
+    status, out, _ = call("diff", made, images)
+    assert status == 0
+    assert "other content: not looked at" in out
+    root = Path(shutil.copytree(images, tmp_path / "set"))
+    (root / "train" / "moth" / "001.png").rename(root / "train" / "moth" / "new.png")
+    out = call("diff", made, root)[1]
+    assert "only in B: 1\n  train/moth/new.png" in out
+    assert "to encode for B: 1" in out
+    found = json.loads(call("diff", made, root, "--rehash", "--json")[1])
+    assert found["encode"]["count"] == 0
+    assert found["same"] is False
+    status, _, err = call("diff", tmp_path, made)
+    assert status == 1
+    assert "not a feature cache" in err
