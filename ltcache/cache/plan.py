@@ -103,14 +103,17 @@ def read_plans(cache: Path) -> list[Plan]:
     return plans
 
 
-def claim_plan(cache: Path, plan: Plan) -> None:
+def claim_plan(cache: Path, plan: Plan) -> bool:
     """Make ``plan`` the cache's plan, or join it where it stands already.
+
+    Returns:
+        Whether this call made it.
 
     Raises:
         IdentityError: the cache was begun with another plan; names every differing field.
     """
     if create_whole(plan_path(cache, plan.number), canonical_json(plan.to_dict()).encode()):
-        return
+        return True
     existing = read_plan(cache, plan.number)
     assert existing is not None
     require_equal(
@@ -120,3 +123,4 @@ def claim_plan(cache: Path, plan: Plan) -> None:
         remedy=f"{cache} was begun with the expected values: continue with these, "
         "or choose another --out",
     )
+    return False

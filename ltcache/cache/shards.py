@@ -96,10 +96,17 @@ def stored(array: np.ndarray) -> np.ndarray:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as contiguous datasets; equal arrays give equal bytes."""
-    with h5py.File(path, "w") as file:
+    """Write arrays as contiguous datasets; equal arrays give equal bytes.
+
+    HDF5 builds the file in memory and Python writes it: HDF5's own writer crashes the process when
+    the disk is full.
+    """
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
         for name in sorted(arrays):
             file.create_dataset(name, data=arrays[name], track_times=False)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def map_array(path: Path, name: str) -> np.ndarray:

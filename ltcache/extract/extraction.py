@@ -241,9 +241,7 @@ def _next_plan(
         )  # fmt: skip
 
     last = plans[-1]
-    if len(plans) > 1 and any(
-        read_record(cache.path, CENTER, shard) is None for shard in last.shards
-    ):
+    if len(plans) > 1 and _uncommitted(cache.path, last):
         growth = compare(plans[:-1])
         if growth.images == last.images:
             return last, growth
@@ -359,44 +357,41 @@ def _encode(
 ) -> int:
     """Claim a plan and encode its shards that are not committed yet.
 
+    Processes that join a plan begin in the middle of what is left and pass over what another one
+    has committed meanwhile; at worst a shard is encoded twice, to the same bytes.
+
     Returns:
         The number of items that were encoded.
     """
-    claim_plan(out, plan)
+    created = claim_plan(out, plan)
     remove_leftovers(out)
     pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
-    todo: list[int] = []
     done = failed = 0
     for shard in plan.shards:
-        if record := read_record(out, plan.views[0], shard):
-            done += record.count
+        if record := read_record(out, CENTER, shard):
+            done, failed = done + record.count, failed + len(record.errors)
+    encoded, started = 0, time.perf_counter()
+    store = open_store(manifest.root)
+    while todo := _uncommitted(out, plan):
+        order = todo if created else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
+        still = (shard for shard in order if read_record(out, CENTER, shard) is None)
+        for record in encode_shards(
+            out, plan, still, uris, store, encoder, options.workers, stages
+        ):
+            encoded += record.count
             failed += len(record.errors)
-        else:
-            todo.append(shard)
-    encoded = 0
-    started = time.perf_counter()
-    if not todo:
-        return 0
-    for record in encode_shards(
-        out,
-        plan,
-        todo,
-        uris,
-        open_store(manifest.root),
-        encoder,
-        options.workers,
-        stages,
-    ):
-        encoded += record.count
-        failed += len(record.errors)
-        if options.progress:
-            rate = encoded / (time.perf_counter() - started)
-            options.progress(Progress(done + encoded, plan.items, failed, rate, stages.binding()))
-        total = plan.items if plan.number == 1 else 0  # of a few new images all may fail
-        if _too_many(failed, done + encoded, total, options.max_failures):
             seen = done + encoded
-            raise _failures_error(out, plan, uris, record, failed, seen, options.max_failures)
+            if options.progress:
+                rate = encoded / (time.perf_counter() - started)
+                options.progress(Progress(seen, plan.items, failed, rate, stages.binding()))
+            total = plan.items if plan.number == 1 else 0  # of a few new images all may fail
+            if _too_many(failed, seen, total, options.max_failures):
+                raise _failures_error(out, plan, uris, record, failed, seen, options.max_failures)
     return encoded
+
+
+def _uncommitted(out: Path, plan: Plan) -> list[int]:
+    return [shard for shard in plan.shards if read_record(out, CENTER, shard) is None]
 
 
 def _failures_error(

@@ -7,9 +7,10 @@ depend on how many threads decode.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Stages:
 def encode_shards(
     cache: Path,
     plan: Plan,
-    shards: Sequence[int],
+    shards: Iterable[int],
     uris: pa.StringArray,
     store: ImageStore,
     encoder: Encoder,
@@ -73,6 +74,8 @@ def encode_shards(
     """Encode and commit shards in order; yields each shard's record once it is on disk.
 
     Args:
+        shards: drawn one by one as decoding gets to them, so that it may leave out what another
+            process has committed meanwhile.
         uris: of every item of the plan; in Arrow's form, a fifth of a list's memory.
         workers: decoding threads.
         stages: updated as work goes on.
@@ -84,7 +87,8 @@ def encode_shards(
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
         committer.submit(spin_briefly)
-        batches = _decoded_batches(plan, shards, uris, store, encoder, decoders, workers)
+        ahead, shards = itertools.tee(shards)
+        batches = _decoded_batches(plan, ahead, uris, store, encoder, decoders, workers)
         in_flight: Future[ShardRecord] | None = None
         for shard in shards:
             started = time.perf_counter()
@@ -231,7 +235,7 @@ def _not_finite(features: Mapping[str, np.ndarray]) -> list[int]:
 
 def _decoded_batches(
     plan: Plan,
-    shards: Sequence[int],
+    shards: Iterable[int],
     uris: pa.StringArray,
     store: ImageStore,
     encoder: Encoder,
@@ -249,7 +253,7 @@ def _decoded_batches(
         yield _collect(*waiting.popleft())
 
 
-def _micro_batches(plan: Plan, shards: Sequence[int], uris: pa.StringArray) -> Iterator[list[str]]:
+def _micro_batches(plan: Plan, shards: Iterable[int], uris: pa.StringArray) -> Iterator[list[str]]:
     for shard in shards:
         items = plan.item_range(shard)
         for first in range(items.start, items.stop, plan.micro_batch):
