@@ -22,7 +22,7 @@ from ltcache.cache.fingerprint import bytes_digest, digest
 from ltcache.cache.layout import CENTER
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.images import ImageStore, open_store
-from ltcache.manifest import Manifest
+from ltcache.manifest import Manifest, Root
 
 _SAMPLE = 64  # images whose content is compared when a cache is reused
 _CHUNK = 64  # images hashed in one task
@@ -121,7 +121,7 @@ def contents(cache: Path, plans: Sequence[Plan]) -> dict[str, int]:
     return known
 
 
-def hash_images(root: Path | None, uris: Sequence[str], workers: int) -> list[str]:
+def hash_images(root: Root | None, uris: Sequence[str], workers: int) -> list[str]:
     """Return the SHA-256 of each image, "" where it cannot be read; in the order given."""
     if not uris:
         return []

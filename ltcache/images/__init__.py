@@ -15,8 +15,9 @@ grey with alpha, RGBA        resized with weighted alpha, then the alpha channel
 EXIF rotation                not applied, as in open_clip
 animated GIF, WebP, PNG      the first frame
 1 pixel                      enlarged
-20,000 x 1                   the centre of the enlarged image, without making all of it; at least
-                             one pixel is left of every edge
+20,000 x 1                   the centre of the enlarged image; where all of it would be more than
+                             ``MAX_PIXELS``, only that is made (equal but for a few levels); no
+                             edge becomes less than one pixel
 corrupt metadata             ignored where the pixels can be decoded
 truncated                    failed: ``image file is truncated`` or the decoder's own words
 0 bytes                      failed: ``empty file (0 bytes)``
@@ -31,8 +32,9 @@ path that leaves its root    failed; lists with such paths are refused as a whol
 """
 
 from ltcache.images.decoding import DecodedImage, decode
+from ltcache.images.limits import MAX_BYTES, safe_uri
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
-from ltcache.images.stores import MAX_BYTES, ImageStore, open_store, safe_uri
+from ltcache.images.stores import ImageStore, open_store
 
 __all__ = [
     "MAX_BYTES",

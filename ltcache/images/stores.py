@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from ltcache.errors import ImageError, ManifestError
+from ltcache.images.archives import ParquetStore, SavedStore, TarStore, ZipStore
 from ltcache.images.decoding import stable_text
-
-MAX_BYTES = 1 << 30
-"""Largest accepted encoded image: what is longer is no image, or a bomb."""
+from ltcache.images.limits import check_size, safe_uri
+from ltcache.manifest.roots import Remote, Root, Shards, as_root, root_kind
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not block
 
@@ -26,20 +24,26 @@ class ImageStore(Protocol):
         ...
 
 
-def open_store(root: Path | str | None) -> ImageStore:
-    """Return the store of a root: a directory, or a zip file that is read without unpacking.
+def open_store(root: Root | str | None) -> ImageStore:
+    """Return the store of a root (see :mod:`ltcache.manifest.roots` for what can be one).
 
     Raises:
-        ManifestError: there is no such directory or zip file.
+        ManifestError: there is no such root, or it is damaged; names the file.
     """
     if root is None:
         raise ManifestError("the manifest has no root for its images: give one with --root")
-    root = Path(root)
-    if root.is_dir():
-        return DirectoryStore(root)
-    if root.is_file() and zipfile.is_zipfile(root):
-        return ZipStore(root)
-    raise ManifestError(f"{root}: the root of the images is neither a directory nor a zip file")
+    place = as_root(root)
+    kind = root_kind(place)
+    if kind == "tar":
+        return TarStore(place)
+    if kind == "parquet":
+        return ParquetStore(place)
+    assert not isinstance(place, Shards)
+    if kind == "zip":
+        return ZipStore(place)
+    if isinstance(place, Remote):
+        return RemoteStore(place)
+    return SavedStore(place) if kind == "dataset" else DirectoryStore(place)
 
 
 class DirectoryStore:
@@ -57,32 +61,24 @@ class DirectoryStore:
             raise ImageError(error.strerror or type(error).__name__) from None
 
 
-class ZipStore:
-    """Images as members of one zip file; each thread holds a handle of its own."""
+class RemoteStore:
+    """Images as files below an address of fsspec."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._local = threading.local()
+    def __init__(self, root: Remote) -> None:
+        self.root = root
 
     def read(self, uri: str) -> bytes:
         """See :class:`ImageStore`."""
-        name = str(safe_uri(uri))
+        place = self.root / str(safe_uri(uri))
         try:
-            archive = self._archive()
-            check_size(archive.getinfo(name).file_size)
-            return archive.read(name)
-        except KeyError:
-            raise ImageError("No such member in the zip file") from None
+            check_size(place.size())
+            return place.read()
         except ImageError:
             raise
-        except Exception as error:  # zlib, lzma and zipfile raise errors of their own
+        except Exception as error:  # every file system has errors of its own
+            if isinstance(error, FileNotFoundError) or not place.exists():
+                raise ImageError("No such file") from None
             raise ImageError(stable_text(error)) from None
-
-    def _archive(self) -> zipfile.ZipFile:
-        archive = getattr(self._local, "archive", None)
-        if archive is None:
-            archive = self._local.archive = zipfile.ZipFile(self.path)
-        return archive
 
 
 def _read_file(path: Path) -> bytes:
@@ -102,25 +98,3 @@ def _read_file(path: Path) -> bytes:
             return file.readall()
     finally:
         os.close(descriptor)
-
-
-def check_size(size: int) -> None:
-    """Refuse an encoded image of more than ``MAX_BYTES`` before it is read.
-
-    Raises:
-        ImageError: names both sizes.
-    """
-    if size > MAX_BYTES:
-        raise ImageError(f"{size} bytes, more than {MAX_BYTES} (MAX_BYTES)")
-
-
-def safe_uri(uri: str) -> PurePosixPath:
-    """Return ``uri`` as a relative path; a path that leaves its root is refused.
-
-    Raises:
-        ImageError: absolute, or with a ``..`` part.
-    """
-    path = PurePosixPath(uri)
-    if path.is_absolute() or ".." in path.parts:
-        raise ImageError("the path leaves the root of the images")
-    return path

@@ -5,6 +5,7 @@ from ltcache.manifest.manifest import COLUMNS, DEFAULT_TEMPLATES, Manifest
 from ltcache.manifest.missing import MissingFiles, missing_files
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.packaged import packaged_manifests, packaged_names
+from ltcache.manifest.roots import Root
 from ltcache.manifest.source import read_manifest
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ClassList",
     "Manifest",
     "MissingFiles",
+    "Root",
     "missing_files",
     "packaged_manifests",
     "packaged_names",

@@ -13,6 +13,7 @@ from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
 from ltcache.manifest.matching import label_by_name, named_after_values
+from ltcache.manifest.roots import Root
 from ltcache.manifest.rows import Listing, build_rows
 from ltcache.manifest.splits import canonical_split
 from ltcache.manifest.text import some
@@ -22,7 +23,7 @@ from ltcache.manifest.text import some
 class Request:
     """What the caller of `read_manifest` said besides the source."""
 
-    root: Path | None = None
+    root: Root | None = None
     classes: ClassList | Path | None = None
     labelled: bool | None = None
     verify_images: bool = False
@@ -34,7 +35,7 @@ class Draft:
 
     name: str
     listings: Sequence[Listing]
-    root: Path | None
+    root: Root | None
     classes: ClassList | None = None
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     groups: Mapping[str, Any] | None = None

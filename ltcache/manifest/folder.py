@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.names import read_classes
+from ltcache.manifest.roots import Root, root_name
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import known_split
 from ltcache.manifest.text import natural_key, some
@@ -31,8 +31,8 @@ class _Part:
     labelled: bool
 
 
-def read_folder(path: Path, request: Request) -> Draft:
-    """Return the images below ``path`` (a directory or a .zip file) as a draft.
+def read_folder(path: Root, request: Request) -> Draft:
+    """Return the images below ``path`` (a directory or an archive) as a draft.
 
     Raises:
         ManifestError: no images, folder names that look like splits beside others, or two
@@ -63,11 +63,12 @@ def read_folder(path: Path, request: Request) -> Draft:
         if shifted:
             warnings.append(f"class folder numbers are not the labels: {some(shifted)}")
     card = {"class_names": NAME_NORMALISER} if raw and request.classes is None else {}
-    name = path.stem if path.is_file() else path.resolve().name
-    return Draft(name or "images", listings, path, classes, card=card, warnings=tuple(warnings))
+    return Draft(
+        root_name(path) or "images", listings, path, classes, card=card, warnings=tuple(warnings)
+    )
 
 
-def _parts(path: Path, tree: Tree) -> tuple[list[_Part], list[str]]:
+def _parts(path: Root, tree: Tree) -> tuple[list[_Part], list[str]]:
     """Return the splits of a tree, and what to warn of."""
     prefix = _descend(tree)
     warnings = [f"the classes or splits are read below {prefix!r}"] if prefix else []
@@ -109,7 +110,7 @@ def _descend(tree: Tree) -> str:
 
 
 def _refuse_splits_beside_classes(
-    path: Path, splits: dict[str, str | None], inner: Sequence[str]
+    path: Root, splits: dict[str, str | None], inner: Sequence[str]
 ) -> None:
     """Refuse ``train/cat/1.jpg`` beside ``extra/1.jpg``; a class may be called ``train``."""
     for top in [top for top, split in splits.items() if split]:
@@ -118,7 +119,7 @@ def _refuse_splits_beside_classes(
             others = [other for other, split in splits.items() if not split]
             raise ManifestError(
                 f"{path}: {top!r} looks like a split, but {some(others)} stand(s) beside it; "
-                f"move the others away, or give {path / top}"
+                f"move the others away, or give {path}/{top}"
             )
 
 
@@ -135,15 +136,15 @@ def _class_folders(tree: Tree, parts: Sequence[_Part]) -> set[str]:
     return found
 
 
-def _classes(path: Path, raw: Sequence[str], request: Request) -> ClassList:
+def _classes(path: Root, raw: Sequence[str], request: Request) -> ClassList:
     if isinstance(request.classes, ClassList):
         return request.classes
     if request.classes is not None:
-        return read_classes(request.classes, folders=raw, dataset=path.stem)
+        return read_classes(request.classes, folders=raw, dataset=root_name(path))
     return ClassList.from_raw(raw)
 
 
-def _listing(path: Path, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[Listing, list[str]]:
+def _listing(path: Root, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[Listing, list[str]]:
     """Return one split's images in class order, and those in no class folder."""
     images = [name for name in tree.images if name.startswith(part.prefix)]
     if not part.labelled:

@@ -7,18 +7,19 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ltcache.manifest.tree import zip_names
+from ltcache.manifest.roots import Root, root_kind
+from ltcache.manifest.tree import archive_names
 
 _SAMPLE = 100
 _FOLDERS = 50
 Exists = Callable[[str], bool]
 
 
-def layout_hint(root: Path, missing: Sequence[str], exists: Exists) -> str:
+def layout_hint(root: Root, missing: Sequence[str], exists: Exists) -> str:
     """Return a sentence on the layout that would find most of ``missing``, or an empty text.
 
     Args:
-        root: the folder or .zip file that was searched.
+        root: what was searched.
         missing: uris that are not there.
         exists: whether a uri below ``root`` is there.
     """
@@ -33,10 +34,10 @@ def layout_hint(root: Path, missing: Sequence[str], exists: Exists) -> str:
     return f"hint: {hint} ({share} of the missing ones that were tried are there)"
 
 
-def _guesses(root: Path, sample: Sequence[str], exists: Exists) -> Iterator[tuple[str, int]]:
+def _guesses(root: Root, sample: Sequence[str], exists: Exists) -> Iterator[tuple[str, int]]:
     """Yield (sentence, number of the sample that it explains)."""
     first = _common_first(sample)
-    if root.is_dir():
+    if isinstance(root, Path) and root.is_dir():
         up = root.resolve().parent
         found = sum(os.path.isfile(up / uri) for uri in sample)
         yield f"the root is one level too low: give root={up}", found
@@ -55,13 +56,15 @@ def _common_first(sample: Sequence[str]) -> str:
     return firsts.pop() if len(firsts) == 1 else ""
 
 
-def _subfolders(root: Path) -> Iterable[str]:
+def _subfolders(root: Root) -> Iterable[str]:
     """Return the folders directly below the root, at most 50."""
-    if root.is_dir():
+    if isinstance(root, Path) and root.is_dir():
         with os.scandir(root) as entries:
             names = {entry.name for entry in entries if entry.is_dir()}
+    elif root_kind(root) in ("zip", "tar"):
+        names = {name.partition("/")[0] for name in archive_names(root) if "/" in name}
     else:
-        names = {name.partition("/")[0] for name in zip_names(root) if "/" in name}
+        names = set()
     return sorted(names)[:_FOLDERS]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
+from ltcache.manifest.roots import Root
 from ltcache.manifest.text import json_digest
 
 COLUMNS = pa.schema(
@@ -44,7 +44,7 @@ class Manifest:
         groups: raw group setting (thresholds or explicit lists), None = the default thresholds.
         descriptions: label -> sentences, or None.
         card: title, licence and the like; may be empty.
-        root: directory or .zip file that the uris are relative to; never stored.
+        root: what the uris are relative to (see `ltcache.manifest.roots`); never stored.
         warnings: what the reader noticed and a user should see; never stored.
 
     Raises:
@@ -58,7 +58,7 @@ class Manifest:
     groups: Mapping[str, Any] | None = None
     descriptions: Mapping[int, tuple[str, ...]] | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
-    root: Path | None = None
+    root: Root | None = None
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class Manifest:
 
     @classmethod
     def from_header(
-        cls, header: Mapping[str, Any], rows: pa.Table, root: Path | None = None
+        cls, header: Mapping[str, Any], rows: pa.Table, root: Root | None = None
     ) -> Manifest:
         """Return the manifest of a stored header and its rows.
 

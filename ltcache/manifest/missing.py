@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.layouts import layout_hint
 from ltcache.manifest.manifest import Manifest
-from ltcache.manifest.tree import zip_names
+from ltcache.manifest.parquet import num_rows
+from ltcache.manifest.roots import Remote, Root, places_of, root_kind
+from ltcache.manifest.saved import saved_splits
+from ltcache.manifest.tars import tar_index
+from ltcache.manifest.tree import archive_names
 
 _FIRST = 5
 
@@ -31,7 +35,7 @@ class MissingFiles:
     total: int
     first: tuple[str, ...]
     hint: str
-    root: Path
+    root: Root
 
     def __bool__(self) -> bool:
         """Whether any file is missing."""
@@ -47,7 +51,7 @@ class MissingFiles:
         return "\n".join(lines + ([self.hint] if self.hint else []))
 
 
-def missing_files(manifest: Manifest, root: Path | None = None) -> MissingFiles:
+def missing_files(manifest: Manifest, root: Root | None = None) -> MissingFiles:
     """Look for every image of a manifest, one directory listing per folder.
 
     Args:
@@ -63,7 +67,7 @@ def missing_files(manifest: Manifest, root: Path | None = None) -> MissingFiles:
     if not root.exists():
         hint = f"hint: {root} does not exist; give the images' place with root="
         return MissingFiles(len(uris), len(uris), tuple(uris[:_FIRST]), hint, root)
-    exists = _in_folder(root) if root.is_dir() else set(zip_names(root)).__contains__
+    exists = _exists_in(root)
     missing = [uri for uri in uris if not exists(uri)]
     hint = layout_hint(root, missing, exists) if missing else ""
     if not hint and len(missing) == len(uris):
@@ -71,14 +75,38 @@ def missing_files(manifest: Manifest, root: Path | None = None) -> MissingFiles:
     return MissingFiles(len(missing), len(uris), tuple(missing[:_FIRST]), hint, root)
 
 
-def _in_folder(root: Path) -> Callable[[str], bool]:
+def _exists_in(root: Root) -> Callable[[str], bool]:
+    """Return a test for uris below a root."""
+    kind = root_kind(root)
+    if kind == "folder":
+        return set(root.files()).__contains__ if isinstance(root, Remote) else _in_folder(root)
+    if kind == "zip":
+        return set(archive_names(root)).__contains__
+    if kind == "tar":
+        inside = [(place.name, tar_index(place).members) for place in places_of(root)]
+        names = {f"{shard}/{m}" for shard, members in inside for m in members}
+        return names.union(*(members for _, members in inside)).__contains__
+    if kind == "parquet":
+        rows = {place.name: num_rows(place) for place in places_of(root)}
+    else:
+        rows = {split: len(part) for split, part in saved_splits(Path(str(root))).items()}
+    return lambda uri: _is_row(uri, rows)
+
+
+def _is_row(uri: str, rows: Mapping[str, int]) -> bool:
+    """Return whether ``FILE/12`` is a row of one of the tables."""
+    table, _, number = uri.rpartition("/")
+    return number.isdecimal() and int(number) < rows.get(table, 0)
+
+
+def _in_folder(root: Root) -> Callable[[str], bool]:
     """Return a test for files below ``root`` that lists each folder once."""
     listed: dict[str, frozenset[str]] = {}
 
     def exists(uri: str) -> bool:
         folder, _, name = uri.rpartition("/")
         if folder not in listed:
-            listed[folder] = frozenset(_files(root / folder))
+            listed[folder] = frozenset(_files(Path(str(root), folder)))
         return name in listed[folder]
 
     return exists

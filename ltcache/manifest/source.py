@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
@@ -13,9 +14,22 @@ from ltcache.manifest.folder import read_folder
 from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file, read_lists
 from ltcache.manifest.manifest import Manifest
 from ltcache.manifest.packaged import find_packaged, unknown_source
+from ltcache.manifest.remote import fetching
+from ltcache.manifest.roots import (
+    Place,
+    Remote,
+    Root,
+    Shards,
+    as_root,
+    is_saved_dataset,
+    places_of,
+    root_kind,
+)
+from ltcache.manifest.saved import read_saved
 from ltcache.manifest.splits import split_in
 from ltcache.manifest.tables import TABLE_SUFFIXES, has_path_column, read_tables
 from ltcache.manifest.text import some
+from ltcache.manifest.webdataset import read_tars
 
 _SAMPLE = 1 << 16
 _ORDER = ("train", "val", "test", "pool", None)
@@ -24,7 +38,7 @@ _ORDER = ("train", "val", "test", "pool", None)
 def read_manifest(
     source: str | Path | Sequence[str | Path],
     *,
-    root: str | Path | None = None,
+    root: str | Path | Root | None = None,
     classes: str | Path | ClassList | None = None,
     splits: Sequence[str] | None = None,
     labelled: bool | None = None,
@@ -34,11 +48,13 @@ def read_manifest(
 
     Args:
         source: the name of a packaged manifest (``emoji_lt``); a manifest directory; a folder or
-            .zip file of class folders, also under train/val/test; one or several ``path label``
+            archive of class folders, also under train/val/test; one or several ``path label``
             lists, CSV, TSV, JSON Lines or Parquet files, a directory of them, or their common
-            beginning (``DIR/Places_LT``); a folder of unlabelled images.
-        root: the folder or .zip file that paths are relative to; by default what the source says,
-            else the folder of the list.
+            beginning (``DIR/Places_LT``); tar shards (``DIR/train-{000..003}.tar``); Parquet
+            files that hold the images; a saved Hugging Face dataset; a folder of unlabelled
+            images. Any of these but a saved dataset may be an address of fsspec (``s3://...``).
+        root: what paths are relative to (see `ltcache.manifest.roots`); by default what the
+            source says, else the folder of the list.
         classes: a file of class names (see `names.read_classes`) or a `ClassList`.
         splits: keep these only; the class list stays whole.
         labelled: False ignores or does without labels, True insists on them.
@@ -58,21 +74,25 @@ def read_manifest(
         verify_images=verify_images,
     )
     try:
-        return finish(_read(source, request), request, splits)
+        with fetching(source) as (place, renamed):
+            return finish(renamed(_read(place, request)), request, splits)
     except UnicodeEncodeError as error:
         raise ManifestError(f"{source}: a name is not UTF-8: {error.object!r}") from None
     except OSError as error:
         raise ManifestError(f"{source}: cannot be read: {error}") from None
 
 
-def _read(source: str | Path | Sequence[str | Path], request: Request) -> Draft:
-    if not isinstance(source, (str, Path)):
-        return _read_files([Path(item) for item in source], request)
+def _read(source: str | Path | Sequence[str | Path] | Root, request: Request) -> Draft:
+    if not isinstance(source, (str, Path, Remote, Shards)):
+        places = [place for item in source for place in places_of(as_root(item))]
+        return _read_files(places, request)
     if isinstance(source, str) and (packaged := find_packaged(source)):
         return read_directory(packaged, request)
-    path = Path(source)
-    if "\0" in str(source):
-        raise ManifestError(f"{source!r} is not a path")
+    path = as_root(source)
+    if isinstance(path, Shards):
+        return _read_files(path.places, request)
+    if isinstance(path, Remote):
+        return read_folder(path, request) if path.is_dir() else _read_files([path], request)
     if path.is_dir():
         return _read_folder(path, request)
     if path.exists():
@@ -86,6 +106,8 @@ def _read_folder(path: Path, request: Request) -> Draft:
     """Read a directory: a manifest, else lists in it, else tables, else images."""
     if (path / CARD).is_file():
         return read_directory(path, request)
+    if is_saved_dataset(path):
+        return read_saved(path, request)
     if request.labelled is False or not (lists := _lists_in(path)):
         return read_folder(path, request)
     datasets: dict[str, list[Path]] = {}
@@ -99,7 +121,7 @@ def _read_folder(path: Path, request: Request) -> Draft:
     return _read_files(lists, request)
 
 
-def _read_files(paths: Sequence[Path], request: Request) -> Draft:
+def _read_files(paths: Sequence[Place], request: Request) -> Draft:
     """Read files of one kind, by their suffix."""
     if not paths:
         raise ManifestError("no files are given")
@@ -109,10 +131,10 @@ def _read_files(paths: Sequence[Path], request: Request) -> Draft:
     return readers.pop()(paths, request)
 
 
-_Reader = Callable[[Sequence[Path], Request], Draft]
+_Reader = Callable[[Sequence[Any], Request], Draft]
 
 
-def _reader(path: Path) -> _Reader:
+def _reader(path: Place) -> _Reader:
     suffix = path.suffix.lower()
     if path.name == CARD:
         return _read_card
@@ -131,7 +153,7 @@ def _read_archive(paths: Sequence[Path], request: Request) -> Draft:
     return read_folder(_only(paths), request)
 
 
-def _only(paths: Sequence[Path]) -> Path:
+def _only(paths: Sequence[Any]) -> Any:
     if len(paths) > 1:
         raise ManifestError(f"give one of {some(paths)} at a time")
     return paths[0]
@@ -141,6 +163,7 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys(LIST_SUFFIXES, read_lists),
     **dict.fromkeys(TABLE_SUFFIXES, read_tables),
     ".zip": _read_archive,
+    ".tar": read_tars,
 }
 
 
@@ -181,10 +204,9 @@ def _beginning_with(path: Path) -> list[Path]:
     return [file for file in lists if split_in(file.stem)[1] == path.name]
 
 
-def _existing_root(root: str | Path | None) -> Path | None:
+def _existing_root(root: str | Path | Root | None) -> Root | None:
     if root is None:
         return None
-    path = Path(root)
-    if "\0" in str(root) or not (path.is_dir() or (path.is_file() and path.suffix == ".zip")):
-        raise ManifestError(f"the root {str(root)!r} is neither a folder nor a .zip file")
-    return path
+    place = as_root(root)
+    root_kind(place)
+    return place

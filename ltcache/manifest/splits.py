@@ -17,6 +17,7 @@ SPLIT_WORDS = {
     "unlabeled": "pool",
     "unlabelled": "pool",
 }
+_SHARD = re.compile(r"[-_.]?[0-9]{3,}(-of-[0-9]{3,})?(-[0-9a-f]{8,})?$")  # train-00000-of-00004
 _WORDS = re.compile(r"[A-Za-z]+")
 
 
@@ -33,8 +34,13 @@ def canonical_split(name: str) -> str:
 def split_in(stem: str) -> tuple[str | None, str]:
     """Return the split that a file name tells and the name of the dataset around it.
 
-    ``Places_LT_train`` -> (``train``, ``Places_LT``); the last such word counts.
+    ``Places_LT_train`` -> (``train``, ``Places_LT``); the last such word counts, and the numbers
+    of shards (``train-00000-of-00004``) do not.
     """
+    if shard := _SHARD.search(stem):
+        numberless = stem[: shard.start()]
+        if any(word.lower() in SPLIT_WORDS for word in _WORDS.findall(numberless)):
+            stem = numberless
     found = [word for word in _WORDS.finditer(stem) if word.group().lower() in SPLIT_WORDS]
     if not found:
         return None, stem

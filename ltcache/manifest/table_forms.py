@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.text import parse_json, read_bytes, read_lines, read_text
+from ltcache.manifest.parquet import image_column, open_parquet
+from ltcache.manifest.text import parse_json, read_lines, read_text
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def _read_jsonl(path: Path) -> Columns:
             lines.append(number)
     original = list(dict.fromkeys(name for record in records for name in record))
     header = _header(path, original)
-    arrays = [_array(path, [record.get(name) for record in records]) for name in original]
+    arrays = [json_array(str(path), [record.get(name) for record in records]) for name in original]
     return Columns(dict(zip(header, arrays, strict=True)), lines)
 
 
-def _array(path: Path, values: list[Any]) -> pa.Array:
+def json_array(where: str, values: list[Any]) -> pa.Array:
     """Return JSON values as a column; mixed ones as texts."""
     try:
         try:
@@ -83,17 +83,27 @@ def _array(path: Path, values: list[Any]) -> pa.Array:
             texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
             return pa.array(texts, pa.string())
     except UnicodeEncodeError as error:
-        raise ManifestError(f"{path}: holds a text that is not Unicode: {error.object!r}") from None
+        raise ManifestError(
+            f"{where}: holds a text that is not Unicode: {error.object!r}"
+        ) from None
 
 
 def _read_parquet(path: Path) -> Columns:
+    """Read all columns but that of the images: they may be gigabytes."""
+    file = open_parquet(path)
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(path))).combine_chunks()
+        images = image_column(file.schema_arrow)
+        names = [name for name in file.schema_arrow.names if name != images]
+        table = file.read(columns=names).combine_chunks()
         header = _header(path, table.column_names)
         arrays = [column.combine_chunks() for column in table.columns]
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, ManifestError):
+            raise
         raise ManifestError(f"{path}: cannot be read as Parquet: {error}") from None
-    return Columns(dict(zip(header, arrays, strict=True)), range(1, table.num_rows + 1))
+    finally:
+        file.close()
+    return Columns(dict(zip(header, arrays, strict=True)), range(1, file.metadata.num_rows + 1))
 
 
 FORMS = {

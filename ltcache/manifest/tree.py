@@ -1,4 +1,4 @@
-"""The images of a directory or a .zip file, as paths relative to it."""
+"""The images of a directory or an archive, here or remote, as paths relative to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.roots import Place, Remote, Root, open_place, places_of, root_kind
+from ltcache.manifest.tars import tar_index
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
@@ -26,16 +28,18 @@ class Tree:
     bare: frozenset[str]
 
 
-def read_tree(root: Path) -> Tree:
-    """Return the images below a directory (links are followed) or in a .zip file.
+def read_tree(root: Root) -> Tree:
+    """Return the images below a directory (links are followed) or in an archive.
 
     Raises:
         ManifestError: a folder may not be read, or the archive is damaged.
     """
-    if root.is_dir():
+    if isinstance(root, Path) and root.is_dir():
         files, folders = _walk(root)
+    elif isinstance(root, Remote) and root.is_dir():
+        files, folders = root.files(), []
     else:
-        names = zip_names(root)
+        names = archive_names(root)
         files = [name for name in names if not name.endswith("/")]
         folders = [name.rstrip("/") for name in names if name.endswith("/")]
     files = [name for name in files if _visible(name)]
@@ -50,16 +54,30 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def zip_names(path: Path) -> list[str]:
+def archive_names(root: Root) -> list[str]:
+    """Return the member names of a .zip file or of one or several .tar files.
+
+    Raises:
+        ManifestError: the file is missing or no archive.
+    """
+    places = places_of(root)
+    if root_kind(root) == "tar":
+        return [name for place in places for name in tar_index(place).members]
+    return zip_names(places[0])
+
+
+def zip_names(path: Place) -> list[str]:
     """Return the member names of a .zip file.
 
     Raises:
         ManifestError: the file is missing or no archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_place(path) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except ManifestError:
+        raise
+    except Exception as error:  # zipfile lets struct and value errors of broken archives pass
         raise ManifestError(f"{path}: cannot be read as a .zip file: {error}") from None
 
 

@@ -80,7 +80,7 @@ def test_roots(tmp_path: Path) -> None:
         missing_files(stored)
     assert missing_files(stored, tmp_path / "r").count == 0
     assert "does not exist" in missing_files(stored, tmp_path / "absent").hint
-    with pytest.raises(ManifestError, match="neither a folder nor a .zip file"):
+    with pytest.raises(ManifestError, match="neither a folder nor an archive"):
         listing(tmp_path, tmp_path / "absent", "a/1.jpg")
 
 

@@ -1,0 +1,101 @@
+"""Datasets that Hugging Face's ``datasets`` saved to disk: rows only, nothing is executed."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ltcache.errors import ManifestError
+from ltcache.manifest.classes import NAME_NORMALISER, ClassList
+from ltcache.manifest.derive import derived_classes
+from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.names import read_classes
+from ltcache.manifest.parquet import image_column
+from ltcache.manifest.rows import Listing
+from ltcache.manifest.splits import canonical_split
+from ltcache.manifest.table_forms import Columns
+from ltcache.manifest.tables import LABEL_COLUMNS, rows_of
+from ltcache.manifest.text import some
+
+
+def read_saved(path: Path, request: Request) -> Draft:
+    """Return the rows of a saved dataset as a draft; uris are ``SPLIT/ROW``.
+
+    Raises:
+        ManifestError: it has no images, or cannot be read.
+    """
+    splits = saved_splits(path)
+    listings = [_listing(path, name, part, request) for name, part in splits.items()]
+    classes, card = _classes(path, next(iter(splits.values())), listings, request)
+    return Draft(path.resolve().name, listings, path, classes, card=card)
+
+
+def _listing(path: Path, split: str, dataset: Any, request: Request) -> Listing:
+    images = saved_image_column(path, dataset)
+    rows = dataset.remove_columns([images])[:] if len(dataset.column_names) > 1 else pa.table({})
+    values = {name.lower(): rows[name].combine_chunks() for name in rows.column_names}
+    uris = [f"{split}/{row}" for row in range(len(dataset))]
+    columns = Columns(values, range(len(dataset)))
+    where = str(path / split)
+    told = canonical_split(split)
+    return rows_of(where, columns, values, uris, split=told, labelled=request.labelled)
+
+
+def _classes(
+    path: Path, dataset: Any, listings: list[Listing], request: Request
+) -> tuple[ClassList | None, dict[str, Any]]:
+    if isinstance(request.classes, ClassList):
+        return request.classes, {}
+    if request.classes is not None:
+        return read_classes(request.classes, dataset=path.name), {}
+    features = {name.lower(): feature for name, feature in dataset.features.items()}
+    label = next((features[name] for name in LABEL_COLUMNS if name in features), None)
+    if names := getattr(label, "names", None):
+        return ClassList.from_raw(names), {"class_names": NAME_NORMALISER}
+    if all(isinstance(listing.labels, np.ndarray) for listing in listings):
+        return derived_classes(listings)
+    return None, {}
+
+
+def saved_splits(path: Path) -> dict[str, Any]:
+    """Return split -> ``datasets.Dataset`` of a folder that ``save_to_disk`` made.
+
+    Raises:
+        ManifestError: ``datasets`` is not installed, or the folder is damaged.
+    """
+    return _loaded(path.resolve())
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise ManifestError(
+            f"{path}: saved Hugging Face datasets need 'datasets': pip install 'ltcache[hf]'"
+        ) from None
+    try:
+        loaded = datasets.load_from_disk(str(path))
+        if not isinstance(loaded, dict):
+            loaded = {str(loaded.split or "train"): loaded}
+        return {name: part.with_format("arrow") for name, part in loaded.items()}
+    except Exception as error:  # Arrow, JSON, key and type errors, according to what is damaged
+        raise ManifestError(f"{path}: cannot be read as a saved dataset: {error}") from None
+
+
+def saved_image_column(path: Path, dataset: Any) -> str:
+    """Return the column of a dataset that holds encoded images.
+
+    Raises:
+        ManifestError: there is none.
+    """
+    schema: pa.Schema = dataset.features.arrow_schema
+    column = image_column(schema)
+    if column is None:
+        raise ManifestError(f"{path}: no column of images among {some(schema.names, 12)}")
+    return column
