@@ -220,11 +220,10 @@ def _check_rows(
 ) -> Iterator[tuple[str, str]]:
     """Compare status, error and content hash of every row with the record of its item."""
     name, entry = index["manifest"], index["views"][view]
-    status = np.array(rows["status"].to_pylist())
     items = rows["item"].to_numpy()
-    if unknown := set(np.unique(status)) - {"ok", "failed", "skipped"}:
-        yield name, f"unknown status {str(min(unknown))!r}"
-    encoded = status != "skipped"
+    if unknown := set(pc.unique(rows["status"]).to_pylist()) - {"ok", "failed", "skipped"}:
+        yield name, f"unknown status {str(min(unknown, key=str))!r}"
+    encoded = pc.fill_null(pc.not_equal(rows["status"], "skipped"), True).to_numpy()
     starts = np.array([first for _, first, _ in entry["shards"]], np.int64)
     ends = starts + np.array([count for _, _, count in entry["shards"]], np.int64)
     owner = np.searchsorted(starts, items, side="right") - 1  # -1 = before the first shard
@@ -233,19 +232,26 @@ def _check_rows(
         row = int(np.argmax(outside))
         yield name, f"row {row}: no shard holds its item {items[row]}"
         return
-    for position, (shard, first, _) in enumerate(entry["shards"]):
-        if shard in records:
-            here = np.flatnonzero(encoded & (owner == position))
-            yield from _check_rows_of(rows, name, here, items[here] - first, records[shard])
+    shards = [shard for shard, _, _ in entry["shards"]]
+    read = np.array([shard in records for shard in shards], bool)
+    chosen = np.flatnonzero(encoded & read[owner])
+    chosen = chosen[np.argsort(owner[chosen], kind="stable")]
+    borders = np.searchsorted(owner[chosen], np.arange(len(shards) + 1))
+    sorted_rows = rows.select(["sha256", "error", "status", "key"]).take(pa.array(chosen))
+    for position in np.flatnonzero(read):
+        part = slice(borders[position], borders[position + 1])
+        mine = sorted_rows.slice(part.start, part.stop - part.start)
+        positions = items[chosen[part]] - starts[position]
+        yield from _check_rows_of(mine, name, positions, records[shards[position]])
 
 
 def _check_rows_of(
-    rows: pa.Table, name: str, here: np.ndarray, positions: np.ndarray, record: ShardRecord
+    mine: pa.Table, name: str, positions: np.ndarray, record: ShardRecord
 ) -> Iterator[tuple[str, str]]:
     errors = [record.errors.get(position) for position in range(record.count)]
-    known = pa.table({"sha256": record.content, "error": pa.array(errors, pa.string())})
-    known = known.take(pa.array(positions))
-    mine = rows.select(["sha256", "error", "status", "key"]).take(pa.array(here))
+    known = pa.table(
+        {"sha256": pa.array(record.content, pa.string()), "error": pa.array(errors, pa.string())}
+    ).take(pa.array(positions))
     failed = pc.is_valid(known["error"])
     for text, differs in (
         ("content hash", pc.not_equal(mine["sha256"], known["sha256"])),
