@@ -95,7 +95,7 @@ def predict(
     if view != "center":
         raise UsageError(f"the run predicts on the view {view!r}; new images have only 'center'")
     if encoder is None:
-        encoder = _load(run, model, pretrained, activation, device, precision)
+        encoder = load_for_run(run, model, pretrained, activation, device, precision)
     check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
     workers = workers or os.cpu_count() or 1
     return _predictions(run, encoder, inputs(images, lines), top, batch_size, workers)
@@ -137,7 +137,7 @@ def _check_numerics(expected: Mapping[str, Any], encoder: Encoder, strict: bool)
     )
 
 
-def _load(
+def load_for_run(
     run: Run,
     model: str | None,
     pretrained: str | None,
@@ -145,6 +145,7 @@ def _load(
     device: str,
     precision: str,
 ) -> Encoder:
+    """Load the encoder that is named, or else the one that the run's record names."""
     from ltcache.encoder import load_encoder
 
     if model is None:

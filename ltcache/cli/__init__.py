@@ -16,8 +16,10 @@ from ltcache.cli import (
     demo,
     diff,
     evaluate,
+    export,
     extract,
     fit_adapter,
+    import_,
     inspect,
     methods,
     predict,
@@ -61,6 +63,8 @@ for _command in (
     fit_adapter.command,
     evaluate.command,
     predict.command,
+    import_.command,
+    export.command,
     methods.command,
 ):
     cli.add_command(_command)

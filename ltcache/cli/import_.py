@@ -1,0 +1,75 @@
+"""``ltcache import``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.options import general, print_json
+
+
+@click.command("import", short_help="Make a cache of features that were computed elsewhere.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "arrays", "clip-retrieval", "tip-adapter", "ltcache"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--name", help="What to call the encoder; the source's name.")
+@click.option(
+    "--field",
+    "feature_field",
+    type=click.Choice(["embedding", "pooled"]),
+    default="embedding",
+    show_default=True,
+    help="Features in the space of the class texts, or before the projection into it.",
+)
+@click.option("--labels", type=click.Path(path_type=Path), help="One a row: numbers or names.")
+@click.option("--classes", type=click.Path(path_type=Path), help="Class names in label order.")
+@click.option("--text", type=click.Path(path_type=Path), help="Class embeddings (C, D).")
+@click.option("--splits", type=click.Path(path_type=Path), help="train, val or test for each row.")
+@click.option(
+    "--split", default="train", show_default=True, help="Of rows for which nothing says it."
+)
+@click.option("--manifest", help="A list of the rows in the same order, in place of these four.")
+@click.option(
+    "--encoder-of",
+    type=click.Path(path_type=Path),
+    metavar="CACHE",
+    help="The features come from the encoder of this cache: take its identity, on your word.",
+)
+@click.option("--logit-scale", type=float, help="Of zero-shot logits; 100 for CLIP.")
+@click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True)
+@general
+def command(source: Path, out: Path, as_json: bool, **options: Any) -> int:
+    """Make a cache of SOURCE, features in .npy, .npz, .safetensors or .pt (tensors only).
+
+    SOURCE is a file or a folder whose arrays are named by what they are (features, labels,
+    text_features, classes; train_features, test_labels, val.npy...), an output of clip-retrieval,
+    a cache_dir of Tip-Adapter, or an export of ltcache, which gets its encoder's identity back.
+
+    \b
+    ltcache import features.npz --out cache --classes names.txt
+    ltcache import train.npy --labels labels.npy --text text.npy --logit-scale 100 --out cache
+    ltcache import tip_adapter_caches/imagenet --out cache
+    """
+    from ltcache.transfer import import_features
+
+    report = import_features(source, out, **options)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        rows = ", ".join(f"{split} {count}" for split, count in report.rows.items())
+        dims = ", ".join(f"{field} {dim}" for field, dim in report.fields.items())
+        texts = f"; class texts {', '.join(report.prompts)}" if report.prompts else ""
+        click.echo(f"{out}: {rows} rows of {report.classes} classes, {dims}{texts}")
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if report.failed:
+        click.echo(f"{report.failed} rows failed: not finite, or zero throughout", err=True)
+    return report.exit_status

@@ -1,0 +1,9 @@
+"""Features and heads across the border: import into a cache, export to plain files."""
+
+from __future__ import annotations
+
+from ltcache.transfer.bundle import export_bundle
+from ltcache.transfer.exporting import ExportReport, export_cache
+from ltcache.transfer.importing import ImportReport, import_features
+
+__all__ = ["ExportReport", "ImportReport", "export_bundle", "export_cache", "import_features"]

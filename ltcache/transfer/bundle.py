@@ -1,0 +1,267 @@
+"""``export_bundle``: image tower and head as one safetensors file that runs without ltcache.
+
+The folder holds a script of one page that needs torch, open_clip, safetensors and Pillow. Before
+anything is handed out the script itself is run beside the encoder and the run, and has to give the
+same probabilities. There is no ONNX file: torch writes one only with the package ``onnx``, which
+ltcache does not depend on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from ltcache.errors import EncoderError, FitError
+from ltcache.predict import check_encoder, load_for_run, probabilities_of
+from ltcache.run import Run, open_run
+from ltcache.transfer.exporting import whole_folder
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+TOLERANCE = 1e-4
+BUNDLE, SCRIPT = "bundle.safetensors", "classify.py"
+
+_SCRIPT = '''"""Classify images: python classify.py IMAGE...
+
+Needs torch, open_clip_torch, safetensors and Pillow; written by ltcache, which it does not need.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from open_clip.model import _build_vision_tower
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors import safe_open
+
+
+class Classifier(torch.nn.Module):
+    """Pixels, normalised float32 (N, 3, H, W), to logits (N, C)."""
+
+    def __init__(self, path):
+        super().__init__()
+        with safe_open(path, "pt") as file:
+            self.config = json.loads(file.metadata()["config"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tower = self.config["tower"]
+        self.visual = _build_vision_tower(tower["embed_dim"], tower["vision"], tower["quick_gelu"])
+        state = {n[len("visual."):]: t for n, t in tensors.items() if n.startswith("visual.")}
+        self.visual.load_state_dict(state)
+        self.weight, self.bias = tensors["head.weight"], tensors["head.bias"]
+        self.mean, self.std = tensors["transform.mean"], tensors["transform.std"]
+        preprocessing = dict(self.config["preprocessing"])
+        preprocessing["size"] = tuple(preprocessing["size"])
+        self.preprocess = image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
+        self.eval()
+
+    def features(self, pixels):
+        if self.config["field"] == "embedding":
+            return self.visual(pixels)
+        if hasattr(self.visual, "proj"):  # open_clip's own ViT
+            proj, self.visual.proj = self.visual.proj, None
+            pooled = self.visual(pixels)
+            self.visual.proj = proj
+            return pooled
+        head = self.visual.head
+        last = head[-1] if len(head) else self.visual.trunk.get_classifier()
+        noted = []
+        hook = last.register_forward_pre_hook(lambda _, inputs: noted.append(inputs[0]))
+        self.visual(pixels)
+        hook.remove()
+        return noted[0]
+
+    def forward(self, pixels):
+        found = self.features(pixels)
+        if self.config["transform"] == "standardize":
+            found = (found - self.mean) / self.std
+        if self.config["transform"] == "center_l2":
+            found = found - self.mean
+        if self.config["transform"] in ("l2", "center_l2") or self.config["unit_features"]:
+            found = torch.nn.functional.normalize(found, dim=1)
+        return found @ self.weight.T + self.bias
+
+
+@torch.no_grad()
+def main(paths):
+    model = Classifier(Path(__file__).parent / "bundle.safetensors")
+    for path in paths:
+        pixels = model.preprocess(Image.open(path))[None]
+        shares = model(pixels).softmax(dim=1)[0]
+        top = shares.topk(min(5, len(shares)))
+        names = [model.config["classes"][label] for label in top.indices.tolist()]
+        answers = [f"{name}={share:.6f}" for name, share in zip(names, top.values.tolist())]
+        print(path, *answers, sep="\\t")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+'''
+
+_README = """# {method}: image tower and head in one file
+
+`bundle.safetensors` holds the image tower (`visual.*`, float32), the head (`head.weight`
+({classes}, {dim}), `head.bias`), and what is done to features between them (`transform.mean`,
+`transform.std`); its metadata `config` is JSON: class names, architecture, preprocessing.
+
+```sh
+pip install torch open_clip_torch safetensors Pillow
+python classify.py photo.jpg
+```
+
+Features are `{field}`; then `{transform}`{unit}; then `features @ head.weight.T + head.bias`.
+{fold}
+The logits carry the class prior n**{prior:g} of the training rows. There is no ONNX file here:
+`torch.onnx.export(Classifier(...), ...)` writes one where the package `onnx` is installed.
+"""
+
+_FOLD = """
+The head works on unit features in the space of CLIP's texts and has no bias, so that
+`head.weight.T` (D, C) takes the place of a zero-shot classifier: `normalize(image) @ weights`.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A head as one product: weight (C, D), bias (C,), whether features are normalised before."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    unit_features: bool
+
+
+def fold_head(run: Run) -> Folded:
+    """Return the head of a run as one product with its transformed features.
+
+    Raises:
+        FitError: the head is not one product.
+    """
+    head = run.head
+    affine = head.affine()
+    probe = torch.randn(4, head.dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        represented = head.represent(probe)
+        unit = represented.shape == (1, *probe.shape) and torch.allclose(
+            represented[0], F.normalize(probe, dim=1), atol=1e-6
+        )
+        plain = represented.shape == (1, *probe.shape) and torch.equal(represented[0], probe)
+    if affine is None or not (unit or plain):
+        raise FitError(f"the head of {run.method.name} is not one product: it cannot be exported")
+    weight = affine.weight.detach().float().contiguous()
+    bias = torch.zeros(len(weight)) if affine.bias is None else affine.bias.detach().float()
+    return Folded(weight, bias.contiguous(), unit)
+
+
+def export_bundle(
+    run: Run | str | Path,
+    out: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    activation: str | None = None,
+) -> Path:
+    """Write the image tower and the head of a run as a folder that runs without ltcache.
+
+    Args:
+        run: a run or its directory.
+        out: a new folder: ``bundle.safetensors``, ``classify.py``, ``README.md``.
+        encoder: loaded already, in float32; else as in :func:`ltcache.predict.predict`.
+
+    Raises:
+        IdentityError: the encoder is not the run's. FitError: the head is not one product.
+        EncoderError: open_clip alone does not build the same tower.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    folded = fold_head(run)
+    if encoder is None:
+        encoder = load_for_run(run, model, pretrained, activation, "cpu", "fp32")
+    check_encoder(run, encoder)
+    out = Path(out)
+    config = _config(run, encoder, folded)
+    with whole_folder(out) as partial:
+        tensors = {f"visual.{n}": t for n, t in encoder.model.visual.state_dict().items()}
+        tensors |= {"head.weight": folded.weight, "head.bias": folded.bias}
+        tensors |= {"transform.mean": run.transform.mean, "transform.std": run.transform.std}
+        own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        save_file(own, partial / BUNDLE, metadata={"config": json.dumps(config)})
+        (partial / SCRIPT).write_text(_SCRIPT, encoding="utf-8")
+        (partial / "README.md").write_text(_readme(run, config, folded), encoding="utf-8")
+        _check(run, encoder, partial)
+    return out
+
+
+def _config(run: Run, encoder: Encoder, folded: Folded) -> dict[str, Any]:
+    architecture = encoder.identity["architecture"]
+    return {
+        "format": 1,
+        "classes": list(run.class_names),
+        "tower": {
+            "embed_dim": architecture["config"]["embed_dim"],
+            "vision": architecture["config"]["vision"],
+            "quick_gelu": architecture["activation"] == "quick_gelu",
+        },
+        "preprocessing": encoder.identity["preprocessing"],
+        "field": run.record["field"],
+        "transform": run.transform.kind,
+        "unit_features": folded.unit_features,
+        "residual_prior": run.record["residual_prior"],
+        "encoder": encoder.identity,
+        "method": run.method.name,
+    }
+
+
+def _readme(run: Run, config: dict[str, Any], folded: Folded) -> str:
+    unit = folded.unit_features or config["transform"] == "l2"
+    folds = unit and config["field"] == "embedding" and config["transform"] in ("none", "l2")
+    return _README.format(
+        method=run.method.name,
+        classes=len(folded.weight),
+        dim=folded.weight.shape[1],
+        field=config["field"],
+        transform=config["transform"],
+        unit="; then unit length" if folded.unit_features else "",
+        fold=_FOLD if folds and not folded.bias.any() else "",
+        prior=config["residual_prior"],
+    )
+
+
+def _check(run: Run, encoder: Encoder, folder: Path) -> None:
+    """Run the script that is handed out and compare its probabilities with the run's."""
+    module = _load_script(folder / SCRIPT)
+    height, width = encoder.preprocessing.size
+    pixels = torch.randint(
+        0, 256, (4, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    field = run.record["field"]
+    expected = probabilities_of(run.logits(encoder.encode_images(pixels, (field,))[field].numpy()))
+    try:
+        classifier = module.Classifier(folder / BUNDLE)
+        with torch.no_grad():
+            logits = classifier(encoder.preprocessing.normalise(pixels))
+    except Exception as error:  # whatever open_clip says of a tower that it cannot build alone
+        raise EncoderError(f"this image tower cannot be exported: {error}") from None
+    worst = float(np.abs(probabilities_of(logits.numpy()) - expected).max())
+    if not worst <= TOLERANCE:
+        raise EncoderError(
+            "open_clip alone does not build the same image tower: probabilities differ by "
+            f"{worst:.2g}; nothing was exported"
+        )
+
+
+def _load_script(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("ltcache_exported_bundle", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
