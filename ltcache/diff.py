@@ -75,7 +75,8 @@ class DiffReport:
         added, removed: rows that only B or only A has.
         relabelled, moved: rows whose label or split differs.
         changed: rows whose content differs; None where one side does not know contents.
-        encode: images of B whose features A does not have; A's failed ones count.
+        encode: images of B that A does not know, in number of files to encode; those that failed in
+            A are not among them (``extract --retry-failed``).
         features: how far they moved, or None, and then ``why`` says why.
     """
 
@@ -233,14 +234,14 @@ def _contents(b: Cache | Manifest, root: str | Path | None, *, rehash: bool) -> 
 
 
 def _to_encode(a: Cache, b: Manifest, content: Sequence[str] | None) -> Rows:
-    """Return B's images that A has no features of: by content where known, else by uri."""
+    """Return B's images that A does not know: by content where B's is known, else by uri."""
     rows = a.manifest.rows
-    name, mine = ("uri", b.rows["uri"].to_pylist()) if content is None else ("sha256", content)
-    known = set(rows[name].take(pa.array(a.rows())).to_pylist())
-    uris = b.rows["uri"].to_pylist()
-    new = {what: uri for what, uri in zip(mine, uris, strict=True) if what and what not in known}
-    if content is not None:  # unreadable images are tried too
-        new |= {uri: uri for text, uri in zip(mine, uris, strict=True) if not text}
+    contents, uris = set(rows["sha256"].to_pylist()), set(rows["uri"].to_pylist())
+    wanted = b.rows["uri"].to_pylist()
+    new: dict[str, str] = {}
+    for uri, text in zip(wanted, content or [""] * len(wanted), strict=True):
+        if text not in contents if text else uri not in uris:
+            new.setdefault(text or uri, uri)
     return Rows(len(new), tuple(list(new.values())[:FIRST]))
 
 

@@ -164,6 +164,20 @@ def test_what_is_neither_is_refused(cache: Path, tmp_path: Path) -> None:
         diff(cache, tmp_path / "nowhere")
 
 
+def test_failed_and_unknown_contents_are_equal_to_themselves(
+    images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "set"))
+    for number, content in enumerate((b"", b"no image", b"no image")):
+        (root / "train" / "moth" / f"00{number}.png").write_bytes(content)
+    extract(root, tmp_path / "c", encoder=encoder, threads=1)
+    report = diff(tmp_path / "c", tmp_path / "c")
+    assert report.same
+    assert report.features is not None
+    assert report.features.rows == 22
+    assert diff(tmp_path / "c", root, rehash=True).same
+
+
 def test_cosines() -> None:
     a = np.array([[3.0, 0.0], [1.0, 1.0], [0.0, 0.0]], np.float16)
     b = np.array([[0.0, 2.0], [2.0, 2.0], [1.0, 0.0]], np.float32)
