@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ltcache.cache import Cache, PromptEmbeddings, open_cache, store_prompts
@@ -61,14 +62,34 @@ def add_class_texts(
 
 def named_encoder(cache: Cache) -> tuple[str, str | None]:
     """Return model and pretrained as the cache names them, where that is enough to load them."""
-    model, pretrained = cache.provenance["model"], cache.provenance["pretrained"]
-    local = model.startswith("local-dir:") or Path(pretrained or "").suffix
-    if local:
+    return recorded_encoder(cache.provenance, str(cache.path))
+
+
+def recorded_encoder(
+    named: Mapping[str, str | None], what: str, pretrained: str | None = None
+) -> tuple[str, str | None]:
+    """Return model and pretrained of a record of provenance, where it is enough to load them.
+
+    Args:
+        what: the cache or run that keeps the record, for messages.
+        pretrained: in place of the recorded one.
+
+    Raises:
+        UsageError: the features were imported, or came from a folder or file, of which a record
+            keeps only the last part.
+    """
+    model, recorded = named.get("model"), named.get("pretrained")
+    if not model:
         raise UsageError(
-            f"{cache.path} was made with {model}{f', {pretrained}' if pretrained else ''}, and a "
-            "cache keeps no folders: name it with --model and --pretrained"
+            f"{what}: its features were imported, so it names no encoder that can be loaded: give "
+            "--model and --pretrained"
         )
-    return model, pretrained
+    if model.startswith("local-dir:") or (Path(recorded or "").suffix and not pretrained):
+        raise UsageError(
+            f"{what} was made with {model}{f', {recorded}' if recorded else ''}, and a record "
+            "keeps no folders: name it with --model and --pretrained"
+        )
+    return model, pretrained or recorded
 
 
 def read_sentences(cache: Cache, templates: str | Path) -> list[list[str]]:

@@ -146,35 +146,16 @@ def load_for_run(
     precision: str,
 ) -> Encoder:
     """Load the encoder that is named, or else the one that the run's record names."""
+    from ltcache.class_texts import recorded_encoder
     from ltcache.encoder import load_encoder
 
     if model is None:
         named = _provenance(run)
-        model, pretrained = recorded_encoder(named, pretrained)
+        model, pretrained = recorded_encoder(named, str(run.path or "the run"), pretrained)
         activation = activation or named.get("activation")
     return load_encoder(
         model, pretrained, device=device, precision=precision, activation=activation
     )
-
-
-def recorded_encoder(
-    named: Mapping[str, str | None], pretrained: str | None = None
-) -> tuple[str, str | None]:
-    """Return model and pretrained of a record, where it is enough to load them.
-
-    Raises:
-        UsageError: the features were imported, or came from a folder or file, of which a record
-            keeps only the last part.
-    """
-    model, recorded = named.get("model"), named.get("pretrained")
-    if not model:
-        raise UsageError("the run does not name an encoder that ltcache can load: give --model")
-    if model.startswith("local-dir:") or (Path(recorded or "").suffix and not pretrained):
-        raise UsageError(
-            f"the run was made with {model}{f', {recorded}' if recorded else ''}, and a run keeps "
-            "no folders: name it with --model and --pretrained"
-        )
-    return model, pretrained or recorded
 
 
 def _provenance(run: Run) -> Mapping[str, str | None]:

@@ -162,7 +162,7 @@ def test_every_later_stage_accepts_an_import(kind: str, tmp_path: Path) -> None:
         run = fit_adapter(cache, method, tmp_path / method, overrides=SHORT)
         assert evaluate(tmp_path / method) == run.metrics["test"]
     assert run.record["identities"]["encoder"]["imported"]["name"] == source.stem
-    with pytest.raises(UsageError, match="give --model"):
+    with pytest.raises(UsageError, match="were imported"):
         predict(run, [])
 
 
@@ -435,6 +435,10 @@ def test_the_commands(
     assert status == 0 and json.loads(out)["classes"] == 3
     status, out, err = call("inspect", tmp_path / "c")
     assert status == 0 and "imported all" in out, err
+    assert call("verify", tmp_path / "c")[0] == 0
+    assert call("diff", tmp_path / "c", tmp_path / "c")[0] == 0
+    status, _, err = call("prompts", tmp_path / "c", "--templates", "openai-simple")
+    assert status == 2 and "were imported" in err
     fit_adapter(cache, "ce", tmp_path / "run", overrides=SHORT)
     status, _, err = call("export", tmp_path / "run", "--out", tmp_path / "b")
     assert status == 2 and "--model" in err
