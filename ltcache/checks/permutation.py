@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ltcache.cache import Cache
 
 GAIN = 0.2
-"""How much more of a cycle's classes the permutation must explain, as a mean over classes."""
+"""How much more the permutation must explain of a cycle's classes on average, and of each named."""
 
 CHANCE = 1e-3
 """Probability of as many agreements by chance, over all cycles, below which one is reported."""
@@ -93,7 +93,7 @@ def find_permutation(
     believed = [cycle for cycle in cycles if _holds(judged, cycle, len(cycles))]
     before, after = _agreement(labels, predictions, target).shares()
     affected = sorted(
-        label for cycle in believed for label in cycle if after[label] > before[label]
+        label for cycle in believed for label in cycle if after[label] >= before[label] + GAIN
     )
     if len(affected) < 2:
         return None
