@@ -30,7 +30,8 @@ def read_directory(path: Path, request: Request) -> Draft:
 
     ``dataset.json``: name, title, source, licence, templates, groups, ``lists`` {split: file},
     ``images`` (a folder or .zip file, relative to the directory, at most one ``..``), ``sha256``
-    {file: hex}; other keys stay on the card. The digests are verified on reading, that of the
+    {file: hex}; other keys stay on the card. A card without lists may say in ``build`` how to get
+    them. The digests are verified on reading, that of the
     images only if the request says so.
 
     Raises:
@@ -105,6 +106,11 @@ def _lists(path: Path, card: Mapping[str, Any]) -> dict[str, Path]:
     lists = card.get("lists")
     if lists is None:
         found = {s: path / name for s, name in _USUAL_LISTS.items() if (path / name).is_file()}
+        if not found and _is_text(card.get("build")):
+            raise ManifestError(
+                f"{path.name}: its lists or images may not be copied, so they do not come with "
+                f"the package; build the manifest once: {card['build']}"
+            )
         if not found:
             raise ManifestError(
                 f"{path}: none of {', '.join(_USUAL_LISTS.values())}, and {CARD} names no 'lists'"

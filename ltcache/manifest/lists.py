@@ -115,7 +115,8 @@ def names_beside(path: Path) -> Path | None:
     found = [other for other in sorted(path.parent.iterdir()) if is_names_file(other.name)]
     if not found:
         return None
-    shared = [len(commonprefix([other.name.lower(), path.name.lower()])) for other in found]
+    name = path.name.lower()
+    shared = [len(commonprefix([other.name.lower(), name])) for other in found]  # noqa: RUF071
     best = [other for other, length in zip(found, shared, strict=True) if length == max(shared)]
     if len(best) > 1:
         raise ManifestError(

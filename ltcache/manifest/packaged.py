@@ -24,18 +24,28 @@ def packaged_manifests() -> Path:
 
 
 def packaged_names() -> tuple[str, ...]:
-    """Return the names of the packaged manifests, sorted."""
+    """Return the names of the packaged manifests, sorted; cards without lists are left out."""
     folder = packaged_manifests()
     cards = sorted([*folder.glob(f"*/{CARD}"), *folder.glob(f"*/*/{CARD}")])
+    cards = [card for card in cards if _has_lists(card.parent)]
     return tuple(card.parent.relative_to(folder).as_posix() for card in cards)
 
 
 def find_packaged(source: str) -> Path | None:
-    """Return the directory of the packaged manifest called ``source``, or None."""
+    """Return the directory of the packaged manifest called ``source``, or None.
+
+    A card without lists gives way to a folder of that name, which its builder may have made.
+    """
     if not _NAME.fullmatch(source):
         return None
     path = packaged_manifests() / source
-    return path if (path / CARD).is_file() else None
+    if not (path / CARD).is_file() or (not _has_lists(path) and Path(source).exists()):
+        return None
+    return path
+
+
+def _has_lists(path: Path) -> bool:
+    return any(path.glob("*.csv"))
 
 
 def unknown_source(source: str) -> ManifestError:
