@@ -21,7 +21,7 @@ from ltcache.cli.options import encoder_options, general, print_json
     help="Class prompts in place of the source's: openai (80), openai-simple (7), or a file.",
 )
 @click.option("--fields", help="Comma-separated: embedding,pooled. All that the tower has.")
-@click.option("--batch-size", type=int, help="Images in one pass: 64 on a CPU, 256 on a GPU.")
+@click.option("--batch-size", type=int, help="Images in one pass: 16 on a CPU, 256 on a GPU.")
 @click.option("--shard-size", type=int, help="Images in one file: what a kill can cost at most.")
 @click.option("--workers", type=int, help="Decoding threads; the number of processors.")
 @click.option("--threads", type=int, help="Compute threads on a CPU; part of the cache's record.")

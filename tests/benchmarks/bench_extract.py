@@ -1,7 +1,7 @@
 """Extraction end to end, against the bound of its parts and against a plain open_clip loop.
 
     python -m tests.benchmarks.bench_extract [--model embedded|vit-s|vit-b] [--images N]
-        [--repeats R] [--threads T] [--workers W]
+        [--batch B] [--repeats R] [--threads T] [--workers W]
 
 Situations: ``embedded``, small drawings in one zip file, where the overhead of Python per image
 counts; ``vit-s`` and ``vit-b``, photographs of 500 x 375 pixels and about 100 KB. Weights are
@@ -66,14 +66,14 @@ class Situation:
     Args:
         manifest: unlabelled rows, so that no class texts are encoded.
         files: the same images as files, for the peer.
-        batch: images in one forward pass, on both sides.
+        batch: images in one forward pass, on all sides.
     """
 
     name: str
     encoder: Encoder
     manifest: Manifest
     files: list[Path]
-    batch: int = 64
+    batch: int
 
 
 def photographs(root: Path, count: int, seed: int = 0) -> Path:
@@ -112,29 +112,29 @@ def embedded_encoder(work: Path) -> Encoder:
     return load_encoder("embedded")
 
 
-def drawings(work: Path, count: int) -> Situation:
+def drawings(work: Path, count: int, batch: int) -> Situation:
     """The embedded encoder on the packaged drawings."""
     manifest = unlabelled(read_manifest("emoji_lt"), count)
     assert manifest.root is not None
     with zipfile.ZipFile(manifest.root) as archive:
         archive.extractall(work / "files")
     files = [work / "files" / uri for uri in manifest.rows["uri"].to_pylist()]
-    return Situation("embedded", embedded_encoder(work), manifest, files)
+    return Situation("embedded", embedded_encoder(work), manifest, files, batch)
 
 
-def photos(name: str, architecture: str) -> Callable[[Path, int], Situation]:
+def photos(name: str, architecture: str) -> Callable[[Path, int, int], Situation]:
     """An architecture with random weights on photographs."""
 
-    def make(work: Path, count: int) -> Situation:
+    def make(work: Path, count: int, batch: int) -> Situation:
         root = photographs(work / "photos", count)
         manifest = unlabelled(read_manifest(root), count)
         files = [root / uri for uri in manifest.rows["uri"].to_pylist()]
-        return Situation(name, load_encoder(architecture, "random:0"), manifest, files)
+        return Situation(name, load_encoder(architecture, "random:0"), manifest, files, batch)
 
     return make
 
 
-SITUATIONS: dict[str, tuple[Callable[[Path, int], Situation], int]] = {
+SITUATIONS: dict[str, tuple[Callable[[Path, int, int], Situation], int]] = {
     "embedded": (drawings, 3072),
     "vit-s": (photos("vit-s", "ViT-S-32-alt"), 384),
     "vit-b": (photos("vit-b", "ViT-B-32"), 192),
@@ -303,6 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=list(SITUATIONS), help="all by default")
     parser.add_argument("--images", type=int, help="a few seconds of work by default")
+    parser.add_argument("--batch", type=int, default=16, help="images in one forward pass")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="compute threads")
     parser.add_argument("--workers", type=int, help="decoding threads of ltcache")
@@ -311,13 +312,13 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     print(
         f"{CORES} cores, {torch.get_num_threads()} compute threads, "
-        f"{options.workers or 'default'} decoding threads, fp32, Pillow exact, "
-        f"medians of {options.repeats}"
+        f"{options.workers or 'default'} decoding threads, batches of {options.batch}, "
+        f"fp32, Pillow exact, medians of {options.repeats}"
     )
     for name in [options.model] if options.model else SITUATIONS:
         make, images = SITUATIONS[name]
         with tempfile.TemporaryDirectory(prefix="bench-extract-") as folder:
-            situation = make(Path(folder), options.images or images)
+            situation = make(Path(folder), options.images or images, options.batch)
             result = measure(situation, Path(folder), options.repeats, options.workers)
         print("  ".join(_cell(key, value) for key, value in result.items()), flush=True)
 
