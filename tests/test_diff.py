@@ -13,6 +13,7 @@ import pytest
 
 from ltcache.cache import open_cache
 from ltcache.cache.norms import cosines
+from ltcache.cache.verify import verify_files
 from ltcache.diff import diff
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, LtcacheError
@@ -182,3 +183,27 @@ def test_cosines() -> None:
     a = np.array([[3.0, 0.0], [1.0, 1.0], [0.0, 0.0]], np.float16)
     b = np.array([[0.0, 2.0], [2.0, 2.0], [1.0, 0.0]], np.float32)
     assert cosines(a, b).tolist() == pytest.approx([0, 1, 0])
+
+
+def test_diff_foretells_what_extraction_encodes(
+    images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "set"))
+    out = tmp_path / "c"
+    extract(root, out, encoder=encoder, threads=1, shard_size=8)
+    write_images(tmp_path / "more", {"moth": 5}, size=24)
+    for number, path in enumerate(sorted((tmp_path / "more" / "moth").iterdir())):
+        shutil.copy(path, root / "train" / "moth" / f"new-{number}.png")
+    (root / "train" / "newt" / "000.png").rename(root / "test" / "newt" / "renamed.png")
+    (root / "train" / "newt" / "001.png").unlink()
+    before = diff(out, root, rehash=True)
+    assert before.encode.count == 5
+    assert before.removed.count == 2
+    assert extract(root, out, encoder=encoder, threads=1, shard_size=8).encoded == 5
+    assert diff(out, root, rehash=True).same
+    report = verify_files(out)
+    assert report.ok
+    assert report.rows == len(read_manifest(root))
+    (out / "encoder.json").write_text("{}")
+    (problem,) = verify_files(out).problems
+    assert "restore it from a copy" in problem.remedy

@@ -157,25 +157,23 @@ def choose_shards(views: Mapping[str, Any], max_shards: int | None = None) -> di
 
 def remedy(name: str, plans: int = 1) -> str:
     """Return what to do about a damaged file of a finished cache that so many plans made."""
-    again = "run the same ltcache extract again"
-    if plans > 1:
-        return "restore it from a copy; without one, remove the cache and extract again"
-    if name.startswith("plans/"):
+    if plans > 1 or name.startswith("plans/"):
         return (
-            "restore it from a copy; without one, remove the cache and extract again, since "
-            "nothing else tells how its shards were cut"
+            "restore it from a copy; without one, extract into another --out, since only the plan "
+            "of a cache that never grew can be carried out again"
         )
     stem = name.rpartition(".")[0]
+    again = "cache.json, and run the same ltcache extract or import again"
     if name.startswith("views/"):
-        return f"remove {stem}.h5, {stem}.json and cache.json, and {again}: it encodes this shard"
-    if name.startswith("prompts/"):
-        return (
-            f"remove {stem}.h5, {stem}.json and cache.json, and {again}; sets of class texts other "
-            "than the manifest's own are added again with ltcache prompts"
-        )
+        what = f"remove {stem}.h5, {stem}.json and {again}: only this shard is encoded"
+    elif name.startswith("prompts/"):
+        what = f"remove {stem}.h5, {stem}.json and {again}: no image is encoded"
+    else:
+        what = f"remove {again}: it is written anew and no image is encoded"
     return (
-        f"remove cache.json and {again}: it writes this file anew and encodes no image; sets of "
-        "class texts other than the manifest's own are added again with ltcache prompts"
+        f"{what}. Class texts that were added later are added again with ltcache prompts. A cache "
+        "whose list has changed since refuses this: restore the file from a copy, or extract into "
+        "another --out"
     )
 
 

@@ -12,6 +12,8 @@ from ltcache.cli.options import cache_argument, general, print_json
 if TYPE_CHECKING:
     from ltcache.cache.verify import VerifyReport
 
+_SHOWN = 20
+
 
 @click.command("verify", short_help="Check every byte and value of a cache.")
 @cache_argument
@@ -77,8 +79,11 @@ def command(
         print_json(report.to_dict())
     else:
         click.echo("\n".join(lines(report)))
-    for problem in report.problems:
+    for problem in report.problems[:_SHOWN]:
         click.echo(f"ltcache: {problem}", err=True)
+    if len(report.problems) > _SHOWN:
+        more = len(report.problems) - _SHOWN
+        click.echo(f"ltcache: and {more} more damaged files; --json lists them all", err=True)
     if not report.ok:
         raise SystemExit(report.exit_status)
 

@@ -87,6 +87,12 @@ def test_damage_has_a_file_a_remedy_and_a_status(call: Call, cache: Path) -> Non
     status, out, _ = call("verify", cache, "--json")
     assert status == 1
     assert json.loads(out)["problems"][0]["file"] == "views/center/00000.h5"
+    for path in cache.glob("*.json"):
+        if path.name != "cache.json":
+            path.write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltcache.cli.verify._SHOWN", 1)
+        assert "and 2 more damaged files; --json lists them all" in call("verify", cache)[2]
     status, _, err = call("verify", cache / "views")
     assert status == 1
     assert "not a feature cache" in err
