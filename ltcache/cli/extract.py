@@ -51,8 +51,8 @@ def command(
 
     An interrupted extraction goes on where it stopped when the same command runs again. A finished
     cache is reused at once, and where SOURCE has changed only new content is encoded: new labels,
-    splits and deletions change the manifest alone. Every row ends as ok or failed with a reason; the exit status is 3 if
-    some failed.
+    splits and deletions change the manifest alone. Every row ends as ok or failed with a reason;
+    the exit status is 3 if some failed.
 
     \b
     ltcache extract photos/ --out cache --model ViT-B-16 --pretrained openai

@@ -1,5 +1,6 @@
 """Extraction: one pass of an encoder over a manifest's images, into a cache that survives kills."""
 
-from ltcache.extract.extraction import ExtractReport, Progress, extract
+from ltcache.extract.extraction import extract
+from ltcache.extract.report import ExtractReport, Progress
 
 __all__ = ["ExtractReport", "Progress", "extract"]

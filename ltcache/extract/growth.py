@@ -109,6 +109,13 @@ def check_sample(cache: Cache, manifest: Manifest) -> None:
         )
 
 
+def number_items(manifest: Manifest) -> tuple[np.ndarray, pa.StringArray]:
+    """Return the item of each row, int64 (rows,), and each item's uri, in order of appearance."""
+    encoded = manifest.rows.column("uri").combine_chunks().dictionary_encode()
+    items = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return items, encoded.dictionary
+
+
 def contents(cache: Path, plans: Sequence[Plan]) -> dict[str, int]:
     """Return content (SHA-256) -> item for every item that was encoded well."""
     known: dict[str, int] = {}

@@ -1,0 +1,44 @@
+"""What is refused before anything is encoded, and when failures are too many to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ltcache.errors import LtcacheError, UsageError
+from ltcache.manifest import Manifest, missing_files
+
+_GRACE = 1000  # failures are judged as a rate from this many items on
+
+
+def check_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
+    if tuple(views) != ("center",):
+        raise UsageError(f"views {', '.join(views)}: only 'center' can be extracted")
+    for name, value in (("batch size", batch_size), ("shard size", shard_size)):
+        if value is not None and value < 1:
+            raise UsageError(f"the {name} must be at least 1, not {value}")
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place that holds something else than a cache."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
+        raise UsageError(f"{out} is not empty and not a cache: choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: choose another --out")
+
+
+def check_files(manifest: Manifest, max_failures: float) -> None:
+    missing = missing_files(manifest)
+    if not missing.count:
+        return
+    rows = manifest.rows.num_rows
+    if too_many(missing.count, rows, rows, max_failures):
+        raise LtcacheError(
+            f"{missing.count} of {rows} images are missing below {manifest.root}, for example "
+            f"{', '.join(missing.first)}. {missing.hint or 'Is --root right?'}"
+        )
+
+
+def too_many(failed: int, seen: int, total: int, max_failures: float) -> bool:
+    """Judge failures: all is too many, and from 1,000 items on, more than the share allowed."""
+    return 0 < failed == total or (seen >= _GRACE and failed > max_failures * seen)

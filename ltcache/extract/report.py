@@ -1,0 +1,75 @@
+"""What an extraction says of itself: while it runs, and at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an extraction stands, for whoever shows it.
+
+    Args:
+        done, total: items; ``done`` counts those of earlier runs too.
+        failed: items that could not be read, decoded or encoded.
+        rate: images per second of this process.
+        binding: the stage that limits the rate, in words.
+    """
+
+    done: int
+    total: int
+    failed: int
+    rate: float
+    binding: str
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did.
+
+    Args:
+        path: of the cache.
+        rows: rows of the manifest; ``items`` are its distinct images.
+        encoded: items that this call encoded; 0 when the cache was there already.
+        failed: rows whose image could not be used.
+        failures: the first few as (key, reason).
+        seconds: of this call.
+        binding: the stage that limited the rate, in words.
+    """
+
+    path: Path
+    rows: int
+    items: int
+    encoded: int
+    failed: int
+    failures: tuple[tuple[str, str], ...]
+    seconds: float
+    binding: str
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 where some rows failed."""
+        return 3 if self.failed else 0
+
+
+def make_report(
+    out: Path, rows: pa.Table, encoded: int, binding: str, started: float
+) -> ExtractReport:
+    failed = rows.filter(pc.equal(rows["status"], "failed"))
+    first = failed.slice(0, 5)
+    items = rows["item"].to_numpy()
+    return ExtractReport(
+        path=out,
+        rows=rows.num_rows,
+        items=int(items.max()) + 1 if len(items) else 0,
+        encoded=encoded,
+        failed=failed.num_rows,
+        failures=tuple(zip(first["key"].to_pylist(), first["error"].to_pylist(), strict=True)),
+        seconds=time.perf_counter() - started,
+        binding=binding,
+    )

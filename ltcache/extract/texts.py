@@ -1,0 +1,67 @@
+"""What a cache keeps beside the images' features: class texts, and the state of the encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltcache.cache import Cache, EncoderState, Plan, PromptEmbeddings
+from ltcache.manifest import Manifest
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+LOCAL = "local-dir:"
+
+
+def kept_prompts(cache: Cache, manifest: Manifest) -> list[PromptEmbeddings]:
+    """Return the cache's class texts, where classes and templates have not changed."""
+    old, new = cache.manifest.header(), manifest.header()
+    if any(old[part] != new[part] for part in ("classes", "templates", "descriptions")):
+        return []
+    return [cache.prompts(name) for name in cache.prompt_names]
+
+
+def default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddings]:
+    """Encode the manifest's own class texts: its templates, and its descriptions if it has any."""
+    from ltcache.encoder import encode_prompts
+    from ltcache.prompts import class_sentences
+
+    if encoder.logit_scale is None or not len(manifest.classes):
+        return []
+    names = list(manifest.classes.names)
+    texts = {"default": class_sentences(manifest.templates, names)}
+    if manifest.descriptions:
+        texts["descriptions"] = class_sentences(manifest.templates, names, manifest.descriptions)
+    return [
+        encode_prompts(encoder, sentences, name, manifest.classes.identity())
+        for name, sentences in texts.items()
+    ]
+
+
+def encoder_state(encoder: Encoder, plan: Plan) -> EncoderState:
+    return EncoderState(
+        identity=encoder.identity,
+        numerics=plan.numerics,
+        provenance=portable(encoder.provenance),
+        logit_scale=encoder.logit_scale,
+        logit_bias=encoder.logit_bias,
+        projection=encoder.projection,
+        projection_bias=encoder.projection_bias,
+    )
+
+
+def portable(provenance: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return how an encoder was named, without folders: a cache may be published.
+
+    ``local-dir:/home/me/models/mine`` becomes ``local-dir:mine``, a checkpoint path its file name.
+    """
+    result = dict(provenance)
+    model, pretrained = result.get("model") or "", result.get("pretrained") or ""
+    if model.startswith(LOCAL):
+        result["model"] = LOCAL + Path(model.removeprefix(LOCAL)).name
+    if os.sep in pretrained and Path(pretrained).suffix:
+        result["pretrained"] = Path(pretrained).name
+    return result
