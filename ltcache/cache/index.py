@@ -36,7 +36,7 @@ from ltcache.manifest import Manifest
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
 
-_ROW_GROUP = 1 << 16  # rows that are in memory twice while the manifest is written
+_ROW_GROUP = 1 << 13  # rows whose columns Parquet holds twice while it writes them
 
 SEAL = "index_sha256"
 """The index' own field: SHA-256 of the canonical JSON of all its other fields."""
