@@ -133,8 +133,8 @@ def _target(
         found = estimate_prior(logits, assumed)
         end = "" if found.converged else ", not converged"
         return found.prior, (
-            f"estimated by EM on these {len(logits)} images without their labels in {found.steps} "
-            f"steps{end} (transductive: one image's prediction depends on the others)"
+            f"estimated by EM, one pseudo-row a class, on these {len(logits)} images without their "
+            f"labels in {found.steps} steps{end} (transductive: one image's prediction depends on the others)"
         )
     if not Path(test_prior).exists() and re.match("(forward|backward)-", str(test_prior)):
         profile = Shift.parse(str(test_prior)).profile(counts)

@@ -165,6 +165,7 @@ def estimate_prior(
     logits: np.ndarray,
     assumed: np.ndarray,
     *,
+    pseudo_rows: float = 1.0,
     tolerance: float = 1e-7,
     max_steps: int = 2000,
 ) -> PriorEstimate:
@@ -173,8 +174,13 @@ def estimate_prior(
     A step replaces q by the mean of the posteriors under q. With likelihoods r = p(c | x) / p(c)
     that is ``q * mean_i(r_i / (r_i . q))``: two products with a matrix that is made once.
 
+    The likeliest prior of few rows leaves classes out altogether, and every row of theirs is then
+    wrong with certainty; so a class starts with ``pseudo_rows`` rows of its own (the mode under a
+    Dirichlet prior). 0 is the algorithm as published.
+
     Args:
         logits: (N, C), calibrated under the prior ``assumed`` (C,).
+        pseudo_rows: added to each class, at least 0.
         tolerance: stops when no class moves by more.
 
     Raises:
@@ -185,7 +191,8 @@ def estimate_prior(
     ratio = _likelihoods(logits, assumed)
     prior = np.maximum(assumed, FLOOR) / np.maximum(assumed, FLOOR).sum()
     for step in range(1, max_steps + 1):
-        moved = prior * (ratio.T @ (1 / (ratio @ prior))) / len(ratio)
+        rows = prior * (ratio.T @ (1 / (ratio @ prior))) + pseudo_rows
+        moved = rows / rows.sum()
         change = np.abs(moved - prior).max()
         prior = np.maximum(moved, FLOOR) / np.maximum(moved, FLOOR).sum()
         if change < tolerance:

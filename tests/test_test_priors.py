@@ -129,7 +129,7 @@ def test_em_recovers_a_planted_prior(seed: int) -> None:
     assert np.abs(found.prior - planted).max() < 0.012
     posterior = np.exp(retarget(logits, assumed, found.prior))
     posterior /= posterior.sum(1, keepdims=True)
-    assert np.allclose(posterior.mean(0), found.prior, atol=1e-4)  # the fixed point of EM
+    assert np.allclose(posterior.mean(0), found.prior, atol=1e-3)  # the fixed point of EM
     before = (logits.argmax(1) == labels).mean()
     assert (posterior.argmax(1) == labels).mean() > before
 
@@ -142,11 +142,20 @@ def test_em_equals_its_textbook_form() -> None:
     for _ in range(7):
         updated = posterior * prior / assumed
         prior = (updated / updated.sum(1, keepdims=True)).mean(0)
-    found = estimate_prior(logits, assumed, max_steps=7)
+    found = estimate_prior(logits, assumed, max_steps=7, pseudo_rows=0)
     assert not found.converged and found.steps == 7
     assert np.allclose(found.prior, prior)
     with pytest.raises(FitError):
         estimate_prior(logits[:0], assumed)
+
+
+def test_few_rows_leave_no_class_out() -> None:
+    logits = np.full((30, 3), -4.0)
+    logits[:, 0] = 4
+    third = np.full(3, 1 / 3)
+    published = estimate_prior(logits, third, pseudo_rows=0)
+    assert published.prior[1] < 1e-6
+    assert estimate_prior(logits, third).prior == pytest.approx([31 / 33, 1 / 33, 1 / 33], abs=1e-3)
 
 
 def test_a_prior_from_a_file(tmp_path: Path) -> None:
