@@ -134,7 +134,8 @@ def _target(
         end = "" if found.converged else ", not converged"
         return found.prior, (
             f"estimated by EM, one pseudo-row a class, on these {len(logits)} images without their "
-            f"labels in {found.steps} steps{end} (transductive: one image's prediction depends on the others)"
+            f"labels in {found.steps} steps{end} (transductive: one image's prediction depends on "
+            "the others)"
         )
     if not Path(test_prior).exists() and re.match("(forward|backward)-", str(test_prior)):
         profile = Shift.parse(str(test_prior)).profile(counts)
