@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +29,7 @@ COLUMNS = pa.schema(
 """The canonical columns; user columns follow them."""
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
+_SLICE = 8192  # rows turned into Python values at a time
 _SPLIT_ORDER = ("train", "val", "test", "pool")
 
 
@@ -109,7 +112,7 @@ class Manifest:
         named = ("key", "uri", "label", "split")
         return {
             "num_rows": len(self),
-            "rows": json_digest([self.rows[column].to_pylist() for column in named]),
+            "rows": rows_digest(self.rows.select(named)),
             "classes": self.classes.identity(),
             "templates": json_digest(list(self.templates)),
             "groups": json_digest(self.groups),
@@ -151,6 +154,16 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ManifestError(f"not the header of a manifest: {error!r}") from None
+
+
+def rows_digest(rows: pa.Table) -> str:
+    """Return the SHA-256 (hex) of rows as JSON, one list a row; in bounded memory."""
+    sha = hashlib.sha256()
+    for start in range(0, rows.num_rows, _SLICE):
+        columns = [column.to_pylist() for column in rows.slice(start, _SLICE).columns]
+        for row in zip(*columns, strict=True):
+            sha.update(json.dumps(row, ensure_ascii=False).encode())
+    return sha.hexdigest()
 
 
 def check_rows(rows: pa.Table, num_classes: int) -> None:
