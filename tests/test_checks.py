@@ -14,7 +14,9 @@ from ltcache.checks import (
     exact_duplicates,
     find_permutation,
     near_duplicates,
+    permuted_labels,
 )
+from ltcache.errors import CacheError
 from tests.fakes import FakeCache, long_tail_counts
 
 
@@ -180,3 +182,15 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr("ltcache.checks.duplicates._BLOCK", 7)
     assert near_duplicates(cache) == whole
     assert whole is not None
+
+
+def test_caches_that_cannot_tell_raise_no_alarm() -> None:
+    cache = fake([0, 3, 2, 1])
+    assert permuted_labels(cache, "nowhere") is None
+    assert permuted_labels(cache) is not None
+    features = cache._features["embedding"]
+    features[3] = np.nan
+    with pytest.raises(CacheError, match="run ltcache verify"):
+        permuted_labels(cache)
+    cache.prompt_names = ()
+    assert permuted_labels(cache) is None
