@@ -5,7 +5,7 @@
 
 ``DIR`` holds ``ImageNet_LT_train.txt``, ``ImageNet_LT_val.txt``, ``ImageNet_LT_test.txt`` and,
 best, a file of class names (``classnames.txt`` with lines ``n01440764 tench``); without it classes
-bear their WordNet ids. The lists have the test images, which are ImageNet's validation images, in class
+bear their WordNet ids. The lists have the test images, ImageNet's validation images, in class
 folders; as published they lie flat. The manifest is written for what is below ``--images``.
 
 Result with the published lists: 1,000 classes, 115,846 training, 20,000 validation and 50,000 test

@@ -78,6 +78,8 @@ def _images(path: Path, card: Mapping[str, Any]) -> Path | None:
     if images is None:
         return None
     parts = PurePosixPath(images.replace("\\", "/")).parts
+    if not parts:  # "."
+        return path
     if parts[:1] == ("/",) or ".." in parts[1:] or "\0" in images or ":" in parts[0]:
         raise ManifestError(
             f"{path / CARD}: 'images' is relative and leaves the directory by one '..' at most, "

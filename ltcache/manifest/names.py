@@ -33,12 +33,15 @@ def read_classes(path: Path, *, folders: Collection[str] = (), dataset: str = ""
             that is none of these; names file and line.
     """
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        classes = _from_csv(path)
-    elif suffix == ".json":
-        classes = _from_json(path, dataset)
-    else:
-        classes = _from_text(path, folders)
+    try:
+        if suffix == ".csv":
+            classes = _from_csv(path)
+        elif suffix == ".json":
+            classes = _from_json(path, dataset)
+        else:
+            classes = _from_text(path, folders)
+    except ManifestError as error:  # a class list itself knows of no file
+        raise error if str(path) in str(error) else ManifestError(f"{path}: {error}") from None
     if not len(classes):
         raise ManifestError(f"{path}: lists no classes")
     return classes

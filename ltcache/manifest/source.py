@@ -76,10 +76,19 @@ def read_manifest(
     try:
         with fetching(source) as (place, renamed):
             return finish(renamed(_read(place, request)), request, splits)
+    except ManifestError as error:
+        raise _with_source(error, source) from None
     except UnicodeEncodeError as error:
         raise ManifestError(f"{source}: a name is not UTF-8: {error.object!r}") from None
     except OSError as error:
         raise ManifestError(f"{source}: cannot be read: {error}") from None
+
+
+def _with_source(error: ManifestError, source: object) -> ManifestError:
+    """Return an error that names the source, where nothing in it does."""
+    first = next(iter(source), "") if isinstance(source, (list, tuple)) else source
+    name = str(first).rstrip("/").rpartition("/")[2]
+    return error if name in str(error) else type(error)(f"{source}: {error}")
 
 
 def _read(source: str | Path | Sequence[str | Path] | Root, request: Request) -> Draft:

@@ -194,3 +194,8 @@ def test_every_packaged_manifest_reads(name: str) -> None:
     assert (packaged_manifests() / name / "dataset.json").is_file()
     assert len(manifest) > 0
     assert manifest.root is not None
+
+
+def test_images_may_lie_in_the_directory_itself(tmp_path: Path) -> None:
+    small(tmp_path / "x", images=".")
+    assert read_manifest(tmp_path / "x").root == tmp_path / "x"
