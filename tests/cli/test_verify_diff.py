@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ltcache.cli import main
+from ltcache.verify import Resample, verify
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 
@@ -183,3 +184,20 @@ def test_diff(call: Call, made: Path, images: Path, tmp_path: Path) -> None:
     status, _, err = call("diff", tmp_path, made)
     assert status == 1
     assert "not a feature cache" in err
+
+
+def test_another_precision_is_named_and_allowed(made: Path, images: Path, tiny_clip: Path) -> None:
+    model = f"local-dir:{tiny_clip}"
+    sample = Resample(6, root=images, model=model, precision="bf16")
+    report = verify(made, sample=sample)
+    assert report.ok
+    assert report.reencoded is not None
+    assert "precision" in report.reencoded["numerics"]
+    assert 0.98 < report.reencoded["minimum"] < 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltcache.verify.SAME", 1.0)
+        warned = verify(made, sample=sample)
+        assert warned.ok
+        assert "the numerics differ in precision" in warned.warnings[0]
+    repeated = verify(made, sample=sample)
+    assert repeated.reencoded == report.reencoded
