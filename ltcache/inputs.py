@@ -55,11 +55,12 @@ def inputs(names: Iterable[str | Path], lines: Iterable[str] | None = None) -> I
 
 
 def _expand(path: Path) -> Iterator[Input]:
-    if path.is_dir():
+    # those of os.path answer "no" where pathlib's raise: a name too long, no permission
+    if os.path.isdir(path):
         return _of_folder(path)
-    if path.name.lower().endswith(_TAR_SUFFIXES) and path.is_file():
+    if path.name.lower().endswith(_TAR_SUFFIXES) and os.path.isfile(path):
         return _of_tar(path)
-    if path.suffix.lower() == ".zip" and path.is_file():
+    if path.suffix.lower() == ".zip" and os.path.isfile(path):
         return _of_zip(path)
     return iter((Input(str(path), partial(read_file, path)),))
 
@@ -78,6 +79,10 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or type(error).__name__) from None
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"not a file name ({error})") from None
 
 
 def _of_folder(root: Path) -> Iterator[Input]:
@@ -122,7 +127,7 @@ def _of_tar(path: Path) -> Iterator[Input]:
                     stream = archive.extractfile(member)
                     data = stream.read() if stream else b""
                     yield Input(name, partial(bytes, data))
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         yield _unreadable(str(path), f"the tar archive cannot be read further ({error})")
 
 

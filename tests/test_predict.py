@@ -163,6 +163,17 @@ def test_hostile_members_are_rows_with_errors(tmp_path: Path) -> None:
         read_file(tmp_path)
 
 
+def test_names_that_no_file_can_have() -> None:
+    for name in ("x" * 5000, "a\0b", "\udcff.png"):
+        (item,) = inputs([name])
+        with pytest.raises(ImageError):
+            item.read()
+    assert [item.name for item in inputs(["-"], ["a.png\r\n", "\n", "-\n", " b.png"])] == [
+        "a.png",
+        " b.png",
+    ]
+
+
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ltcache.inputs.MAX_BYTES", 10)
     (tmp_path / "a.png").write_bytes(b"x" * 11)
@@ -272,3 +283,4 @@ def test_the_command(
     assert status == 1 and "no images in" in err
     status, _, err = _call(capsys, "predict", place, test)
     assert status == 2 and "--model" in err
+    assert "ltcache predict" in _call(capsys, "predict", "--help")[1]

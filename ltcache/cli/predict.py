@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def command(
     from ltcache.run import open_run
 
     opened = open_run(run)
-    tally = _Tally(predict(opened, images, top=top, lines=sys.stdin, **options))
+    tally = _Tally(predict(opened, images, top=top, lines=_lines(), **options))
     shown = min(top, len(opened.record["class_counts"]))
     for line in _WRITERS["jsonl" if as_json else form](tally, shown):
         click.echo(line)
@@ -76,6 +77,12 @@ def command(
     if tally.failed:
         click.echo(f"{tally.failed} of {tally.done} images could not be used", err=True)
     return FAILED if tally.failed else 0
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input; file names need not be Unicode."""
+    binary = getattr(sys.stdin, "buffer", None)
+    return iter(sys.stdin) if binary is None else map(os.fsdecode, binary)
 
 
 class _Tally:

@@ -33,6 +33,7 @@ from ltcache.transfer.layouts import Found, Part, guess_layout, read_column, rea
 CENTER = "center"
 SHARD_SIZE = 1024
 NONE = "none"
+_UNLABELLED = ("", "None")  # how a list of class names says that a row has none
 
 
 @dataclass(frozen=True)
@@ -347,15 +348,16 @@ def _labels(found: Found) -> tuple[np.ndarray, ClassList]:
     columns = []
     for part in found.parts:
         column = np.full(_length(part), -1) if part.labels is None else np.asarray(part.labels)
-        if column.ndim == 2:  # one-hot, as Tip-Adapter's values
-            column = column.argmax(axis=1)
+        if column.ndim == 2:
+            column = _from_one_hot(column)
         if column.shape != (_length(part),):
             raise UsageError(f"labels {column.shape} for {_length(part)} rows of features")
         columns.append(column)
     named = any(column.dtype.kind in "OUS" for column in columns)
     names = found.classes
     if named and names is None:
-        names = sorted({str(v) for c in columns if c.dtype.kind in "OUS" for v in c.tolist()})
+        named_by = {str(v) for c in columns if c.dtype.kind in "OUS" for v in c.tolist()}
+        names = sorted(named_by - set(_UNLABELLED))
     labels = np.concatenate([_numbered(column, names) for column in columns])
     most = int(labels.max(initial=-1)) + 1
     of_text = 0 if found.text is None else len(found.text)
@@ -369,6 +371,17 @@ def _labels(found: Found) -> tuple[np.ndarray, ClassList]:
     return labels, ClassList(tuple(names), (None,) * len(names))
 
 
+def _from_one_hot(column: np.ndarray) -> np.ndarray:
+    """Return labels (n,) of one-hot rows (n, C), as Tip-Adapter's values, or of a column (n, 1)."""
+    if column.shape[1] == 1:
+        return column[:, 0]
+    if column.dtype.kind in "OUS" or not np.array_equal((column == 1).sum(1), (column != 0).sum(1)):
+        raise UsageError(f"labels {column.shape} are not one-hot")
+    if not ((column != 0).sum(axis=1) == 1).all():
+        raise UsageError(f"labels {column.shape} are not one-hot")
+    return np.asarray(column.argmax(axis=1))
+
+
 def _numbered(column: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
     if column.dtype.kind not in "OUS":
         if column.dtype.kind == "f" and not (column == np.floor(column)).all():
@@ -377,6 +390,7 @@ def _numbered(column: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
     known = {name: label for label, name in enumerate(names or ())}
     if len(known) != len(names or ()):
         raise UsageError("labels are names, but two classes bear the same name: give numbers")
+    known = dict.fromkeys(_UNLABELLED, -1) | known
     missing = sorted({str(value) for value in column.tolist()} - set(known))
     if missing:
         raise UsageError(f"label {missing[0]!r} is not in the class list")

@@ -196,6 +196,23 @@ def test_labels_may_be_names_and_splits_a_list(tmp_path: Path) -> None:
     assert [cache.classes.names[label] for label in cache.labels("test")] == names[1::2].tolist()
 
 
+def test_labels_in_other_forms(tmp_path: Path) -> None:
+    forms: dict[str, Any] = {
+        "column": LABELS[:, None],
+        "one_hot": np.eye(3)[LABELS],
+        "floating": LABELS.astype(np.float32),
+    }
+    np.save(tmp_path / "f.npy", _features(LABELS))
+    for name, labels in forms.items():
+        import_features(tmp_path / "f.npy", tmp_path / name, labels=labels)
+        assert open_cache(tmp_path / name).labels().tolist() == LABELS.tolist()
+    some = np.array(["a", None, "b"] + [""] * 44, dtype=object)
+    import_features(tmp_path / "f.npy", tmp_path / "some", labels=some)
+    cache = open_cache(tmp_path / "some")
+    assert tuple(cache.classes.names) == ("a", "b")
+    assert cache.labels().tolist() == [0, -1, 1] + [-1] * 44
+
+
 def test_a_manifest_names_the_rows(images: Path, encoder: Any, cache: Path, tmp_path: Path) -> None:
     old = open_cache(cache)
     features = old.row_features(np.arange(len(old.manifest)))[:, 0]
@@ -305,6 +322,7 @@ def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ({"features": _features(LABELS), "labels": LABELS[1:]}, {}, "labels"),
         ({"features": _features(LABELS), "labels": LABELS - 2}, {}, "labels run from -2"),
         ({"features": _features(LABELS), "labels": LABELS + 0.5}, {}, "whole numbers"),
+        ({"features": _features(LABELS), "labels": np.ones((47, 3))}, {}, "not one-hot"),
         ({"features": LABELS, "labels": LABELS}, {}, "no features"),
         ({"labels": LABELS, "other": LABELS}, {}, "no array is named"),
         ({"features": _features(LABELS)[:0], "labels": LABELS[:0]}, {}, "no rows"),
