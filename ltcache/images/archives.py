@@ -137,7 +137,7 @@ class SavedStore:
 
     def __init__(self, path: Path) -> None:
         self._splits = {
-            name: (part, saved_image_column(path, part))
+            name: part.select_columns([saved_image_column(path, part)])
             for name, part in saved_splits(path).items()
         }
 
@@ -146,14 +146,14 @@ class SavedStore:
         split, row = _row(uri)
         if split not in self._splits:
             raise ImageError("No such split in the dataset")
-        dataset, column = self._splits[split]
+        dataset = self._splits[split]
         if row >= len(dataset):
             raise ImageError("No such row in the dataset")
         try:
-            values = dataset.select_columns([column])[row]
+            (values,) = dataset[row].columns
         except Exception as error:  # Arrow's errors, according to what is damaged
             raise ImageError(stable_text(error)) from None
-        return _bytes(values[column][0])
+        return _bytes(values[0])
 
 
 def _row(uri: str) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ltcache.errors import ImageError
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
+
+# what Pillow logs of a broken file is in the row's reason; without a handler it would be printed
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
