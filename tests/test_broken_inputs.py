@@ -148,7 +148,7 @@ def a_tar(rng: Generator) -> tuple[str, bytes]:
 def _member(name: str, data: bytes, rng: Generator) -> tuple[tarfile.TarInfo, io.BytesIO]:
     info = tarfile.TarInfo(name)
     if rng.random() < 0.04:
-        info.name = _pick([p for p in HOSTILE_PATHS if "\ud800" not in p], rng)
+        info.name = _pick([p for p in HOSTILE_PATHS if "\ud800" not in p and len(p) < 90], rng)
     if rng.random() < 0.04:
         info.type = _pick(
             (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE), rng
@@ -288,7 +288,8 @@ def outcome(kind: str, seed: int, folder: Path) -> str:
     assert refusal.exit_status in (1, 2, 4)
     assert text and " at 0x" not in text and "Traceback" not in text, text
     if kind != "image":  # the row of an image bears its name
-        assert name in text or folder.name in text or "birds" in text, text
+        named = name in text or folder.name in text or "birds" in text
+        assert named or "the root '" in text, text
     return "refused"
 
 

@@ -22,6 +22,7 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.extract import extract
 from ltcache.images import open_store
 from ltcache.manifest import ClassList, Manifest, missing_files, read_manifest
+from tests.extract.kill_driver import digests
 from tests.images.odd import encoded, picture
 from tests.manifest.helpers import plain
 
@@ -357,3 +358,18 @@ def test_extraction_from_every_source_gives_the_same_features(
         assert (report.rows, report.failed) == (6, 0)
         found.append(open_cache(tmp_path / name).features())
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_extraction_from_shards_goes_on_where_it_stopped(encoder: Encoder, tmp_path: Path) -> None:
+    manifest = read_manifest(shards(tmp_path))
+    small = {"encoder": encoder, "shard_size": 2, "batch_size": 1}
+    extract(manifest, tmp_path / "whole", **small)
+
+    def stop(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(manifest, tmp_path / "stopped", progress=stop, **small)
+    report = extract(manifest, tmp_path / "stopped", **small)
+    assert 0 < report.encoded < 6
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
