@@ -1,0 +1,120 @@
+"""Features in memory or mapped, written as a cache in the format of extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ltcache.cache import (
+    EncoderState,
+    Plan,
+    PromptEmbeddings,
+    claim_plan,
+    commit_shard,
+    finalise,
+    open_cache,
+    read_record,
+)
+from ltcache.cache.fingerprint import bytes_digest, digest
+from ltcache.cache.layout import index_path, remove_leftovers
+from ltcache.cache.shards import stored
+from ltcache.errors import UsageError
+from ltcache.manifest import Manifest
+from ltcache.transfer.arrays import Stack
+
+CENTER = "center"
+
+
+@dataclass
+class Content:
+    """Everything that goes into a cache; n rows are n items.
+
+    Args:
+        manifest: of the n rows.
+        stacks: field -> features, n rows each.
+        encoder: what is known of the encoder.
+        prompts: sets of class texts.
+        errors: row -> why it failed already where it comes from.
+        sources: columns ``sha256``, ``width`` and ``height`` of the images, where they are known.
+    """
+
+    manifest: Manifest
+    stacks: Mapping[str, Stack]
+    encoder: EncoderState
+    prompts: list[PromptEmbeddings]
+    errors: Mapping[int, str] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place that holds something else than a cache."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
+        raise UsageError(f"{out} is not empty and not a cache: choose another --out")
+
+
+def write_cache(out: Path, content: Content, shard_size: int) -> pa.Table:
+    """Write a cache, or go on with one; returns its rows with the columns of extraction."""
+    plan = Plan(
+        encoder=content.encoder.identity,
+        numerics=content.encoder.numerics,
+        manifest=content.manifest.identity(),
+        views=(CENTER,),
+        fields={name: stack.dim for name, stack in content.stacks.items()},
+        items=len(content.manifest),
+        shard_size=shard_size,
+        micro_batch=shard_size,
+        images=_values_digest(content.stacks),
+    )
+    claim_plan(out, plan)
+    if index_path(out).exists():
+        return open_cache(out).manifest.rows
+    remove_leftovers(out)
+    for shard in plan.shards:
+        if read_record(out, CENTER, shard) is None:
+            _write_shard(out, shard, plan.item_range(shard), content)
+    items = np.arange(plan.items, dtype=np.int64)
+    return finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
+
+
+def _values_digest(stacks: Mapping[str, Stack], block: int = 4096) -> str:
+    """Return a digest of the features as they will be stored: an import of others is another."""
+    parts = [
+        [name, start, bytes_digest(np.ascontiguousarray(stored(rows)).data.cast("B"))]
+        for name, stack in sorted(stacks.items())
+        for start in range(0, len(stack), block)
+        if (rows := stack.block(start, min(start + block, len(stack)))).size
+    ]
+    return digest(parts)
+
+
+def _write_shard(out: Path, shard: int, items: range, content: Content) -> None:
+    features = {name: s.block(items.start, items.stop) for name, s in content.stacks.items()}
+    errors = {row - items.start: content.errors[row] for row in items if row in content.errors}
+    for values in features.values():
+        for text, bad in (
+            ("the imported features are not finite", ~np.isfinite(values).all(axis=(1, 2))),
+            ("the imported features are zero", (values == 0).all(axis=2).any(axis=1)),
+        ):
+            for row in np.flatnonzero(bad).tolist():
+                errors.setdefault(row, text)
+    for values in features.values():
+        values[list(errors)] = np.nan
+    blank: dict[str, Any] = {"sha256": "", "width": 0, "height": 0}
+    columns = {
+        name: list(content.sources[name][items.start : items.stop])
+        if name in content.sources
+        else [empty] * len(items)
+        for name, empty in blank.items()
+    }
+    commit_shard(
+        out, CENTER, shard, features,
+        first=items.start, count=len(items), micro_batch=len(items), content=columns["sha256"],
+        width=columns["width"], height=columns["height"], errors=errors,
+    )  # fmt: skip
