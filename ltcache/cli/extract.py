@@ -15,6 +15,8 @@ from ltcache.cli.options import encoder_options, general, print_json
 @click.argument("source")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@click.option("--classes", type=click.Path(path_type=Path), help="Class names, in label order.")
+@click.option("--unlabelled", is_flag=True, help="Take SOURCE as a pool without labels.")
 @encoder_options
 @click.option(
     "--templates",
@@ -46,8 +48,9 @@ def command(
 ) -> int:
     """Encode every image of SOURCE and every class prompt, once.
 
-    SOURCE is a manifest directory or a packaged name (emoji_lt), a folder of class folders, a
-    'path label' text list, a csv, jsonl or parquet file, or a folder of unlabelled images.
+    SOURCE is a folder of class folders, a 'path label' text list, a csv, jsonl or parquet file, tar
+    shards (train-{00000..00009}.tar), a saved Hugging Face dataset, an fsspec address (s3://...), a
+    manifest directory or packaged name (emoji_lt), or a folder of unlabelled images.
 
     An interrupted extraction goes on where it stopped when the same command runs again. A finished
     cache is reused at once, and where SOURCE has changed only new content is encoded: new labels,
@@ -70,7 +73,12 @@ def command(
         )
     fields = options.pop("fields")
     options["fields"] = fields.split(",") if fields else None
-    manifest = read_manifest(source, root=options.pop("root"))
+    manifest = read_manifest(
+        source,
+        root=options.pop("root"),
+        classes=options.pop("classes"),
+        labelled=False if options.pop("unlabelled") else None,
+    )
     for warning in manifest.warnings:
         click.echo(f"warning: {warning}", err=True)
     if limit:
