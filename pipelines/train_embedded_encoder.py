@@ -147,10 +147,17 @@ def train_conv(args: argparse.Namespace, cached: Cached, data: evaluation.EmojiL
         joint = torch.cat([model.embed(p.float()) for p in pooled.split(1024)]).half()
     rich = Captions([cached.examples[i] for i in cached.rich], args.seed + 2)
     images = np.ascontiguousarray(cached.images[cached.rich])
-    conv.tune_deep(
-        model, images, np.arange(len(images)), cached.targets, rich, args.deep_minutes, check,
-        seed=args.seed,
-    )  # fmt: skip
+    for turn, minutes in enumerate(args.deep_minutes):
+        conv.tune_deep(
+            model,
+            images,
+            np.arange(len(images)),
+            cached.targets,
+            rich,
+            minutes,
+            check,
+            seed=args.seed + turn,
+        )
     check("final", ("val", "test"))
     student.export(model.clip_state(), conv.CONV_CFG, args.out / "encoder_conv")
     return torch.cat([pooled, joint], 1)
@@ -199,7 +206,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("ltcache/embedded"))
     parser.add_argument("--minutes", type=float, default=54, help="training time of the ViT")
     parser.add_argument("--tail-minutes", type=float, default=8)
-    parser.add_argument("--deep-minutes", type=float, default=20)
+    parser.add_argument("--deep-minutes", type=float, nargs="+", default=[20, 13])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
