@@ -9,7 +9,13 @@ concept is in it; features and maps of the teacher; text tower and last stages o
 tower; its stages 3 to 6 on images; the ViT; export of both as open_clip folders; evaluation.
 Phases stop by the clock, so results depend on the machine.
 
-RESULT_NOTE
+Measured on Emoji-LT's test split, mean per class (56 classes, chance 1.8 %), on two cores shared
+with other work: convolutional tower, 8 + 20 + 13 minutes, zero-shot 35.9 %, logit-adjusted cosine
+head on pooled features 40.8 % (31.5 % and 38.6 % over the vendors without kin in training). ViT, 54
+minutes: zero-shot 25.0 %, the same head 27.8 % (20.2 % and 25.7 %), linear on embeddings 28.6 %.
+Rendering takes 7 minutes, the teacher's features 11. The phases of the shipped weights were run one
+by one with the parts of this file, the ViT at the same time as the convolutional tower's last
+steps; run as one command, the recipe does them in turn.
 """
 
 from __future__ import annotations
