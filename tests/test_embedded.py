@@ -64,3 +64,20 @@ def test_stored_weights_are_half_precision_and_finite(folder: Path) -> None:
     weights = load_file(folder / "open_clip_model.safetensors")
     assert all(w.dtype == torch.float16 for w in weights.values() if w.is_floating_point())
     assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_training_forward_equals_open_clip() -> None:
+    pytest.importorskip("resvg_py", reason="the recipe needs the build extra")
+    from pipelines.embedded_encoder import student
+
+    torch.manual_seed(0)
+    clip = student.create().eval()
+    images = torch.randn(3, 3, 64, 64)
+    every = torch.arange(student.SIDE**2).expand(3, -1)
+    with torch.no_grad():
+        pooled, tokens = student.encode_tokens(clip.visual, images, None)
+        chosen, _ = student.encode_tokens(clip.visual, images, every)
+        expected = clip.encode_image(images)
+    torch.testing.assert_close(pooled @ clip.visual.proj, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(chosen, pooled)
+    assert tokens.shape == (3, student.SIDE**2, 192)
