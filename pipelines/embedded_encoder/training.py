@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,6 +234,14 @@ class Trainer:
         self.heads = [*self.to_feature.parameters(), *self.to_map.parameters()]
         self.optimiser = self._optimiser()
         self.step = 0
+
+    @torch.no_grad()
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with a vision tower's weights, such as the average of an earlier round."""
+        for name, master in self.student.masters.items():
+            master.copy_(weights[name])
+            self.student.working[name].copy_(master)
+            self.student.average[name].copy_(master)
 
     def _optimiser(self) -> torch.optim.Optimizer:
         s = self.settings
