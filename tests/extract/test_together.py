@@ -103,17 +103,19 @@ def test_no_permission_is_one_message(
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o500)
-    code = (
+    code = (  # the first extraction imports everything, for the other user may not read it
         "import os, sys\n"
         "from ltcache.cli import main\n"
-        "import ltcache.encoder, ltcache.extract\n"
+        "good, bad = sys.argv[1:3]\n"
+        "try: main(['extract', *sys.argv[3:], '--out', good])\n"
+        "except SystemExit as end: assert end.code == 0\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
-        "main(sys.argv[1:])\n"
+        "main(['extract', *sys.argv[3:], '--out', bad])\n"
     )
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_uid == os.getuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
-    words = ["extract", folder_of_images, "--out", closed / "cache"]
+    words = [tmp_path / "good", closed / "cache", folder_of_images]
     words += ["--model", f"local-dir:{tiny_clip}", "--threads", 1]
     result = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
