@@ -111,7 +111,7 @@ def encoder_options(function: F) -> F:
             type=click.Choice(["fp32", "bf16", "fp16"]),
             default="fp32",
             show_default=True,
-            help="bf16 is about twice as fast and moves features by about 4 %.",
+            help="bf16 and fp16 are faster where the hardware has them, and move features.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0."),
         click.option(
