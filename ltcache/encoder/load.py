@@ -12,7 +12,6 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg
 from torch.overrides import TorchFunctionMode
 
@@ -89,9 +88,14 @@ def load_encoder(
         device=place,
         precision=precision,
     )
-    if place.type == "cpu" and precision == "bf16" and isinstance(built.visual, ModifiedResNet):
+    if is_convolutional(built.visual) and (place.type == "cpu" or precision != "fp32"):
         encoder.use_channels_last()
     return encoder
+
+
+def is_convolutional(tower: torch.nn.Module) -> bool:
+    """Whether an image tower is made of convolutions, not only cut into patches by one."""
+    return sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 2
 
 
 def build(source: Source, cache_dir: str | None = None) -> Any:

@@ -86,7 +86,7 @@ def encode_shards(
         decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
-        committer.submit(spin_briefly)
+        #committer.submit(spin_briefly)
         ahead, shards = itertools.tee(shards)
         batches = _decoded_batches(plan, ahead, uris, store, encoder, decoders, workers)
         in_flight: Future[ShardRecord] | None = None

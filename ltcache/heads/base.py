@@ -1,7 +1,8 @@
 """The one contract of all heads: features in, logits out, in three steps.
 
 ``represent`` (N, D) -> (E, N, D'), ``classify`` -> (E, N, C), ``combine`` -> (N, C). E is the
-number of experts, 1 for most. Fusions act between the first two steps, inside each expert.
+number of experts, 1 for most. Fusions act between the first two steps, inside each expert; what
+must come after them, such as unit length, is ``normalise``, the first step of ``classify``.
 """
 
 from __future__ import annotations
@@ -74,9 +75,15 @@ class Head(nn.Module):
         fixed_representation: ``represent`` has no parameters, so that a fit may do it once.
         keeps: tensors of the context that the head goes on using; they become its buffers
             ``context_NAME`` and travel with its state.
+        at_prediction: hyper-parameters that only act at prediction: they may be set on a fitted
+            head (``head.alpha = 2.0``), so that trying many values costs no second fit.
+        residual: exponent a of the class prior n**a that the logits of a fitted training-free head
+            carry (0 balanced, 1 as in the data); None: it cannot be stated.
     """
 
-    num_experts: ClassVar[int] = 1
+    num_experts: int = 1
+    at_prediction: ClassVar[tuple[str, ...]] = ()
+    residual: ClassVar[float | None] = None
     inits: ClassVar[tuple[str, ...]] = ("random", "class_mean", "text")
     fixed_representation: ClassVar[bool] = False
     keeps: ClassVar[tuple[str, ...]] = ()
@@ -96,9 +103,34 @@ class Head(nn.Module):
         """Return (E, N, D') for features (N, D)."""
         return features[None]
 
+    def normalise(self, representation: Tensor) -> Tensor:
+        """Return what the product of :meth:`affine` is taken with, (E, N, D'); no parameters."""
+        return representation
+
     def classify(self, representation: Tensor) -> Tensor:
         """Return logits of each expert, (E, N, C), for (E, N, D')."""
         raise NotImplementedError
+
+    def fit(
+        self, features: Tensor, labels: Tensor, weights: Tensor | None, context: HeadContext
+    ) -> None:
+        """Set the state of a training-free head from its training rows.
+
+        Args:
+            features: (N, D), transformed. labels: (N,). weights: of the rows, (N,), or None.
+            context: what it was built from.
+        """
+        raise FitError(f"{type(self).__name__} has no closed form: it is trained by gradient steps")
+
+    def adopt(self, previous: Head) -> None:
+        """Start from the head of the stage before.
+
+        Raises:
+            FitError: a head of another kind, whose parameters have no place here.
+        """
+        if type(previous) is not type(self):
+            raise FitError(f"{type(self).__name__} cannot start from a {type(previous).__name__}")
+        self.load_state_dict(previous.state_dict())
 
     def combine(self, logits: Tensor) -> Tensor:
         """Return (N, C) for (E, N, C): the mean over experts."""
@@ -109,7 +141,8 @@ class Head(nn.Module):
         return self.combine(self.classify(self.represent(features)))
 
     def affine(self) -> Affine | None:
-        """Return ``classify`` as one product, where it is one: a fit then needs no autograd."""
+        """Return ``classify`` as one product with what :meth:`normalise` gives, where it is one:
+        a fit then needs no autograd."""
         return None
 
     def initialise(
@@ -140,7 +173,8 @@ class Head(nn.Module):
             if how == "random":
                 self.set_weight(self.random_weight(generator))
             elif how == "class_mean":
-                self.set_weight(class_means(self.represent(features)[0], labels, self.num_classes))
+                rows = self.normalise(self.represent(features))[0]
+                self.set_weight(class_means(rows, labels, self.num_classes))
             else:
                 self.set_weight(context.text_directions())
 

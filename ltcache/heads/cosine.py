@@ -24,13 +24,13 @@ class CosineHead(Head):
         self.scale = scale
         self.weight = nn.Parameter(torch.zeros(context.num_classes, context.dim))
 
-    def represent(self, features: Tensor) -> Tensor:
-        """See :meth:`Head.represent`: unit rows."""
-        return F.normalize(features, dim=1)[None]
+    def normalise(self, representation: Tensor) -> Tensor:
+        """See :meth:`Head.normalise`: unit rows."""
+        return F.normalize(representation, dim=-1)
 
     def classify(self, representation: Tensor) -> Tensor:
         """See :meth:`Head.classify`."""
-        return nn.functional.linear(representation, self.affine().weight)
+        return nn.functional.linear(self.normalise(representation), self.affine().weight)
 
     def affine(self) -> Affine:
         """See :meth:`Head.affine`."""

@@ -47,6 +47,11 @@ class Loss(nn.Module):
 
     Attributes:
         prior: class prior, buffer (C,), float64.
+        class_weights: buffer (C,), float64, mean 1, which the objective multiplies into the weight
+            of each row by its label; None for equal ones.
+        weights_from: share of the training, 0..1, from which they count (deferred re-weighting).
+        needs: keyword arguments, tensors (C,), that an earlier stage has to have estimated.
+        generator: of a loss with noise, which it draws in training mode only; None: torch's own.
         corrects: what the loss does about the prior: ``none``; ``full``: it removes a stated share
             (see :meth:`residual_prior`); ``partial``: some of it, by an amount nobody can state.
     """
@@ -54,12 +59,24 @@ class Loss(nn.Module):
     corrects: ClassVar[Literal["none", "partial", "full"]] = "none"
     reference: ClassVar[str]
     equation: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
     prior: Tensor
+    class_weights: Tensor | None
+    weights_from: float = 0.0
+    generator: torch.Generator | None = None
 
     def __init__(self, class_counts: Tensor, *, smooth_prior: bool = False) -> None:
         super().__init__()
         self.smooth_prior = smooth_prior
         self.register_buffer("prior", class_prior(torch.as_tensor(class_counts), smooth_prior))
+        self.register_buffer("class_weights", None)
+
+    def observe(self, labels: Tensor) -> None:
+        """Count labels (N,) of a training batch before its loss; most losses need no such thing."""
+
+    def weights_at(self, progress: float) -> Tensor | None:
+        """Return the class weights (C,) in force at ``progress`` 0..1 of the training, or None."""
+        return self.class_weights if progress >= self.weights_from else None
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return one loss per row, (N,), for logits (N, C) and labels (N,) in 0..C-1."""

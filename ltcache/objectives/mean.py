@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ltcache.objectives.base import Batch, Objective, Outputs
 
 
 class WeightedMean(Objective):
-    """sum(w * loss) / sum(w), with the sample weights of the batch or equal ones."""
+    """sum(w * loss) / sum(w), w = sample weight times class weight, on the combined logits."""
 
     def forward(self, outputs: Outputs, batch: Batch, progress: float) -> Tensor:
         """See :meth:`Objective.forward`."""
-        losses = self.loss(outputs.logits, batch.labels)
-        return losses @ self.row_weights(batch, progress).to(losses.dtype)
+        return self.mean_loss(outputs.logits, batch, progress)
 
-    def row_weights(self, batch: Batch, progress: float) -> Tensor:
-        """See :meth:`Objective.row_weights`."""
-        if batch.weights is not None:
-            return batch.weights / batch.weights.sum()
-        rows = len(batch.labels)
-        return torch.full((rows,), 1 / rows, device=batch.labels.device)
+    def row_weights(self, batch: Batch, progress: float) -> Tensor | None:
+        """See :meth:`Objective.row_weights`; mixed labels have no closed form."""
+        return None if batch.other_labels is not None else self.mean_weights(batch, progress)

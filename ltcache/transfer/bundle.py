@@ -150,7 +150,7 @@ def fold_head(run: Run) -> Folded:
     affine = head.affine()
     probe = torch.randn(4, head.dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        represented = head.represent(probe)
+        represented = head.normalise(head.represent(probe))
         unit = represented.shape == (1, *probe.shape) and torch.allclose(
             represented[0], F.normalize(probe, dim=1), atol=1e-6
         )

@@ -40,6 +40,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,11 @@ def plain_loop(situation: Situation, workers: int) -> np.ndarray:
     encoder = situation.encoder
     cfg = PreprocessCfg(**{**encoder.preprocessing.to_dict(), "mode": "RGB"})
     dataset = Files(situation.files, image_transform_v2(cfg, is_train=False))
+    model = deepcopy(encoder.model).to(memory_format=torch.contiguous_format)  # as it is loaded
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # more workers than processors: that is what we ask
         loader = torch.utils.data.DataLoader(dataset, situation.batch, num_workers=workers)
-        rows = [encoder.model.encode_image(images.to(encoder.device)).cpu() for images in loader]
+        rows = [model.encode_image(images.to(encoder.device)).cpu() for images in loader]
     return torch.cat(rows).numpy()
 
 
