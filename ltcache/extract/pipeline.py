@@ -8,6 +8,7 @@ depend on how many threads decode.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -86,7 +87,8 @@ def encode_shards(
         decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
-        #committer.submit(spin_briefly)
+        if os.getloadavg()[0] > (os.cpu_count() or 1):
+            committer.submit(spin_briefly)
         ahead, shards = itertools.tee(shards)
         batches = _decoded_batches(plan, ahead, uris, store, encoder, decoders, workers)
         in_flight: Future[ShardRecord] | None = None
@@ -218,7 +220,8 @@ def spin_briefly() -> None:
     them than processors. Decoding competes for those processors, so that would steal its time and
     make the forward pass itself wait for threads that were put aside. With a second team alive
     (idle; it ends with the thread that calls this) the library spins for microseconds and sleeps,
-    as under OMP_WAIT_POLICY=passive, which only works if set before torch is imported.
+    as under OMP_WAIT_POLICY=passive, which only works if set before torch is imported. On a busy
+    machine that halves the CPU time; on a quiet one spinning is the faster way (by 2 to 15 %).
     """
     import torch
 

@@ -111,8 +111,13 @@ class Train:
     Args:
         head, loss, objective, sampler: names in their catalogues; the ``_options`` are their
             hyper-parameters where they are not the default.
-        init: an initialisation of the head, or ``previous`` (the head of the stage before); the
-            first of several that the data allow is taken, separated by ``|``.
+        init: an initialisation of the head, or ``previous`` (the head of the stage before, which
+            is carried on, or whose weights a head of another kind takes over); the first of
+            several that the data allow is taken, separated by ``|``.
+        partner: sampler of a second batch of rows beside each batch, for fusions that need one.
+        fusion: names of fusions in the order in which they act; ``fusion_options`` are the
+            hyper-parameters of all of them.
+        lr_factors: beginning of a parameter's name -> factor on its learning rate; 0 freezes it.
         optimisation: see :class:`Optimisation`.
     """
 
@@ -124,11 +129,76 @@ class Train:
     objective: str = "mean"
     objective_options: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "instance"
+    partner: str | None = None
+    fusion: tuple[str, ...] = ()
+    fusion_options: Mapping[str, Any] = field(default_factory=dict)
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
 
 
-Stage = Train
-STAGES: dict[str, type[Stage]] = {"train": Train}
+@dataclass(frozen=True)
+class Solve:
+    """A stage that fits a training-free head in closed form.
+
+    Args:
+        head, head_options: as of :class:`Train`.
+        choose: hyper-parameter of the head -> values to choose from on validation rows, by mean
+            accuracy per class (ties: lower NLL, then the earlier combination).
+    """
+
+    head: str
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    choose: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A stage that maps the weights of the head before it to other weights.
+
+    Args:
+        transform: a name in the catalogue; ``options`` are its hyper-parameters.
+        choose: see :class:`Solve`.
+    """
+
+    transform: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    choose: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adjust:
+    """A stage that maps the logits of the head before it to other logits.
+
+    Args:
+        adjustment: a name in the catalogue; ``options`` are its hyper-parameters.
+        choose: see :class:`Solve`.
+    """
+
+    adjustment: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    choose: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage that estimates a statistic of the training rows for the losses of later stages.
+
+    Args:
+        statistic: a name in the catalogue; ``options`` are its hyper-parameters.
+    """
+
+    statistic: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+Stage = Train | Solve | Transform | Adjust | Estimate
+STAGES: dict[str, type[Stage]] = {
+    "train": Train,
+    "solve": Solve,
+    "transform": Transform,
+    "adjust": Adjust,
+    "estimate": Estimate,
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +213,10 @@ class Method:
         fidelity: ``exact`` (the published method, which needs no more than cached features),
             ``analogue`` (its mechanism, on features) or ``reconstruction`` (not fully published).
         differs: one sentence on what differs from the reference.
+        equation: what is computed, where the losses and heads do not say it.
+        mechanism: of an analogue or a reconstruction: what it keeps of the original.
+        ablation: settings (see :func:`override`) that switch that mechanism off.
+        same_as: a method that gives equal logits, and why nobody needs both.
     """
 
     name: str
@@ -152,6 +226,10 @@ class Method:
     reference: str
     fidelity: Literal["exact", "analogue", "reconstruction"]
     differs: str
+    equation: str = ""
+    mechanism: str = ""
+    ablation: Mapping[str, Any] = field(default_factory=dict)
+    same_as: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -163,10 +241,17 @@ class Method:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Method:
         """Read what :meth:`to_dict` wrote."""
-        stages = []
-        for entry in plain["stages"]:
-            values = {key: value for key, value in entry.items() if key != "stage"}
-            values["optimisation"] = Optimisation(**values["optimisation"])
-            stages.append(STAGES[entry["stage"]](**values))
+        stages = tuple(_read_stage(entry) for entry in plain["stages"])
         feature = FeatureSpec(**plain["feature"])
-        return cls(**{**plain, "feature": feature, "stages": tuple(stages)})
+        return cls(**{**plain, "feature": feature, "stages": stages})
+
+
+def _read_stage(entry: Mapping[str, Any]) -> Stage:
+    values = {key: value for key, value in entry.items() if key != "stage"}
+    if "optimisation" in values:
+        values["optimisation"] = Optimisation(**values["optimisation"])
+    if "fusion" in values:
+        values["fusion"] = tuple(values["fusion"])
+    if "choose" in values:
+        values["choose"] = {name: tuple(grid) for name, grid in values["choose"].items()}
+    return STAGES[entry["stage"]](**values)

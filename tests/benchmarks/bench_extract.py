@@ -40,7 +40,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,11 +192,13 @@ def plain_loop(situation: Situation, workers: int) -> np.ndarray:
     encoder = situation.encoder
     cfg = PreprocessCfg(**{**encoder.preprocessing.to_dict(), "mode": "RGB"})
     dataset = Files(situation.files, image_transform_v2(cfg, is_train=False))
-    model = deepcopy(encoder.model).to(memory_format=torch.contiguous_format)  # as it is loaded
+    model = encoder.model.to(memory_format=torch.contiguous_format)  # as open_clip loads it
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # more workers than processors: that is what we ask
         loader = torch.utils.data.DataLoader(dataset, situation.batch, num_workers=workers)
         rows = [model.encode_image(images.to(encoder.device)).cpu() for images in loader]
+    if encoder.numerics()["memory_format"] == "channels_last":
+        model.visual.to(memory_format=torch.channels_last)
     return torch.cat(rows).numpy()
 
 
