@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import canonical_json, digest
 from ltcache.errors import FitError, UsageError
-from ltcache.heads import HEADS, FeatureTransform, Head, HeadContext, predict
-from ltcache.methods import Method
+from ltcache.heads import FeatureTransform, Head, HeadContext, predict
+from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
 
 if TYPE_CHECKING:
@@ -172,15 +172,15 @@ def _rebuild(
     def under(prefix: str) -> dict[str, torch.Tensor]:
         return {n[len(prefix) + 1 :]: v for n, v in tensors.items() if n.startswith(prefix + ".")}
 
-    stage = method.stages[-1]
+    kept = {name.rpartition("context_")[2]: v for name, v in tensors.items() if "context_" in name}
     context = HeadContext(
         dim=record["dim"],
         num_classes=len(record["class_counts"]),
         class_counts=torch.tensor(record["class_counts"]),
         logit_scale=record["logit_scale"],
-        **{name: tensors[f"head.context_{name}"] for name in HEADS[stage.head].keeps},
+        **{name: kept[name] for name in ("text_features", "projection") if name in kept},
     )
-    head = HEADS[stage.head](context, **stage.head_options)
+    head = build_head(method.stages, record["choices"], context)
     head.load_state_dict(under("head"))
     transform = FeatureTransform(method.feature.transform, context.dim)
     transform.load_state_dict(under("transform"))

@@ -75,8 +75,9 @@ def _show(run: Any) -> None:
         click.echo(results_table(named))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
-    tuned = run.record["tuned_on"]["epoch"]
-    click.echo(f"epoch chosen on {tuned}; {run.record['cost']['head_seconds']:.1f} s for the head")
+    tuned = run.record["tuned_on"]
+    seconds = run.record["cost"]["head_seconds"]
+    click.echo(f"{', '.join(tuned)} chosen on {next(iter(tuned.values()))}; {seconds:.1f} s")
 
 
 def _show_seeds(found: Any, out: Path, as_json: bool) -> None:

@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ltcache.adjustments import ADJUSTMENTS
 from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import FitError
 from ltcache.fit.head import Fitted, fit_head
 from ltcache.fit.rows import Rows
-from ltcache.fit.train import Progress
+from ltcache.fit.task import Progress
 from ltcache.heads import HEADS, HeadContext
-from ltcache.methods import Method, Train, method_by_name, override
+from ltcache.methods import (
+    Adjust,
+    Estimate,
+    Method,
+    Solve,
+    Stage,
+    Train,
+    method_by_name,
+    override,
+)
 from ltcache.metrics import GroupScheme, Metrics
 from ltcache.run import Run, check_place, score, write_json
 
@@ -178,10 +188,8 @@ def make_context(
     cache: Cache, method: Method, field: str, prompts: str | None
 ) -> tuple[HeadContext, Any]:
     """Return what heads are built from, and the class texts if the method may use them."""
-    wanted = any(
-        isinstance(s, Train)
-        and ("text" in s.init.split("|") or "text_features" in HEADS[s.head].keeps)
-        for s in method.stages
+    wanted = _uses_texts(method) or any(
+        isinstance(stage, Train) and "text" in stage.init.split("|") for stage in method.stages
     )
     there = prompts is not None or bool(cache.prompt_names)
     text_set = cache.prompts(prompts) if wanted and there else None
@@ -195,6 +203,22 @@ def make_context(
         logit_scale=cache.logit_scale,
     )
     return context, text_set
+
+
+def _uses_texts(method: Method) -> bool:
+    """Whether a method needs class texts whatever its initialisation."""
+    kinds: list[Any] = []
+    for stage in method.stages:
+        if isinstance(stage, (Train, Solve)):
+            kinds.append(HEADS[stage.head])
+        elif isinstance(stage, Adjust):
+            kinds.append(ADJUSTMENTS[stage.adjustment])
+    needed = any("text_features" in kind.keeps for kind in kinds)
+    return needed or method.feature.text_rows or any(_drifts(s) for s in method.stages)
+
+
+def _drifts(stage: Stage) -> bool:
+    return isinstance(stage, Estimate) and stage.options.get("estimator") == "drift"
 
 
 def _val_rows(cache: Cache, field: str, method: Method) -> Rows | None:
@@ -214,7 +238,7 @@ def _record(
     stale: tuple[str, ...],
     crops: int,
 ) -> dict[str, Any]:
-    used = text_set if "text" in fitted.init or fitted.head.keeps else None
+    used = text_set if "text" in fitted.init or _uses_texts(method) else None
     splits = [s for s in ("train", *_SCORED) if s in cache.manifest.splits]
     return {
         "seed": seed,
@@ -227,8 +251,8 @@ def _record(
         "group_scheme": GroupScheme.from_mapping(cache.manifest.groups).describe(),
         "logit_scale": context.logit_scale,
         "splits": {split: len(cache.rows(split)) for split in splits},
-        "tuned_on": {"epoch": fitted.tuned_on},
-        "best_epochs": list(fitted.best_epochs),
+        "tuned_on": dict.fromkeys(_chosen(fitted), fitted.tuned_on),
+        "choices": list(fitted.choices),
         "init": list(fitted.init),
         "residual_prior": fitted.residual_prior,
         "stale": list(stale),
@@ -236,6 +260,12 @@ def _record(
         "provenance": dict(cache.provenance),
         "cost": _cost(cache, fitted, crops),
     }
+
+
+def _chosen(fitted: Fitted) -> list[str]:
+    """Return the names of what was chosen on the rows that tuned."""
+    names = {name for choice in fitted.choices for name in choice} - {"residual"}
+    return sorted(names) or ["epoch"]
 
 
 def _check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple[str, ...]:

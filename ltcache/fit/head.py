@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import MutableMapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
+from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.rows import SHARE, Rows, hold_out
-from ltcache.fit.train import Progress, Trained, train
-from ltcache.heads import HEADS, FeatureTransform, Head, HeadContext
-from ltcache.losses import LOSSES
-from ltcache.methods import Method, Stage, Train, counts_as_drawn, residual_prior
-from ltcache.objectives import OBJECTIVES
-from ltcache.sampling import SAMPLERS
+from ltcache.fit.stages import run_stage
+from ltcache.fit.task import Progress, StageResult, Task
+from ltcache.heads import FeatureTransform, Head, HeadContext
+from ltcache.methods import Method
+
+Memo = MutableMapping[str, tuple[StageResult, Tensor]]
+"""What stages have left before, by all that determines them: methods share their first stages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,36 +29,28 @@ class Fitted:
 
     Attributes:
         head, transform: on the CPU, in evaluation mode.
-        history: one record per epoch. best_epochs: the epoch kept of each stage, from 1.
-        tuned_on: in words, what chose the epoch.
+        history: one record per epoch.
+        choices: what was chosen in each stage: ``epoch`` (from 1), or hyper-parameters.
+        tuned_on: in words, what chose them.
         init: the initialisation of each stage as it was taken.
-        residual_prior: exponent a of the class prior n**a that the logits still carry.
+        residual_prior: exponent a of the class prior n**a that the logits still carry; None: it
+            cannot be stated.
         seconds: wall time.
     """
 
     head: Head
     transform: FeatureTransform
     history: list[dict[str, Any]]
-    best_epochs: tuple[int, ...]
+    choices: tuple[dict[str, Any], ...]
     tuned_on: str
     init: tuple[str, ...]
-    residual_prior: float
+    residual_prior: float | None
     seconds: float
 
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What every stage of one fit shares: transformed rows, the context, randomness, options."""
-
-    rows: Rows
-    val: Rows | None
-    context: HeadContext
-    transform: str
-    generator: Generator
-    stop_after: int | None
-    progress: Progress | None
-    closed_form: bool
-    allow_double_correction: bool
+    @property
+    def best_epochs(self) -> tuple[int, ...]:
+        """The epoch kept of each stage that trained, from 1."""
+        return tuple(choice["epoch"] for choice in self.choices if "epoch" in choice)
 
 
 def fit_head(
@@ -69,6 +64,7 @@ def fit_head(
     progress: Progress | None = None,
     closed_form: bool = True,
     allow_double_correction: bool = False,
+    memo: Memo | None = None,
 ) -> Fitted:
     """Fit a method.
 
@@ -78,12 +74,14 @@ def fit_head(
     Args:
         rows: training rows; their transform is fitted here.
         context: what heads are built from; its class counts make priors.
-        val: rows to choose the epoch on. None: a stratified tenth of the training rows chooses it,
-            then all rows are fitted for so many epochs of the same schedule.
+        val: rows to choose epochs and hyper-parameters on. None: a stratified tenth of the
+            training rows chooses, then all rows are fitted with what it chose.
         seed: of initialisation, sampling and the held-out tenth.
         progress: called with each epoch's record.
         closed_form: False forces autograd.
-        allow_double_correction: let a loss correct a prior that its sampler has balanced.
+        allow_double_correction: let a stage correct a prior that is balanced already.
+        memo: what earlier fits of the same rows, context and options left; stages that are the
+            same are taken from it, with equal results.
 
     Raises:
         FitError: data or settings that cannot be fitted.
@@ -91,125 +89,114 @@ def fit_head(
     if not len(rows):
         raise FitError("there are no labelled training rows")
     begin = time.perf_counter()
-    target = torch.device(device)
-
-    def run(part: Rows, choose: Rows | None, stops: Sequence[int | None]) -> tuple[Any, ...]:
-        return _run_stages(
-            method, part, choose, context, seed, target, stops, progress, closed_form,
-            allow_double_correction,
-        )  # fmt: skip
-
-    any_length: list[int | None] = [None] * len(method.stages)
-    tuned_on = "val"
+    fit = _Fit(method, context, seed, torch.device(device), progress, closed_form,
+               allow_double_correction, memo)  # fmt: skip
     if val is not None:
-        head, transform, trained, inits = run(rows, val, any_length)
-        stops = tuple(t.best_epoch for t in trained)
+        transform, results = fit.run(rows, val, None)
+        tuned_on = "val"
     elif (slices := hold_out(rows, seed)) is not None:
-        _, _, trained, _ = run(rows.take(slices[0]), rows.take(slices[1]), any_length)
-        stops = tuple(t.best_epoch for t in trained)
-        head, transform, _, inits = run(rows, None, stops)
-        tuned_on = f"a stratified {SHARE:.0%} of train, then all of train for as many epochs"
+        _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
+        transform, results = fit.run(rows, None, [result.choice for result in trial])
+        results = [replace(r, history=t.history) for r, t in zip(results, trial, strict=True)]
+        tuned_on = f"a stratified {SHARE:.0%} of train, then all of train with what it chose"
     else:
-        head, transform, trained, inits = run(rows, None, any_length)
-        stops = tuple(t.best_epoch for t in trained)
+        transform, results = fit.run(rows, None, None)
         tuned_on = "nothing: no class has rows to spare; the last epoch was kept"
-    history = [
-        {"stage": number, **record} for number, t in enumerate(trained) for record in t.history
-    ]
+    head = results[-1].head
+    if head is None:
+        raise FitError(f"method {method.name} has no stage that makes a head")
     return Fitted(
         head=head.cpu().eval(),
         transform=transform.cpu().eval(),
-        history=history,
-        best_epochs=stops,
+        history=[{"stage": k, **record} for k, r in enumerate(results) for record in r.history],
+        choices=tuple(result.choice for result in results),
         tuned_on=tuned_on,
-        init=inits,
-        residual_prior=residual_prior(method.stages[-1], context.class_counts),
+        init=tuple(result.init for result in results),
+        residual_prior=results[-1].residual,
         seconds=time.perf_counter() - begin,
     )
 
 
-def _run_stages(
-    method: Method,
-    rows: Rows,
-    val: Rows | None,
-    context: HeadContext,
-    seed: int,
-    device: torch.device,
-    stops: Sequence[int | None],
-    progress: Progress | None,
-    closed_form: bool,
-    allow_double_correction: bool,
-) -> tuple[Head, FeatureTransform, list[Trained], tuple[str, ...]]:
-    """Run the stages of a method one after another on one device."""
-    rows, val = rows.to(device), None if val is None else val.to(device)
-    transform = FeatureTransform(method.feature.transform, context.dim).to(device)
-    transform.fit(rows.features)
-    rows = replace(rows, features=transform(rows.features))
-    val = None if val is None else replace(val, features=transform(val.features))
-    task = Task(
-        rows, val, context, transform.kind, Generator().manual_seed(seed), None, progress,
-        closed_form, allow_double_correction,
-    )  # fmt: skip
-    head: Head | None = None
-    trained: list[Trained] = []
-    inits: list[str] = []
-    for stage, stop in zip(method.stages, stops, strict=True):
-        head, result, init = RUNNERS[type(stage)](stage, replace(task, stop_after=stop), head)
-        trained.append(result)
-        inits.append(init)
-    if head is None:
-        raise FitError(f"method {method.name} has no stage that makes a head")
-    return head, transform, trained, tuple(inits)
+@dataclass(frozen=True)
+class _Fit:
+    """One method with everything but the rows; see :func:`fit_head`."""
+
+    method: Method
+    context: HeadContext
+    seed: int
+    device: torch.device
+    progress: Progress | None
+    closed_form: bool
+    allow_double_correction: bool
+    memo: Memo | None
+
+    def run(
+        self, rows: Rows, val: Rows | None, choices: Sequence[dict[str, Any]] | None
+    ) -> tuple[FeatureTransform, list[StageResult]]:
+        """Run the stages one after another; ``choices`` are repeated where given."""
+        rows, val = rows.to(self.device), None if val is None else val.to(self.device)
+        feature = self.method.feature
+        if feature.text_rows:
+            rows = with_texts(rows, self.context)
+        transform = FeatureTransform(feature.transform, self.context.dim).to(self.device)
+        transform.fit(rows.features)
+        task = Task(
+            replace(rows, features=transform(rows.features)),
+            None if val is None else replace(val, features=transform(val.features)),
+            replace(self.context, class_counts=self._counts()),
+            transform.kind,
+            Generator().manual_seed(self.seed),
+            progress=self.progress,
+            closed_form=self.closed_form,
+            allow_double_correction=self.allow_double_correction,
+        )
+        head: Head | None = None
+        results: list[StageResult] = []
+        for number, stage in enumerate(self.method.stages):
+            choice = None if choices is None else choices[number]
+            key = self._key(number, len(rows), None if choices is None else choices[: number + 1])
+            result = self._remembered(key, task)
+            if result is None:
+                result = run_stage(stage, task, head, choice)
+                self._remember(key, result, task)
+            results.append(result)
+            head = result.head
+            statistics = {**task.statistics, **result.statistics}
+            task = replace(task, statistics=statistics, residual=result.residual)
+        return transform, results
+
+    def _counts(self) -> Tensor:
+        """Return the rows of each class that are trained on, class texts included."""
+        counts = self.context.class_counts
+        return counts + 1 if self.method.feature.text_rows else counts
+
+    def _key(self, number: int, rows: int, choices: Any) -> str:
+        stages = [{"kind": type(s).__name__, **asdict(s)} for s in self.method.stages[: number + 1]]
+        return digest([asdict(self.method.feature), stages, self.seed, rows, choices])
+
+    def _remembered(self, key: str, task: Task) -> StageResult | None:
+        """Return what a stage left before, and set the randomness to where it ended."""
+        if self.memo is None or key not in self.memo:
+            return None
+        result, state = self.memo[key]
+        task.generator.set_state(state)
+        return replace(result, head=deepcopy(result.head))
+
+    def _remember(self, key: str, result: StageResult, task: Task) -> None:
+        if self.memo is not None:
+            state = task.generator.get_state().clone()
+            self.memo[key] = (replace(result, head=deepcopy(result.head)), state)
 
 
-def run_train(stage: Train, task: Task, previous: Head | None) -> tuple[Head, Trained, str]:
-    """Run a :class:`ltcache.methods.Train` stage."""
-    device = task.rows.features.device
-    counts = counts_as_drawn(stage, task.context.class_counts, task.allow_double_correction)
-    if stage.init == "previous":
-        if previous is None:
-            raise FitError("init=previous needs a stage before it")
-        head, init = previous, "previous"
-    else:
-        head = HEADS[stage.head](task.context, **stage.head_options).to(device)
-        init = initialise(head, stage.init, task)
-    loss = LOSSES[stage.loss](counts, **stage.loss_options)
-    objective = OBJECTIVES[stage.objective](loss, **stage.objective_options).to(device)
-    result = train(
-        head,
-        objective,
-        SAMPLERS[stage.sampler],
-        stage.optimisation,
-        task.rows,
-        val=task.val,
-        generator=task.generator,
-        stop_after=task.stop_after,
-        progress=task.progress,
-        closed_form=task.closed_form,
-    )
-    return head, result, init
+def with_texts(rows: Rows, context: HeadContext) -> Rows:
+    """Return the rows with the text direction of each class as one more labelled row.
 
-
-RUNNERS: Mapping[type[Stage], Callable[..., tuple[Head, Trained, str]]] = {Train: run_train}
-
-
-def initialise(head: Head, how: str, task: Task) -> str:
-    """Initialise a head by the first of several ways (``text|class_mean``) that the data allow.
-
-    Returns:
-        The way that was taken.
+    Raises:
+        FitError: there are no class texts in the space of the features.
     """
-    ways = how.split("|")
-    for way in ways:
-        try:
-            if way == "text" and task.transform not in ("none", "l2"):
-                raise FitError(
-                    f"class texts do not live among features that were transformed by "
-                    f"{task.transform!r}; take feature.transform=l2 or none, or another init"
-                )
-            head.initialise(way, task.rows.features, task.rows.labels, task.generator, task.context)
-            return way
-        except FitError:
-            if way == ways[-1]:
-                raise
-    raise FitError("no initialisation was named")
+    texts = context.text_directions().to(rows.features)
+    labels = torch.arange(len(texts), device=rows.labels.device)
+    weights = None
+    if rows.weights is not None:
+        weights = torch.cat([rows.weights, rows.weights.new_ones(len(texts))])
+    return Rows(torch.cat([rows.features, texts]), torch.cat([rows.labels, labels]), weights)

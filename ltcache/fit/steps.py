@@ -1,44 +1,85 @@
 """One training step in two forms, which a test holds equal.
 
-``AutogradStep`` works for every head, loss and objective. ``ClosedFormStep`` serves a head that is
-one product on a fixed representation under a weighted mean of a loss that knows its gradient: two
-products, one softmax in the buffer of the logits, nothing allocated. Autograd then only sees the
-(C, D) side, such as the normalisation of a cosine head's weight.
+``AutogradStep`` works for every head, loss, objective and fusion. ``ClosedFormStep`` serves a head
+that is one product on a fixed representation under a weighted mean of a loss that knows its
+gradient: two products, one softmax in the buffer of the logits, nothing allocated. Autograd then
+only sees the (C, D) side, such as the normalisation of a cosine head's weight.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
+from torch import Generator, Tensor
+
+from ltcache.fit.rows import Rows
+from ltcache.fusion import Fusion
 from ltcache.heads import Head
 from ltcache.objectives import Batch, Objective, Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Fusions:
+    """Fusions in the order in which they act, and what they draw from."""
+
+    steps: Sequence[Fusion]
+    generator: Generator
+
+    @property
+    def needs_partner(self) -> bool:
+        """Whether a second batch of rows is wanted."""
+        return any(step.needs_partner for step in self.steps)
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether some rows get a second label, which no closed form knows."""
+        rows = torch.zeros(1, 2, 4)
+        draw = Generator().manual_seed(0)
+        return any(step(rows, rows, draw).order is not None for step in self.steps)
+
+    def fuse(
+        self, representation: Tensor, partner: Tensor | None, batch: Batch
+    ) -> tuple[Tensor, Batch]:
+        """Return the fused representation (E, N, D') and the batch with its second labels."""
+        for step in self.steps:
+            fused = step(representation, partner, self.generator)
+            representation = fused.representation
+            if fused.order is not None:
+                other = batch.labels[fused.order]
+                batch = replace(batch, other_labels=other, share=fused.share)
+        return representation, batch
 
 
 class AutogradStep:
     """Gradients by autograd.
 
     Args:
-        features: (N, D), after the transform. labels: (N,). weights: (N,) or None.
+        rows: features (N, D) after the transform, labels and weights.
         head, objective: what is trained, and on what.
+        fusions: act on what the head represents.
     """
 
-    def __init__(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        weights: Tensor | None,
-        head: Head,
-        objective: Objective,
-    ) -> None:
-        self.features, self.labels, self.weights = features, labels, weights
-        self.head, self.objective = head, objective
+    def __init__(self, rows: Rows, head: Head, objective: Objective, fusions: Fusions) -> None:
+        self.rows, self.head, self.objective, self.fusions = rows, head, objective, fusions
 
-    def __call__(self, index: Tensor, progress: float) -> Tensor:
-        """Put gradients of the rows ``index`` into the parameters and return the objective."""
-        weights = None if self.weights is None else self.weights[index]
-        batch = Batch(self.features.index_select(0, index), self.labels[index], weights)
+    def __call__(self, index: Tensor, progress: float, partner: Tensor | None = None) -> Tensor:
+        """Put gradients of the rows ``index`` into the parameters and return the objective.
+
+        Args:
+            index: row numbers of the batch. partner: of the second batch, as many, or None.
+        """
+        rows = self.rows
+        weights = None if rows.weights is None else rows.weights[index]
+        batch = Batch(rows.features.index_select(0, index), rows.labels[index], weights)
+        self.objective.loss.observe(batch.labels)
         representation = self.head.represent(batch.features)
+        if self.fusions.steps:
+            second = None
+            if partner is not None:
+                second = self.head.represent(rows.features.index_select(0, partner))
+            representation, batch = self.fusions.fuse(representation, second, batch)
         experts = self.head.classify(representation)
         outputs = Outputs(representation, experts, self.head.combine(experts))
         value = self.objective(outputs, batch, progress)
@@ -50,51 +91,57 @@ class ClosedFormStep:
     """Gradients in closed form; see the module.
 
     Args:
-        representation: (N, D'), computed once. labels, weights, head, objective: as above.
+        rows, head, objective, fusions: as of :class:`AutogradStep`.
         largest: rows of the largest batch, for the buffers.
         precision: of the two products.
     """
 
     def __init__(
         self,
-        representation: Tensor,
-        labels: Tensor,
-        weights: Tensor | None,
+        rows: Rows,
         head: Head,
         objective: Objective,
+        fusions: Fusions,
         largest: int,
         precision: str = "fp32",
     ) -> None:
-        self.narrow = torch.bfloat16 if precision == "bf16" else representation.dtype
-        self.features = representation.to(self.narrow)
-        self.labels, self.weights = labels, weights
-        self.head, self.objective = head, objective
-        dim, classes = representation.shape[1], head.num_classes
+        self.head, self.objective, self.fusions = head, objective, fusions
+        self.labels, self.weights = rows.labels, rows.weights
+        with torch.no_grad():
+            representation = head.represent(rows.features)
+            if not fusions.steps:
+                representation = head.normalise(representation)
+        self.dtype = representation.dtype
+        self.narrow = torch.bfloat16 if precision == "bf16" else self.dtype
+        self.features = representation[0] if fusions.steps else representation[0].to(self.narrow)
+        dim, classes = representation.shape[2], head.num_classes
         new = representation.new_empty
         self.rows = new((largest, dim), dtype=self.narrow)
         self.logits = new((largest, classes))
         self.gradient = new((classes, dim))
 
     @staticmethod
-    def serves(head: Head, objective: Objective, batch: Batch) -> bool:
-        """Whether this form exists for a head and an objective."""
+    def serves(head: Head, objective: Objective, batch: Batch, fusions: Fusions) -> bool:
+        """Whether this form exists for a head, an objective and fusions."""
         return (
             head.fixed_representation
             and head.num_experts == 1
             and hasattr(objective.loss, "gradient")
             and objective.row_weights(batch, 0.0) is not None
             and head.affine() is not None
+            and not (fusions.steps and fusions.mixes_labels)
         )
 
-    def __call__(self, index: Tensor, progress: float) -> Tensor:
-        """Put gradients of the rows ``index`` into the parameters and return the objective."""
+    def __call__(self, index: Tensor, progress: float, partner: Tensor | None = None) -> Tensor:
+        """See :class:`AutogradStep`."""
         affine = self.head.affine()
         assert affine is not None
         labels = self.labels.index_select(0, index)
         own = None if self.weights is None else self.weights.index_select(0, index)
+        self.objective.loss.observe(labels)
         with torch.no_grad():
-            rows, logits = self.rows[: len(index)], self.logits[: len(index)]
-            torch.index_select(self.features, 0, index, out=rows)
+            logits = self.logits[: len(index)]
+            rows = self._rows(index, partner)
             self._logits(rows, affine.weight.detach(), affine.bias, logits)
             weights = self.objective.row_weights(Batch(rows, labels, own), progress)
             assert weights is not None
@@ -104,6 +151,16 @@ class ClosedFormStep:
             if tensor is not None and tensor.requires_grad:
                 _push(tensor, grad if grad is gradient else change.sum(dim=0))
         return losses @ weights.to(losses.dtype)
+
+    def _rows(self, index: Tensor, partner: Tensor | None) -> Tensor:
+        """Return what the product is taken with, (n, D'), in its precision."""
+        if not self.fusions.steps:
+            rows = self.rows[: len(index)]
+            return torch.index_select(self.features, 0, index, out=rows)
+        first = self.features.index_select(0, index)[None]
+        second = None if partner is None else self.features.index_select(0, partner)[None]
+        fused, _ = self.fusions.fuse(first, second, Batch(first[0], index))
+        return self.head.normalise(fused)[0].to(self.narrow)
 
     def _logits(self, rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
         if self.narrow == out.dtype:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ltcache.errors import FitError
 from ltcache.fit.rows import Rows
-from ltcache.fit.steps import AutogradStep, ClosedFormStep
+from ltcache.fit.steps import AutogradStep, ClosedFormStep, Fusions
+from ltcache.fit.task import Task
+from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
-from ltcache.methods import Optimisation
+from ltcache.methods import Train, hyper_parameters
 from ltcache.objectives import Batch, Objective
-from ltcache.sampling import RowsByClass, Sampler
+from ltcache.sampling import SAMPLERS, RowsByClass
 
-Progress = Callable[[dict[str, Any]], None]
 _BLOCK = 8192  # rows predicted at once
 
 
@@ -31,45 +32,37 @@ class Trained:
 
 
 def train(
-    head: Head,
-    objective: Objective,
-    sampler: Sampler,
-    optimisation: Optimisation,
-    rows: Rows,
-    *,
-    val: Rows | None,
-    generator: Generator,
-    stop_after: int | None = None,
-    progress: Progress | None = None,
-    closed_form: bool = True,
+    head: Head, objective: Objective, stage: Train, task: Task, stop_after: int | None = None
 ) -> Trained:
-    """Train a head in place.
+    """Train a head in place, as a stage says.
+
+    The epoch is chosen on the task's validation rows by mean accuracy per class (ties: lower NLL,
+    then the earlier); without any the last one is kept.
 
     Args:
-        rows: transformed training rows on the head's device. val: the same for choosing the epoch
-            by mean accuracy per class (ties: lower NLL, then the earlier); None: the last is kept.
-        generator: draws the epochs, on the CPU.
+        head, objective: on the device of the task's rows.
         stop_after: end after so many epochs of the same schedule.
-        progress: called with each epoch's record.
-        closed_form: False forces autograd.
 
     Raises:
-        FitError: the loss is no longer finite.
+        FitError: the loss is no longer finite, or a fusion lacks its partner.
     """
+    rows, optimisation = task.rows, stage.optimisation
     epochs = optimisation.epochs_for(len(rows))
     steps_per_epoch = -(-len(rows) // optimisation.batch_for(len(rows)))
-    step = make_step(head, objective, optimisation, rows, closed_form)
-    optimiser = make_optimiser(head, optimisation)
+    step = make_step(head, objective, stage, task)
+    optimiser = make_optimiser(head, stage)
     by_class = RowsByClass.of(rows.labels, head.num_classes)
     history: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     for epoch in range(min(epochs, stop_after or epochs)):
-        order = sampler.draw(by_class, generator).to(rows.labels.device)
-        total = torch.zeros((), device=rows.labels.device)
-        for number, index in enumerate(torch.tensor_split(order, steps_per_epoch)):
+        head.train()
+        total = torch.zeros((), device=task.device)
+        orders = [_draw(name, by_class, task, epoch / epochs, steps_per_epoch)
+                  for name in (stage.sampler, stage.partner)]  # fmt: skip
+        for number, (index, partner) in enumerate(zip(*orders, strict=True)):
             done = (epoch * steps_per_epoch + number) / (epochs * steps_per_epoch)
             set_lr(optimiser, optimisation.lr * (1 + math.cos(math.pi * done)) / 2)
-            total += step(index, done)
+            total += step(index, done, partner)
             optimiser.step()
             optimiser.zero_grad()
         record = {"epoch": epoch + 1, "epochs": epochs, "loss": float(total) / steps_per_epoch}
@@ -78,68 +71,93 @@ def train(
                 f"the loss is {record['loss']} in epoch {epoch + 1}; lower optimisation.lr "
                 f"({optimisation.lr:g})"
             )
-        if val is not None:
-            record |= choose_by(head, val)
+        if task.val is not None:
+            record |= choose_by(head, task.val)
             rank = (record["val_mean_per_class"], -record["val_nll"])
             if best is None or rank > best[0]:
                 state = {name: value.clone() for name, value in head.state_dict().items()}
                 best = (rank, epoch + 1, state)
         history.append(record)
-        if progress is not None:
-            progress(record)
+        if task.progress is not None:
+            task.progress(record)
     if best is not None:
         head.load_state_dict(best[2])
+    head.eval()
     return Trained(history, best[1] if best is not None else len(history))
 
 
+def _draw(
+    sampler: str | None, by_class: RowsByClass, task: Task, progress: float, steps: int
+) -> Sequence[Tensor | None]:
+    """Return the row numbers of each step of an epoch; None where there is no sampler."""
+    if sampler is None:
+        return [None] * steps
+    order = SAMPLERS[sampler].draw(by_class, task.generator)
+    return torch.tensor_split(order.to(task.device), steps)
+
+
 def make_step(
-    head: Head, objective: Objective, optimisation: Optimisation, rows: Rows, closed_form: bool
+    head: Head, objective: Objective, stage: Train, task: Task
 ) -> AutogradStep | ClosedFormStep:
-    """Return the fastest step that serves a head and an objective."""
+    """Return the fastest step that serves a head, an objective and a stage's fusions."""
+    rows, optimisation = task.rows, stage.optimisation
+    fusions = Fusions([_fusion(name, stage) for name in stage.fusion], task.stream(1))
+    if fusions.needs_partner and stage.partner is None:
+        raise FitError(f"fusion {' and '.join(stage.fusion)} needs partner=SAMPLER")
     few = Batch(rows.features[:2], rows.labels[:2])
-    if closed_form and ClosedFormStep.serves(head, objective, few):
-        with torch.no_grad():
-            representation = head.represent(rows.features)[0]
+    if task.closed_form and ClosedFormStep.serves(head, objective, few, fusions):
         largest = optimisation.batch_for(len(rows))
-        precision = optimisation.precision
-        return ClosedFormStep(
-            representation, rows.labels, rows.weights, head, objective, largest, precision
-        )
-    return AutogradStep(rows.features, rows.labels, rows.weights, head, objective)
+        return ClosedFormStep(rows, head, objective, fusions, largest, optimisation.precision)
+    return AutogradStep(rows, head, objective, fusions)
 
 
-def make_optimiser(head: Head, optimisation: Optimisation) -> torch.optim.Optimizer:
-    """Return the optimiser over trainable parameters; only matrices decay."""
-    parameters = [p for p in head.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in parameters if p.ndim > 1],
-            "weight_decay": optimisation.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+def _fusion(name: str, stage: Train) -> Fusion:
+    kind = FUSIONS[name]
+    known = hyper_parameters(kind)
+    return kind(**{k: v for k, v in stage.fusion_options.items() if k in known})
+
+
+def make_optimiser(head: Head, stage: Train) -> torch.optim.Optimizer:
+    """Return the optimiser over trainable parameters; only matrices decay.
+
+    A parameter whose factor is 0 is frozen here; other factors scale the learning rate.
+    """
+    optimisation = stage.optimisation
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in head.named_parameters():
+        factor = next((f for start, f in stage.lr_factors.items() if name.startswith(start)), 1.0)
+        parameter.requires_grad_(parameter.requires_grad and factor > 0)
+        if parameter.requires_grad:
+            decay = optimisation.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    if not groups:
+        raise FitError("every parameter of the head is frozen: there is nothing to train")
+    settings = [
+        {"params": parameters, "weight_decay": decay, "factor": factor, "lr": optimisation.lr}
+        for (factor, decay), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
-    options: dict[str, Any] = {"lr": optimisation.lr}
+    options: dict[str, Any] = {}
     kind: Any = torch.optim.AdamW
     if optimisation.optimiser == "sgd":
         kind = torch.optim.SGD
         options |= {"momentum": optimisation.momentum, "nesterov": optimisation.momentum > 0}
     try:
-        optimiser: torch.optim.Optimizer = kind(groups, fused=True, **options)
+        optimiser: torch.optim.Optimizer = kind(settings, fused=True, **options)
     except RuntimeError:  # torch before 2.4 has no fused step on a CPU
-        optimiser = kind(groups, **options)
+        optimiser = kind(settings, **options)
     return optimiser
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, times its factor."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
 
 
 @torch.no_grad()
 def choose_by(head: Head, val: Rows) -> dict[str, float]:
-    """Return what an epoch is chosen by: overall and mean accuracy per class, and NLL."""
+    """Return what is chosen by: overall and mean accuracy per class, and NLL."""
+    head.eval()
     right, nll = torch.zeros(len(val)), 0.0
     for start in range(0, len(val), _BLOCK):
         labels = val.labels[start : start + _BLOCK]

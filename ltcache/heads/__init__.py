@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltcache.heads.base import Affine, Head, HeadContext, predict
+from ltcache.heads.base import Affine, Head, HeadContext, class_means, predict
 from ltcache.heads.cosine import CosineHead
 from ltcache.heads.linear import LinearHead
 from ltcache.heads.transform import TRANSFORMS, FeatureTransform
@@ -21,5 +21,6 @@ __all__ = [
     "Head",
     "HeadContext",
     "LinearHead",
+    "class_means",
     "predict",
 ]

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from ltcache.methods.catalogue import METHODS, method_by_name
-from ltcache.methods.overrides import known_overrides, override
+from ltcache.methods.overrides import hyper_parameters, known_overrides, override
 from ltcache.methods.prior import counts_as_drawn, residual_prior
-from ltcache.methods.spec import FIELDS, FeatureSpec, Method, Optimisation, Stage, Train
+from ltcache.methods.spec import (
+    FIELDS,
+    Adjust,
+    Estimate,
+    FeatureSpec,
+    Method,
+    Optimisation,
+    Solve,
+    Stage,
+    Train,
+    Transform,
+)
+from ltcache.methods.structure import build_head
 
 __all__ = [
     "FIELDS",
     "METHODS",
+    "Adjust",
+    "Estimate",
     "FeatureSpec",
     "Method",
     "Optimisation",
+    "Solve",
     "Stage",
     "Train",
+    "Transform",
+    "build_head",
     "counts_as_drawn",
+    "hyper_parameters",
     "known_overrides",
     "method_by_name",
     "override",

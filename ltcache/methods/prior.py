@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
-from ltcache.losses import LOSSES
+from ltcache.losses import LOSSES, Loss
 from ltcache.methods.spec import Train
 from ltcache.sampling import SAMPLERS
 
@@ -52,8 +52,6 @@ def counts_as_drawn(
     return powers * (counts.sum() / powers.sum())
 
 
-def residual_prior(stage: Train, class_counts: Tensor) -> float:
+def residual_prior(stage: Train, loss: Loss) -> float:
     """Return the exponent a of the prior n**a that the stage's logits carry at the end."""
-    options = dict(stage.loss_options)
-    loss = LOSSES[stage.loss](class_counts.clamp(min=1), **options)
     return loss.residual_prior(SAMPLERS[stage.sampler].exponent)

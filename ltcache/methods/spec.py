@@ -26,12 +26,14 @@ class FeatureSpec:
         view: crops to train on; every crop is a row.
         eval_view: crops to predict on; logits are averaged over crops.
         transform: see :class:`ltcache.heads.FeatureTransform`.
+        text_rows: train on the text direction of each class as one more image of it.
     """
 
     field: str = "pooled_or_embedding"
     view: str = "center"
     eval_view: str = "center"
     transform: str = "none"
+    text_rows: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ltcache.fit.rows import Rows
+from ltcache.fit.task import Task
 from ltcache.fit.train import train
 from ltcache.heads import HEADS, HeadContext
 from ltcache.losses import LOSSES
-from ltcache.methods import Optimisation
+from ltcache.methods import Optimisation, Train
 from ltcache.objectives import OBJECTIVES
-from ltcache.sampling import SAMPLERS
 
 CASES = [
     ("linear", "cross_entropy", 2048, "fp32"),
@@ -65,16 +65,10 @@ class Problem:
         objective = OBJECTIVES["mean"](LOSSES[loss](self.context.class_counts))
         with torch.no_grad():
             model.set_weight(0.02 * torch.randn(self.classes, self.context.dim))
-        train(
-            model,
-            objective.to(self.rows.features.device),
-            SAMPLERS["instance"],
-            Optimisation(batch=batch, epochs=1, precision=precision),  # type: ignore[arg-type]
-            self.rows,
-            val=None,
-            generator=torch.Generator().manual_seed(0),
-            closed_form=closed,
-        )
+        stage = Train(optimisation=Optimisation(batch=batch, epochs=1, precision=precision))  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(0)
+        task = Task(self.rows, None, self.context, "none", generator, closed_form=closed)
+        train(model, objective.to(self.rows.features.device), stage, task)
 
     def floor(self, batch: int, precision: str) -> None:
         """Make the two products of an epoch."""

@@ -1,0 +1,240 @@
+"""How each kind of stage is run: (stage, task, head before it, choice to repeat) -> result."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
+from ltcache.errors import FitError
+from ltcache.fit.statistics import STATISTICS
+from ltcache.fit.task import StageResult, Task
+from ltcache.fit.train import choose_by, train
+from ltcache.heads import HEADS, Head
+from ltcache.heads.base import hyper_parameters as keyword_arguments
+from ltcache.losses import LOSSES, Loss
+from ltcache.methods import (
+    Adjust,
+    Estimate,
+    Solve,
+    Stage,
+    Train,
+    Transform,
+    counts_as_drawn,
+    residual_prior,
+)
+from ltcache.objectives import OBJECTIVES
+
+Choice = Mapping[str, Any] | None
+
+
+def run_stage(stage: Stage, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+    """Run one stage.
+
+    Args:
+        previous: the head that the stages before made, or None.
+        choice: what an earlier run of the stage chose on validation rows, to repeat it.
+
+    Raises:
+        FitError: settings or data that cannot be fitted.
+    """
+    return RUNNERS[type(stage)](stage, task, previous, choice)
+
+
+def run_train(stage: Train, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+    """Run a :class:`ltcache.methods.Train` stage."""
+    head, init = _head_to_train(stage, task, previous)
+    loss = _loss(stage, task)
+    _require_one_scale(stage, head, loss)
+    loss.generator = torch.Generator(task.device).manual_seed(task.stream(2).initial_seed())
+    objective = OBJECTIVES[stage.objective](loss, **stage.objective_options).to(task.device)
+    result = train(
+        head, objective.train(), stage, task, None if choice is None else choice["epoch"]
+    )
+    residual = residual_prior(stage, loss)
+    return StageResult(head, residual, {"epoch": result.best_epoch}, init, result.history)
+
+
+def _head_to_train(stage: Train, task: Task, previous: Head | None) -> tuple[Head, str]:
+    """Return the head a stage begins with, and how it was initialised."""
+    fresh = HEADS[stage.head](task.context, **stage.head_options).to(task.device)
+    if stage.init != "previous":
+        return fresh, initialise(fresh, stage.init, task)
+    if previous is None:
+        raise FitError("init=previous needs a stage before it")
+    fresh.adopt(previous)
+    return fresh, "previous"
+
+
+def _loss(stage: Train, task: Task) -> Loss:
+    counts = counts_as_drawn(stage, task.context.class_counts, task.allow_double_correction)
+    kind: Any = LOSSES[stage.loss]
+    missing = [name for name in kind.needs if name not in task.statistics]
+    if missing:
+        raise FitError(
+            f"the loss {stage.loss!r} needs {', '.join(missing)}: no stage before it estimates that"
+        )
+    estimated = {name: task.statistics[name] for name in kind.needs}
+    loss: Loss = kind(counts, **estimated, **stage.loss_options)
+    return loss
+
+
+def _require_one_scale(stage: Train, head: Head, loss: Loss) -> None:
+    """A margin stated on cosines means another thing where the head scales otherwise."""
+    margin, scale = getattr(loss, "scale", None), getattr(head, "scale", None)
+    if margin is not None and scale is not None and margin != scale:
+        raise FitError(
+            f"the margin of {stage.loss!r} is for scale {margin:g}, the head has {scale:g}: "
+            "set loss.scale and head.scale to one value"
+        )
+
+
+def run_solve(stage: Solve, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+    """Run a :class:`ltcache.methods.Solve` stage."""
+    rows = task.rows
+
+    def make(options: Mapping[str, Any]) -> Head:
+        head = HEADS[stage.head](task.context, **{**stage.head_options, **options})
+        head = head.to(task.device)
+        head.fit(rows.features, rows.labels, rows.weights, task.context)
+        return head
+
+    head, chosen = best_of(make, stage.choose, HEADS[stage.head].at_prediction, task, choice)
+    return StageResult(head, HEADS[stage.head].residual, chosen)
+
+
+def run_transform(
+    stage: Transform, task: Task, previous: Head | None, choice: Choice
+) -> StageResult:
+    """Run a :class:`ltcache.methods.Transform` stage."""
+    base = _required(previous, f"transform {stage.transform}")
+
+    def make(options: Mapping[str, Any]) -> Head:
+        return WEIGHT_TRANSFORMS[stage.transform](base, **{**stage.options, **options})
+
+    head, chosen = best_of(make, stage.choose, (), task, choice)
+    return StageResult(head, None, chosen)
+
+
+def run_adjust(stage: Adjust, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+    """Run a :class:`ltcache.methods.Adjust` stage."""
+    base = _required(previous, f"adjustment {stage.adjustment}")
+    kind: Any = ADJUSTMENTS[stage.adjustment]
+    fixed = dict(stage.options)
+    if "residual" in keyword_arguments(kind):
+        fixed["residual"] = _what_is_left(stage, task)
+    rows = task.rows
+
+    def make(options: Mapping[str, Any]) -> Head:
+        head = kind(base, task.context, **{**fixed, **options}).to(task.device)
+        head.fit(rows.features, rows.labels, rows.weights, task.context)
+        return head
+
+    head, chosen = best_of(make, stage.choose, kind.at_prediction, task, choice)
+    left = head.residual_after(task.residual)  # type: ignore[operator]
+    kept = {"residual": fixed["residual"]} if "residual" in fixed else {}
+    return StageResult(head, left, {**kept, **chosen})
+
+
+def _what_is_left(stage: Adjust, task: Task) -> float:
+    """Return the prior exponent to correct, refusing to correct a balanced head again."""
+    if task.residual == 0:
+        text = f"{stage.adjustment} would correct the prior of a head that is balanced already"
+        if not task.allow_double_correction:
+            raise FitError(f"{text}; leave it out, or allow it with --allow-double-correction")
+        warnings.warn(text, stacklevel=2)
+        return 1.0
+    if task.residual is None:
+        warnings.warn(
+            f"{stage.adjustment}: how much of the prior the logits still carry cannot be stated; "
+            "all of it is assumed",
+            stacklevel=2,
+        )
+        return 1.0
+    return task.residual
+
+
+def run_estimate(stage: Estimate, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+    """Run a :class:`ltcache.methods.Estimate` stage."""
+    found = STATISTICS[stage.statistic](task, **stage.options)
+    return StageResult(previous, task.residual, statistics=found)
+
+
+RUNNERS: Mapping[type[Stage], Callable[..., StageResult]] = {
+    Train: run_train,
+    Solve: run_solve,
+    Transform: run_transform,
+    Adjust: run_adjust,
+    Estimate: run_estimate,
+}
+
+
+def best_of(
+    make: Callable[[Mapping[str, Any]], Head],
+    grid: Mapping[str, Sequence[Any]],
+    at_prediction: Sequence[str],
+    task: Task,
+    choice: Choice,
+) -> tuple[Head, dict[str, Any]]:
+    """Return the head of the best combination of a grid on validation rows, and the combination.
+
+    Where there are neither validation rows nor a choice to repeat, the defaults are taken.
+
+    Args:
+        make: options -> head. at_prediction: options that may be set on a head once made.
+        choice: the combination to repeat, with no choosing.
+    """
+    if choice is not None or not grid or task.val is None:
+        chosen = {name: choice[name] for name in grid if name in choice} if choice else {}
+        return make(chosen), chosen
+    late = {name: values for name, values in grid.items() if name in at_prediction}
+    early = {name: values for name, values in grid.items() if name not in at_prediction}
+    best: tuple[tuple[float, float], dict[str, Any]] | None = None
+    for first in combinations(early):
+        head = make(first)
+        for second in combinations(late):
+            for name, value in second.items():
+                setattr(head, name, value)
+            found = choose_by(head, task.val)
+            rank = (found["val_mean_per_class"], -found["val_nll"])
+            if best is None or rank > best[0]:
+                best = (rank, {**first, **second})
+    assert best is not None
+    return make(best[1]), best[1]
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of a grid's values, the last name changing fastest."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def initialise(head: Head, how: str, task: Task) -> str:
+    """Initialise a head by the first of several ways (``text|class_mean``) that the data allow.
+
+    Returns:
+        The way that was taken.
+    """
+    ways = how.split("|")
+    for way in ways:
+        try:
+            if way == "text" and task.transform not in ("none", "l2"):
+                raise FitError(
+                    f"class texts do not live among features that were transformed by "
+                    f"{task.transform!r}; take feature.transform=l2 or none, or another init"
+                )
+            head.initialise(way, task.rows.features, task.rows.labels, task.generator, task.context)
+            return way
+        except FitError:
+            if way == ways[-1]:
+                raise
+    raise FitError("no initialisation was named")
+
+
+def _required(previous: Head | None, who: str) -> Head:
+    if previous is None:
+        raise FitError(f"{who} needs a stage before it that makes a head")
+    return previous
