@@ -1,14 +1,15 @@
 """Which rows an epoch trains on, drawn at once: no per-sample Python, no weights over N rows.
 
 A sampler returns the int64 row numbers of one epoch, N of them, from a CPU generator alone, so that
-an epoch is the same on every device. Classes without rows are never drawn.
+an epoch is the same on every device. Classes without rows are never drawn. ``progress`` is how much
+of the training is over, 0..1; most samplers draw alike throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -43,19 +44,36 @@ class RowsByClass:
         return len(self.rows)
 
 
-def instance(data: RowsByClass, generator: Generator) -> Tensor:
+def instance(data: RowsByClass, generator: Generator, progress: float = 0.0) -> Tensor:
     """Return every row once, in random order."""
     return torch.randperm(len(data), generator=generator)
 
 
-def class_frequency(data: RowsByClass, generator: Generator, exponent: float) -> Tensor:
+def class_frequency(
+    data: RowsByClass, generator: Generator, progress: float = 0.0, *, exponent: float
+) -> Tensor:
     """Return N rows drawn with replacement: a class with probability ~ n**exponent, then a row.
 
     exponent 0 is class-balanced, 1/2 square-root, -1 the reversed sampler of BBN.
     """
+    share = data.counts[data.present].to(torch.float64) ** exponent
+    return _with_replacement(data, share / share.sum(), generator)
+
+
+def progressive(data: RowsByClass, generator: Generator, progress: float = 0.0) -> Tensor:
+    """Return N rows drawn with replacement, from instance-balanced to class-balanced.
+
+    At progress t a class has probability (1 - t) n / N + t / C (Kang et al., ICLR 2020).
+    """
+    counts = data.counts[data.present].to(torch.float64)
+    share = (1 - progress) * counts / counts.sum() + progress / len(counts)
+    return _with_replacement(data, share, generator)
+
+
+def _with_replacement(data: RowsByClass, share: Tensor, generator: Generator) -> Tensor:
+    """Return N rows: a present class with probability ``share``, then one of its rows."""
     classes = data.present
-    share = data.counts[classes].to(torch.float64) ** exponent
-    edges = (share / share.sum()).cumsum(0)
+    edges = share.cumsum(0)
     draws = torch.rand(len(data), dtype=torch.float64, generator=generator)
     chosen = classes[torch.searchsorted(edges, draws).clamp_(max=len(classes) - 1)]
     offset = torch.rand(len(data), dtype=torch.float64, generator=generator)
@@ -64,7 +82,9 @@ def class_frequency(data: RowsByClass, generator: Generator, exponent: float) ->
     return data.rows[data.starts[chosen] + inside]
 
 
-def class_aware(data: RowsByClass, generator: Generator, in_turn: int = 4) -> Tensor:
+def class_aware(
+    data: RowsByClass, generator: Generator, progress: float = 0.0, *, in_turn: int = 4
+) -> Tensor:
     """Return N rows: classes in cycles of random order, ``in_turn`` rows of each in turn.
 
     Rows of a class come from its shuffled list, which is shuffled again whenever it is used up
@@ -102,17 +122,25 @@ def _shuffled_lists(
     return rows[keys.argsort()], starts
 
 
+class Draw(Protocol):
+    """(rows by class, generator, progress) -> row numbers of one epoch, (N,)."""
+
+    def __call__(
+        self, data: RowsByClass, generator: Generator, progress: float = 0.0
+    ) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A sampler and what it does to the prior.
 
     Attributes:
-        draw: (rows by class, generator) -> row numbers of one epoch, (N,).
-        exponent: classes come up in proportion to n**exponent.
+        draw: of one epoch, see :class:`Draw`.
+        exponent: classes come up in proportion to n**exponent, at the end of the training.
         reference: where it comes from.
     """
 
-    draw: Callable[[RowsByClass, Generator], Tensor]
+    draw: Draw
     exponent: float
     reference: str
 
@@ -126,5 +154,6 @@ SAMPLERS: dict[str, Sampler] = {
     "square_root": Sampler(
         partial(class_frequency, exponent=0.5), 0.5, "Mahajan et al., ECCV 2018"
     ),
+    "progressive": Sampler(progressive, 0.0, "Kang et al., ICLR 2020"),
     "reversed": Sampler(partial(class_frequency, exponent=-1.0), -1.0, "BBN, CVPR 2020"),
 }

@@ -31,12 +31,29 @@ def test_class_frequencies_follow_the_stated_exponent(name: str) -> None:
     sampler, generator = SAMPLERS[name], _generator()
     drawn = torch.zeros(6)
     for _ in range(400):
-        drawn += torch.bincount(LABELS[sampler.draw(DATA, generator)], minlength=6)
+        drawn += torch.bincount(LABELS[sampler.draw(DATA, generator, 1.0)], minlength=6)
     counts = torch.tensor(COUNTS, dtype=torch.float64)
     expected = torch.where(counts > 0, counts.clamp(min=1) ** sampler.exponent, 0)
     torch.testing.assert_close(
         drawn.double() / drawn.sum(), expected / expected.sum(), atol=0.006, rtol=0
     )
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_progressive_goes_from_the_data_to_balanced_classes(progress: float) -> None:
+    generator, drawn = _generator(), torch.zeros(6)
+    for _ in range(400):
+        epoch = SAMPLERS["progressive"].draw(DATA, generator, progress)
+        drawn += torch.bincount(LABELS[epoch], minlength=6)
+    present = torch.tensor(COUNTS) > 0
+    expected = (1 - progress) * torch.tensor(COUNTS) / 100 + progress * present / 5
+    torch.testing.assert_close(drawn / drawn.sum(), expected, atol=0.006, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"progressive"}))
+def test_other_samplers_draw_alike_throughout(name: str) -> None:
+    draw = SAMPLERS[name].draw
+    assert torch.equal(draw(DATA, _generator()), draw(DATA, _generator(), 0.7))
 
 
 def test_instance_takes_every_row_once() -> None:
