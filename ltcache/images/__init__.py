@@ -31,18 +31,23 @@ path that leaves its root    failed; lists with such paths are refused as a whol
 ===========================  =======================================================================
 """
 
-from ltcache.images.decoding import DecodedImage, decode
+from ltcache.images.decoding import DecodedImage, DecodedViews, decode, decode_views
 from ltcache.images.limits import MAX_BYTES, safe_uri
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.stores import ImageStore, open_store
+from ltcache.images.views import View, parse_views
 
 __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
     "DecodedImage",
+    "DecodedViews",
     "ImageStore",
     "Preprocessing",
+    "View",
     "decode",
+    "decode_views",
     "open_store",
+    "parse_views",
     "safe_uri",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image, UnidentifiedImageError
 
 from ltcache.errors import ImageError
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
+from ltcache.images.views import View
 
 # what Pillow logs of a broken file is in the row's reason; without a handler it would be printed
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
+_CENTER = View("center")
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
 
@@ -28,10 +31,34 @@ class DecodedImage:
     height: int
 
 
+@dataclass(frozen=True)
+class DecodedViews:
+    """View -> pixels uint8 (crops, 3, H, W), and the size of the source in pixels."""
+
+    pixels: Mapping[str, np.ndarray]
+    width: int
+    height: int
+
+
 def decode(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
     """Decode one image and bring it to the encoder's input size.
 
     What becomes of unusual images stands in the table of :mod:`ltcache.images`.
+
+    Raises:
+        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
+    """
+    found = decode_views(data, preprocessing, [_CENTER])
+    return DecodedImage(found.pixels[_CENTER.name][0], found.width, found.height)
+
+
+def decode_views(
+    data: bytes, preprocessing: Preprocessing, views: Sequence[View], content: str = ""
+) -> DecodedViews:
+    """Decode one image once and cut every view's crops from it.
+
+    Args:
+        content: SHA-256 of ``data``, which random crops depend on.
 
     Raises:
         ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
@@ -45,15 +72,24 @@ def decode(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
                 raise ImageError(f"{width} x {height} pixels, more than {MAX_PIXELS} (MAX_PIXELS)")
             image.load()
             image.info.pop("transparency", None)  # dropped below in any case, but with a warning
-            fitted = preprocessing.geometry(image).convert("RGB")
-        pixels = np.asarray(fitted).transpose(2, 0, 1)
+            pixels = {
+                view.name: np.stack(
+                    [_channels(crop) for crop in view.cut(image, preprocessing, content)]
+                )
+                for view in views
+            }
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow knows") from None
     except Exception as error:  # a decoder may raise anything on a broken file
         raise ImageError(stable_text(error)) from None
-    return DecodedImage(pixels, width, height)
+    return DecodedViews(pixels, width, height)
+
+
+def _channels(image: Image.Image) -> np.ndarray:
+    """Return uint8 (3, H, W)."""
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
 def stable_text(error: Exception) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -90,12 +90,36 @@ class Preprocessing:
         if self.resize_mode == "longest":
             scaled = _keep_ratio(image.size, self.size, max)
             return _resize_and_crop(image, scaled, self.size, self.fill_color, resample)
-        if self.size[0] == self.size[1]:
-            scaled = _shortest_edge(image.size, self.size[0])
-        else:  # open_clip takes bicubic here, whatever the interpolation says
-            scaled = _keep_ratio(image.size, self.size, min)
-            resample = Image.Resampling.BICUBIC
+        scaled, resample = self._shortest(image)
         return _resize_and_crop(image, scaled, self.size, 0, resample)
+
+    def five_crops(self, image: Image.Image) -> list[Image.Image]:
+        """Return four corners (by row) and the centre, each of ``size``, in the image's own mode.
+
+        The image is resized as for an input that is larger by 24/224 in each direction; what such
+        an input would cut off at its sides is kept for the corners.
+        """
+        height, width = self.size
+        large = replace(self, size=tuple(edge + round(edge * 24 / 224) for edge in self.size))
+        if self.resize_mode == "shortest":
+            scaled, resample = large._shortest(image)
+        else:
+            image = large.geometry(image)
+            scaled, resample = image.size, Image.Resampling.NEAREST  # never applied
+        across, down = scaled[0] - width, scaled[1] - height
+        places = [(x, y) for y in (0, down) for x in (0, across)]
+        places.append((round(across / 2.0), round(down / 2.0)))
+        if scaled[0] * scaled[1] > MAX_PIXELS:
+            return [_resize_window(image, scaled, self.size, resample, at) for at in places]
+        whole = image if scaled == image.size else image.resize(scaled, resample)
+        return [whole.crop((x, y, x + width, y + height)) for x, y in places]
+
+    def _shortest(self, image: Image.Image) -> tuple[tuple[int, int], Image.Resampling]:
+        """Return the size before the crop that ``shortest`` resizes to, and how."""
+        if self.size[0] == self.size[1]:
+            return _shortest_edge(image.size, self.size[0]), _INTERPOLATION[self.interpolation]
+        # open_clip takes bicubic here, whatever the interpolation says
+        return _keep_ratio(image.size, self.size, min), Image.Resampling.BICUBIC
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return float32 (N, 3, H, W) from uint8 pixels, as ``ToTensor`` and ``Normalize`` do."""
@@ -141,19 +165,27 @@ def _resize_and_crop(
 
 
 def _resize_window(
-    image: Image.Image, scaled: tuple[int, int], size: tuple[int, int], resample: Image.Resampling
+    image: Image.Image,
+    scaled: tuple[int, int],
+    size: tuple[int, int],
+    resample: Image.Resampling,
+    at: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Resize only the part that the centre crop will keep: first across, then down, as Pillow does.
+    """Resize only the part that a crop will keep: first across, then down, as Pillow does.
 
     The same pixels (rarely off by a level or two) without the gigabytes that an image of
     20,000 x 1 takes when all of it is enlarged.
+
+    Args:
+        at: left and top edge of the crop in the resized image; None: in its centre.
     """
     mode = image.mode
     weighted = {"LA": "La", "RGBA": "RGBa"}.get(mode, mode)
     image = image.convert(weighted) if weighted != mode else image
     kept = (min(scaled[0], size[1]), min(scaled[1], size[0]))
-    x, left, width = _span(image.width, scaled[0], kept[0])
-    y, top, height = _span(image.height, scaled[1], kept[1])
+    starts = at or tuple(round((scaled[i] - kept[i]) / 2.0) for i in (0, 1))
+    x, left, width = _span(image.width, scaled[0], kept[0], starts[0])
+    y, top, height = _span(image.height, scaled[1], kept[1], starts[1])
     # Pillow keeps a box in single precision: a small crop keeps its numbers small
     image = image.crop((x.start, y.start, x.stop, y.stop))
     across = image.resize((kept[0], len(y)), resample, (left, 0, left + width, len(y)))
@@ -161,8 +193,8 @@ def _resize_window(
     return down.convert(mode) if weighted != mode else down
 
 
-def _span(source: int, scaled: int, kept: int) -> tuple[range, float, float]:
-    """Return the source pixels that the central ``kept`` of ``scaled`` ones are made of.
+def _span(source: int, scaled: int, kept: int, first: int) -> tuple[range, float, float]:
+    """Return the source pixels that ``kept`` of ``scaled`` ones are made of, from ``first`` on.
 
     Returns:
         The pixels, filters' neighbours included; where the span begins in them; its length.
@@ -170,7 +202,7 @@ def _span(source: int, scaled: int, kept: int) -> tuple[range, float, float]:
     if kept == scaled:
         return range(source), 0.0, float(source)
     unit = source / scaled
-    start = round((scaled - kept) / 2.0) * unit
+    start = first * unit
     reach = math.ceil(3 * max(1.0, unit))
     pixels = range(
         max(0, math.floor(start) - reach), min(source, math.ceil(start + kept * unit) + reach)

@@ -1,0 +1,206 @@
+"""Views: which crops of an image are encoded. A cache holds the features of each view apart.
+
+=========  ======  =================================================================================
+view       crops   geometry
+=========  ======  =================================================================================
+center     1       the encoder's own preprocessing, as open_clip does it for inference
+flip       1       the same, mirrored
+five       5       four corners and the centre of the image resized to 24/224 more than the
+                   encoder's size (the test-time crops of LIFT; Shi et al., ICML 2024)
+rrc:K      K       random resized crops (8 to 100 % of the area, aspect 3/4 to 4/3, bicubic with
+                   antialias; torchvision's RandomResizedCrop), each mirrored with probability 1/2
+=========  ======  =================================================================================
+
+Random numbers come from a counter-based generator (Philox) that is keyed by the seed, the SHA-256
+of the image's file and the number of the crop: the same image has the same crops whatever the
+order, the number of workers or the shards, and ``rrc:4`` begins with the crops of ``rrc:2``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ltcache.errors import UsageError
+from ltcache.images.preprocessing import Preprocessing
+
+SCALE = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+MAX_CROPS = 64
+_TRIES = 10
+_SEEDS = 1 << 64
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of an image.
+
+    Args:
+        name: ``center``, ``flip``, ``five`` or ``rrc:K``.
+        seed: of random crops, 0 .. 2**64 - 1; no part of a view that has none.
+
+    Raises:
+        UsageError: no such view; names those there are.
+    """
+
+    name: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        kind, count = self._parts()
+        if kind not in GEOMETRY or (count is None) == (kind == "rrc"):
+            raise UsageError(f"no view {self.name!r}; there are {', '.join(GEOMETRY)}:K")
+        if count is not None and not 1 <= count <= MAX_CROPS:
+            raise UsageError(f"view {self.name!r}: 1 to {MAX_CROPS} crops")
+        if not 0 <= self.seed < _SEEDS:
+            raise UsageError(f"the seed of views must be 0 to 2**64 - 1, not {self.seed}")
+
+    @property
+    def crops(self) -> int:
+        """Number of crops of each image."""
+        kind, count = self._parts()
+        return count if count is not None else 5 if kind == "five" else 1
+
+    @property
+    def random(self) -> bool:
+        """Whether the crops depend on the seed."""
+        return self._parts()[0] == "rrc"
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, crops, geometry and seed as JSON; of ``center`` the name says it all."""
+        kind = self._parts()[0]
+        if kind == "center":
+            return {"name": self.name}
+        value = {"name": self.name, "crops": self.crops, "geometry": dict(_DESCRIBED[kind])}
+        return {**value, "seed": self.seed} if self.random else value
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> View:
+        """Return the view of :meth:`identity`'s form.
+
+        Raises:
+            UsageError: not a view whose crops this version makes.
+        """
+        view = cls(identity["name"], identity.get("seed", 0))
+        if view.identity() != dict(identity):
+            raise UsageError(f"view {view.name!r} was made with another geometry: {identity}")
+        return view
+
+    def cut(self, image: Image.Image, preprocessing: Preprocessing, content: str) -> list[Any]:
+        """Return the crops of an image, of the encoder's size and in the image's own mode.
+
+        Args:
+            content: SHA-256 of the image's file.
+        """
+        return GEOMETRY[self._parts()[0]](image, preprocessing, self, content)
+
+    def _parts(self) -> tuple[str, int | None]:
+        match = re.fullmatch(r"([a-z]+)(?::([1-9][0-9]{0,3}))?", self.name)
+        if match is None:
+            return self.name, None
+        return match[1], int(match[2]) if match[2] else None
+
+
+def parse_views(names: Sequence[str], seed: int = 0) -> list[View]:
+    """Return views by their names, each once, in the order given.
+
+    Raises:
+        UsageError: an unknown view, or two that differ only in case or blanks.
+    """
+    return [View(name, seed) for name in dict.fromkeys(name.strip() for name in names)]
+
+
+def _center(image: Image.Image, preprocessing: Preprocessing, _: View, __: str) -> list[Any]:
+    return [preprocessing.geometry(image)]
+
+
+def _flip(image: Image.Image, preprocessing: Preprocessing, _: View, __: str) -> list[Any]:
+    return [_mirrored(preprocessing.geometry(image))]
+
+
+def _five(image: Image.Image, preprocessing: Preprocessing, _: View, __: str) -> list[Any]:
+    return preprocessing.five_crops(image)
+
+
+def _rrc(image: Image.Image, preprocessing: Preprocessing, view: View, content: str) -> list[Any]:
+    height, width = preprocessing.size
+    crops = []
+    for number in range(view.crops):
+        box, mirror = random_box(image.size, draws(view.seed, content, number))
+        crop = image.crop(box).resize((width, height), Image.Resampling.BICUBIC)
+        crops.append(_mirrored(crop) if mirror else crop)
+    return crops
+
+
+Geometry = Callable[[Image.Image, Preprocessing, View, str], "list[Any]"]
+
+GEOMETRY: dict[str, Geometry] = {"center": _center, "flip": _flip, "five": _five, "rrc": _rrc}
+"""Kind of view -> its crops. A new kind also says in :data:`_DESCRIBED` what it does."""
+
+_DESCRIBED: dict[str, dict[str, Any]] = {
+    "flip": {"mirror": True},
+    "five": {"larger_by": "24/224", "order": "corners by row, centre"},
+    "rrc": {
+        "scale": list(SCALE),
+        "ratio": list(RATIO),
+        "interpolation": "bicubic",
+        "mirror": 0.5,
+        "generator": "philox",
+    },
+}
+
+
+def draws(seed: int, content: str, number: int) -> np.ndarray:
+    """Return float64 numbers in [0, 1) for one crop of one image.
+
+    Philox is keyed by the seed and the first half of the image's SHA-256 that fits; the rest of it
+    and the crop's number set the counter. Raw words are scaled here, since only they are promised
+    to stay what they are in later versions of numpy.
+    """
+    words = [int(content[i : i + 16] or "0", 16) for i in (0, 16)]
+    # the lowest word of the counter counts the draws
+    counter = np.array([0, 0, words[1], number], np.uint64)
+    generator = np.random.Philox(key=np.array([seed, words[0]], np.uint64), counter=counter)
+    raw = generator.random_raw(4 * _TRIES + 1)
+    return np.asarray((raw >> np.uint64(11)) * 2.0**-53)
+
+
+def random_box(size: tuple[int, int], uniform: np.ndarray) -> tuple[Any, bool]:
+    """Return (left, top, right, bottom) and whether to mirror, as RandomResizedCrop draws them.
+
+    Args:
+        size: width and height of the image.
+        uniform: 41 numbers in [0, 1): area, aspect and place for each of ten tries, the mirror.
+    """
+    width, height = size
+    mirror = bool(uniform[-1] < 0.5)
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    for area, aspect, across, down in uniform[:-1].reshape(_TRIES, 4).tolist():
+        pixels = width * height * (SCALE[0] + (SCALE[1] - SCALE[0]) * area)
+        ratio = math.exp(low + (high - low) * aspect)
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
+            return (left, top, left + w, top + h), mirror
+    return _central_box(width, height), mirror
+
+
+def _central_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the largest central box whose aspect is allowed; at least one pixel."""
+    w, h = width, height
+    if width / height < RATIO[0]:
+        h = max(1, round(width / RATIO[0]))
+    elif width / height > RATIO[1]:
+        w = max(1, round(height * RATIO[1]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _mirrored(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
