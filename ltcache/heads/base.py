@@ -27,6 +27,7 @@ class HeadContext:
         text_features: unit text embedding of each class, (C, D_joint), or None.
         projection: pooled -> joint space, (D, D_joint), where the features are pooled; else None.
         logit_scale: of the encoder, exponentiated, or None.
+        directions: what :meth:`text_directions` returned when a saved head was fitted, (C, D).
     """
 
     dim: int
@@ -35,6 +36,7 @@ class HeadContext:
     text_features: Tensor | None = None
     projection: Tensor | None = None
     logit_scale: float | None = None
+    directions: Tensor | None = None
 
     def text_directions(self) -> Tensor:
         """Return unit class directions in the space of the features, (C, D).
@@ -46,6 +48,8 @@ class HeadContext:
         Raises:
             FitError: there are no class texts, or they live in another space.
         """
+        if self.directions is not None:
+            return self.directions
         if self.text_features is None:
             raise FitError("text initialisation needs class texts; add them with ltcache prompts")
         text = self.text_features.to(torch.float32)
@@ -57,6 +61,40 @@ class HeadContext:
                 f"{self.dim}: the encoder has no projection from this field to the text space"
             )
         return F.normalize(text, dim=1)
+
+    def kept(self, name: str) -> Tensor | None:
+        """Return a tensor that a head keeps by name; ``directions`` are computed where needed."""
+        value: Tensor | None = (
+            self.text_directions() if name == "directions" else getattr(self, name)
+        )
+        return value
+
+    def require_texts(self) -> Tensor:
+        """Return the text embeddings, (C, D_joint), that features or their projection meet.
+
+        Raises:
+            FitError: there are none, or they live in another space.
+        """
+        if self.text_features is None:
+            raise FitError("this head needs class texts; add them with ltcache prompts")
+        joint = self.dim if self.projection is None else self.projection.shape[1]
+        if self.text_features.shape != (self.num_classes, joint):
+            raise FitError(
+                f"class texts of shape {tuple(self.text_features.shape)} do not fit features of "
+                f"dimension {self.dim}: the encoder has no projection from this field to the text "
+                "space"
+            )
+        return self.text_features
+
+    def scale_or(self, scale: float | None) -> float:
+        """Return a stated scale, else the encoder's.
+
+        Raises:
+            FitError: there is neither.
+        """
+        if scale is None and self.logit_scale is None:
+            raise FitError("the encoder has no logit_scale; state the head's scale, such as 100")
+        return float(self.logit_scale if scale is None else scale)  # type: ignore[arg-type]
 
 
 class Affine(NamedTuple):
@@ -74,7 +112,10 @@ class Head(nn.Module):
         inits: names that :meth:`initialise` knows.
         fixed_representation: ``represent`` has no parameters, so that a fit may do it once.
         keeps: tensors of the context that the head goes on using; they become its buffers
-            ``context_NAME`` and travel with its state.
+            ``context_NAME`` and travel with its state. may_keep: the same where there are any.
+        sized_by_state: buffers and parameters whose shape follows from the training rows, so that
+            a freshly built head takes theirs from the state it loads.
+        unit_rows: ``normalise`` makes rows of unit length.
         at_prediction: hyper-parameters that only act at prediction: they may be set on a fitted
             head (``head.alpha = 2.0``), so that trying many values costs no second fit.
         residual: exponent a of the class prior n**a that the logits of a fitted training-free head
@@ -83,21 +124,25 @@ class Head(nn.Module):
 
     num_experts: int = 1
     at_prediction: ClassVar[tuple[str, ...]] = ()
-    residual: ClassVar[float | None] = None
+    residual: float | None = None
     inits: ClassVar[tuple[str, ...]] = ("random", "class_mean", "text")
     fixed_representation: ClassVar[bool] = False
     keeps: ClassVar[tuple[str, ...]] = ()
+    may_keep: ClassVar[tuple[str, ...]] = ()
+    sized_by_state: ClassVar[tuple[str, ...]] = ()
+    unit_rows: bool = False
     equation: ClassVar[str]
 
     def __init__(self, context: HeadContext) -> None:
         super().__init__()
         self.dim = context.dim
         self.num_classes = context.num_classes
-        for name in self.keeps:
-            value = getattr(context, name)
-            if value is None:
+        for name in (*self.keeps, *self.may_keep):
+            value = context.kept(name)
+            if value is None and name in self.keeps:
                 raise FitError(f"{type(self).__name__} needs {name}, which this cache lacks")
-            self.register_buffer(f"context_{name}", value.detach().clone())
+            kept = None if value is None else value.detach().to(torch.float32).clone()
+            self.register_buffer(f"context_{name}", kept)
 
     def represent(self, features: Tensor) -> Tensor:
         """Return (E, N, D') for features (N, D)."""
@@ -191,6 +236,28 @@ class Head(nn.Module):
         """Return the hyper-parameters that rebuild the head."""
         return {name: getattr(self, name) for name in hyper_parameters(type(self))}
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Make room for what only the state knows the shape of, then load."""
+        for name in self.sized_by_state:
+            if (value := state_dict.get(prefix + name)) is not None:
+                self._make_room(name, value)
+        for name in (f"context_{name}" for name in self.may_keep):
+            value = state_dict.get(prefix + name)
+            if value is None or self._buffers[name] is None:
+                self._buffers[name] = None if value is None else value.clone()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _make_room(self, name: str, value: Tensor) -> None:
+        current: Tensor = getattr(self, name)
+        if current.shape == value.shape:
+            return
+        room = torch.empty_like(value, dtype=current.dtype, device=current.device)
+        if isinstance(current, nn.Parameter):
+            room = nn.Parameter(room, requires_grad=current.requires_grad)
+        setattr(self, name, room)
+
 
 @torch.no_grad()
 def predict(head: Head, features: Tensor, block: int = 8192) -> Tensor:
@@ -205,6 +272,11 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     sums.index_add_(0, labels, features)
     counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
     return F.normalize(sums / counts[:, None], dim=1)
+
+
+def uses_texts(head: type[Head]) -> bool:
+    """Whether a head goes on using class texts, so that its context should have them."""
+    return bool({"text_features", "directions"} & {*head.keeps, *head.may_keep})
 
 
 def hyper_parameters(head: type[Head]) -> dict[str, Any]:

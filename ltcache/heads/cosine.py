@@ -17,6 +17,7 @@ class CosineHead(Head):
     """
 
     fixed_representation = True
+    unit_rows = True
     equation = "z_c = s <f/|f|, W_c/|W_c|>"
 
     def __init__(self, context: HeadContext, *, scale: float = 25.0) -> None:

@@ -1,4 +1,4 @@
-"""Every head in HEADS: shapes, gradients, initialisations, state; then transforms."""
+"""Initialisations of the linear and cosine heads; then transforms. test_catalogue has the rest."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads import (
-    HEADS,
     TRANSFORMS,
     CosineHead,
     FeatureTransform,
-    Head,
     HeadContext,
     LinearHead,
-    predict,
 )
 
 
@@ -39,69 +36,6 @@ def _rows(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tenso
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(20, 6, generator=generator, dtype=dtype)
     return features, torch.arange(20) % 5
-
-
-@pytest.fixture(params=sorted(HEADS))
-def head(request: pytest.FixtureRequest) -> Head:
-    head = HEADS[request.param](_context())
-    head.initialise("random", *_rows(), torch.Generator().manual_seed(0), _context())
-    return head
-
-
-def test_three_steps_and_their_shapes(head: Head) -> None:
-    features, _ = _rows()
-    representation = head.represent(features)
-    experts = head.classify(representation)
-    logits = head.combine(experts)
-    assert representation.shape[:2] == (head.num_experts, 20)
-    assert experts.shape == (head.num_experts, 20, 5) and logits.shape == (20, 5)
-    assert logits.dtype == torch.float32
-    torch.testing.assert_close(head(features), logits)
-    torch.testing.assert_close(predict(head, features, block=7), logits.detach())
-
-
-def test_gradient_is_right_in_double_precision(head: Head) -> None:
-    features, _ = _rows(torch.float64)
-    assert torch.autograd.gradcheck(head.double(), features[:4].requires_grad_())
-
-
-def test_affine_form_equals_classify(head: Head) -> None:
-    affine = head.affine()
-    if affine is None:
-        pytest.skip("not one product")
-    representation = head.represent(_rows()[0])
-    expected = F.linear(representation, affine.weight, affine.bias)
-    torch.testing.assert_close(head.classify(representation), expected)
-
-
-def test_classes_are_interchangeable(head: Head) -> None:
-    features, labels = _rows()
-    order = torch.tensor([3, 0, 4, 1, 2])
-    head.initialise("class_mean", features, labels, torch.Generator(), _context())
-    before = head(features)
-    moved = type(head)(_context(), **head.config())
-    moved.initialise("class_mean", features, order.argsort()[labels], torch.Generator(), _context())
-    torch.testing.assert_close(moved(features), before[:, order])
-
-
-def test_state_and_configuration_rebuild_the_head(head: Head, tmp_path: Path) -> None:
-    save_file(head.state_dict(), tmp_path / "h.safetensors")
-    again = type(head)(_context(), **head.config())
-    again.load_state_dict(load_file(tmp_path / "h.safetensors"))
-    features, _ = _rows()
-    assert torch.equal(again(features), head(features))
-
-
-def test_every_initialisation_works_and_random_follows_the_generator(head: Head) -> None:
-    features, labels = _rows()
-    seen = []
-    for how in head.inits:
-        for seed in (0, 0):
-            head.initialise(how, features, labels, torch.Generator().manual_seed(seed), _context())
-            seen.append(head(features).detach().clone())
-        assert torch.equal(seen[-1], seen[-2])
-    with pytest.raises(FitError, match="no initialisation 'best'"):
-        head.initialise("best", features, labels, torch.Generator(), _context())
 
 
 def test_class_means_are_unit_and_spare_an_empty_class() -> None:
