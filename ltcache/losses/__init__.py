@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from ltcache.losses.balanced_softmax import BalancedSoftmax
 from ltcache.losses.base import Loss, OffsetCrossEntropy, class_prior
+from ltcache.losses.class_balanced import ClassBalanced
+from ltcache.losses.compensated_logit_adjustment import CompensatedLogitAdjustment
 from ltcache.losses.cross_entropy import CrossEntropy, cross_entropy, cross_entropy_gradient_
+from ltcache.losses.focal import Focal
+from ltcache.losses.gcl import GCL
+from ltcache.losses.generalised_reweighting import GeneralisedReweighting
+from ltcache.losses.label_aware_smoothing import LabelAwareSmoothing
+from ltcache.losses.lade import LADE
+from ltcache.losses.ldam import LDAM
 from ltcache.losses.logit_adjustment import LogitAdjustment, logit_adjustment
+from ltcache.losses.seesaw import Seesaw
+from ltcache.losses.seesaw_static import SeesawStatic
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
+    "focal": Focal,
+    "class_balanced": ClassBalanced,
+    "generalised_reweighting": GeneralisedReweighting,
+    "balanced_softmax": BalancedSoftmax,
     "logit_adjustment": LogitAdjustment,
+    "compensated_logit_adjustment": CompensatedLogitAdjustment,
+    "ldam": LDAM,
+    "lade": LADE,
+    "gcl": GCL,
+    "seesaw": Seesaw,
+    "seesaw_static": SeesawStatic,
+    "label_aware_smoothing": LabelAwareSmoothing,
 }
 
 __all__ = [
+    "GCL",
+    "LADE",
+    "LDAM",
     "LOSSES",
+    "BalancedSoftmax",
+    "ClassBalanced",
+    "CompensatedLogitAdjustment",
     "CrossEntropy",
+    "Focal",
+    "GeneralisedReweighting",
+    "LabelAwareSmoothing",
     "LogitAdjustment",
     "Loss",
     "OffsetCrossEntropy",
+    "Seesaw",
+    "SeesawStatic",
     "class_prior",
     "cross_entropy",
     "cross_entropy_gradient_",

@@ -46,7 +46,7 @@ class Loss(nn.Module):
         smooth_prior: take (n + 1) / sum(n + 1) as the prior; else a class without rows is refused.
 
     Attributes:
-        prior: class prior, buffer (C,), float64.
+        class_counts: as given, buffer (C,), float64. prior: class prior, buffer (C,), float64.
         class_weights: buffer (C,), float64, mean 1, which the objective multiplies into the weight
             of each row by its label; None for equal ones.
         weights_from: share of the training, 0..1, from which they count (deferred re-weighting).
@@ -60,6 +60,7 @@ class Loss(nn.Module):
     reference: ClassVar[str]
     equation: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    class_counts: Tensor
     prior: Tensor
     class_weights: Tensor | None
     weights_from: float = 0.0
@@ -68,7 +69,9 @@ class Loss(nn.Module):
     def __init__(self, class_counts: Tensor, *, smooth_prior: bool = False) -> None:
         super().__init__()
         self.smooth_prior = smooth_prior
-        self.register_buffer("prior", class_prior(torch.as_tensor(class_counts), smooth_prior))
+        counts = torch.as_tensor(class_counts, dtype=torch.float64)
+        self.register_buffer("prior", class_prior(counts, smooth_prior))
+        self.register_buffer("class_counts", counts.clone())
         self.register_buffer("class_weights", None)
 
     def observe(self, labels: Tensor) -> None:
