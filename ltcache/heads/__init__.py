@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ltcache.heads.ballad_adapter import BALLADAdapterHead
 from ltcache.heads.base import (
     Affine,
     Head,
@@ -13,13 +14,19 @@ from ltcache.heads.base import (
 )
 from ltcache.heads.cosine import CosineHead
 from ltcache.heads.disalign import DisAlignHead
+from ltcache.heads.experts import ExpertsHead
 from ltcache.heads.gda import GDAHead
+from ltcache.heads.knn import KNNHead
 from ltcache.heads.l2norm_linear import L2NormLinearHead
 from ltcache.heads.linear import LinearHead
 from ltcache.heads.lws import LWSHead
 from ltcache.heads.marc import MARCHead
 from ltcache.heads.ncm import NCMHead
+from ltcache.heads.reslt import ResLTHead
+from ltcache.heads.sg_attention import SGAttentionHead
+from ltcache.heads.tip_adapter import TipAdapterFHead, TipAdapterHead
 from ltcache.heads.transform import TRANSFORMS, FeatureTransform
+from ltcache.heads.visual_attention import VisualAttentionHead
 from ltcache.heads.zero_shot import ZeroShotHead
 
 HEADS: dict[str, type[Head]] = {
@@ -32,6 +39,14 @@ HEADS: dict[str, type[Head]] = {
     "ncm": NCMHead,
     "gda": GDAHead,
     "zero_shot": ZeroShotHead,
+    "ballad_adapter": BALLADAdapterHead,
+    "tip_adapter": TipAdapterHead,
+    "tip_adapter_f": TipAdapterFHead,
+    "knn": KNNHead,
+    "experts": ExpertsHead,
+    "reslt": ResLTHead,
+    "sg_attention": SGAttentionHead,
+    "visual_attention": VisualAttentionHead,
 }
 
 __all__ = [

@@ -209,11 +209,7 @@ class Head(nn.Module):
         Raises:
             FitError: an initialisation that this head does not know or cannot have.
         """
-        if how not in self.inits:
-            raise FitError(
-                f"{type(self).__name__} has no initialisation {how!r}; known: "
-                f"{', '.join(self.inits)}"
-            )
+        self.require_known(how)
         with torch.no_grad():
             if how == "random":
                 self.set_weight(self.random_weight(generator))
@@ -222,6 +218,18 @@ class Head(nn.Module):
                 self.set_weight(class_means(rows, labels, self.num_classes))
             else:
                 self.set_weight(context.text_directions())
+
+    def require_known(self, how: str) -> None:
+        """Refuse an initialisation that the head does not have.
+
+        Raises:
+            FitError: with those it has.
+        """
+        if how not in self.inits:
+            raise FitError(
+                f"{type(self).__name__} has no initialisation {how!r}; known: "
+                f"{', '.join(self.inits) or 'none, it is fitted in closed form'}"
+            )
 
     def random_weight(self, generator: Generator) -> Tensor:
         """Return (C, D) uniform in +-1/sqrt(D), the default of torch's Linear."""

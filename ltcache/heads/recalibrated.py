@@ -82,7 +82,7 @@ class RecalibratedHead(Head):
         Raises:
             FitError: always.
         """
-        name = type(self).__name__
-        if how not in self.inits:
-            raise FitError(f"{name} has no initialisation {how!r}; known: {', '.join(self.inits)}")
-        raise FitError(f"{name} needs a stage before it, whose weights it takes over")
+        self.require_known(how)
+        raise FitError(
+            f"{type(self).__name__} needs a stage before it, whose weights it takes over"
+        )

@@ -15,19 +15,15 @@ from ltcache.heads import HEADS, Head, HeadContext, predict, uses_texts
 from tests.heads.started import CLASSES, DIM, disturbed, make_context, make_rows, started
 
 NAMES = sorted(HEADS)
-OPTIONS = [
-    (name, options)
-    for name in NAMES
-    for options in (
-        [{}]
-        + [{"classifier": c} for c in ("text", "cosine") if name == "ballad_adapter"]
-        + [
-            {"classifier": "cosine"}
-            for _ in "1"
-            if name in ("experts", "reslt", "sg_attention", "visual_attention")
-        ]
-    )
-]
+CLASSIFIERS = {
+    "ballad_adapter": ("linear", "cosine"),
+    "experts": ("cosine",),
+    "reslt": ("cosine",),
+    "sg_attention": ("linear",),
+    "visual_attention": ("linear",),
+}
+OPTIONS: list[tuple[str, dict[str, str]]] = [(name, {}) for name in NAMES]
+OPTIONS += [(name, {"classifier": c}) for name, others in CLASSIFIERS.items() for c in others]
 
 
 @pytest.mark.parametrize("name", NAMES)
