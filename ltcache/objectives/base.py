@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ltcache.errors import FitError
 from ltcache.losses import Loss
 
 
@@ -25,6 +27,18 @@ class Batch:
     weights: Tensor | None = None
     other_labels: Tensor | None = None
     share: float = 1.0
+
+    def by_label(self) -> tuple[Batch, Batch]:
+        """Return the batch with its first labels alone, and with its second ones alone."""
+        first = replace(self, other_labels=None, share=1.0)
+        other = self.labels if self.other_labels is None else self.other_labels
+        return first, replace(first, labels=other)
+
+    def take(self, rows: Tensor) -> Batch:
+        """Return some rows; a row may come several times."""
+        weights = None if self.weights is None else self.weights[rows]
+        other = None if self.other_labels is None else self.other_labels[rows]
+        return Batch(self.features[rows], self.labels[rows], weights, other, self.share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +59,12 @@ class Objective(nn.Module):
 
     Args:
         loss: the loss per row that it is built on.
+
+    Attributes:
+        corrects: what the objective does about the prior beyond its loss; see :class:`Loss`.
     """
+
+    corrects: ClassVar[Literal["none", "partial", "full"]] = "none"
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
@@ -68,17 +87,34 @@ class Objective(nn.Module):
         mean = self.loss(logits, batch.labels) @ self.mean_weights(batch, progress).to(logits.dtype)
         if batch.other_labels is None:
             return mean
-        other = replace(batch, labels=batch.other_labels, other_labels=None)
+        other = batch.by_label()[1]
         return batch.share * mean + (1 - batch.share) * self.mean_loss(logits, other, progress)
 
     def mean_weights(self, batch: Batch, progress: float) -> Tensor:
         """Return row weights (N,) that sum to 1: sample weights times class weights in force."""
-        rows = len(batch.labels)
-        weights = batch.weights
         by_class = self.loss.weights_at(progress)
-        if by_class is not None:
-            own = by_class[batch.labels]
-            weights = own if weights is None else weights * own
-        if weights is None:
-            return torch.full((rows,), 1 / rows, device=batch.labels.device)
+        if by_class is None:
+            return self.sample_weights(batch)
+        weights = by_class[batch.labels]
+        if batch.weights is not None:
+            weights = weights * batch.weights
         return weights / weights.sum()
+
+    def sample_weights(self, batch: Batch) -> Tensor:
+        """Return the sample weights alone, (N,), made to sum to 1."""
+        rows = len(batch.labels)
+        if batch.weights is None:
+            return torch.full((rows,), 1 / rows, dtype=torch.float64, device=batch.labels.device)
+        return batch.weights / batch.weights.sum()
+
+    def require_experts(self, outputs: Outputs, number: int) -> None:
+        """Refuse a head with another number of experts.
+
+        Raises:
+            FitError: it has more or fewer.
+        """
+        if len(outputs.experts) != number:
+            raise FitError(
+                f"the objective {type(self).__name__} is for {number} experts, the head has "
+                f"{len(outputs.experts)}: take a head with experts and set their number to {number}"
+            )
