@@ -8,10 +8,18 @@ import click
 
 from ltcache.cli.options import general, print_json
 
+FORMATS = {"run": ("bundle", "onnx"), "cache": ("plain", "hf")}
 
-@click.command("export", short_help="Write a cache or a run as plain files.")
+
+@click.command("export", short_help="Write a cache or a run for use without ltcache.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([form for forms in FORMATS.values() for form in forms]),
+    help="Of a run: bundle (default) or onnx. Of a cache: plain (default) or hf.",
+)
 @click.option("--model", help="Of a run: its encoder, if not the one the run names.")
 @click.option("--pretrained", help="Its tag or checkpoint.")
 @click.option(
@@ -21,6 +29,7 @@ from ltcache.cli.options import general, print_json
 def command(
     source: Path,
     out: Path,
+    form: str | None,
     model: str | None,
     pretrained: str | None,
     activation: str | None,
@@ -28,22 +37,39 @@ def command(
 ) -> None:
     """Write SOURCE as files that need nothing of ltcache.
 
-    A cache becomes a folder of numpy arrays with its rows in parquet. A run becomes image tower
-    and head in one safetensors file with a script that needs torch and open_clip alone.
+    A run becomes image tower and head in one safetensors file with a script that needs torch and
+    open_clip alone, and, where its head folds, a matrix for open_clip's zero-shot classification
+    (bundle); or one ONNX file from pixels to probabilities (onnx). A cache becomes a folder of
+    numpy arrays with its rows in parquet (plain), or a dataset for load_from_disk of Hugging Face's
+    datasets (hf).
 
     \b
-    ltcache export cache --out plain
     ltcache export runs/la --out bundle
+    ltcache export runs/la --format onnx --out onnx
+    ltcache export cache --out plain
+    ltcache export cache --format hf --out dataset
     """
-    from ltcache.transfer import export_bundle, export_cache
+    from ltcache.errors import UsageError
+    from ltcache.transfer import export_bundle, export_cache, export_dataset, export_onnx
 
-    if (source / "run.json").is_file():
-        export_bundle(source, out, model=model, pretrained=pretrained, activation=activation)
-        files = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+    kind = "run" if (source / "run.json").is_file() else "cache"
+    form = form or FORMATS[kind][0]
+    if form not in FORMATS[kind]:
+        raise UsageError(
+            f"{source} is a {kind}: it is exported as {' or '.join(FORMATS[kind])}, not {form}"
+        )
+    if kind == "run":
+        write = export_onnx if form == "onnx" else export_bundle
+        write(source, out, model=model, pretrained=pretrained, activation=activation)
     else:
-        files = export_cache(source, out).files
+        (export_dataset if form == "hf" else export_cache)(source, out)
+    files = {
+        path.relative_to(out).as_posix(): path.stat().st_size
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
     if as_json:
-        print_json({"path": str(out), "files": files})
+        print_json({"path": str(out), "format": form, "files": files})
         return
     for name, size in files.items():
         click.echo(f"{out / name}  {size / 1e6:.1f} MB")

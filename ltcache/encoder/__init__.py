@@ -5,9 +5,11 @@ from __future__ import annotations
 from ltcache.encoder.encoder import Encoder, PendingFeatures
 from ltcache.encoder.load import load_encoder
 from ltcache.encoder.text import encode_prompts, openai_simple_templates, openai_templates
+from ltcache.encoder.tower import ImageTower
 
 __all__ = [
     "Encoder",
+    "ImageTower",
     "PendingFeatures",
     "encode_prompts",
     "load_encoder",

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from ltcache.transfer.bundle import export_bundle
+from ltcache.transfer.dataset import export_dataset
 from ltcache.transfer.exporting import ExportReport, export_cache
 from ltcache.transfer.importing import ImportReport, import_features
+from ltcache.transfer.onnx_file import export_onnx
 
-__all__ = ["ExportReport", "ImportReport", "export_bundle", "export_cache", "import_features"]
+__all__ = [
+    "ExportReport",
+    "ImportReport",
+    "export_bundle",
+    "export_cache",
+    "export_dataset",
+    "export_onnx",
+    "import_features",
+]

@@ -2,8 +2,8 @@
 
 The folder holds a script of one page that needs torch, open_clip, safetensors and Pillow. Before
 anything is handed out the script itself is run beside the encoder and the run, and has to give the
-same probabilities. There is no ONNX file: torch writes one only with the package ``onnx``, which
-ltcache does not depend on.
+same probabilities. Where the head is one product in the space of the class texts, the product
+stands beside it as the matrix that open_clip's zero-shot classification takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from ltcache.errors import EncoderError, FitError
+from ltcache.cache.layout import CENTER
+from ltcache.errors import EncoderError, FitError, UsageError
 from ltcache.predict import check_encoder, load_for_run, probabilities_of
 from ltcache.run import Run, open_run
 from ltcache.transfer.exporting import whole_folder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ltcache.encoder import Encoder
 
 TOLERANCE = 1e-4
-BUNDLE, SCRIPT = "bundle.safetensors", "classify.py"
+BUNDLE, SCRIPT, ZERO_SHOT = "bundle.safetensors", "classify.py", "zero_shot.safetensors"
 
 _SCRIPT = '''"""Classify images: python classify.py IMAGE...
 
@@ -120,15 +121,18 @@ python classify.py photo.jpg
 ```
 
 Features are `{field}`; then `{transform}`{unit}; then `features @ head.weight.T + head.bias`.
+{prior} `ltcache export --format onnx` writes the same for ONNX Runtime.
+
 {fold}
-The logits carry the class prior n**{prior:g} of the training rows. There is no ONNX file here:
-`torch.onnx.export(Classifier(...), ...)` writes one where the package `onnx` is installed.
 """
 
-_FOLD = """
-The head works on unit features in the space of CLIP's texts and has no bias, so that
-`head.weight.T` (D, C) takes the place of a zero-shot classifier: `normalize(image) @ weights`.
-"""
+_FOLDS = """`zero_shot.safetensors` holds `weight` (D, C). It takes the place of the matrix of class
+texts in open_clip's zero-shot classification and names the same class,
+`(model.encode_image(images, normalize=True) @ weight).argmax(dim=1)`{equal}."""
+
+_FOLDS_NOT = """There is no `zero_shot.safetensors`: {why}, so that no matrix gives the same classes
+from open_clip's embeddings alone. A head that folds: `ltcache fit-adapter CACHE --method METHOD
+-s feature.field=embedding -s feature.transform=l2 -s head.bias=false`, or a cosine head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +179,8 @@ def export_bundle(
 
     Args:
         run: a run or its directory.
-        out: a new folder: ``bundle.safetensors``, ``classify.py``, ``README.md``.
+        out: a new folder: ``bundle.safetensors``, ``classify.py``, ``README.md``, and
+            ``zero_shot.safetensors`` where :func:`zero_shot_matrix` has one.
         encoder: loaded already, in float32; else as in :func:`ltcache.predict.predict`.
 
     Raises:
@@ -184,9 +189,7 @@ def export_bundle(
     """
     run = run if isinstance(run, Run) else open_run(run)
     folded = fold_head(run)
-    if encoder is None:
-        encoder = load_for_run(run, model, pretrained, activation, "cpu", "fp32")
-    check_encoder(run, encoder)
+    run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
     out = Path(out)
     config = _config(run, encoder, folded)
     with whole_folder(out) as partial:
@@ -195,10 +198,56 @@ def export_bundle(
         tensors |= {"transform.mean": run.transform.mean, "transform.std": run.transform.std}
         own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         save_file(own, partial / BUNDLE, metadata={"config": json.dumps(config)})
+        if (matrix := zero_shot_matrix(run, folded)) is not None:
+            save_file({"weight": matrix}, partial / ZERO_SHOT)
         (partial / SCRIPT).write_text(_SCRIPT, encoding="utf-8")
         (partial / "README.md").write_text(_readme(run, config, folded), encoding="utf-8")
         _check(run, encoder, partial)
     return out
+
+
+def run_and_encoder(
+    run: Run | str | Path,
+    encoder: Encoder | None,
+    model: str | None,
+    pretrained: str | None,
+    activation: str | None,
+) -> tuple[Run, Encoder]:
+    """Open a run and its encoder, in float32 on the CPU, and make sure that they fit.
+
+    Raises:
+        IdentityError: the encoder is not the run's.
+        UsageError: nothing names the encoder, or the run predicts on another view than ``center``.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    if (view := run.method.feature.eval_view) != CENTER:
+        raise UsageError(
+            f"the run predicts on the view {view!r}: only runs on {CENTER!r} can be exported; fit "
+            f"with -s feature.eval_view={CENTER}"
+        )
+    if encoder is None:
+        encoder = load_for_run(run, model, pretrained, activation, "cpu", "fp32")
+    check_encoder(run, encoder)
+    return run, encoder
+
+
+def zero_shot_matrix(run: Run, folded: Folded) -> torch.Tensor | None:
+    """Return the head as open_clip's zero-shot matrix, (D, C), or None where it is none.
+
+    ``embedding @ matrix`` has the same largest entry as the run's logits, be the embedding of unit
+    length or not: a positive factor of a row changes no argmax.
+    """
+    if _why_not_folded(run, folded):
+        return None
+    return folded.weight.T.contiguous()
+
+
+def _why_not_folded(run: Run, folded: Folded) -> str:
+    if run.record["field"] != "embedding":
+        return f"the head takes {run.record['field']!r} features"
+    if run.transform.kind not in ("none", "l2"):
+        return f"the transform {run.transform.kind!r} subtracts a mean"
+    return "the head has a bias" if folded.bias.any() else ""
 
 
 def _config(run: Run, encoder: Encoder, folded: Folded) -> dict[str, Any]:
@@ -222,8 +271,9 @@ def _config(run: Run, encoder: Encoder, folded: Folded) -> dict[str, Any]:
 
 
 def _readme(run: Run, config: dict[str, Any], folded: Folded) -> str:
+    why = _why_not_folded(run, folded)
     unit = folded.unit_features or config["transform"] == "l2"
-    folds = unit and config["field"] == "embedding" and config["transform"] in ("none", "l2")
+    equal = ", with the run's logits in every entry" if unit else ""
     return _README.format(
         method=run.method.name,
         classes=len(folded.weight),
@@ -231,9 +281,16 @@ def _readme(run: Run, config: dict[str, Any], folded: Folded) -> str:
         field=config["field"],
         transform=config["transform"],
         unit="; then unit length" if folded.unit_features else "",
-        fold=_FOLD if folds and not folded.bias.any() else "",
-        prior=config["residual_prior"],
+        fold=_FOLDS_NOT.format(why=why) if why else _FOLDS.format(equal=equal),
+        prior=prior_text(config["residual_prior"]),
     )
+
+
+def prior_text(prior: float | None) -> str:
+    """Return what a README says of the prior that the logits carry."""
+    if prior is None:
+        return "It is not known which class prior the logits carry."
+    return f"The logits carry the class prior n**{prior:g} of the training rows."
 
 
 def _check(run: Run, encoder: Encoder, folder: Path) -> None:

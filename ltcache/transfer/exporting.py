@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,9 @@ import pyarrow.parquet as pq
 
 from ltcache.cache import Cache, open_cache
 from ltcache.cache.fingerprint import file_digest
+from ltcache.cache.layout import CENTER
 from ltcache.errors import UsageError
+from ltcache.run import write_json
 from ltcache.transfer.exported import CLASSES, ENCODER, FORMAT, RECORD, ROWS
 
 _BLOCK = 4096
@@ -76,12 +77,12 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
             _write_field(cache, name, partial / f"{name}.npy")
         rows = cache.manifest.rows
         pq.write_table(rows.drop_columns(["item"]), partial / ROWS)
-        _write_json(partial / CLASSES, cache.manifest.header())
+        write_json(partial / CLASSES, cache.manifest.header())
         tensors = {"projection": cache.projection, "projection_bias": cache.projection_bias}
         np.savez(partial / ENCODER, **{n: a for n, a in tensors.items() if a is not None})  # type: ignore[arg-type]
         prompts = [_write_prompts(cache, name, partial) for name in cache.prompt_names]
         written = sorted(partial.iterdir())
-        _write_json(partial / RECORD, _record(cache, prompts, written))
+        write_json(partial / RECORD, _record(cache, prompts, written))
         (partial / "README.md").write_text(_readme(cache), encoding="utf-8")
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
     return ExportReport(out, rows.num_rows, sizes)
@@ -106,7 +107,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 def _write_field(cache: Cache, name: str, path: Path) -> None:
     rows = np.arange(cache.manifest.rows.num_rows)
-    crops, dtype = _form(cache, name, rows)
+    crops, dtype = stored_form(cache, name)
     dim = cache.field_dims()[name]
     shape = (len(rows), dim) if crops == 1 else (len(rows), crops, dim)
     target = np.lib.format.open_memmap(path, "w+", dtype, shape)
@@ -116,8 +117,9 @@ def _write_field(cache: Cache, name: str, path: Path) -> None:
     target.flush()
 
 
-def _form(cache: Cache, name: str, rows: np.ndarray) -> tuple[int, type]:
+def stored_form(cache: Cache, name: str) -> tuple[int, type]:
     """Return the crops of a row, and float16 unless a value needs float32."""
+    rows = np.arange(cache.manifest.rows.num_rows)
     crops = 1
     for chosen in _blocks(rows):
         values = cache.row_features(chosen, name)
@@ -149,17 +151,34 @@ def _write_prompts(cache: Cache, name: str, folder: Path) -> dict[str, Any]:
 def _record(cache: Cache, prompts: list[dict[str, Any]], written: list[Path]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "view": "center",
+        "view": CENTER,
         "fields": cache.field_dims(),
-        "encoder": {
-            "identity": cache.encoder,
-            "numerics": cache.numerics,
-            "provenance": cache.provenance,
-            "logit_scale": cache.logit_scale,
-            "logit_bias": cache.logit_bias,
-        },
+        "encoder": _encoder(cache),
         "prompts": prompts,
         "files": {path.name: file_digest(path) for path in written},
+    }
+
+
+def _encoder(cache: Cache) -> dict[str, Any]:
+    return {
+        "identity": cache.encoder,
+        "numerics": cache.numerics,
+        "provenance": cache.provenance,
+        "logit_scale": cache.logit_scale,
+        "logit_bias": cache.logit_bias,
+    }
+
+
+def provenance(cache: Cache) -> dict[str, Any]:
+    """Return where the features of a cache come from, a value for JSON."""
+    prompts = {name: dict(cache.prompts(name).identity) for name in cache.prompt_names}
+    return {
+        "view": CENTER,
+        "fields": cache.field_dims(),
+        "encoder": _encoder(cache),
+        "manifest": cache.manifest.identity(),
+        "header": cache.manifest.header(),
+        "prompts": prompts,
     }
 
 
@@ -181,8 +200,3 @@ def _readme(cache: Cache) -> str:
         encoder_file=ENCODER,
         record=RECORD,
     )
-
-
-def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -387,7 +388,6 @@ def test_a_bundle_gives_the_runs_probabilities(
     (expected,) = predict(run, [file], encoder=encoder)
     found = shares[list(expected.labels)].tolist()
     assert found == pytest.approx(list(expected.probabilities), abs=2e-3)  # rounded as in a cache
-    assert ("zero-shot" in (out / "README.md").read_text()) == (method == "lift-lp")
 
 
 def test_a_bundle_runs_without_ltcache(
@@ -411,14 +411,69 @@ def test_a_bundle_runs_without_ltcache(
     assert float(share) == pytest.approx(expected.probabilities[0], abs=2e-3)
 
 
-def test_a_head_folds_into_a_zero_shot_matrix(cache: Path, encoder: Any, tmp_path: Path) -> None:
-    run = fit_adapter(cache, "lift-lp", overrides={**SHORT, "feature.field": "embedding"})
-    export_bundle(run, tmp_path / "bundle", encoder=encoder)
-    weights = load_file(tmp_path / "bundle" / "bundle.safetensors")["head.weight"].T  # (D, C)
-    features = torch.from_numpy(open_cache(cache).features("test")[:, 0])
-    zero_shot_logits = torch.nn.functional.normalize(features, dim=1) @ weights
-    logits = torch.from_numpy(run.logits(features.numpy()))
-    assert torch.equal(zero_shot_logits.argmax(1), logits.argmax(1))
+@pytest.mark.parametrize(
+    ("method", "overrides", "equal"),
+    [
+        ("ce", {"feature.transform": "none", "head.bias": "false"}, False),
+        ("ce", {"feature.transform": "l2", "head.bias": "false"}, True),
+        ("lift-lp", {}, True),
+    ],
+)
+def test_an_exported_head_takes_the_place_of_open_clips_zero_shot_matrix(
+    method: str,
+    overrides: dict[str, str],
+    equal: bool,
+    images: Path,
+    cache: Path,
+    tiny_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = {**SHORT, "feature.field": "embedding", **overrides}
+    run = fit_adapter(cache, method, tmp_path / "run", overrides=settings)
+    named = ["--model", f"local-dir:{tiny_clip}"]
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "bundle"), *named])
+    assert not caught.value.code and "zero_shot.safetensors" in capsys.readouterr().out
+    weight = load_file(tmp_path / "bundle" / "zero_shot.safetensors")["weight"]
+    assert weight.shape == (32, 2)  # (D, C), as open_clip.build_zero_shot_classifier gives it
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip}")
+    files = sorted(p for p in images.rglob("*.png") if p.name != "bad.png")
+    pixels = torch.stack([preprocess(Image.open(file)) for file in files])
+    with torch.no_grad():
+        embedding = model.eval().encode_image(pixels)
+        logits = torch.nn.functional.normalize(embedding, dim=1) @ weight
+    assert torch.equal(logits.argmax(1), (embedding @ weight).argmax(1))
+    expected = torch.from_numpy(run.logits(embedding.numpy()))
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+    assert torch.allclose(logits, expected, atol=1e-4) == equal
+    text = (tmp_path / "bundle" / "README.md").read_text()
+    assert ("run's logits in every entry" in text) == equal
+    every = np.arange(len(open_cache(cache).manifest))
+    rows = open_cache(cache).row_features(every)[:, 0]  # and on what the cache holds
+    found = (torch.from_numpy(rows) @ weight).argmax(1).numpy()
+    ok = open_cache(cache).rows()
+    assert np.array_equal(found[ok], run.logits(rows[ok]).argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        ({"feature.field": "embedding", "feature.transform": "none"}, "the head has a bias"),
+        ({"feature.field": "pooled", "head.bias": "false"}, "takes 'pooled' features"),
+        (
+            {"feature.field": "embedding", "feature.transform": "center_l2", "head.bias": "false"},
+            "subtracts a mean",
+        ),
+    ],
+)
+def test_what_is_no_zero_shot_matrix_says_why(
+    overrides: dict[str, str], why: str, cache: Path, encoder: Any, tmp_path: Path
+) -> None:
+    run = fit_adapter(cache, "ce", overrides={**SHORT, **overrides})
+    out = export_bundle(run, tmp_path / "bundle", encoder=encoder)
+    assert not (out / "zero_shot.safetensors").exists()
+    assert why in (out / "README.md").read_text()
 
 
 def test_a_bundle_needs_the_runs_encoder_and_one_product(
