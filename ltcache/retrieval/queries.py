@@ -1,0 +1,110 @@
+"""What a pool is scored with: unit text rows of every class, and a temperature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ltcache.cache import PromptEmbeddings
+from ltcache.errors import UsageError
+
+POOLINGS = ("mean", "max")
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """One or several unit rows per class; logits are their largest product, over tau.
+
+    Args:
+        rows: float64 (M, C, D), unit rows; a class with fewer than M repeats its first one.
+        tau: temperature of the softmax, above 0: 1 / logit_scale of the encoder.
+
+    Raises:
+        UsageError: fewer than two classes (a softmax over one is always 1), or tau not above 0.
+    """
+
+    rows: np.ndarray
+    tau: float
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise UsageError("a softmax over prompts needs at least two classes")
+        if not (np.isfinite(self.tau) and self.tau > 0):
+            raise UsageError(f"tau is {self.tau}: it must be above 0")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.rows.shape[1])
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.rows.shape[2])
+
+    @cached_property
+    def scaled(self) -> np.ndarray:
+        """Float64 (M, C, D): rows over tau, so that a product with them is a logit."""
+        return self.rows / self.tau
+
+
+def class_queries(
+    prompts: PromptEmbeddings,
+    tau: float,
+    *,
+    pooling: str = "mean",
+    class_means: np.ndarray | None = None,
+    weight: float = 0.0,
+) -> Queries:
+    """Return the queries of all classes.
+
+    Args:
+        prompts: class texts; several sentences of a class are its synonyms.
+        tau: temperature.
+        pooling: ``mean``: the unit mean of a class's sentences (prompt ensembling); ``max``: the
+            sentence that is nearest to the image.
+        class_means: (C, D), mean unit embedding of each class's training images, or None; zeros
+            for a class without any, which keeps its texts.
+        weight: of the class mean, 0..1, in ``unit((1 - weight) text + weight unit(mean))``.
+
+    Raises:
+        UsageError: unknown pooling, or a weight that cannot be meant.
+    """
+    if pooling not in POOLINGS:
+        raise UsageError(f"pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
+    if not 0 <= weight <= 1:
+        raise UsageError(f"the weight of the class means is {weight}: it lies between 0 and 1")
+    if weight and class_means is None:
+        raise UsageError("prompts are mixed with class means, but there are none")
+    rows = _sentences(prompts) if pooling == "max" else prompts.mean[None]
+    rows = unit(rows.astype(np.float64))
+    if weight and class_means is not None:
+        rows = mix(rows, class_means, weight)
+    return Queries(rows, float(tau))
+
+
+def mix(rows: np.ndarray, class_means: np.ndarray, weight: float) -> np.ndarray:
+    """Return float64 unit rows ``(1 - weight) rows + weight unit(class_means)``.
+
+    Args:
+        rows: (..., C, D), unit rows. class_means: (C, D), zeros where a class has no image.
+    """
+    means = class_means.astype(np.float64)
+    there = np.linalg.norm(means, axis=-1, keepdims=True) > 0
+    return unit(np.where(there, (1 - weight) * rows + weight * unit(means), rows))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return rows of unit length along the last axis; zeros stay zeros."""
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, np.finfo(rows.dtype).tiny))
+
+
+def _sentences(prompts: PromptEmbeddings) -> np.ndarray:
+    """Return (M, C, D) sentences; places beyond a class's count repeat its first sentence."""
+    rows = prompts.sentences.copy()
+    beyond = np.arange(rows.shape[1]) >= prompts.count[:, None]
+    rows[beyond] = np.broadcast_to(rows[:, :1], rows.shape)[beyond]
+    return np.ascontiguousarray(rows.transpose(1, 0, 2))
