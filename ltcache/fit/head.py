@@ -59,6 +59,7 @@ def fit_head(
     context: HeadContext,
     *,
     val: Rows | None = None,
+    choose: bool = True,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
@@ -76,6 +77,8 @@ def fit_head(
         context: what heads are built from; its class counts make priors.
         val: rows to choose epochs and hyper-parameters on. None: a stratified tenth of the
             training rows chooses, then all rows are fitted with what it chose.
+        choose: False: without ``val`` nothing is chosen; the last epoch and the method's own
+            values are kept.
         seed: of initialisation, sampling and the held-out tenth.
         progress: called with each epoch's record.
         closed_form: False forces autograd.
@@ -94,6 +97,9 @@ def fit_head(
     if val is not None:
         transform, results = fit.run(rows, val, None)
         tuned_on = "val"
+    elif not choose:
+        transform, results = fit.run(rows, None, None)
+        tuned_on = "nothing, as asked; the last epoch was kept"
     elif (slices := hold_out(rows, seed)) is not None:
         _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
         transform, results = fit.run(rows, None, [result.choice for result in trial])

@@ -113,6 +113,14 @@ def test_without_rows_to_spare_the_last_epoch_is_kept() -> None:
     assert fitted.tuned_on.startswith("nothing") and fitted.best_epochs == (6,)
 
 
+def test_without_choosing_every_row_trains_to_the_last_epoch() -> None:
+    seen: list[dict] = []
+    fitted = _fit(_short("ce"), progress=seen.append, choose=False)
+    assert len(seen) == 6 and fitted.best_epochs == (6,) and fitted.tuned_on.startswith("nothing")
+    val = _rows(torch.full((6,), 5), 1)
+    assert _bytes(_fit(_short("ce"), val=val, choose=False)) == _bytes(_fit(_short("ce"), val=val))
+
+
 def test_hold_out_takes_whole_units_of_every_class_that_can_give() -> None:
     rows = _rows(COUNTS, 0)
     units = np.arange(len(rows)) // 3
