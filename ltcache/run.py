@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ltcache.cache import Cache
 
 FORMAT = 1
+_KEPT = ("text_features", "projection", "directions")
 
 
 @dataclass(eq=False)
@@ -178,7 +179,7 @@ def _rebuild(
         num_classes=len(record["class_counts"]),
         class_counts=torch.tensor(record["class_counts"]),
         logit_scale=record["logit_scale"],
-        **{name: kept[name] for name in ("text_features", "projection") if name in kept},
+        **{name: kept[name] for name in _KEPT if name in kept},
     )
     head = build_head(method.stages, record["choices"], context)
     head.load_state_dict(under("head"))

@@ -14,10 +14,10 @@ import torch
 from ltcache.adjustments import ADJUSTMENTS
 from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import FitError
-from ltcache.fit.head import Fitted, fit_head
+from ltcache.fit.head import Fitted, Memo, fit_head
 from ltcache.fit.rows import Rows
 from ltcache.fit.task import Progress
-from ltcache.heads import HEADS, HeadContext
+from ltcache.heads import HEADS, Head, HeadContext, uses_texts
 from ltcache.methods import (
     Adjust,
     Estimate,
@@ -51,6 +51,8 @@ def fit_adapter(
     overwrite: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
+    memo: Memo | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Run:
     """Fit a method on the training split of a cache and score it on ``val`` and ``test``.
 
@@ -67,6 +69,9 @@ def fit_adapter(
         overwrite: replace a run of other content.
         device: ``cpu``, ``cuda`` or ``auto``.
         progress: called with each epoch's record.
+        memo: see :func:`ltcache.fit.fit_head`.
+        tuning: how settings in ``overrides`` were chosen, for the record: ``chosen`` (dotted key ->
+            value), ``tuned_on`` and whatever else is to be kept.
 
     Raises:
         UsageError: unknown method or setting, or ``out`` is taken. FitError: cannot be fitted.
@@ -78,24 +83,29 @@ def fit_adapter(
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)
-    stale = () if text_set is None else _check_texts(cache, text_set, allow_stale)
+    stale = () if text_set is None else check_texts(cache, text_set, allow_stale)
     rows = rows_of(cache, "train", field, method.feature.view)
     crops = len(rows) // max(1, int((cache.labels("train") >= 0).sum()))
     fitted = fit_head(
         method,
         rows,
         context,
-        val=_val_rows(cache, field, method),
+        val=val_rows(cache, field, method),
         seed=seed,
         device=_device(device),
         progress=progress,
         allow_double_correction=allow_double_correction,
+        memo=memo,
     )
+    record = _record(cache, method, field, fitted, context, text_set, seed, stale, crops)
+    if tuning is not None:
+        record["tuning"] = dict(tuning)
+        record["tuned_on"] |= dict.fromkeys(tuning["chosen"], tuning["tuned_on"])
     run = Run(
         method,
         fitted.head,
         fitted.transform,
-        _record(cache, method, field, fitted, context, text_set, seed, stale, crops),
+        record,
         fitted.history,
         class_names=tuple(cache.classes.names),
     )
@@ -207,13 +217,13 @@ def make_context(
 
 def _uses_texts(method: Method) -> bool:
     """Whether a method needs class texts whatever its initialisation."""
-    kinds: list[Any] = []
+    kinds: list[type[Head]] = []
     for stage in method.stages:
         if isinstance(stage, (Train, Solve)):
             kinds.append(HEADS[stage.head])
         elif isinstance(stage, Adjust):
             kinds.append(ADJUSTMENTS[stage.adjustment])
-    needed = any("text_features" in kind.keeps for kind in kinds)
+    needed = any(uses_texts(kind) for kind in kinds)
     return needed or method.feature.text_rows or any(_drifts(s) for s in method.stages)
 
 
@@ -221,7 +231,8 @@ def _drifts(stage: Stage) -> bool:
     return isinstance(stage, Estimate) and stage.options.get("estimator") == "drift"
 
 
-def _val_rows(cache: Cache, field: str, method: Method) -> Rows | None:
+def val_rows(cache: Cache, field: str, method: Method) -> Rows | None:
+    """Return the labelled rows of the validation split, or None where there are none."""
     if "val" not in cache.manifest.splits or not (cache.labels("val") >= 0).any():
         return None
     return rows_of(cache, "val", field, method.feature.eval_view)
@@ -268,7 +279,7 @@ def _chosen(fitted: Fitted) -> list[str]:
     return sorted(names) or ["epoch"]
 
 
-def _check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple[str, ...]:
+def check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple[str, ...]:
     """Refuse class texts of another text tower or class list than the cache's."""
     expected = {
         "text_tower": cache.encoder.get("towers", {}).get("text"),

@@ -104,7 +104,7 @@ def run_solve(stage: Solve, task: Task, previous: Head | None, choice: Choice) -
         return head
 
     head, chosen = best_of(make, stage.choose, HEADS[stage.head].at_prediction, task, choice)
-    return StageResult(head, HEADS[stage.head].residual, chosen)
+    return StageResult(head, head.residual, chosen)
 
 
 def run_transform(

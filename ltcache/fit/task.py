@@ -65,6 +65,7 @@ class StageResult:
         init: the initialisation that was taken, or "".
         history: one record per epoch.
         statistics: what the stage estimated.
+        seconds: wall time.
     """
 
     head: Head | None
@@ -73,3 +74,4 @@ class StageResult:
     init: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ltcache.errors import FitError
 from ltcache.heads.base import Affine, Head, HeadContext
 
 
@@ -37,3 +38,17 @@ class LinearHead(Head):
         self.weight.copy_(weight)
         if self.bias_vector is not None:
             self.bias_vector.zero_()
+
+    @torch.no_grad()
+    def adopt(self, previous: Head) -> None:
+        """See :meth:`Head.adopt`; takes over any head that is one product.
+
+        One on unit rows is scaled down by sqrt(D), the length of standardised rows.
+        """
+        product = previous.affine()
+        if product is None or product.weight.shape != self.weight.shape:
+            raise FitError(f"LinearHead cannot start from a {type(previous).__name__}")
+        length = self.dim**0.5 if previous.unit_rows else 1.0
+        self.set_weight(product.weight / length)
+        if self.bias_vector is not None and product.bias is not None:
+            self.bias_vector.copy_(product.bias)

@@ -1,0 +1,79 @@
+"""Several experts, each a residual block on the features and a classifier of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ltcache.methods.families.shared import CE, COSINE, LINEAR, first
+from ltcache.methods.spec import Method
+
+_FEATURE_LEVEL = (
+    "Feature level: the experts share the frozen encoder and differ in a small residual block, "
+    "where the original gives each its own last blocks, trained from scratch"
+)
+
+
+def ride(classifier: str) -> Method:
+    """Return RIDE with a cosine (LDAM) or a linear (cross entropy) classifier."""
+    cosine = classifier == "cosine"
+    return replace(
+        CE,
+        name="ride",
+        title="three experts pushed apart, logits averaged",
+        stages=(
+            first(
+                head="experts",
+                head_options={"classifier": classifier, **({"scale": 30.0} if cosine else {})},
+                loss="ldam" if cosine else "cross_entropy",
+                objective="ride",
+                optimisation=replace(COSINE if cosine else LINEAR, lr=1e-3),
+            ),
+        ),
+        reference="Wang et al., Long-tailed recognition by routing diverse distribution-aware "
+        "experts (RIDE), ICLR 2021",
+        fidelity="analogue",
+        differs=f"{_FEATURE_LEVEL}; the router, which only saves computation, is left out.",
+        mechanism="a negative KL divergence between each expert and their mean",
+        ablation={"objective.delta": 0.0},
+    )
+
+
+def reslt(classifier: str) -> Method:
+    """Return ResLT with one shared linear or cosine classifier."""
+    return replace(
+        CE,
+        name="reslt",
+        title="residual branches for all, medium and few, and few classes, summed",
+        stages=(first(head="reslt", head_options={"classifier": classifier}, objective="reslt"),),
+        reference="Cui et al., ResLT: Residual learning for long-tailed recognition, TPAMI 2022",
+        fidelity="analogue",
+        differs="Its block stands on the final vector of a frozen encoder, where the original "
+        "trains the trunk; groups follow from the class counts, not from class numbers.",
+        mechanism="branches that only see the losses of rarer classes",
+        ablation={"objective.beta": 0.0},
+    )
+
+
+METHODS = (
+    ride("cosine"),
+    reslt("linear"),
+    replace(
+        CE,
+        name="sade",
+        title="three experts for the long-tailed, the balanced and the reversed prior, averaged",
+        stages=(
+            first(
+                head="experts",
+                head_options={"classifier": "cosine", "scale": 30.0},
+                objective="sade",
+                optimisation=replace(COSINE, lr=1e-3),
+            ),
+        ),
+        reference="Zhang et al., Self-supervised aggregation of diverse experts (SADE), "
+        "NeurIPS 2022",
+        fidelity="analogue",
+        differs=f"{_FEATURE_LEVEL}; without the aggregation at test time, which is transductive.",
+        mechanism="experts trained for different class priors",
+        ablation={"objective": "mean"},
+    ),
+)

@@ -1,0 +1,129 @@
+"""Methods of the literature that cached features cannot train (yet): what they are, what they need.
+
+A name here ends in a sentence that helps, not in "unknown method".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A method that is known but not trainable here.
+
+    Args:
+        name: how papers call it.
+        title: one line on what it is.
+        reference: the publication.
+        why: what cached features lack.
+        needs: what would make it possible.
+        near: methods of the catalogue that keep part of it.
+    """
+
+    name: str
+    title: str
+    reference: str
+    why: str
+    needs: str
+    near: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        near = f" Nearest here: {', '.join(self.near)}." if self.near else ""
+        return (
+            f"{self.name} ({self.title}; {self.reference}): {self.why} Needed: {self.needs}{near}"
+        )
+
+
+_CMO_WHY = (
+    "It pastes patches of one image onto another, and the features of a mixed image do not follow "
+    "from the features of its parts."
+)
+_CMO_NEEDS = "encoding the composites, as rows of their own with two labels and a share."
+
+UNAVAILABLE: dict[str, Unavailable] = {
+    entry.name: entry
+    for entry in (
+        Unavailable(
+            "tade",
+            "three experts for three priors, aggregated at test time",
+            "Zhang et al., NeurIPS 2022, first named TADE",
+            "Its aggregation at test time compares two augmented views of each test image.",
+            "a cache with two random views of the test split, and a transductive test.",
+            ("sade",),
+        ),
+        Unavailable(
+            "bbn",
+            "a conventional and a reversed branch, mixed by a schedule",
+            "Zhou et al., CVPR 2020",
+            "Its two branches share blocks that train with them; on frozen features two residual "
+            "blocks would be left.",
+            "an objective over two batches with two samplers.",
+            ("dr", "sade"),
+        ),
+        Unavailable(
+            "oltr",
+            "memory of centroids, attention and a squashed cosine head",
+            "Liu et al., CVPR 2019",
+            "Its modulated attention acts on feature maps.",
+            "its meta-embedding as a head on the final vector, trained with a centroid loss.",
+            ("ncm", "lift-lp"),
+        ),
+        Unavailable(
+            "lfme",
+            "experts on subsets of classes distilled into one student",
+            "Xiang et al., ECCV 2020",
+            "Its self-paced schedules are not public in a form that could be checked.",
+            "a published schedule.",
+            ("ride",),
+        ),
+        Unavailable(
+            "ace",
+            "experts on nested sets of classes",
+            "Cai et al., ICCV 2021",
+            "Its constants are not public.",
+            "the constants of its scaled learning rates and its suppression of other classes.",
+            ("ride", "reslt"),
+        ),
+        Unavailable(
+            "paco",
+            "parametric contrastive learning with a momentum encoder and a queue",
+            "Cui et al., ICCV 2021",
+            "It trains the encoder from two augmented views for hundreds of epochs.",
+            "several cached views and a trainable projector, which would be an analogue.",
+            ("balanced-softmax",),
+        ),
+        Unavailable(
+            "cmo", "rare foregrounds pasted onto frequent backgrounds", "Park et al., CVPR 2022",
+            _CMO_WHY, _CMO_NEEDS, ("dr-mu",),
+        ),
+        Unavailable(
+            "ce+cmo", "cross entropy with CMO", "Park et al., CVPR 2022",
+            _CMO_WHY, _CMO_NEEDS, ("ce",),
+        ),
+        Unavailable(
+            "bsce+cmo", "balanced softmax with CMO", "Park et al., CVPR 2022",
+            _CMO_WHY, _CMO_NEEDS, ("balanced-softmax",),
+        ),
+        Unavailable(
+            "ride+cmo", "RIDE with CMO", "Park et al., CVPR 2022",
+            _CMO_WHY, _CMO_NEEDS, ("ride",),
+        ),
+        Unavailable(
+            "mbj",
+            "memory banks of features and weights that jitter over the training",
+            "Liu et al., AAAI 2022",
+            "Features of a frozen encoder do not jitter.",
+            "random views (--views rrc:K) as the source of jitter, which would be an analogue.",
+            ("crt",),
+        ),
+        Unavailable(
+            "abl",
+            "a bias in the loss from optimal transport, and a matching after the training",
+            "Jin, Lang and Lei, IJCV 2023",
+            "Its formula is not public in a form that could be checked.",
+            "the formula; its matching of predictions to a prior is transductive.",
+            ("logit-adjustment", "posthoc-la"),
+        ),
+    )
+}  # fmt: skip
