@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache.fingerprint import digest
+from ltcache.cache.layers import Layer, dims_of, layers_of
 from ltcache.cache.layout import prompts_path, record_path, shard_path
 from ltcache.cache.norms import NormStats, norm_stats
 from ltcache.cache.plan import read_plan
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache
-from ltcache.cache.shards import ShardRecord, map_array, read_record
+from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_record
 from ltcache.errors import CacheError
 
 _BLOCK = 4096  # rows in memory at a time
@@ -63,10 +64,15 @@ def check_contents(
         result.problems.append((index["manifest"], str(error)))
         return result
     result.problems += _check_plans(cache, index)
-    for number, view in enumerate(index["views"]):
-        records = _check_view(cache, index, view, chosen[view], result)
-        if number == 0:
-            result.problems += _check_rows(rows, index, view, records)
+    result.problems += _check_ranges(index)
+    layers = layers_of(index)
+    records: dict[str, dict[int, ShardRecord]] = {}
+    for layer in layers:
+        records[layer.folder] = _check_layer(cache, index, layer, chosen[layer.name], result)
+    for view, shards in chosen.items():
+        result.problems += _check_projections(cache, view, shards, records)
+    ranges = index["views"][layers[0].name]["shards"]
+    result.problems += _check_rows(rows, index, ranges, records)
     for name in cache.prompt_names:
         result.problems += _check_prompts(cache, name, index["prompts"][name])
     return result
@@ -84,40 +90,48 @@ def _check_plans(cache: Cache, index: Mapping[str, Any]) -> Iterator[tuple[str, 
             yield name, "its encoder is not the one in encoder.json"
 
 
-def _check_view(
-    cache: Cache, index: Mapping[str, Any], view: str, shards: Sequence[int], result: Contents
+def _check_ranges(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every view has the same shards, each behind the one before it."""
+    first = next(iter(index["views"].values()))["shards"]
+    for view, entry in index["views"].items():
+        if entry["shards"] != first:
+            yield "cache.json", f"view {view!r}: its shards are not those of the other views"
+        end = 0
+        for number, start, count in entry["shards"]:
+            if start < end or count < 1:
+                text = f"the items of shard {number} do not follow those before it"
+                yield "cache.json", f"view {view!r}: {text}"
+            end = start + count
+
+
+def _check_layer(
+    cache: Cache, index: Mapping[str, Any], layer: Layer, shards: Sequence[int], result: Contents
 ) -> dict[int, ShardRecord]:
-    """Check records and shards of a view; returns the sound records."""
-    entry = index["views"][view]
-    end = 0
-    for number, first, count in entry["shards"]:
-        if first < end or count < 1:
-            text = f"view {view!r}: the items of shard {number} do not follow those before it"
-            result.problems.append(("cache.json", text))
-        end = first + count
+    """Check records and shards of a layer; returns the sound records."""
     records = {}
-    lengths: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in entry["fields"]}
+    lengths: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in layer.fields}
     wanted = set(shards)
-    for shard, first, count in entry["shards"]:
+    for shard, first, count in index["views"][layer.name]["shards"]:
         if shard not in wanted:
             continue
         try:
-            record = _record(cache.path, index, view, shard, range(first, first + count))
+            record = _record(cache.path, index, layer.folder, shard, range(first, first + count))
             records[shard] = record
-            for name, dim in entry["fields"].items():
-                lengths[name].append(_check_field(cache.path, view, shard, record, name, dim))
-            _check_projection(cache, view, shard)
-        except _Found as found:
+            for name, shape in layer.fields.items():
+                part = check_field(cache.path, layer, shard, record, name, dims_of(shape))
+                lengths[name].append(part)
+        except Found as found:
+            records.pop(shard, None)
             result.problems.append((found.file, found.text))
     for name, parts in lengths.items():
-        if parts:
+        if parts and len(dims_of(layer.fields[name])) == 1:
             items, norms = (np.concatenate(column) for column in zip(*parts, strict=True))
-            stats = result.norms[f"{view}/{name}"] = norm_stats(items, norms)
-            result.warnings += _odd_lengths(cache, f"{view}/{name}", stats)
+            stats = result.norms[f"{layer.name}/{name}"] = norm_stats(items, norms)
+            result.warnings += _odd_lengths(cache, f"{layer.name}/{name}", stats)
     return records
 
 
-class _Found(Exception):
+class Found(Exception):
     """A problem in the file at ``path``."""
 
     def __init__(self, cache: Path, path: Path, text: str) -> None:
@@ -126,48 +140,55 @@ class _Found(Exception):
 
 
 def _record(
-    cache: Path, index: Mapping[str, Any], view: str, shard: int, items: range
+    cache: Path, index: Mapping[str, Any], layer: str, shard: int, items: range
 ) -> ShardRecord:
     """Return a shard's record if it agrees with the index and with itself."""
-    path, data = record_path(cache, view, shard), shard_path(cache, view, shard)
+    path, data = record_path(cache, layer, shard), shard_path(cache, layer, shard)
     try:
-        record = read_record(cache, view, shard)
+        record = read_record(cache, layer, shard)
     except CacheError as error:
-        raise _Found(cache, path, str(error)) from None
+        raise Found(cache, path, str(error)) from None
     entry = index["files"][data.relative_to(cache).as_posix()]
     if record is None or (record.sha256, record.bytes) != (entry["sha256"], entry["bytes"]):
-        raise _Found(cache, path, "its digest of the shard is not the index'")
-    if range(record.first, record.first + record.count) != items:
-        text = f"starts at item {record.first} with {record.count} items, the index says {items}"
-        raise _Found(cache, path, text)
-    if {len(record.content), len(record.width), len(record.height)} != {len(items)}:
-        raise _Found(cache, path, f"its lists are not of {len(items)} items")
-    if any(not 0 <= position < len(items) for position in record.errors):
-        raise _Found(cache, path, "an error lies outside the shard")
+        raise Found(cache, path, "its digest of the shard is not the index'")
+    check_record(cache, path, record, items)
     return record
 
 
-def _check_field(
-    cache: Path, view: str, shard: int, record: ShardRecord, name: str, dim: int
+def check_record(cache: Path, path: Path, record: ShardRecord, items: range) -> None:
+    """Raise :class:`Found` where a record is not that of a range of items."""
+    if range(record.first, record.first + record.count) != items:
+        text = f"starts at item {record.first} with {record.count} items, expected {items}"
+        raise Found(cache, path, text)
+    if {len(record.content), len(record.width), len(record.height)} != {len(items)}:
+        raise Found(cache, path, f"its lists are not of {len(items)} items")
+    if any(not 0 <= position < len(items) for position in record.errors):
+        raise Found(cache, path, "an error lies outside the shard")
+
+
+def check_field(
+    cache: Path, layer: Layer, shard: int, record: ShardRecord, name: str, dims: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return items and lengths of a shard's features after checking that only failures are NaN."""
-    path = shard_path(cache, view, shard)
+    path = shard_path(cache, layer.folder, shard)
     try:
         mapped = map_array(path, name)
     except CacheError as error:
-        raise _Found(cache, path, str(error)) from None
-    if mapped.ndim != 3 or mapped.shape[0] != record.count or mapped.shape[2] != dim:
-        text = f"{name!r} is {mapped.shape}, not ({record.count}, crops, {dim})"
-        raise _Found(cache, path, text)
+        raise Found(cache, path, str(error)) from None
+    expected = (record.count, layer.crops, *dims)
+    if mapped.shape != expected:
+        raise Found(cache, path, f"{name!r} is {mapped.shape}, not {expected}")
     if mapped.dtype not in (np.float16, np.float32):
-        raise _Found(cache, path, f"{name!r} is of type {mapped.dtype}")
+        raise Found(cache, path, f"{name!r} is of type {mapped.dtype}")
     failed = np.zeros(record.count, bool)
     failed[list(record.errors)] = True
     lengths = np.empty((record.count, mapped.shape[1]), np.float32)
-    for start in range(0, record.count, _BLOCK):
-        block = np.asarray(mapped[start : start + _BLOCK], np.float32)
-        known = failed[start : start + _BLOCK]
-        lengths[start : start + _BLOCK] = np.linalg.norm(block, axis=2)
+    step = max(1, _BLOCK // dims[0]) if len(dims) > 1 else _BLOCK
+    for start in range(0, record.count, step):
+        block = np.asarray(mapped[start : start + step], np.float32)
+        block = block.reshape(*block.shape[:2], -1)
+        known = failed[start : start + step]
+        lengths[start : start + step] = np.linalg.norm(block, axis=2)
         for text, bad in (
             ("of a failed item is not NaN throughout", known & ~np.isnan(block).all(axis=(1, 2))),
             ("is not finite, but no failure", ~known & ~np.isfinite(block).all(axis=(1, 2))),
@@ -175,28 +196,49 @@ def _check_field(
         ):
             if bad.any():
                 item = record.first + start + int(np.argmax(bad))
-                raise _Found(cache, path, f"{name!r} of {bad.sum()} items {text}: item {item}")
+                raise Found(cache, path, f"{name!r} of {bad.sum()} items {text}: item {item}")
     items = np.repeat(record.first + np.flatnonzero(~failed), mapped.shape[1])
     return items, lengths[~failed].ravel()
 
 
-def _check_projection(cache: Cache, view: str, shard: int) -> None:
-    """Refuse embeddings that are not the projection of the pooled features beside them."""
+def _check_projections(
+    cache: Cache,
+    view: str,
+    shards: Sequence[int],
+    records: Mapping[str, Mapping[int, ShardRecord]],
+) -> Iterator[tuple[str, str]]:
+    """Find embeddings that are not the projection of the pooled features beside them."""
     if cache.projection is None or not {"embedding", "pooled"} <= set(cache.field_dims(view)):
         return
-    path = shard_path(cache.path, view, shard)
-    part = {name: map_array(path, name)[:_PROJECTED] for name in ("embedding", "pooled")}
-    embedding, pooled = (part[name].astype(np.float32) for name in ("embedding", "pooled"))
-    product = pooled @ cache.projection
-    if cache.projection_bias is not None:
-        product = product + cache.projection_bias
+    folders = {
+        name: layer.folder
+        for layer in cache.layers
+        if layer.name == view
+        for name in ("embedding", "pooled")
+        if name in layer.fields
+    }
+    for shard in shards:
+        if any(shard not in records[folder] for folder in folders.values()):
+            continue  # damaged, as said before
+        part = {
+            name: map_array(shard_path(cache.path, folder, shard), name)[:_PROJECTED]
+            for name, folder in folders.items()
+        }
+        product = part["pooled"].astype(np.float32) @ cache.projection
+        if cache.projection_bias is not None:
+            product = product + cache.projection_bias
+        worst = _least_cosine(part["embedding"].astype(np.float32), product)
+        if worst < _PROJECTION_COSINE:
+            path = shard_path(cache.path, folders["embedding"], shard).relative_to(cache.path)
+            text = f"embeddings are not the projection of the pooled features (cosine {worst:.3f})"
+            yield path.as_posix(), text
+
+
+def _least_cosine(embedding: np.ndarray, product: np.ndarray) -> float:
     lengths = np.linalg.norm(product, axis=2) * np.linalg.norm(embedding, axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (product * embedding).sum(axis=2) / lengths
-    worst = np.nanmin(cosines) if np.isfinite(cosines).any() else 1.0
-    if worst < _PROJECTION_COSINE:
-        text = f"embeddings are not the projection of the pooled features (cosine {worst:.3f})"
-        raise _Found(cache.path, path, text)
+    return float(np.nanmin(cosines)) if np.isfinite(cosines).any() else 1.0
 
 
 def _odd_lengths(cache: Cache, name: str, stats: NormStats) -> Iterator[str]:
@@ -216,23 +258,28 @@ def key_of(cache: Cache, item: int) -> str:
 
 
 def _check_rows(
-    rows: pa.Table, index: Mapping[str, Any], view: str, records: Mapping[int, ShardRecord]
+    rows: pa.Table,
+    index: Mapping[str, Any],
+    ranges: Sequence[Sequence[int]],
+    layers: Mapping[str, Mapping[int, ShardRecord]],
 ) -> Iterator[tuple[str, str]]:
-    """Compare status, error and content hash of every row with the record of its item."""
-    name, entry = index["manifest"], index["views"][view]
+    """Compare status, error and content hash of every row with the records of its item."""
+    name = index["manifest"]
+    whole = [shard for shard, _, _ in ranges if all(shard in found for found in layers.values())]
+    records = {shard: [found[shard] for found in layers.values()] for shard in whole}
     items = rows["item"].to_numpy()
     if unknown := set(pc.unique(rows["status"]).to_pylist()) - {"ok", "failed", "skipped"}:
         yield name, f"unknown status {str(min(unknown, key=str))!r}"
     encoded = pc.fill_null(pc.not_equal(rows["status"], "skipped"), True).to_numpy()
-    starts = np.array([first for _, first, _ in entry["shards"]], np.int64)
-    ends = starts + np.array([count for _, _, count in entry["shards"]], np.int64)
+    starts = np.array([first for _, first, _ in ranges], np.int64)
+    ends = starts + np.array([count for _, _, count in ranges], np.int64)
     owner = np.searchsorted(starts, items, side="right") - 1  # -1 = before the first shard
     outside = encoded & ((owner < 0) | (items >= ends[owner]))
     if outside.any():
         row = int(np.argmax(outside))
         yield name, f"row {row}: no shard holds its item {items[row]}"
         return
-    shards = [shard for shard, _, _ in entry["shards"]]
+    shards = [shard for shard, _, _ in ranges]
     read = np.array([shard in records for shard in shards], bool)
     chosen = np.flatnonzero(encoded & read[owner])
     chosen = chosen[np.argsort(owner[chosen], kind="stable")]
@@ -242,16 +289,27 @@ def _check_rows(
         part = slice(borders[position], borders[position + 1])
         mine = sorted_rows.slice(part.start, part.stop - part.start)
         positions = items[chosen[part]] - starts[position]
-        yield from _check_rows_of(mine, name, positions, records[shards[position]])
+        yield from _check_rows_of(mine, name, positions, records[shards[position]], list(layers))
 
 
 def _check_rows_of(
-    mine: pa.Table, name: str, positions: np.ndarray, record: ShardRecord
+    mine: pa.Table,
+    name: str,
+    positions: np.ndarray,
+    records: Sequence[ShardRecord],
+    folders: Sequence[str],
 ) -> Iterator[tuple[str, str]]:
-    errors = [record.errors.get(position) for position in range(record.count)]
-    known = pa.table(
-        {"sha256": pa.array(record.content, pa.string()), "error": pa.array(errors, pa.string())}
-    ).take(pa.array(positions))
+    record = records[0]
+    texts = merged_errors(dict(zip(folders, records, strict=True)))
+    errors = pa.array([texts.get(position) for position in range(record.count)], pa.string())
+    content = pa.array(record.content, pa.string())
+    known = pa.table({"sha256": content, "error": errors}).take(pa.array(positions))
+    for folder, other in zip(folders[1:], records[1:], strict=True):
+        theirs = pa.array(other.content, pa.string()).take(pa.array(positions))
+        differs = pc.and_(pc.not_equal(theirs, known["sha256"]), pc.is_null(known["error"]))
+        if pc.any(differs).as_py():
+            key = mine["key"].filter(differs)[0].as_py()
+            yield name, f"layer {folder} holds features of another content, such as {key}"
     failed = pc.is_valid(known["error"])
     for text, differs in (
         ("content hash", pc.not_equal(mine["sha256"], known["sha256"])),

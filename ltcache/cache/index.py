@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from ltcache.cache.fingerprint import bytes_digest, canonical_json, digest, file_digest
+from ltcache.cache.layers import Layer, first_layer, index_views
 from ltcache.cache.layout import (
     CENTER,
     index_path,
+    layer_path,
     plan_path,
     record_path,
     shard_path,
@@ -29,7 +31,7 @@ from ltcache.cache.layout import (
 )
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
-from ltcache.cache.shards import ShardRecord, read_record
+from ltcache.cache.shards import ShardRecord, merged_errors, read_record
 from ltcache.errors import CacheError
 from ltcache.manifest import Manifest
 
@@ -71,21 +73,25 @@ def finalise(
     items: np.ndarray,
     encoder: EncoderState,
     prompts: Sequence[PromptEmbeddings],
+    layers: Sequence[Layer] = (),
 ) -> pa.Table:
     """Write everything beside the shards, and the index last.
 
     Args:
-        plans: all plans of the cache, in order; the last one must be committed as a whole, of an
-            earlier one shards may be missing (an extension that was given up).
+        plans: all plans of the cache, in order; shards that hold no row's item may be missing (of
+            an extension that was given up).
         items: int64 (rows,), the item of each of the manifest's rows.
+        layers: of the cache, the first one first; by default that one alone.
 
     Returns:
         The manifest's rows with the columns of :data:`EXTRACTED`.
 
     Raises:
-        CacheError: a shard of the plan has not been committed.
+        CacheError: a shard that rows need has not been committed in every layer.
     """
-    shards = _committed_shards(cache, plans)
+    layers = layers or [first_layer(plans[0])]
+    shards = _committed_shards(cache, plans, layers)
+    shards.require(cache, items)
     rows = _with_columns(manifest.rows, items, shards)
     files = [_write_manifest(cache, rows)]
     files += _write_encoder(cache, encoder)
@@ -95,12 +101,17 @@ def finalise(
         entries[prompt_set.name] = write_prompts(cache, prompt_set)
     files += [name for pair in entries.values() for name in pair]
     files += [plan_path(cache, plan.number).relative_to(cache).as_posix() for plan in plans]
+    files += [
+        layer_path(cache, layer.folder).relative_to(cache).as_posix()
+        for layer in layers
+        if layer.folder != CENTER
+    ]
     listed = {name: _entry(cache / name) for name in files} | shards.files
     index = {
         "format": FORMAT,
         "manifest": files[0],
         "plans": [plan.number for plan in plans],
-        "views": {CENTER: {"fields": dict(plans[0].fields), "shards": shards.ranges}},
+        "views": index_views(layers, shards.ranges),
         "prompts": {name: list(pair) for name, pair in entries.items()},
         "files": listed,
     }
@@ -181,30 +192,44 @@ class _Shards:
     ranges: list[list[int]]
     columns: pa.Table
 
+    def require(self, cache: Path, items: np.ndarray) -> None:
+        """Refuse items that no shard holds."""
+        _, first, count = self._ranges()
+        shard = np.searchsorted(first, items, side="right") - 1
+        outside = shard < 0
+        outside[~outside] = (items - first[shard] >= count[shard])[~outside]
+        if outside.any():
+            item = int(items[np.argmax(outside)])
+            raise CacheError(f"{cache}: the shard of item {item} is not there yet")
+
     def of_items(self, items: np.ndarray) -> pa.Table:
         """Return the columns of items, in the order given."""
-        _, first, count = np.array(self.ranges, np.int64).reshape(-1, 3).T
+        _, first, count = self._ranges()
         shard = np.searchsorted(first, items, side="right") - 1
         offset = np.cumsum(count) - count
         return self.columns.take(pa.array(offset[shard] + items - first[shard]))
 
+    def _ranges(self) -> np.ndarray:
+        """Return int64 (3, shards): number, first item and number of items."""
+        return np.array(self.ranges, np.int64).reshape(-1, 3).T
 
-def _committed_shards(cache: Path, plans: Sequence[Plan]) -> _Shards:
+
+def _committed_shards(cache: Path, plans: Sequence[Plan], layers: Sequence[Layer]) -> _Shards:
     """Read all records, one at a time: as Python lists, millions of items would need gigabytes."""
     files: dict[str, Any] = {}
     ranges: list[list[int]] = []
     parts = [_item_columns([], [], [], [])]
-    numbered = [(plan, shard) for plan in plans for shard in plan.shards]
-    for plan, shard in numbered:
-        record = read_record(cache, CENTER, shard)
-        if record is None:
-            if plan is plans[-1]:
-                raise CacheError(f"{cache}: shard {shard} is not there yet")
+    for shard in (shard for plan in plans for shard in plan.shards):
+        found = {layer.folder: read_record(cache, layer.folder, shard) for layer in layers}
+        records = {folder: record for folder, record in found.items() if record is not None}
+        if len(records) < len(layers):
             continue
-        files |= _shard_entries(cache, CENTER, shard, record)
+        for folder, record in records.items():
+            files |= _shard_entries(cache, folder, shard, record)
+        record, errors = records[layers[0].folder], merged_errors(records)
         ranges.append([shard, record.first, record.count])
-        errors = [record.errors.get(position) for position in range(record.count)]
-        parts.append(_item_columns(record.content, record.width, record.height, errors))
+        texts = [errors.get(position) for position in range(record.count)]
+        parts.append(_item_columns(record.content, record.width, record.height, texts))
     return _Shards(files, ranges, pa.concat_tables(parts).combine_chunks())
 
 
@@ -269,8 +294,8 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"sha256": file_digest(path), "bytes": path.stat().st_size}
 
 
-def _shard_entries(cache: Path, view: str, shard: int, record: ShardRecord) -> dict[str, Any]:
-    data, committed_by = shard_path(cache, view, shard), record_path(cache, view, shard)
+def _shard_entries(cache: Path, layer: str, shard: int, record: ShardRecord) -> dict[str, Any]:
+    data, committed_by = shard_path(cache, layer, shard), record_path(cache, layer, shard)
     return {
         data.relative_to(cache).as_posix(): {"sha256": record.sha256, "bytes": record.bytes},
         committed_by.relative_to(cache).as_posix(): _entry(committed_by),

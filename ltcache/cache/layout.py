@@ -3,7 +3,8 @@
     CACHE/
       cache.json                 the index; absent = not finished
       plans/0001.json            what one extraction set out to do
-      views/<view>/00000.h5      features of an item range; 00000.json is its commit record
+      plans/layer-<layer>.json   a view or a field that was added, see ltcache.cache.layers
+      views/<layer>/00000.h5     features of an item range; 00000.json is its commit record
       prompts/<id>.h5            class texts
       encoder.json encoder.safetensors classes.json manifest-<sha8>.parquet
 
@@ -38,14 +39,19 @@ def plan_path(cache: Path, number: int) -> Path:
     return cache / "plans" / f"{number:04d}.json"
 
 
-def shard_path(cache: Path, view: str, shard: int) -> Path:
-    """Return the path of a shard's features."""
-    return cache / "views" / view / f"{shard:05d}.h5"
+def layer_path(cache: Path, layer: str) -> Path:
+    """Return the path of what a layer that was added is to hold."""
+    return cache / "plans" / f"layer-{layer}.json"
 
 
-def record_path(cache: Path, view: str, shard: int) -> Path:
+def shard_path(cache: Path, layer: str, shard: int) -> Path:
+    """Return the path of a shard's features in a layer (by the name of its folder)."""
+    return cache / "views" / layer / f"{shard:05d}.h5"
+
+
+def record_path(cache: Path, layer: str, shard: int) -> Path:
     """Return the path of a shard's commit record; without it the shard does not exist."""
-    return cache / "views" / view / f"{shard:05d}.json"
+    return cache / "views" / layer / f"{shard:05d}.json"
 
 
 def prompts_path(cache: Path, identity_digest: str) -> Path:

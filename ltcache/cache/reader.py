@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from ltcache.cache.fingerprint import require_equal
 from ltcache.cache.index import read_index
+from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
@@ -79,6 +80,11 @@ class Cache:
         return tuple(self._index["views"])
 
     @property
+    def layers(self) -> list[Layer]:
+        """The folders of shards that hold views and fields."""
+        return layers_of(self._index)
+
+    @property
     def prompt_names(self) -> tuple[str, ...]:
         """Names of the sets of class texts."""
         return tuple(self._index["prompts"])
@@ -89,8 +95,16 @@ class Cache:
         return dict(self._index["files"])
 
     def field_dims(self, view: str = "center") -> dict[str, int]:
-        """Return field -> dimension for a view."""
-        return dict(self._view(view)["fields"])
+        """Return field -> dimension of its vectors for a view."""
+        return {name: shape[-1] for name, shape in self.field_shapes(view).items()}
+
+    def field_shapes(self, view: str = "center") -> dict[str, tuple[int, ...]]:
+        """Return field -> shape of one crop's features: (D,), or (T, P) for ``tokens``."""
+        return {name: dims_of(shape) for name, shape in self._view(view)["fields"].items()}
+
+    def crops(self, view: str = "center") -> int:
+        """Return how many crops of each image a view has."""
+        return int(view_identity(view, self._view(view)).get("crops", 1))
 
     def rows(self, split: str | None = None) -> np.ndarray:
         """Return int64 row numbers of a split (all by default) whose features exist.
@@ -129,6 +143,8 @@ class Cache:
     ) -> np.ndarray:
         """Return float32 (n, v, D): features of :meth:`rows`, v crops each, not normalised.
 
+        ``tokens`` are (n, v, T, P).
+
         Raises:
             CacheError: no such view, field or split, or a damaged shard.
         """
@@ -142,13 +158,30 @@ class Cache:
         Raises:
             CacheError: no such view or field, or a damaged shard.
         """
-        entry = self._view(view)
-        if field not in entry["fields"]:
-            raise CacheError(
-                f"{self.path}: no field {field!r} in view {view!r}, only "
-                f"{', '.join(entry['fields'])}"
-            )
-        return _gather(self.path, view, field, self._column("item").astype(np.int64)[rows], entry)
+        layer = self._layer(view, field)
+        items = self._column("item").astype(np.int64)[rows]
+        found = _gather(self.path, layer.folder, field, items, self._view(view)["shards"])
+        if found is None:
+            return np.zeros((0, layer.crops, *dims_of(layer.fields[field])), np.float32)
+        return found
+
+    def feature_blocks(
+        self, rows: np.ndarray, size: int, field: str = "embedding", view: str = "center"
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield int64 ``rows`` and their features (n, v, D), at most ``size`` rows at a time.
+
+        Features are as stored, float16 or float32, and read-only where they lie together in one
+        shard: a view of the file, so that memory is bounded by one block. Other rows are copied.
+
+        Raises:
+            CacheError: no such view or field, or a damaged shard.
+        """
+        folder, shards = self._layer(view, field).folder, self._view(view)["shards"]
+        items = self._column("item").astype(np.int64)
+        mapped: dict[int, np.ndarray] = {}
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            yield block, _block(self.path, folder, field, items[block], shards, mapped)
 
     def prompts(self, name: str | None = None) -> PromptEmbeddings:
         """Return a set of class texts, ``default`` unless named.
@@ -171,7 +204,7 @@ class Cache:
         result: dict[str, dict[str, Any]] = {
             "encoder": self.encoder,
             "classes": self.classes.identity(),
-            "view": {"name": view},
+            "view": view_identity(view, self._view(view)),
             "numerics": self.numerics,
         }
         if prompts is not None:
@@ -183,6 +216,16 @@ class Cache:
             raise CacheError(f"{self.path}: no view {view!r}, only {', '.join(self.views)}")
         entry: dict[str, Any] = self._index["views"][view]
         return entry
+
+    def _layer(self, view: str, field: str) -> Layer:
+        self._view(view)
+        for layer in self.layers:
+            if layer.name == view and field in layer.fields:
+                return layer
+        raise CacheError(
+            f"{self.path}: no field {field!r} in view {view!r}, only "
+            f"{', '.join(self.field_shapes(view))}"
+        )
 
     def _column(self, name: str) -> np.ndarray:
         return self.manifest.rows.column(name).to_numpy(zero_copy_only=False)
@@ -231,14 +274,14 @@ def check_identities(
 
 
 def _gather(
-    cache: Path, view: str, field: str, items: np.ndarray, entry: Mapping[str, Any]
-) -> np.ndarray:
-    """Collect rows of all shards; items need not be sorted nor distinct."""
+    cache: Path, layer: str, field: str, items: np.ndarray, shards: Sequence[Sequence[int]]
+) -> np.ndarray | None:
+    """Collect items of all shards, which need not be sorted nor distinct; None of no items."""
     result: np.ndarray | None = None
-    first = np.array([start for _, start, _ in entry["shards"]])
+    first = np.array([start for _, start, _ in shards])
     owner = np.searchsorted(first, items, side="right") - 1
     for position in np.unique(owner).tolist():
-        mapped = map_array(shard_path(cache, view, entry["shards"][position][0]), field)
+        mapped = map_array(shard_path(cache, layer, shards[position][0]), field)
         where = np.flatnonzero(owner == position)
         if result is None:
             result = np.empty((len(items), *mapped.shape[1:]), np.float32)
@@ -246,10 +289,39 @@ def _gather(
             result[where] = mapped[items[where] - first[position]]
         except (IndexError, ValueError):
             raise CacheError(
-                f"{cache}: shard {position} of {view!r} does not hold the items that the manifest "
-                "names: damaged, see ltcache verify"
+                f"{cache}: shard {position} of {layer!r} does not hold the items that the "
+                "manifest names: damaged, see ltcache verify"
             ) from None
-    return np.zeros((0, 1, entry["fields"][field]), np.float32) if result is None else result
+    return result
+
+
+def _block(
+    cache: Path,
+    layer: str,
+    field: str,
+    items: np.ndarray,
+    shards: Sequence[Sequence[int]],
+    mapped: dict[int, np.ndarray],
+) -> np.ndarray:
+    """Return items as they are stored; a view of the file where they lie together in one shard.
+
+    Args:
+        mapped: the shard that the block before came from; holds at most one.
+    """
+    first = np.array([start for _, start, _ in shards])
+    owner = np.searchsorted(first, items, side="right") - 1
+    position = int(owner[0])
+    if (owner == position).all():
+        if position not in mapped:
+            mapped.clear()
+            mapped[position] = map_array(shard_path(cache, layer, shards[position][0]), field)
+        places = items - first[position]
+        if (np.diff(places) == 1).all():
+            return mapped[position][int(places[0]) : int(places[-1]) + 1]
+        return np.asarray(mapped[position][places])
+    found = _gather(cache, layer, field, items, shards)
+    assert found is not None
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

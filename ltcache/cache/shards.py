@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ltcache.cache.fingerprint import canonical_json, file_digest
-from ltcache.cache.layout import committed, record_path, shard_path, write_whole
+from ltcache.cache.layout import CENTER, committed, record_path, shard_path, write_whole
 from ltcache.errors import CacheError
 
 
@@ -47,7 +47,7 @@ class ShardRecord:
 
 def commit_shard(
     cache: Path,
-    view: str,
+    layer: str,
     shard: int,
     features: Mapping[str, np.ndarray],
     **record: Any,
@@ -55,25 +55,26 @@ def commit_shard(
     """Write a shard and then its record, each whole or not at all.
 
     Args:
+        layer: the folder of the layer.
         features: field -> float32 (n, v, D); NaN rows for failed items.
         record: the remaining fields of :class:`ShardRecord`.
     """
-    path = shard_path(cache, view, shard)
+    path = shard_path(cache, layer, shard)
     with committed(path) as temporary:
         write_arrays(temporary, {name: stored(array) for name, array in features.items()})
         sha256, size = file_digest(temporary), temporary.stat().st_size
     result = ShardRecord(sha256=sha256, bytes=size, **record)
-    write_whole(record_path(cache, view, shard), canonical_json(asdict_json(result)).encode())
+    write_whole(record_path(cache, layer, shard), canonical_json(asdict_json(result)).encode())
     return result
 
 
-def read_record(cache: Path, view: str, shard: int) -> ShardRecord | None:
+def read_record(cache: Path, layer: str, shard: int) -> ShardRecord | None:
     """Return a shard's record, or None where the shard is not (wholly) there.
 
     Raises:
         CacheError: the record cannot be read.
     """
-    path = record_path(cache, view, shard)
+    path = record_path(cache, layer, shard)
     try:
         value = json.loads(path.read_text())
         value["errors"] = {int(key): text for key, text in value["errors"].items()}
@@ -82,10 +83,23 @@ def read_record(cache: Path, view: str, shard: int) -> ShardRecord | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{path}: not a shard record ({error}); remove it to redo") from None
-    data = shard_path(cache, view, shard)
+    data = shard_path(cache, layer, shard)
     if not data.exists() or data.stat().st_size != record.bytes:
         return None
     return record
+
+
+def merged_errors(records: Mapping[str, ShardRecord]) -> dict[int, str]:
+    """Return position -> why an item failed, from the records of one shard in every layer.
+
+    Args:
+        records: folder of the layer -> record, the first layer first.
+    """
+    errors: dict[int, str] = {}
+    for folder, record in records.items():
+        for position, text in record.errors.items():
+            errors.setdefault(position, text if folder == CENTER else f"{folder}: {text}")
+    return errors
 
 
 def stored(array: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from ltcache.cache.contents import Contents, check_contents
 from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.index import read_index
+from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
 
@@ -123,7 +124,7 @@ def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyRe
     chosen = choose_shards(index["views"], max_shards)
     unread = set()
     if max_shards is not None:
-        unread = _shard_files(index["views"]) - _shard_files(index["views"], chosen)
+        unread = _shard_files(index) - _shard_files(index, chosen)
     problems = [*_damaged(path, index["files"], unread), *_unnamed(index)]
     contents = Contents() if problems else check_contents(path, index, chosen)
     return VerifyReport(
@@ -178,15 +179,15 @@ def remedy(name: str, plans: int = 1) -> str:
 
 
 def _shard_files(
-    views: Mapping[str, Any], chosen: Mapping[str, Collection[int]] | None = None
+    index: Mapping[str, Any], chosen: Mapping[str, Collection[int]] | None = None
 ) -> set[str]:
-    """Return the names of the views' shards and records, of all or of the chosen ones."""
+    """Return the names of all layers' shards and records, of all or of the chosen ones."""
     names = set()
-    for view, entry in views.items():
-        every = [number for number, _, _ in entry["shards"]]
-        for number in every if chosen is None else chosen[view]:
+    for layer in layers_of(index):
+        every = [number for number, _, _ in index["views"][layer.name]["shards"]]
+        for number in every if chosen is None else chosen[layer.name]:
             for path in (shard_path, record_path):
-                names.add(path(_HERE, view, number).as_posix())
+                names.add(path(_HERE, layer.folder, number).as_posix())
     return names
 
 
@@ -228,7 +229,7 @@ def _unnamed(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield files that the index needs but does not name."""
     needed = {index["manifest"], "encoder.json", "encoder.safetensors", "classes.json"}
     needed |= {name for pair in index["prompts"].values() for name in pair}
-    needed |= _shard_files(index["views"])
+    needed |= _shard_files(index)
     for name in sorted(needed - set(index["files"])):
         yield _INDEX, f"does not name {name}, which it needs"
 

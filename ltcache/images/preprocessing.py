@@ -100,7 +100,8 @@ class Preprocessing:
         an input would cut off at its sides is kept for the corners.
         """
         height, width = self.size
-        large = replace(self, size=tuple(edge + round(edge * 24 / 224) for edge in self.size))
+        larger = (height + round(height * 24 / 224), width + round(width * 24 / 224))
+        large = replace(self, size=larger)
         if self.resize_mode == "shortest":
             scaled, resample = large._shortest(image)
         else:

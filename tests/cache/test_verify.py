@@ -361,7 +361,7 @@ ROWS = "manifest-"
         (rewrite_shard(set_at("embedding", 0, 1.0)), SHARD, "not the projection"),
         (rewrite_shard(set_at("embedding", 2, 0.0)), SHARD, "zero throughout: item 2"),
         (rewrite_shard(turn), SHARD, "not the projection"),
-        (rewrite_shard(widen), SHARD, r"\(4, 1, 64\), not \(4, crops, 32\)"),
+        (rewrite_shard(widen), SHARD, r"\(4, 1, 64\), not \(4, 1, 32\)"),
         (rewrite_shard(whole_numbers), SHARD, "of type int16"),
         (rewrite_shard(lambda arrays: arrays.pop("pooled")), SHARD, "cannot read 'pooled'"),
         (rewrite_record(errors={"3": "broken"}), SHARD, "failed item is not NaN throughout"),
