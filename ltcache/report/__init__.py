@@ -1,0 +1,34 @@
+"""What people read and paste: tables of results, comparisons of methods, a plot by frequency."""
+
+from __future__ import annotations
+
+from ltcache.report.comparison import Entry, Scored, ScoredRows, compare
+from ltcache.report.formats import WRITERS, comparison_table, to_csv, to_latex, to_markdown
+from ltcache.report.reading import report
+from ltcache.report.tables import (
+    COLUMNS,
+    details,
+    footnote,
+    markdown_table,
+    results_table,
+    seeds_table,
+)
+
+__all__ = [
+    "COLUMNS",
+    "WRITERS",
+    "Entry",
+    "Scored",
+    "ScoredRows",
+    "compare",
+    "comparison_table",
+    "details",
+    "footnote",
+    "markdown_table",
+    "report",
+    "results_table",
+    "seeds_table",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+]

@@ -1,0 +1,237 @@
+"""Many methods on the same rows: mean and spread over seeds, ranks, paired differences, cost.
+
+A comparison is plain JSON, made once by :func:`compare`; every format is written from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ltcache.errors import UsageError
+from ltcache.metrics import GroupScheme, Metrics, paired_bootstrap
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+    from ltcache.run import Run
+
+STATISTIC = "mean_per_class"
+"""What ranks and differences are of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a comparison needs of one run.
+
+    Args:
+        seed: of the run.
+        metrics: split -> scores.
+        right: split -> which labelled rows are right, bool (N,); empty where that is not known.
+        record: ``tuned_on``, ``tuning``, ``choices``, ``cost``, ``class_counts``, ``groups``, as
+            in run.json.
+        path: the run's directory, as it is to be shown.
+    """
+
+    seed: int
+    metrics: Mapping[str, Metrics]
+    right: Mapping[str, np.ndarray]
+    record: Mapping[str, Any]
+    path: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One line of a comparison: a method with its settings, over seeds.
+
+    Args:
+        name: what the line is called, unique.
+        method: name of the method. overrides: the settings that were changed.
+        runs: by seed.
+    """
+
+    name: str
+    method: str
+    overrides: Mapping[str, Any]
+    runs: Sequence[Scored]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRows:
+    """The labelled rows of a split, in the order of ``Scored.right``.
+
+    Args:
+        labels: (N,). units: independent unit of each row, (N,), or None: every row is its own.
+    """
+
+    labels: np.ndarray
+    units: np.ndarray | None = field(default=None)
+
+    @classmethod
+    def of(cls, cache: Cache, split: str) -> ScoredRows:
+        """Read them from a cache."""
+        labels, units = cache.labels(split), cache.column("unit", split)
+        keep = labels >= 0
+        return cls(labels[keep], None if units is None else units[keep])
+
+
+def scored(run: Run, cache: Cache | None, path: str | None = None) -> Scored:
+    """Return what a comparison needs of a run; ``cache`` tells which rows are right."""
+    named = ("tuned_on", "tuning", "choices", "cost", "class_counts", "groups")
+    record = {name: run.record.get(name) for name in named}
+    right = {} if cache is None else {s: right_rows(run, cache, s) for s in run.metrics}
+    return Scored(run.record["seed"], dict(run.metrics), right, record, path)
+
+
+def right_rows(run: Run, cache: Cache, split: str) -> np.ndarray:
+    """Return which labelled rows of a split a run classifies rightly, bool (N,)."""
+    labels = cache.labels(split)
+    features = cache.features(split, run.record["field"], run.method.feature.eval_view)
+    keep = labels >= 0
+    return np.asarray(run.logits(features[keep]).argmax(axis=1) == labels[keep])
+
+
+def compare(
+    entries: Sequence[Entry],
+    rows: Mapping[str, ScoredRows],
+    baseline: str | None = None,
+    bootstrap: int = 2000,
+) -> dict[str, Any]:
+    """Compare methods over seeds.
+
+    Args:
+        entries: at least one, each with at least one run.
+        rows: split -> rows that were scored; differences are taken on the splits that it has.
+        baseline: name of an entry, or of a method (its first entry is taken); None: the first.
+        bootstrap: resamples of units for the differences.
+
+    Returns:
+        Plain JSON: ``baseline``, ``statistic``, ``splits`` (split -> rows, units, group scheme),
+        ``class_counts`` and ``entries``, each with ``name``, ``method``, ``overrides``, ``seeds``,
+        ``scores`` (split -> score -> mean, sd, values), ``rank`` (split -> mean over seeds),
+        ``difference`` (split -> paired difference to the baseline, or None), ``per_class``,
+        ``tuned_on``, ``chosen``, ``cost`` and ``runs``.
+
+    Raises:
+        UsageError: nothing to compare, or no such baseline.
+    """
+    if not entries:
+        raise UsageError("there are no runs to compare")
+    base = _baseline(entries, baseline)
+    splits = [s for s in entries[0].runs[0].metrics if all(_has(entry, s) for entry in entries)]
+    ranks = {split: _ranks(entries, split) for split in splits}
+    record = entries[0].runs[0].record
+    return {
+        "statistic": STATISTIC,
+        "baseline": base.name,
+        "splits": {split: _about(entries[0].runs[0].metrics[split]) for split in splits},
+        "class_counts": list(record["class_counts"]),
+        "entries": [
+            {
+                **_summary(entry, splits),
+                "rank": {split: ranks[split][entry.name] for split in splits},
+                "difference": {
+                    split: None if entry is base else _difference(
+                        base, entry, split, rows.get(split), bootstrap
+                    )
+                    for split in splits
+                },
+            }
+            for entry in entries
+        ],
+    }  # fmt: skip
+
+
+def _baseline(entries: Sequence[Entry], name: str | None) -> Entry:
+    if name is None:
+        return entries[0]
+    for what in ("name", "method"):
+        for entry in entries:
+            if getattr(entry, what) == name:
+                return entry
+    names = ", ".join(entry.name for entry in entries)
+    raise UsageError(f"baseline {name!r} has no finished run; there are: {names}")
+
+
+def _has(entry: Entry, split: str) -> bool:
+    return all(split in run.metrics for run in entry.runs)
+
+
+def _about(metrics: Metrics) -> dict[str, Any]:
+    return {
+        "rows": metrics.num_rows,
+        "units": metrics.num_units,
+        "group_scheme": metrics.group_scheme,
+        "group_sizes": dict(metrics.group_sizes),
+    }
+
+
+def _summary(entry: Entry, splits: Sequence[str]) -> dict[str, Any]:
+    from ltcache.fit.adapter import summarise
+
+    metrics = {split: [run.metrics[split] for run in entry.runs] for split in splits}
+    tuning = entry.runs[0].record.get("tuning") or {}
+    return {
+        "name": entry.name,
+        "method": entry.method,
+        "overrides": dict(entry.overrides),
+        "seeds": [run.seed for run in entry.runs],
+        "scores": {split: summarise(found) for split, found in metrics.items()},
+        "per_class": {split: _per_class(found) for split, found in metrics.items()},
+        "tuned_on": dict(entry.runs[0].record["tuned_on"]),
+        "chosen": dict(tuning.get("chosen", {})),
+        "trials": tuning.get("trials", 0),
+        "choices": [run.record["choices"] for run in entry.runs],
+        "cost": _cost(entry.runs),
+        "runs": [run.path for run in entry.runs],
+    }
+
+
+def _per_class(metrics: Sequence[Metrics]) -> list[float | None]:
+    """Return the accuracy of each class, mean over seeds; None without rows."""
+    columns = zip(*(found.per_class for found in metrics), strict=True)
+    return [None if None in values else float(np.mean(values)) for values in columns]
+
+
+def _cost(runs: Sequence[Scored]) -> dict[str, float | None]:
+    cost: dict[str, float | None] = {}
+    for name in runs[0].record["cost"]:
+        values = [run.record["cost"][name] for run in runs]
+        cost[name] = None if None in values else float(np.mean(values))
+    return cost
+
+
+def _ranks(entries: Sequence[Entry], split: str) -> dict[str, float | None]:
+    """Return the mean over seeds of each entry's rank (1 = best, ties share), by seeds of all."""
+    values = [{r.seed: getattr(r.metrics[split], STATISTIC) for r in e.runs} for e in entries]
+    shared = sorted(set.intersection(*(set(found) for found in values)))
+    if not shared:
+        return {entry.name: None for entry in entries}
+    scores = np.array([[found[seed] for seed in shared] for found in values])  # (E, S)
+    better = (scores[None] > scores[:, None]).sum(axis=1)
+    equal = (scores[None] == scores[:, None]).sum(axis=1)
+    ranks = (better + (equal + 1) / 2).mean(axis=1)
+    return {entry.name: float(rank) for entry, rank in zip(entries, ranks, strict=True)}
+
+
+def _difference(
+    base: Entry, entry: Entry, split: str, rows: ScoredRows | None, bootstrap: int
+) -> dict[str, Any] | None:
+    """Return the paired difference to the baseline; None where the right rows are not known."""
+    if rows is None or not all(split in run.right for run in (*base.runs, *entry.runs)):
+        return None
+    record = entry.runs[0].record
+    before, after = (np.stack([run.right[split] for run in e.runs]) for e in (base, entry))
+    found = paired_bootstrap(
+        before,
+        after,
+        rows.labels,
+        rows.units,
+        STATISTIC,
+        class_counts=np.array(record["class_counts"]),
+        groups=GroupScheme.from_mapping(record["groups"]),
+        bootstrap=bootstrap,
+    )
+    return found.to_dict()

@@ -1,0 +1,169 @@
+"""A comparison as text: Markdown, CSV, LaTeX, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ltcache.errors import UsageError
+from ltcache.metrics import percent
+from ltcache.report.tables import COLUMNS, markdown_table
+
+Comparison = Mapping[str, Any]
+
+
+def comparison_table(comparison: Comparison, split: str = "test") -> str:
+    """Return the comparison on one split as a Markdown table with what must be said of it.
+
+    Raises:
+        UsageError: the runs were not scored on that split.
+    """
+    return "\n".join([markdown_table(*_cells(comparison, split)), *remarks(comparison, split)])
+
+
+def to_markdown(comparison: Comparison, split: str = "test") -> str:
+    """Return the table of one split and its remarks as Markdown."""
+    heading, rows = _cells(comparison, split)
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return "\n\n".join([markdown_table(heading, escaped), *remarks(comparison, split)]) + "\n"
+
+
+def to_csv(comparison: Comparison, split: str = "test") -> str:
+    """Return every split's scores as fractions, one line per entry and split."""
+    text = io.StringIO()
+    lines = [_flat(entry, name) for name in comparison["splits"] for entry in comparison["entries"]]
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def to_latex(comparison: Comparison, split: str = "test") -> str:
+    """Return a ``tabular`` (booktabs) of one split, with the remarks as comments."""
+    heading, rows = _cells(comparison, split)
+    lines = [f"% {latex_text(remark)}" for remark in remarks(comparison, split)]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}", r"\toprule"]
+    lines += [_latex_line(heading), r"\midrule", *map(_latex_line, rows)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def to_json(comparison: Comparison, split: str = "test") -> str:
+    """Return the whole comparison."""
+    return json.dumps(comparison, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+WRITERS: Mapping[str, Callable[[Comparison, str], str]] = {
+    "json": to_json,
+    "csv": to_csv,
+    "md": to_markdown,
+    "tex": to_latex,
+}
+"""Ending of a file -> (comparison, split) -> its text."""
+
+
+def remarks(comparison: Comparison, split: str = "test") -> list[str]:
+    """Return what a table must say of its numbers, one sentence or two each."""
+    about = comparison["splits"][split]
+    sizes = "/".join(str(about["group_sizes"][name]) for name in ("many", "medium", "few"))
+    seeds = sorted({len(entry["seeds"]) for entry in comparison["entries"]})
+    counted = "–".join(str(number) for number in (seeds[:1] + seeds[1:][-1:]))
+    lines = [
+        f"accuracy in %, {split} split, {about['rows']} images of {about['units']} units; "
+        f"mean ± sd over seeds ({counted}); groups {about['group_scheme']} ({sizes} classes)",
+        f"rank: of mean/class, mean over seeds; vs {comparison['baseline']}: difference of "
+        "mean/class in points with 95 % interval and two-sided p, paired bootstrap over units; p "
+        "is not corrected for the number of comparisons",
+        f"chosen on: {_tuned(comparison['entries'])}",
+    ]
+    lines += [
+        f"failed: {lost['name']}, seed {lost['seed']}: {lost['reason']}"
+        for lost in comparison.get("failures", ())
+    ]
+    return lines + [f"note: {note}" for note in comparison.get("notes", ())]
+
+
+def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was chosen on what, over all entries: ``epoch on val; loss.tau on val``."""
+    chosen: dict[str, list[str]] = {}
+    for entry in entries:
+        for name, rows in entry["tuned_on"].items():
+            names = chosen.setdefault(rows, [])
+            if name not in names:
+                names.append(name)
+    trials = sorted({entry["trials"] for entry in entries} - {0})
+    counted = f" ({'–'.join(str(t) for t in trials)} trials each)" if trials else ""
+    return "; ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
+
+
+def _cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
+    if split not in comparison["splits"]:
+        known = ", ".join(comparison["splits"]) or "none"
+        raise UsageError(f"the runs have no scores on split {split!r} in common; known: {known}")
+    against = f"vs {comparison['baseline']}"
+    heading = ["", *COLUMNS.values(), "rank", against, "p", "head s", "passes"]
+    return heading, [_row(entry, split) for entry in comparison["entries"]]
+
+
+def _row(entry: Mapping[str, Any], split: str) -> list[str]:
+    scores, difference = entry["scores"][split], entry["difference"][split]
+    rank, cost = entry["rank"][split], entry["cost"]
+    return [
+        entry["name"],
+        *(_spread(scores[name]) for name in COLUMNS),
+        "-" if rank is None else f"{rank:.1f}",
+        "-" if difference is None else _interval(difference),
+        "-" if difference is None else f"{difference['p']:.3f}",
+        _number(cost.get("head_seconds"), 1),
+        _number(cost.get("encoder_passes"), 0),
+    ]
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    mean = percent(value["mean"])
+    return mean if value["sd"] is None else f"{mean} ± {percent(value['sd'])}"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    middle, low, high = (f"{100 * found[key]:+.1f}" for key in ("difference", "low", "high"))
+    return f"{middle} [{low}, {high}]"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _flat(entry: Mapping[str, Any], split: str) -> dict[str, Any]:
+    line: dict[str, Any] = {"name": entry["name"], "method": entry["method"], "split": split}
+    line["overrides"] = json.dumps(entry["overrides"], sort_keys=True)
+    line["seeds"] = " ".join(str(seed) for seed in entry["seeds"])
+    for name, value in entry["scores"][split].items():
+        line[name] = None if value is None else value["mean"]
+        line[f"{name}_sd"] = None if value is None else value["sd"]
+    line["rank"] = entry["rank"][split]
+    difference = entry["difference"][split] or {}
+    for name in ("difference", "low", "high", "p"):
+        line[name if name in ("difference", "p") else f"difference_{name}"] = difference.get(name)
+    tuned = {"chosen": entry["chosen"], "tuned_on": entry["tuned_on"]}
+    line |= {name: json.dumps(value, sort_keys=True) for name, value in tuned.items()}
+    return line | {"trials": entry["trials"], **entry["cost"]}
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "\n": " ",
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Return text with everything escaped that means something to LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(latex_text(cell) for cell in cells) + r" \\"

@@ -1,0 +1,176 @@
+"""From runs on disk to a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ltcache.errors import CacheError, FitError, IdentityError, UsageError
+from ltcache.report.comparison import Entry, ScoredRows, compare, scored
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+    from ltcache.run import Run
+
+RESULTS = "results.json"
+"""What an ablation writes beside its runs."""
+
+
+def report(
+    paths: Sequence[str | Path], baseline: str | None = None, bootstrap: int = 2000
+) -> dict[str, Any]:
+    """Compare runs on disk.
+
+    Runs that differ only in the seed are one line. Differences to the baseline need to know which
+    rows are right, so that the cache of each run must still lie where the run says; without it
+    the line has no difference and a note says why.
+
+    Args:
+        paths: runs, directories of runs, or what ``ltcache ablate`` wrote.
+        baseline: name of a line or of a method; None: the first line.
+        bootstrap: resamples of units for the differences.
+
+    Returns:
+        See :func:`ltcache.report.compare`, with ``notes`` and ``failures`` beside it.
+
+    Raises:
+        UsageError: a path without runs, no such baseline, or runs scored on other rows.
+        FitError: a run is damaged.
+    """
+    reading = _Reading()
+    for path in map(Path, paths):
+        _read(path, reading)
+    entries = reading.entries()
+    rows = _common_rows(entries, reading)
+    found = compare(entries, rows, baseline, bootstrap)
+    return {**found, "failures": reading.failures, "notes": reading.notes}
+
+
+@dataclass(eq=False)
+class _Reading:
+    """What was read so far; ``lines``: what tells a line -> its name, overrides and runs."""
+
+    lines: dict[str, tuple[str, dict[str, Any], list[tuple[Run, Path]]]] = field(
+        default_factory=dict
+    )
+    caches: dict[Path, Cache] = field(default_factory=dict)
+    rows: dict[str, tuple[ScoredRows, list[str]]] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, run: Run, path: Path, name: str, overrides: dict[str, Any]) -> None:
+        """Add a run to the line that it belongs to."""
+        from ltcache.cache.fingerprint import digest
+
+        parts = {key: run.record[key] for key in ("field", "identities", "class_counts")}
+        line = self.lines.setdefault(
+            digest([run.method.to_dict(), parts]), (name, overrides, [])
+        )  # fmt: skip
+        if run.record["seed"] not in [other.record["seed"] for other, _ in line[2]]:
+            line[2].append((run, path))
+
+    def entries(self) -> list[Entry]:
+        """Return the lines, each name once."""
+        names = [name for name, _, _ in self.lines.values()]
+        found = []
+        for name, overrides, runs in self.lines.values():
+            shown = name if names.count(name) == 1 else f"{name} ({_place(runs[0][1])})"
+            made = [scored(run, self.cache_of(run, path), str(path)) for run, path in runs]
+            found.append(Entry(shown, runs[0][0].method.name, overrides, made))
+        return found
+
+    def cache_of(self, run: Run, path: Path) -> Cache | None:
+        """Return the cache of a run if it is still there and still the one it was fitted on."""
+        from ltcache.run import check_features
+
+        named = run.record.get("cache")
+        place = (path / named).resolve() if named else path
+        try:
+            cache = self._opened(place)
+            check_features(run, cache)
+        except (CacheError, IdentityError) as error:
+            reason = str(error).splitlines()[0]
+            self.note(f"no difference to the baseline without the cache of the runs: {reason}")
+            return None
+        for split in run.metrics:
+            self._check_rows(cache, split, path)
+        return cache
+
+    def note(self, text: str) -> None:
+        """Keep a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _opened(self, place: Path) -> Cache:
+        from ltcache.cache import open_cache
+
+        if place not in self.caches:
+            self.caches[place] = open_cache(place)
+        return self.caches[place]
+
+    def _check_rows(self, cache: Cache, split: str, path: Path) -> None:
+        keys = cache.column("key", split)
+        known = [] if keys is None else keys[cache.labels(split) >= 0].tolist()
+        here = ScoredRows.of(cache, split)
+        rows, before = self.rows.setdefault(split, (here, known))
+        if not np.array_equal(rows.labels, here.labels) or before != known:
+            raise UsageError(f"{path}: scored on other {split} rows than the runs before it")
+
+
+def _read(path: Path, reading: _Reading) -> None:
+    from ltcache.run import open_run
+
+    if (path / "run.json").is_file():
+        run = open_run(path)
+        reading.add(run, path, run.method.name, {})
+        return
+    if (path / RESULTS).is_file():
+        _read_ablation(path, reading)
+        return
+    found = sorted(p.parent for p in path.rglob("run.json") if not _hidden(p.relative_to(path)))
+    if not found:
+        raise UsageError(f"{path}: no runs here (no run.json, no {RESULTS})")
+    for place in found:
+        run = open_run(place)
+        reading.add(run, place, run.method.name, {})
+
+
+def _read_ablation(path: Path, reading: _Reading) -> None:
+    from ltcache.run import open_run
+
+    try:
+        results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        lines = [(e["name"], e["overrides"], e["runs"]) for e in results["entries"]]
+        failures, notes = results.get("failures", []), results.get("notes", [])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FitError(f"{path / RESULTS}: cannot be read ({error!r})") from None
+    for name, overrides, runs in lines:
+        for place in runs:
+            reading.add(open_run(path / place), path / place, name, overrides)
+    reading.failures += failures
+    for note in notes:
+        reading.note(note)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _place(path: Path) -> str:
+    """Return the directory of a run without its seed."""
+    return str(path.parent if path.name.startswith("seed-") else path)
+
+
+def _common_rows(entries: Sequence[Entry], reading: _Reading) -> dict[str, ScoredRows]:
+    """Return split -> rows, refusing runs whose scores are of other rows."""
+    runs = [(entry, run) for entry in entries for run in entry.runs]
+    for split in {split for _, run in runs for split in run.metrics}:
+        sizes = {run.metrics[split].per_class_rows for _, run in runs if split in run.metrics}
+        if len(sizes) > 1:
+            raise UsageError(f"the runs were scored on different {split} rows: not comparable")
+    return {split: rows for split, (rows, _) in reading.rows.items()}
