@@ -1,12 +1,29 @@
-"""What acts on a finished head: ``ADJUSTMENTS`` on its logits, ``WEIGHT_TRANSFORMS`` on weights."""
+"""What acts on a finished head: ``ADJUSTMENTS`` on its logits, ``WEIGHT_TRANSFORMS`` on weights.
+
+``ADJUSTMENTS[name](base, context, **hyper_parameters)`` is a head around the head;
+``WEIGHT_TRANSFORMS[name](head, context, **hyper_parameters)`` a changed copy of the same class.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from ltcache.adjustments.base import Adjustment
+from ltcache.adjustments.gla import GeneralizedLogitAdjustment
+from ltcache.adjustments.posthoc import PosthocLogitAdjustment
+from ltcache.adjustments.tau_norm import tau_norm
+from ltcache.adjustments.weight_ensemble import weight_ensemble
+from ltcache.adjustments.zero_shot_ensemble import ZeroShotEnsemble
 from ltcache.heads import Head
 
-ADJUSTMENTS: dict[str, type[Head]] = {}
-WEIGHT_TRANSFORMS: dict[str, Callable[..., Head]] = {}
+ADJUSTMENTS: dict[str, type[Adjustment]] = {
+    "posthoc": PosthocLogitAdjustment,
+    "zero_shot_ensemble": ZeroShotEnsemble,
+    "gla": GeneralizedLogitAdjustment,
+}
+WEIGHT_TRANSFORMS: dict[str, Callable[..., Head]] = {
+    "tau_norm": tau_norm,
+    "weight_ensemble": weight_ensemble,
+}
 
-__all__ = ["ADJUSTMENTS", "WEIGHT_TRANSFORMS"]
+__all__ = ["ADJUSTMENTS", "WEIGHT_TRANSFORMS", "Adjustment"]

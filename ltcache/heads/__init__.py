@@ -27,7 +27,7 @@ from ltcache.heads.sg_attention import SGAttentionHead
 from ltcache.heads.tip_adapter import TipAdapterFHead, TipAdapterHead
 from ltcache.heads.transform import TRANSFORMS, FeatureTransform
 from ltcache.heads.visual_attention import VisualAttentionHead
-from ltcache.heads.zero_shot import ZeroShotHead
+from ltcache.heads.zero_shot import ZeroShotHead, zero_shot_logits
 
 HEADS: dict[str, type[Head]] = {
     "linear": LinearHead,
@@ -62,4 +62,5 @@ __all__ = [
     "hyper_parameters",
     "predict",
     "uses_texts",
+    "zero_shot_logits",
 ]

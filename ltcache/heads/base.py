@@ -7,6 +7,7 @@ must come after them, such as unit length, is ``normalise``, the first step of `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -287,9 +288,9 @@ def uses_texts(head: type[Head]) -> bool:
     return bool({"text_features", "directions"} & {*head.keeps, *head.may_keep})
 
 
-def hyper_parameters(head: type[Head]) -> dict[str, Any]:
-    """Return name -> default of what a head can be told."""
+def hyper_parameters(maker: Callable[..., Any]) -> dict[str, Any]:
+    """Return name -> default of what a head, or a function that makes one, can be told."""
     import inspect
 
-    parameters = inspect.signature(head.__init__).parameters.values()
+    parameters = inspect.signature(maker).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
