@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.losses.base import Loss
-from ltcache.losses.softmax import offset_cross_entropy_
+from ltcache.losses.softmax import offset_cross_entropy_, rows_in_cache
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ class Seesaw(Loss):
 
     def observe(self, labels: Tensor) -> None:
         """See :meth:`Loss.observe`."""
-        self.seen += torch.bincount(labels, minlength=len(self.seen))
+        self.seen.index_add_(0, labels, self.seen.new_ones(len(labels)))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See :meth:`Loss.forward`."""
@@ -85,7 +85,9 @@ class Seesaw(Loss):
     @torch.no_grad()
     def gradient(self, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`OffsetCrossEntropy.gradient`."""
-        logits += self._offset(logits, labels)
+        rows = rows_in_cache(logits)
+        for block, own in zip(logits.split(rows), labels.split(rows), strict=True):
+            block += self._offset(block, own)
         return offset_cross_entropy_(logits, labels, weights), logits
 
     def _offset(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.losses.base import Loss
-from ltcache.losses.softmax import offset_cross_entropy_
-
-_IN_CACHE = 1 << 17  # elements of a block of rows that stays in a processor's second-level cache
+from ltcache.losses.softmax import offset_cross_entropy_, rows_in_cache
 
 
 def seesaw_static(logits: Tensor, labels: Tensor, scaled_log_prior: Tensor) -> Tensor:
@@ -30,9 +28,7 @@ def seesaw_static(logits: Tensor, labels: Tensor, scaled_log_prior: Tensor) -> T
 @torch.no_grad()
 def add_smaller_(logits: Tensor, labels: Tensor, values: Tensor) -> None:
     """Add min(values_j, values_y) to the logits (N, C) in place, a block of rows at a time."""
-    rows = len(logits)
-    if logits.device.type == "cpu":
-        rows = max(1, _IN_CACHE // logits.shape[1])
+    rows = rows_in_cache(logits)
     buffer = logits.new_empty((min(rows, len(logits)), logits.shape[1]))
     for block, own in zip(logits.split(rows), values[labels, None].split(rows), strict=True):
         block += torch.minimum(values, own, out=buffer[: len(block)])

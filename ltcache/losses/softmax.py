@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_IN_CACHE = 1 << 17  # elements of a block of rows that stays in a processor's second-level cache
+
+
+def rows_in_cache(logits: Tensor) -> int:
+    """Return how many rows of logits (N, C) several passes had best go over at a time."""
+    if logits.device.type != "cpu":
+        return max(1, len(logits))
+    return max(1, _IN_CACHE // logits.shape[1])
+
 
 @torch.no_grad()
 def softmax_residual_(logits: Tensor, labels: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from ltcache.losses import (
     Seesaw,
     SeesawStatic,
 )
-from ltcache.losses import seesaw_static as seesaw_module
+from ltcache.losses import softmax as softmax_module
 from ltcache.losses.gcl import cloud
 from ltcache.losses.lade import lade_regulariser
 from ltcache.losses.seesaw import seesaw_offset
@@ -171,6 +171,16 @@ def test_without_imbalance_class_weights_are_equal_and_have_mean_one(name: str) 
             pytest.skip("no class weights")
         assert float(weights.mean()) == pytest.approx(1)
     torch.testing.assert_close(weights, torch.ones(5, dtype=torch.float64))
+
+
+def test_everything_moves_with_the_module(name: str, loss: Loss) -> None:
+    loss = loss.to("meta").train()
+    labels = torch.zeros(4, dtype=torch.int64, device="meta")
+    logits = torch.zeros(4, 5, device="meta", requires_grad=True)
+    loss.observe(labels)
+    loss(logits, labels).sum().backward()
+    if hasattr(loss, "gradient"):
+        loss.gradient(logits.detach(), labels, torch.ones(4, device="meta"))
 
 
 def test_hyper_parameters_have_defaults_and_keep_their_names(name: str) -> None:
@@ -418,15 +428,16 @@ def test_no_gradient_goes_through_the_factors_of_seesaw() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 40])
-def test_static_seesaw_by_blocks_of_rows_is_the_whole(
-    rows: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["seesaw", "seesaw_static"])
+def test_seesaw_by_blocks_of_rows_is_the_whole(
+    kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seesaw_module, "_IN_CACHE", 5 * 16)
+    monkeypatch.setattr(softmax_module, "_IN_CACHE", 5 * 16)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 5, (rows,), generator=generator)
-    loss = SeesawStatic(COUNTS)
-    losses, _ = loss.gradient(logits.clone(), labels, torch.ones(rows))
+    loss = _build(kind)
+    losses, _ = loss.gradient(logits.clone(), labels, torch.ones(rows))  # type: ignore[operator]
     torch.testing.assert_close(losses, loss(logits, labels))
 
 
@@ -504,6 +515,25 @@ def test_what_prior_reweighting_and_the_others_leave() -> None:
     assert partial == {"class_balanced", "ldam", "gcl", "seesaw", "seesaw_static"}
 
 
+def _best_without_features(loss: Loss, rows: torch.Tensor) -> torch.Tensor:
+    """Return the best logits, centred (C,), where features say nothing and classes come as rows."""
+    if loss.class_weights is not None:
+        rows = rows * loss.class_weights
+    rows = rows / rows.sum()
+    logits = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = loss(logits.expand(5, 5), torch.arange(5)) @ rows
+        value.backward()
+        return value
+
+    for _ in range(3):
+        optimiser.step(closure)
+    return logits.detach() - logits.detach().mean()
+
+
 @pytest.mark.parametrize("drawn", [1.0, 0.5])
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -519,23 +549,23 @@ def test_what_prior_reweighting_and_the_others_leave() -> None:
 def test_the_exponent_that_is_left_is_the_one_that_training_leaves(
     name: str, options: dict[str, float], drawn: float
 ) -> None:
-    """Features say nothing, so the best logits are one vector: the log of what prior is left."""
     shares = COUNTS.double() ** drawn
     loss = LOSSES[name](shares * 1000, **options)
-    rows = shares / shares.sum()
-    if loss.class_weights is not None:
-        rows = rows * loss.class_weights / (rows * loss.class_weights).sum()
-    logits = torch.zeros(5, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = loss(logits.expand(5, 5), torch.arange(5)) @ rows
-        value.backward()
-        return value
-
-    for _ in range(3):
-        optimiser.step(closure)
-    found = logits.detach() - logits.detach().mean()
     left = loss.residual_prior(drawn) * COUNTS.double().log()
-    torch.testing.assert_close(found, left - left.mean(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        _best_without_features(loss, shares), left - left.mean(), atol=1e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("alpha", "lam", "most"), [(0.1, 0.1, 0.025), (0.05, 0.5, 0.06)])
+def test_the_regulariser_of_lade_brings_little_of_the_prior_back(
+    alpha: float, lam: float, most: float
+) -> None:
+    found = _best_without_features(LADE(COUNTS, alpha=alpha, lam=lam), COUNTS.double())
+    log_counts = COUNTS.double().log() - COUNTS.double().log().mean()
+    assert 0 < float(found @ log_counts / (log_counts @ log_counts)) < most
+
+
+def test_seesaw_leaves_more_of_the_prior_than_logit_adjustment() -> None:
+    found = _best_without_features(SeesawStatic(COUNTS), COUNTS.double())
+    assert (found[:-1] > found[1:]).all() and float(found[0] - found[-1]) < math.log(200)
