@@ -92,7 +92,7 @@ def fit_head(
     if not len(rows):
         raise FitError("there are no labelled training rows")
     begin = time.perf_counter()
-    fit = _Fit(method, context, seed, torch.device(device), progress, closed_form,
+    fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,
                allow_double_correction, memo)  # fmt: skip
     if val is not None:
         transform, results = fit.run(rows, val, None)
@@ -124,7 +124,7 @@ def fit_head(
 
 
 @dataclass(frozen=True)
-class _Fit:
+class OneFit:
     """One method with everything but the rows; see :func:`fit_head`."""
 
     method: Method
@@ -137,17 +137,15 @@ class _Fit:
     memo: Memo | None
     spared: list[float] = field(default_factory=list)  # seconds of what the memo had
 
-    def run(
-        self, rows: Rows, val: Rows | None, choices: Sequence[dict[str, Any]] | None
-    ) -> tuple[FeatureTransform, list[StageResult]]:
-        """Run the stages one after another; ``choices`` are repeated where given."""
+    def start(self, rows: Rows, val: Rows | None) -> tuple[FeatureTransform, Task]:
+        """Return the feature transform, fitted to the training rows, and the task of all stages."""
         rows, val = rows.to(self.device), None if val is None else val.to(self.device)
         feature = self.method.feature
         if feature.text_rows:
             rows = with_texts(rows, self.context)
         transform = FeatureTransform(feature.transform, self.context.dim).to(self.device)
         transform.fit(rows.features)
-        task = Task(
+        return transform, Task(
             replace(rows, features=transform(rows.features)),
             None if val is None else replace(val, features=transform(val.features)),
             replace(self.context, class_counts=self._counts()),
@@ -157,33 +155,55 @@ class _Fit:
             closed_form=self.closed_form,
             allow_double_correction=self.allow_double_correction,
         )
+
+    def run(
+        self, rows: Rows, val: Rows | None, choices: Sequence[dict[str, Any]] | None
+    ) -> tuple[FeatureTransform, list[StageResult]]:
+        """Run the stages one after another; ``choices`` are repeated where given."""
+        transform, task = self.start(rows, val)
         head: Head | None = None
         results: list[StageResult] = []
-        for number, stage in enumerate(self.method.stages):
-            choice = None if choices is None else choices[number]
-            key = self._key(number, len(rows), None if choices is None else choices[: number + 1])
-            result = self._remembered(key, task)
-            if result is None:
-                begin = time.perf_counter()
-                result = run_stage(stage, task, head, choice)
-                result = replace(result, seconds=time.perf_counter() - begin)
-                self._remember(key, result, task)
+        for number in range(len(self.method.stages)):
+            result, task = self.stage(number, task, head, choices)
             results.append(result)
             head = result.head
-            statistics = {**task.statistics, **result.statistics}
-            task = replace(task, statistics=statistics, residual=result.residual)
         return transform, results
+
+    def stage(
+        self,
+        number: int,
+        task: Task,
+        head: Head | None,
+        choices: Sequence[dict[str, Any]] | None,
+    ) -> tuple[StageResult, Task]:
+        """Run a stage after the head before it, or take it from the memo.
+
+        Returns:
+            What it leaves, and the task of the stage after it.
+        """
+        key = self.key(number, task, choices)
+        result = self.recall(key, task)
+        if result is None:
+            begin = time.perf_counter()
+            choice = None if choices is None else choices[number]
+            result = run_stage(self.method.stages[number], task, head, choice)
+            result = replace(result, seconds=time.perf_counter() - begin)
+            self.remember(key, result, task)
+        statistics = {**task.statistics, **result.statistics}
+        return result, replace(task, statistics=statistics, residual=result.residual)
 
     def _counts(self) -> Tensor:
         """Return the rows of each class that are trained on, class texts included."""
         counts = self.context.class_counts
         return counts + 1 if self.method.feature.text_rows else counts
 
-    def _key(self, number: int, rows: int, choices: Any) -> str:
+    def key(self, number: int, task: Task, choices: Sequence[dict[str, Any]] | None) -> str:
+        """Return what a stage is remembered by: all that determines it on the same rows."""
         stages = [{"kind": type(s).__name__, **asdict(s)} for s in self.method.stages[: number + 1]]
-        return digest([asdict(self.method.feature), stages, self.seed, rows, choices])
+        known = None if choices is None else list(choices[: number + 1])
+        return digest([asdict(self.method.feature), stages, self.seed, len(task.rows), known])
 
-    def _remembered(self, key: str, task: Task) -> StageResult | None:
+    def recall(self, key: str, task: Task) -> StageResult | None:
         """Return what a stage left before, and set the randomness to where it ended."""
         if self.memo is None or key not in self.memo:
             return None
@@ -192,7 +212,8 @@ class _Fit:
         self.spared.append(result.seconds)
         return replace(result, head=deepcopy(result.head))
 
-    def _remember(self, key: str, result: StageResult, task: Task) -> None:
+    def remember(self, key: str, result: StageResult, task: Task) -> None:
+        """Keep what a stage left and where the randomness ended."""
         if self.memo is not None:
             state = task.generator.get_state().clone()
             self.memo[key] = (replace(result, head=deepcopy(result.head)), state)

@@ -92,7 +92,7 @@ def _draw(
     """Return the row numbers of each step of an epoch; None where there is no sampler."""
     if sampler is None:
         return [None] * steps
-    order = SAMPLERS[sampler].draw(by_class, task.generator)
+    order = SAMPLERS[sampler].draw(by_class, task.generator, progress)
     return torch.tensor_split(order.to(task.device), steps)
 
 
