@@ -85,7 +85,7 @@ class TipAdapterHead(Head):
         near = torch.exp(self.beta * (rows @ self.keys.T - 1))
         if self.balanced:
             counts = torch.bincount(self.key_labels, minlength=self.num_classes)
-            near = near * (self.shots / counts[self.key_labels]).to(near.dtype)
+            near = near * (self.shots / counts[self.key_labels].to(near.dtype))
         return near.new_zeros(len(rows), self.num_classes).index_add(1, self.key_labels, near)
 
     @torch.no_grad()
