@@ -201,8 +201,8 @@ def _example(key: str, value: Any) -> Any:
 
 
 def _read(key: str, value: Any, example: Any) -> Any:
-    if isinstance(value, str) and value.lower() == "none":
-        return None
+    if isinstance(value, str) and value.lower() == "none" and not isinstance(example, str):
+        return None  # a name may be "none", such as feature.transform's
     if value is None:
         return value
     if example is None:

@@ -112,6 +112,8 @@ def test_bad_overrides_are_refused_with_the_nearest(overrides: dict, text: str) 
 def test_none_asks_for_the_automatic_schedule() -> None:
     method = override(METHODS["ce"], {"optimisation.epochs": 7})
     assert override(method, {"optimisation.epochs": None}).stages[-1].optimisation.epochs is None
+    assert override(method, {"optimisation.epochs": "none"}).stages[-1].optimisation.epochs is None
+    assert override(method, {"feature.transform": "none"}).feature.transform == "none"
 
 
 @pytest.mark.parametrize("rows", [1, 30, 300, 4_000, 115_846, 400_000])
