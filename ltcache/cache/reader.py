@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -112,12 +113,12 @@ class Cache:
         Raises:
             CacheError: there is no such split.
         """
-        keep = np.array(self._column("status") == "ok")
+        keep = self._is("status", "ok")
         if split is not None:
-            of_split = self._column("split") == split
+            of_split = self._is("split", split)
             if not of_split.any():
                 raise CacheError(f"{self.path}: no split {split!r}, only {', '.join(self.splits)}")
-            keep &= of_split
+            keep = keep & of_split
         return np.flatnonzero(keep)
 
     def labels(self, split: str | None = None) -> np.ndarray:
@@ -226,6 +227,11 @@ class Cache:
             f"{self.path}: no field {field!r} in view {view!r}, only "
             f"{', '.join(self.field_shapes(view))}"
         )
+
+    def _is(self, name: str, text: str) -> np.ndarray:
+        """Return which rows have ``text`` in a column, without a Python value for each of them."""
+        same: np.ndarray = pc.fill_null(pc.equal(self.manifest.rows[name], text), False).to_numpy()
+        return same
 
     def _column(self, name: str) -> np.ndarray:
         return self.manifest.rows.column(name).to_numpy(zero_copy_only=False)
@@ -344,7 +350,8 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_rows(path: Path) -> pa.Table:
     try:
-        rows = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # read_table would import pandas
+            rows = file.read()
         rows.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CacheError(f"{path}: cannot be read ({error})") from None

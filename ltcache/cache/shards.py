@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,6 @@ def map_array(path: Path, name: str) -> np.ndarray:
 
 def asdict_json(record: ShardRecord) -> dict[str, Any]:
     """Return the record with string keys only."""
-    value = asdict(record)
+    value = dict(vars(record))  # asdict would copy every item's content, one by one
     value["errors"] = {str(key): text for key, text in record.errors.items()}
     return value
