@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageResult, Task
-from ltcache.fit.train import choose_by, train
+from ltcache.fit.train import Trained, choose_by, train
 from ltcache.heads import HEADS, Head
 from ltcache.heads.base import hyper_parameters as keyword_arguments
 from ltcache.losses import LOSSES, Loss
@@ -27,7 +28,7 @@ from ltcache.methods import (
     counts_as_drawn,
     residual_prior,
 )
-from ltcache.objectives import OBJECTIVES
+from ltcache.objectives import OBJECTIVES, Objective
 
 Choice = Mapping[str, Any] | None
 
@@ -45,18 +46,42 @@ def run_stage(stage: Stage, task: Task, previous: Head | None, choice: Choice) -
     return RUNNERS[type(stage)](stage, task, previous, choice)
 
 
-def run_train(stage: Train, task: Task, previous: Head | None, choice: Choice) -> StageResult:
-    """Run a :class:`ltcache.methods.Train` stage."""
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A :class:`ltcache.methods.Train` stage that is ready to be run.
+
+    Attributes:
+        head, objective: on the device of the task's rows. init: the initialisation that was taken.
+    """
+
+    stage: Train
+    task: Task
+    head: Head
+    objective: Objective
+    init: str
+
+    def result(self, trained: Trained) -> StageResult:
+        """Return what the stage leaves once its head is trained."""
+        residual = residual_prior(self.stage, self.objective.loss)
+        choice = {"epoch": trained.best_epoch}
+        return StageResult(self.head, residual, choice, self.init, trained.history)
+
+
+def ready(stage: Train, task: Task, previous: Head | None) -> Training:
+    """Return a stage's head, initialised, and its objective; draws what initialising draws."""
     head, init = _head_to_train(stage, task, previous)
     loss = _loss(stage, task)
     _require_one_scale(stage, head, loss)
     loss.generator = torch.Generator(task.device).manual_seed(task.stream(2).initial_seed())
     objective = OBJECTIVES[stage.objective](loss, **stage.objective_options).to(task.device)
-    result = train(
-        head, objective.train(), stage, task, None if choice is None else choice["epoch"]
-    )
-    residual = residual_prior(stage, loss)
-    return StageResult(head, residual, {"epoch": result.best_epoch}, init, result.history)
+    return Training(stage, task, head, objective.train(), init)
+
+
+def run_train(stage: Train, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+    """Run a :class:`ltcache.methods.Train` stage."""
+    training = ready(stage, task, previous)
+    stop_after = None if choice is None else choice["epoch"]
+    return training.result(train(training.head, training.objective, stage, task, stop_after))
 
 
 def _head_to_train(stage: Train, task: Task, previous: Head | None) -> tuple[Head, str]:

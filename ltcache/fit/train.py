@@ -16,7 +16,7 @@ from ltcache.fit.steps import AutogradStep, ClosedFormStep, Fusions
 from ltcache.fit.task import Task
 from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
-from ltcache.methods import Train, hyper_parameters
+from ltcache.methods import Optimisation, Train, hyper_parameters
 from ltcache.objectives import Batch, Objective
 from ltcache.sampling import SAMPLERS, RowsByClass
 
@@ -57,7 +57,7 @@ def train(
     for epoch in range(min(epochs, stop_after or epochs)):
         head.train()
         total = torch.zeros((), device=task.device)
-        orders = [_draw(name, by_class, task, epoch / epochs, steps_per_epoch)
+        orders = [draw(name, by_class, task, epoch / epochs, steps_per_epoch)
                   for name in (stage.sampler, stage.partner)]  # fmt: skip
         for number, (index, partner) in enumerate(zip(*orders, strict=True)):
             done = (epoch * steps_per_epoch + number) / (epochs * steps_per_epoch)
@@ -86,7 +86,7 @@ def train(
     return Trained(history, best[1] if best is not None else len(history))
 
 
-def _draw(
+def draw(
     sampler: str | None, by_class: RowsByClass, task: Task, progress: float, steps: int
 ) -> Sequence[Tensor | None]:
     """Return the row numbers of each step of an epoch; None where there is no sampler."""
@@ -122,21 +122,39 @@ def make_optimiser(head: Head, stage: Train) -> torch.optim.Optimizer:
 
     A parameter whose factor is 0 is frozen here; other factors scale the learning rate.
     """
-    optimisation = stage.optimisation
     groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, how in parameters_to_train(head, stage).items():
+        groups.setdefault(how, []).append(head.get_parameter(name))
+    settings = [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in groups.items()
+    ]
+    return optimiser_of(settings, stage.optimisation)
+
+
+def parameters_to_train(head: Head, stage: Train) -> dict[str, tuple[float, float]]:
+    """Return each parameter that moves -> the factor on its learning rate, its decay.
+
+    Raises:
+        FitError: there is none.
+    """
+    found: dict[str, tuple[float, float]] = {}
     for name, parameter in head.named_parameters():
         factor = next((f for start, f in stage.lr_factors.items() if name.startswith(start)), 1.0)
         parameter.requires_grad_(parameter.requires_grad and factor > 0)
         if parameter.requires_grad:
-            decay = optimisation.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
-    if not groups:
+            decay = stage.optimisation.weight_decay if parameter.ndim > 1 else 0.0
+            found[name] = (factor, decay)
+    if not found:
         raise FitError("every parameter of the head is frozen: there is nothing to train")
-    settings = [
-        {"params": parameters, "weight_decay": decay, "factor": factor, "lr": optimisation.lr}
-        for (factor, decay), parameters in groups.items()
-    ]
-    options: dict[str, Any] = {}
+    return found
+
+
+def optimiser_of(
+    settings: list[dict[str, Any]], optimisation: Optimisation
+) -> torch.optim.Optimizer:
+    """Return the optimiser of groups of parameters."""
+    options: dict[str, Any] = {"lr": optimisation.lr}
     kind: Any = torch.optim.AdamW
     if optimisation.optimiser == "sgd":
         kind = torch.optim.SGD
