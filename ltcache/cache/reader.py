@@ -107,6 +107,10 @@ class Cache:
         """Return how many crops of each image a view has."""
         return int(view_identity(view, self._view(view)).get("crops", 1))
 
+    def shards(self, view: str = "center") -> list[int]:
+        """Return the numbers of a view's shards, in order of their items."""
+        return [number for number, _, _ in self._view(view)["shards"]]
+
     def rows(self, split: str | None = None) -> np.ndarray:
         """Return int64 row numbers of a split (all by default) whose features exist.
 

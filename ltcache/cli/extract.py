@@ -22,7 +22,16 @@ from ltcache.cli.options import encoder_options, general, print_json
     "--templates",
     help="Class prompts in place of the source's: openai (80), openai-simple (7), or a file.",
 )
-@click.option("--fields", help="Comma-separated: embedding,pooled. All that the tower has.")
+@click.option(
+    "--views",
+    help="Comma-separated, besides center: flip, five, rrc:K (K random crops). Added to a cache "
+    "that has others.",
+)
+@click.option("--view-seed", type=int, help="Of the random crops; 0 for a new view.")
+@click.option(
+    "--fields",
+    help="Comma-separated: embedding,pooled. All that the tower has; may be added later.",
+)
 @click.option("--batch-size", type=int, help="Images in one pass: 16 on a CPU, 256 on a GPU.")
 @click.option("--shard-size", type=int, help="Images in one file: what a kill can cost at most.")
 @click.option("--workers", type=int, help="Decoding threads; the number of processors.")
@@ -59,6 +68,7 @@ def command(
 
     \b
     ltcache extract photos/ --out cache --model ViT-B-16 --pretrained openai
+    ltcache extract photos/ --out cache --views rrc:4,five
     ltcache extract ImageNet_LT_train.txt --root /data/imagenet --out cache --model ViT-B-32,openai
     """
     from ltcache.cli.progress import ExtractionBar
@@ -71,8 +81,8 @@ def command(
             "model: --model ViT-B-16 --pretrained openai",
             err=True,
         )
-    fields = options.pop("fields")
-    options["fields"] = fields.split(",") if fields else None
+    for name in ("views", "fields"):
+        options[name] = options[name].split(",") if options[name] else None
     manifest = read_manifest(
         source,
         root=options.pop("root"),

@@ -97,6 +97,11 @@ class Encoder:
             "dims": dict(self.dims),
         }
 
+    @property
+    def token_shape(self) -> tuple[int, int] | None:
+        """Shape (T, P) of one image's ``tokens``, or None where the tower has none."""
+        return None
+
     def numerics(self) -> dict[str, Any]:
         """Return what the last bits of the features depend on besides the identity."""
         return {

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltcache.errors import LtcacheError, UsageError
+from ltcache.images import parse_views
 from ltcache.manifest import Manifest, missing_files
 
 _GRACE = 1000  # failures are judged as a rate from this many items on
 
 
 def check_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
-    if tuple(views) != ("center",):
-        raise UsageError(f"views {', '.join(views)}: only 'center' can be extracted")
+    parse_views(views)
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {name} must be at least 1, not {value}")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
-from ltcache.cache import Plan, claim_plan, read_record
-from ltcache.cache.layout import CENTER, remove_leftovers
+from ltcache.cache import Layer, Plan, ShardRecord, read_record
+from ltcache.cache.layout import remove_leftovers
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
-from ltcache.extract.pipeline import Stages, encode_shards
+from ltcache.extract.items import Items
+from ltcache.extract.pipeline import Done, Stages, Work, encode_shards
 from ltcache.extract.report import Progress
 from ltcache.images import open_store
-from ltcache.manifest import Manifest
+from ltcache.manifest import Root
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -32,68 +34,109 @@ class Options:
     progress: Callable[[Progress], None] | None
 
 
-def encode_plan(
-    out: Path,
-    plan: Plan,
-    uris: pa.StringArray,
-    manifest: Manifest,
-    encoder: Encoder,
-    stages: Stages,
-    options: Options,
-) -> int:
-    """Claim a plan and encode its shards that are not committed yet.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A plan's shards in some layers.
+
+    Args:
+        items: the plan's images.
+        layers: in which they are to be encoded.
+        root: where they are.
+        alone: whether this process began it: the first one works from the front.
+        shards: of the plan, if not all.
+    """
+
+    out: Path
+    plan: Plan
+    items: Items
+    layers: Sequence[Layer]
+    root: Root | None
+    alone: bool = True
+    shards: Collection[int] | None = None
+
+    def todo(self) -> list[Work]:
+        """Return what has not been committed."""
+        numbers = self.plan.shards if self.shards is None else sorted(self.shards)
+        found = (self.lacking(shard) for shard in numbers)
+        return [work for work in found if work.layers]
+
+    def lacking(self, shard: int) -> Work:
+        """Return a shard and the layers in which it has not been committed."""
+        layers = (x for x in self.layers if not self._complete(x, shard))
+        return Work(shard, tuple(layers))
+
+    def _complete(self, layer: Layer, shard: int) -> bool:
+        """Whether a shard is there and has features of every item that should have them."""
+        record = read_record(self.out, layer.folder, shard)
+        excused = self.items.excused
+        if record is None or excused is None:
+            return record is not None
+        failed = np.array(list(record.errors), np.int64) + record.first - self.plan.first_item
+        return bool(excused[failed].all())
+
+
+def encode_task(task: Task, encoder: Encoder, stages: Stages, options: Options) -> int:
+    """Encode a task's shards that are not committed yet.
 
     Processes that join a plan begin in the middle of what is left and pass over what another one
     has committed meanwhile; at worst a shard is encoded twice, to the same bytes.
 
     Returns:
-        The number of items that were encoded.
+        The number of images that were encoded, those of each view counted apart.
     """
-    created = claim_plan(out, plan)
-    remove_leftovers(out)
+    remove_leftovers(task.out)
     pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
-    done = failed = 0
-    for shard in plan.shards:
-        if record := read_record(out, CENTER, shard):
-            done, failed = done + record.count, failed + len(record.errors)
-    encoded, started = 0, time.perf_counter()
-    store = open_store(manifest.root)
-    while todo := uncommitted(out, plan):
-        order = todo if created else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
-        still = (shard for shard in order if read_record(out, CENTER, shard) is None)
-        for record in encode_shards(
-            out, plan, still, uris, store, encoder, options.workers, stages
-        ):
-            encoded += record.count
-            failed += len(record.errors)
-            seen = done + encoded
+    total = task.plan.items if task.shards is None else _size(task.plan, task.shards)
+    done = total - _size(task.plan, [work.shard for work in task.todo()])
+    failed = _failures(task)
+    encoded, started, first = 0, time.perf_counter(), done
+    while todo := task.todo():
+        order = todo if task.alone else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
+        for part in _encoded(task, order, encoder, stages, options):
+            record = next(iter(part.records.values()))
+            encoded += part.encoded
+            failed += len(record.errors) if task.items.known is None else 0
+            done = min(total, done + record.count)
             if options.progress:
-                rate = encoded / (time.perf_counter() - started)
-                options.progress(Progress(seen, plan.items, failed, rate, stages.binding()))
-            total = plan.items if plan.number == 1 else 0  # of a few new images all may fail
-            if too_many(failed, seen, total, options.max_failures):
-                raise _failures_error(out, plan, uris, record, failed, seen, options.max_failures)
+                rate = (done - first) / (time.perf_counter() - started)
+                options.progress(Progress(done, total, failed, rate, stages.binding()))
+            judged = task.plan.items if task.plan.number == 1 else 0  # few new ones may all fail
+            if too_many(failed, done, judged, options.max_failures):
+                raise _failures_error(task, record, failed, done, options.max_failures)
     return encoded
 
 
-def uncommitted(out: Path, plan: Plan) -> list[int]:
-    return [shard for shard in plan.shards if read_record(out, CENTER, shard) is None]
+def _encoded(
+    task: Task, order: Sequence[Work], encoder: Encoder, stages: Stages, options: Options
+) -> Iterator[Done]:
+    current = (task.lacking(work.shard) for work in order)
+    still = (work for work in current if work.layers)
+    return encode_shards(
+        task.out, task.plan, still, task.items, open_store(task.root), encoder, options.workers,
+        stages,
+    )  # fmt: skip
+
+
+def _size(plan: Plan, shards: Collection[int]) -> int:
+    return sum(len(plan.item_range(shard)) for shard in shards)
+
+
+def _failures(task: Task) -> int:
+    """Return how many of a new plan's items are known to have failed."""
+    if task.items.known is not None:
+        return 0
+    records = (read_record(task.out, task.layers[0].folder, shard) for shard in task.plan.shards)
+    return sum(len(record.errors) for record in records if record)
 
 
 def _failures_error(
-    out: Path,
-    plan: Plan,
-    uris: pa.StringArray,
-    record: Any,
-    failed: int,
-    seen: int,
-    max_failures: float,
+    task: Task, record: ShardRecord, failed: int, seen: int, max_failures: float
 ) -> CacheError:
     examples = [
-        f"{uris[record.first - plan.first_item + row]}: {text}"
+        f"{task.items.uri(record.first + row)}: {text}"
         for row, text in list(record.errors.items())[:5]
     ]
     return CacheError(
         f"{failed} of {seen} images failed (allowed: {max_failures:.1%}, --max-failures), "
-        f"for example {'; '.join(examples)}. What is done stays in {out}."
+        f"for example {'; '.join(examples)}. What is done stays in {task.out}."
     )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.cache import Cache, Plan, finalise, open_cache, read_plan, read_plans
+import numpy as np
+
+from ltcache.cache import Cache, Layer, Plan, claim_plan, finalise, read_plan, read_plans
 from ltcache.cache.fingerprint import file_digest, require_equal
-from ltcache.cache.layout import index_path
-from ltcache.errors import CacheError, UsageError
+from ltcache.cache.index import read_index
+from ltcache.cache.layers import claim_layer, dims_of, first_layer
+from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
 from ltcache.extract.checks import check_choice, check_files, check_place
-from ltcache.extract.encode import Options, encode_plan, uncommitted
+from ltcache.extract.encode import Options, Task, encode_task
 from ltcache.extract.growth import Growth, check_sample, number_items, plan_growth
+from ltcache.extract.items import Items, known_items
+from ltcache.extract.layers import first_fields, missing_layers
 from ltcache.extract.pipeline import Stages
 from ltcache.extract.report import ExtractReport, Progress, make_report
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
@@ -36,7 +42,8 @@ def extract(
     model: str = "embedded",
     pretrained: str | None = None,
     root: str | Path | None = None,
-    views: Sequence[str] = ("center",),
+    views: Sequence[str] | None = None,
+    view_seed: int | None = None,
     fields: Sequence[str] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -54,7 +61,9 @@ def extract(
 
     An interrupted extraction goes on where it stopped; a finished one is reused at once. Where
     ``source`` has changed since, only new content is encoded: relabelling, moving rows between
-    splits and deleting them change the cache's manifest alone.
+    splits and deleting them change the cache's manifest alone. Views and fields that a cache lacks
+    are added to it (:mod:`ltcache.cache.layers`), and shards that it has lost are encoded again;
+    what is there is never touched.
 
     Args:
         source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
@@ -62,8 +71,11 @@ def extract(
         encoder: loaded already; else ``model``, ``pretrained``, ``device``, ``precision`` and
             ``activation`` say what to load (:func:`ltcache.encoder.load_encoder`).
         root: where the images are, if not where the source says.
-        views: ``center``.
-        fields: ``embedding`` and, for towers that have it, ``pooled``; all by default.
+        views: ``flip``, ``five``, ``rrc:K`` (:mod:`ltcache.images.views`) besides ``center``, which
+            every cache has; by default those it has.
+        view_seed: of the random crops of ``rrc:K``; 0 for a new view.
+        fields: ``embedding`` and, for towers that have it, ``pooled``; both by default, or those
+            the cache has. ``tokens`` (:mod:`ltcache.encoder.rest`) only if named.
         batch_size: images in one forward pass; 16 on a CPU, 256 on a GPU.
         shard_size: images in one file; what a kill can cost at most.
         workers: decoding threads; the number of processors by default.
@@ -81,7 +93,7 @@ def extract(
     started = time.perf_counter()
     out = Path(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
-    check_choice(views, batch_size, shard_size)
+    check_choice(views or (), batch_size, shard_size)
     check_place(out)
     begun = read_plan(out)
     unfinished = None if index_path(out).exists() else begun
@@ -97,65 +109,146 @@ def extract(
         encoder=encoder.identity,
         numerics=encoder.numerics() | {"decoder": "pillow"},
         manifest=manifest.identity(),
-        views=tuple(views),
-        fields=_dims(encoder, fields),
+        views=(CENTER,),
+        fields=first_fields(encoder, fields),
         items=0,
         shard_size=shard_size or (unfinished.shard_size if unfinished else SHARD_SIZE),
         micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
     )
     if index_path(out).exists():
-        return _grow(out, plan, manifest, encoder, options, retry_failed, rehash, started)
+        wanted = Wanted(plan, views, fields, view_seed, retry_failed, rehash)
+        return _grow(out, wanted, manifest, encoder, options, started)
     check_files(manifest, max_failures)
     items, uris = number_items(manifest)
     plan = replace(plan, items=len(uris))
+    first = first_layer(plan)
+    layers = [first, *missing_layers(encoder, [first], views, fields, view_seed)]
+    _warn_of_size(layers[1:], len(uris))
+    alone = claim_plan(out, plan)
+    for layer in layers[1:]:
+        claim_layer(out, layer)
     stages = Stages()
-    encoded = encode_plan(out, plan, uris, manifest, encoder, stages, options)
+    task = Task(out, plan, Items(0, uris), layers, manifest.root, alone)
+    encoded = encode_task(task, encoder, stages, options)
     prompts = default_prompts(encoder, manifest)
-    rows = finalise(out, [plan], manifest, items, encoder_state(encoder, plan), prompts)
+    state = encoder_state(encoder, plan, layers)
+    rows = finalise(out, [plan], manifest, items, state, prompts, layers)
     return make_report(out, rows, encoded, stages.binding(), started)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a call asks of a cache that is finished."""
+
+    plan: Plan
+    views: Sequence[str] | None
+    fields: Sequence[str] | None
+    seed: int | None
+    retry_failed: bool
+    rehash: bool
 
 
 def _grow(
     out: Path,
-    wanted: Plan,
+    wanted: Wanted,
     manifest: Manifest,
     encoder: Encoder,
     options: Options,
-    retry_failed: bool,
-    rehash: bool,
     started: float,
 ) -> ExtractReport:
     """Bring a finished cache to a manifest: reuse it, or encode what is new and finish again."""
-    cache = open_cache(out)
+    cache = Cache(out, read_index(out, check_sizes=False))  # what shards lack is encoded again
     before = file_digest(index_path(out))
     plans = read_plans(out)
-    _check_same(out, plans[0], wanted)
+    _require(out, "encoder", plans[0].encoder, wanted.plan.encoder)
+    added = missing_layers(encoder, cache.layers, wanted.views, wanted.fields, wanted.seed)
+    lost = _lost_shards(cache)
     same = manifest.identity() == cache.manifest.identity()
-    if not rehash:
+    if not wanted.rehash:
         check_sample(cache, manifest)
-    if same and not rehash and not (retry_failed and "failed" in _statuses(cache)):
+    retried = wanted.retry_failed and "failed" in _statuses(cache)
+    if same and not (wanted.rehash or retried or added or lost):
         return make_report(out, cache.manifest.rows, 0, "reused", started)
-    plan, growth = _next_plan(cache, plans, wanted, manifest, options, retry_failed, rehash)
+    plan, growth = _next_plan(cache, plans, wanted, manifest, options)
     encoded, stages = 0, Stages()
+    if plan is not None or added or lost:
+        _require(out, "numerics", plans[0].numerics, wanted.plan.numerics)
+    _warn_of_size(added, len(np.unique(growth.items)))
+    claims = [claim_layer(out, layer) for layer in added]
+    layers = [*cache.layers, *added]
+    shards = lost | _used_shards(cache, plans, growth) if added else lost
+    for task in _fill(cache, plans, growth, manifest, layers, shards, all(claims)):
+        encoded += encode_task(task, encoder, stages, options)
     if plan is not None:
-        _require(out, "numerics", plan.numerics, wanted.numerics)
-        encoded = encode_plan(out, plan, growth.uris, manifest, encoder, stages, options)
+        alone = claim_plan(out, plan)
+        task = Task(out, plan, Items(plan.first_item, growth.uris), layers, manifest.root, alone)
+        encoded += encode_task(task, encoder, stages, options)
         plans = [*plans[: plan.number - 1], plan]
     prompts = kept_prompts(cache, manifest) or default_prompts(encoder, manifest)
-    if file_digest(index_path(out)) != before:
-        raise CacheError(f"{out} was changed by another process meanwhile: run this again")
-    rows = finalise(out, plans, manifest, growth.items, encoder_state(encoder, plans[0]), prompts)
+    if file_digest(index_path(out)) != before:  # another process was quicker with the same
+        report = _grow(out, wanted, manifest, encoder, options, started)
+        return replace(report, encoded=report.encoded + encoded)
+    state = encoder_state(encoder, plans[0], layers)
+    rows = finalise(out, plans, manifest, growth.items, state, prompts, layers)
     return make_report(out, rows, encoded, stages.binding() if encoded else "known images", started)
 
 
-def _next_plan(
+def _lost_shards(cache: Cache) -> set[int]:
+    """Return shards of the index whose features or record are not there, in some layer."""
+    lost = set()
+    for layer in cache.layers:
+        for shard in cache.shards(layer.name):
+            for path in (shard_path, record_path):
+                place = path(cache.path, layer.folder, shard)
+                size = cache.files[place.relative_to(cache.path).as_posix()]["bytes"]
+                if not place.exists() or place.stat().st_size != size:
+                    lost.add(shard)
+    return lost
+
+
+def _used_shards(cache: Cache, plans: Sequence[Plan], growth: Growth) -> set[int]:
+    """Return the shards that are in the index, and those that hold a row's item besides.
+
+    Those are known by their content, from an extension that was given up.
+    """
+    used = set(cache.shards(CENTER))
+    for plan in plans:
+        mine = growth.items[(growth.items >= plan.first_item) & (growth.items < plan.end)]
+        numbers = np.unique((mine - plan.first_item) // plan.shard_size) + plan.first_shard
+        used |= set(numbers.tolist())
+    return used
+
+
+def _fill(
     cache: Cache,
-    plans: list[Plan],
-    wanted: Plan,
+    plans: Sequence[Plan],
+    growth: Growth,
     manifest: Manifest,
-    options: Options,
-    retry_failed: bool,
-    rehash: bool,
+    layers: Sequence[Layer],
+    shards: set[int],
+    alone: bool,
+) -> Iterator[Task]:
+    """Yield, plan by plan, what these shards lack in some layer."""
+    for plan in plans:
+        if mine := shards & set(plan.shards):
+            items = known_items(cache, plan, growth.items, manifest.rows["uri"])
+            yield Task(cache.path, plan, items, layers, manifest.root, alone, mine)
+
+
+def _warn_of_size(layers: Sequence[Layer], images: int) -> None:
+    """Say before the work what tokens are going to take."""
+    for layer in layers:
+        for shape in (dims_of(shape) for shape in layer.fields.values() if dims_of(shape)[1:]):
+            size = images * layer.crops * int(np.prod(shape)) * 2
+            warnings.warn(
+                f"{layer.folder}: {images} images x {layer.crops} crops x {shape[0]} x {shape[1]} "
+                f"values in float16 take {size / 1e9:.2f} GB on disk",
+                stacklevel=3,
+            )
+
+
+def _next_plan(
+    cache: Cache, plans: list[Plan], wanted: Wanted, manifest: Manifest, options: Options
 ) -> tuple[Plan | None, Growth]:
     """Return the plan of what is new, or None where nothing is.
 
@@ -165,12 +258,12 @@ def _next_plan(
 
     def compare(known: list[Plan]) -> Growth:
         return plan_growth(
-            cache, known, manifest, retry_failed=retry_failed, rehash=rehash,
+            cache, known, manifest, retry_failed=wanted.retry_failed, rehash=wanted.rehash,
             workers=options.workers,
         )  # fmt: skip
 
     last = plans[-1]
-    if len(plans) > 1 and uncommitted(cache.path, last):
+    if len(plans) > 1 and not set(last.shards) <= set(cache.shards(CENTER)):
         growth = compare(plans[:-1])
         if growth.images == last.images:
             return last, growth
@@ -179,7 +272,7 @@ def _next_plan(
         return None, growth
     plan = replace(
         plans[0],
-        manifest=wanted.manifest,
+        manifest=wanted.plan.manifest,
         items=len(growth.uris),
         first_item=last.end,
         first_shard=last.shards.stop,
@@ -187,12 +280,6 @@ def _next_plan(
         number=last.number + 1,
     )
     return plan, growth
-
-
-def _check_same(out: Path, existing: Plan, wanted: Plan) -> None:
-    """Refuse to take features of another encoder, or fields that are not there."""
-    _require(out, "encoder", existing.encoder, wanted.encoder)
-    _require(out, "view", {k: existing.fields.get(k) for k in wanted.fields}, wanted.fields)
 
 
 def _require(out: Path, kind: str, expected: Any, found: Any) -> None:
@@ -203,15 +290,6 @@ def _require(out: Path, kind: str, expected: Any, found: Any) -> None:
 def _statuses(cache: Cache) -> list[str]:
     statuses: list[str] = cache.manifest.rows["status"].unique().to_pylist()
     return statuses
-
-
-def _dims(encoder: Encoder, fields: Sequence[str] | None) -> dict[str, int]:
-    unknown = sorted(set(fields or ()) - set(encoder.dims))
-    if unknown:
-        raise UsageError(
-            f"this encoder has no field {', '.join(unknown)}, only {', '.join(encoder.dims)}"
-        )
-    return {name: dim for name, dim in encoder.dims.items() if fields is None or name in fields}
 
 
 def _batch_size(encoder: Encoder) -> int:

@@ -3,29 +3,31 @@
 A uri that the cache knows keeps its item, unless ``rehash`` asks to look at its bytes again. Other
 images are read once to hash them; content that the cache holds already is taken from there, be it
 under another name or from an extension that was given up. Relabelling, moving between splits and
-deleting rows change the manifest alone.
+deleting rows change the manifest alone. All of it is done in arrays: lists of a million names would
+need gigabytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache import Cache, Plan, read_record
-from ltcache.cache.fingerprint import bytes_digest, digest
-from ltcache.cache.layout import CENTER
+from ltcache.cache.fingerprint import bytes_digest, canonical_json
+from ltcache.cache.shards import merged_errors
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.images import ImageStore, open_store
 from ltcache.manifest import Manifest, Root
 
 _SAMPLE = 64  # images whose content is compared when a cache is reused
 _CHUNK = 64  # images hashed in one task
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +67,64 @@ def plan_growth(
         UsageError: the manifest has no image in common with the cache.
     """
     encoded = manifest.rows["uri"].combine_chunks().dictionary_encode()
-    uris: list[str] = encoded.dictionary.to_pylist()
-    kept = _kept_items(cache, retry_failed)
-    if not set(uris) & set(cache.manifest.rows["uri"].to_pylist()):
+    uris = encoded.dictionary  # distinct ones, in order of appearance
+    old = cache.manifest.rows
+    if len(uris) and not pc.any(pc.is_in(uris, value_set=_array(old["uri"]))).as_py():
         raise UsageError(
             f"{cache.path} holds other images: none of those asked for is among them. Choose "
             "another --out"
         )
-    look = [uri for uri in uris if rehash or uri not in kept]
-    content = dict(zip(look, hash_images(manifest.root, look, workers), strict=True))
-    item_of = _place(uris, kept, content, contents(cache.path, plans), plans[-1].end)
-    new = [uri for uri in look if item_of[uri] >= plans[-1].end]
-    first_of_item = {item_of[uri]: uri for uri in reversed(new)}
-    ordered = [first_of_item[item] for item in sorted(first_of_item)]
+    if retry_failed:
+        old = old.filter(pc.equal(old["status"], "ok"))
+    item_of = _looked_up(uris, _array(old["uri"]), old["item"].to_numpy())  # -1: to be looked at
+    look = np.ones(len(uris), bool) if rehash else item_of < 0
+    wanted = uris.filter(pa.array(look))
+    content = hash_images(manifest.root, wanted, workers)
+    shas, items = contents(cache, plans)
+    found = _looked_up(content, shas, items)
+    new = found < 0
+    order, first = _numbered(wanted.filter(pa.array(new)), content.filter(pa.array(new)))
+    found[new] = plans[-1].end + order
+    item_of[look] = found
+    ordered = wanted.filter(pa.array(new)).take(pa.array(first))
+    theirs = content.filter(pa.array(new)).take(pa.array(first))
     return Growth(
-        items=np.array([item_of[uri] for uri in uris], np.int64)[encoded.indices.to_numpy()],
-        uris=pa.array(ordered, pa.string()),
-        images=digest([[uri, content[uri]] for uri in ordered]) if ordered else "",
+        items=item_of[encoded.indices.to_numpy()],
+        uris=ordered,
+        images=_images_digest(ordered, theirs) if len(ordered) else "",
     )
+
+
+def _looked_up(values: pa.Array, known: pa.Array, items: np.ndarray) -> np.ndarray:
+    """Return the item of each value, int64, -1 where it is not known."""
+    place = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy().astype(np.int64)
+    result = np.full(len(values), -1, np.int64)
+    result[place >= 0] = items[place[place >= 0]]
+    return result
+
+
+def _numbered(uris: pa.Array, content: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Number new images in order of appearance; equal content is one item.
+
+    Returns:
+        The number of each, and the position of the first one of each number.
+    """
+    unread = pc.equal(content, "")  # what cannot be read fails under a number of its own
+    key = pc.if_else(unread, pc.binary_join_element_wise("/", uris, ""), content)
+    order = key.dictionary_encode().indices.to_numpy().astype(np.int64)
+    return order, np.unique(order, return_index=True)[1]
+
+
+def _images_digest(uris: pa.Array, content: pa.Array) -> str:
+    """Return ``digest([[uri, content], ...])`` without the list."""
+    sha = hashlib.sha256(b"[")
+    for start in range(0, len(uris), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        pairs = zip(uris[part].to_pylist(), content[part].to_pylist(), strict=True)
+        text = ",".join(canonical_json(list(pair)) for pair in pairs)
+        sha.update((("," if start else "") + text).encode())
+    sha.update(b"]")
+    return sha.hexdigest()
 
 
 def check_sample(cache: Cache, manifest: Manifest) -> None:
@@ -94,10 +136,14 @@ def check_sample(cache: Cache, manifest: Manifest) -> None:
     if manifest.root is None or not manifest.root.exists():
         return  # a cache can be relabelled where the images are not at hand
     rows = cache.manifest.rows.filter(pc.equal(cache.manifest.rows["status"], "ok"))
-    shas = dict(zip(rows["uri"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
-    shared = [uri for uri in dict.fromkeys(manifest.rows["uri"].to_pylist()) if shas.get(uri)]
-    sample = shared[:: max(1, len(shared) // _SAMPLE)]
-    found = zip(sample, hash_images(manifest.root, sample, 1), strict=True)
+    uris = manifest.rows["uri"].combine_chunks().unique()
+    place = pc.index_in(uris, value_set=_array(rows["uri"])).drop_null()
+    kept = rows.select(["uri", "sha256"]).take(place)
+    kept = kept.filter(pc.not_equal(kept["sha256"], ""))
+    kept = kept.take(pa.array(np.arange(0, len(kept), max(1, len(kept) // _SAMPLE))))
+    sample = _array(kept["uri"])
+    shas = dict(zip(sample.to_pylist(), kept["sha256"].to_pylist(), strict=True))
+    found = zip(sample.to_pylist(), hash_images(manifest.root, sample, 1).to_pylist(), strict=True)
     changed = {uri: (shas[uri][:16], sha[:16]) for uri, sha in found if sha and sha != shas[uri]}
     if changed:
         first = dict(list(changed.items())[:5])
@@ -116,27 +162,36 @@ def number_items(manifest: Manifest) -> tuple[np.ndarray, pa.StringArray]:
     return items, encoded.dictionary
 
 
-def contents(cache: Path, plans: Sequence[Plan]) -> dict[str, int]:
-    """Return content (SHA-256) -> item for every item that was encoded well."""
-    known: dict[str, int] = {}
-    for plan in plans:
-        for shard in plan.shards:
-            if record := read_record(cache, CENTER, shard):
-                for position, content in enumerate(record.content):
-                    if position not in record.errors:
-                        known.setdefault(content, record.first + position)
-    return known
+def contents(cache: Cache, plans: Sequence[Plan]) -> tuple[pa.Array, np.ndarray]:
+    """Return content (SHA-256) and item, int64, of all that has features in every layer."""
+    shas, items = [pa.array([], pa.string())], [np.zeros(0, np.int64)]
+    folders = [layer.folder for layer in cache.layers]
+    for shard in (shard for plan in plans for shard in plan.shards):
+        records = {folder: read_record(cache.path, folder, shard) for folder in folders}
+        there = {folder: record for folder, record in records.items() if record is not None}
+        if len(there) < len(folders):
+            continue
+        record = there[folders[0]]
+        good = np.ones(record.count, bool)
+        good[list(merged_errors(there))] = False
+        shas.append(pa.array(record.content, pa.string()).filter(pa.array(good)))
+        items.append(record.first + np.flatnonzero(good))
+    return pa.concat_arrays(shas), np.concatenate(items)
 
 
-def hash_images(root: Root | None, uris: Sequence[str], workers: int) -> list[str]:
+def hash_images(root: Root | None, uris: pa.Array, workers: int) -> pa.Array:
     """Return the SHA-256 of each image, "" where it cannot be read; in the order given."""
-    if not uris:
-        return []
+    if not len(uris):
+        return pa.array([], pa.string())
     store = open_store(root)
-    chunks = [uris[start : start + _CHUNK] for start in range(0, len(uris), _CHUNK)]
+    starts = range(0, len(uris), _CHUNK)
+
+    def hashed(start: int) -> pa.Array:
+        part = uris[start : start + _CHUNK].to_pylist()
+        return pa.array([_hash(store, uri) for uri in part], pa.string())
+
     with ThreadPoolExecutor(workers, "hash") as pool:
-        parts = pool.map(lambda chunk: [_hash(store, uri) for uri in chunk], chunks)
-        return [content for part in parts for content in part]
+        return pa.concat_arrays(list(pool.map(hashed, starts)))
 
 
 def _hash(store: ImageStore, uri: str) -> str:
@@ -146,35 +201,5 @@ def _hash(store: ImageStore, uri: str) -> str:
         return ""
 
 
-def _kept_items(cache: Cache, retry_failed: bool) -> dict[str, int]:
-    """Return uri -> item of the cache's rows."""
-    rows = cache.manifest.rows
-    columns = (rows[name].to_pylist() for name in ("uri", "item", "status"))
-    return {
-        uri: item
-        for uri, item, status in zip(*columns, strict=True)
-        if status == "ok" or not retry_failed
-    }
-
-
-def _place(
-    uris: Sequence[str],
-    kept: dict[str, int],
-    content: dict[str, str],
-    known: dict[str, int],
-    first_item: int,
-) -> dict[str, int]:
-    """Return uri -> item: kept, known by content, or new; equal new content is one item."""
-    known = dict(known)
-    result: dict[str, int] = {}
-    following = first_item
-    for uri in uris:
-        sha = content.get(uri)
-        if sha is None:
-            result[uri] = kept[uri]
-            continue
-        if not sha or sha not in known:  # what cannot be read fails under a number of its own
-            known[sha] = following
-            following += 1
-        result[uri] = known[sha]
-    return result
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()

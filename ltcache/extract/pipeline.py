@@ -3,6 +3,10 @@
 Decoding runs ahead by a few micro-batches; the shard before is flushed to disk while the next one
 is encoded. Order, batch composition and shard borders are the plan's alone, so the result does not
 depend on how many threads decode.
+
+An image is decoded once for all views that a shard lacks. Each crop of a view goes through the
+encoder in a micro-batch of its own, so that a view has the same bits whether it is made together
+with others or added later.
 """
 
 from __future__ import annotations
@@ -16,32 +20,67 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from ltcache.cache import Plan, ShardRecord, commit_shard
+from ltcache.cache import Layer, Plan, ShardRecord, commit_shard
 from ltcache.cache.cost import add_cost
 from ltcache.cache.fingerprint import bytes_digest
-from ltcache.errors import ImageError
-from ltcache.images import ImageStore, Preprocessing, decode
+from ltcache.cache.layers import dims_of
+from ltcache.errors import CacheError, ImageError
+from ltcache.extract.items import Item, Items
+from ltcache.images import ImageStore, Preprocessing, View, decode_views
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures
 
+TOKENS = "tokens"
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _CHUNK = 8  # images in one decoding task: few enough to balance, many enough to be cheap
 
 
 @dataclass
 class Decoded:
-    """One micro-batch: pixels uint8 (n, 3, H, W), zeros for items that failed."""
+    """One micro-batch: view -> pixels uint8 (crops, n, 3, H, W), zeros for items that failed.
 
-    pixels: np.ndarray
+    ``excused`` are the positions of those whose failure was known before.
+    """
+
+    pixels: dict[str, np.ndarray]
     content: list[str] = field(default_factory=list)
     width: list[int] = field(default_factory=list)
     height: list[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
+    excused: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A shard and the layers in which it is to be encoded."""
+
+    shard: int
+    layers: tuple[Layer, ...]
+
+    @property
+    def views(self) -> list[View]:
+        """The views of the layers, each once."""
+        known = {layer.name: View.from_identity(layer.view) for layer in self.layers}
+        return list(known.values())
+
+    def fields(self, view: str) -> tuple[str, ...]:
+        """Return the fields that the layers of a view have."""
+        named = (name for layer in self.layers if layer.name == view for name in layer.fields)
+        return tuple(dict.fromkeys(named))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard that is on disk: folder of the layer -> record, and how many images were encoded."""
+
+    shard: int
+    records: Mapping[str, ShardRecord]
+    encoded: int
 
 
 @dataclass
@@ -65,23 +104,26 @@ class Stages:
 def encode_shards(
     cache: Path,
     plan: Plan,
-    shards: Iterable[int],
-    uris: pa.StringArray,
+    work: Iterable[Work],
+    items: Items,
     store: ImageStore,
     encoder: Encoder,
     workers: int,
     stages: Stages,
-) -> Iterator[ShardRecord]:
-    """Encode and commit shards in order; yields each shard's record once it is on disk.
+) -> Iterator[Done]:
+    """Encode and commit shards in order; yields each shard's records once they are on disk.
 
     Args:
-        shards: drawn one by one as decoding gets to them, so that it may leave out what another
+        work: drawn one by one as decoding gets to them, so that it may leave out what another
             process has committed meanwhile.
-        uris: of every item of the plan; in Arrow's form, a fifth of a list's memory.
+        items: the images of the plan.
         workers: decoding threads.
         stages: updated as work goes on.
 
     A closed or failing iterator waits for the commit in flight, so nothing is half-written.
+
+    Raises:
+        CacheError: an item that has features in another layer cannot be encoded.
     """
     with ExitStack() as stack:
         decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
@@ -89,103 +131,186 @@ def encode_shards(
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
         if os.getloadavg()[0] > (os.cpu_count() or 1):
             committer.submit(spin_briefly)
-        ahead, shards = itertools.tee(shards)
-        batches = _decoded_batches(plan, ahead, uris, store, encoder, decoders, workers)
-        in_flight: Future[ShardRecord] | None = None
-        for shard in shards:
+        ahead, work = itertools.tee(work)
+        batches = _decoded_batches(plan, ahead, items, store, encoder, decoders, workers)
+        in_flight: Future[Done] | None = None
+        for part in work:
             started = time.perf_counter()
-            work = _encode_shard(plan, shard, batches, encoder, stages)
-            record = _committed(in_flight, stages)
-            in_flight = committer.submit(work.commit, cache, plan.views[0], shard)
+            encoded = _encode_shard(plan, part, batches, encoder, stages)
+            encoded.check(items)
+            done = _committed(in_flight, stages)
+            in_flight = committer.submit(encoded.commit, cache)
             seconds = time.perf_counter() - started
-            add_cost(cache, images=len(plan.item_range(shard)), seconds=seconds)
-            if record is not None:
-                yield record
-        record = _committed(in_flight, stages)
-        if record is not None:
-            yield record
+            add_cost(cache, images=encoded.images, seconds=seconds)
+            if done is not None:
+                yield done
+        done = _committed(in_flight, stages)
+        if done is not None:
+            yield done
 
 
-def _committed(in_flight: Future[ShardRecord] | None, stages: Stages) -> ShardRecord | None:
+def _committed(in_flight: Future[Done] | None, stages: Stages) -> Done | None:
     """Wait for a commit; the time counts as writing."""
     started = time.perf_counter()
-    record = in_flight.result() if in_flight is not None else None
+    done = in_flight.result() if in_flight is not None else None
     stages.write += time.perf_counter() - started
-    return record
+    return done
 
 
-@dataclass
 class ShardWork:
-    """A shard's features in memory, on their way to disk."""
+    """A shard's features in memory, on their way to disk.
 
-    first: int
-    features: dict[str, np.ndarray]
-    micro_batch: int
-    content: list[str] = field(default_factory=list)
-    width: list[int] = field(default_factory=list)
-    height: list[int] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)
+    Args:
+        items: numbers of the shard's items. micro_batch: images in one forward pass.
+    """
 
-    def add(self, position: int, batch: Decoded, pending: Sequence[PendingFeatures]) -> None:
+    def __init__(self, work: Work, items: range, micro_batch: int) -> None:
+        self.work = work
+        self.items = items
+        self.limits = {view.name: micro_batch for view in work.views}
+        self.features = {
+            layer.folder: {
+                name: np.empty((len(items), layer.crops, *dims_of(shape)), storage_type(name))
+                for name, shape in layer.fields.items()
+            }
+            for layer in work.layers
+        }
+        self.content: list[str] = []
+        self.width: list[int] = []
+        self.height: list[int] = []
+        self.excused: set[int] = set()
+        self.errors: dict[str, dict[int, str]] = {layer.folder: {} for layer in work.layers}
+
+    @property
+    def images(self) -> int:
+        """Images that were encoded, those of each view counted apart."""
+        return (len(self.items) - len(self.excused)) * len(self.limits)
+
+    def add(self, position: int, batch: Decoded, pending: Mapping[str, Pending]) -> None:
         """Place a micro-batch at ``position``; what is not finite counts as failed."""
-        start = position
-        for part in (features.result() for features in pending):
-            for name, values in part.items():
-                self.features[name][start : start + len(values), 0] = values.numpy()
-                stop = start + len(values)
-            start = stop
-        written = {name: values[position:start, 0] for name, values in self.features.items()}
-        errors = dict(batch.errors)
-        for row in _not_finite(written):
-            errors.setdefault(row, "the encoder gave features that are not finite")
-        for rows in written.values():
-            rows[list(errors)] = np.nan
+        stop = position + len(batch.content)
+        for view, crops in pending.items():
+            for crop, parts in enumerate(crops):
+                start = position
+                for found in (part.result() for part in parts):
+                    start = self._place(view, crop, start, found)
+        for layer in self.work.layers:
+            written = {n: v[position:stop] for n, v in self.features[layer.folder].items()}
+            errors = dict(batch.errors)
+            for row in _not_finite(written):
+                errors.setdefault(row, "the encoder gave features that are not finite")
+            for rows in written.values():
+                rows[list(errors)] = np.nan
+            self.errors[layer.folder] |= {position + row: text for row, text in errors.items()}
         self.content += batch.content
         self.width += batch.width
         self.height += batch.height
-        self.errors |= {position + row: text for row, text in errors.items()}
+        self.excused |= {position + row for row in batch.excused}
 
-    def commit(self, cache: Path, view: str, shard: int) -> ShardRecord:
-        """Write the shard and its record."""
-        return commit_shard(
-            cache,
-            view,
-            shard,
-            self.features,
-            first=self.first,
-            count=len(self.content),
-            micro_batch=self.micro_batch,
-            content=self.content,
-            width=self.width,
-            height=self.height,
-            errors=self.errors,
-        )
+    def _place(self, view: str, crop: int, start: int, found: Mapping[str, Any]) -> int:
+        """Place one crop's features of a slice; returns where the next slice begins."""
+        stop = start
+        for layer in self.work.layers:
+            if layer.name != view:
+                continue
+            arrays = self.features[layer.folder]
+            for name in layer.fields:
+                values = found[name].numpy()
+                stop = start + len(values)
+                arrays[name] = widened(arrays[name], values)
+                arrays[name][start:stop, crop] = values
+        return stop
+
+    def check(self, items: Items) -> None:
+        """Refuse failures of items that have features already: a layer must not lose any."""
+        if items.known is None:
+            return
+        for folder, errors in self.errors.items():
+            lost = sorted(set(errors) - self.excused)
+            if lost:
+                first = ", ".join(
+                    f"{items.uri(self.items[row])}: {errors[row]}" for row in lost[:5]
+                )
+                raise CacheError(
+                    f"{len(lost)} images have features in the cache but cannot be encoded for "
+                    f"{folder} now, for example {first}. The cache is as it was, and what is done "
+                    "is kept for the next call. Bring these images back, or leave them out of the "
+                    "list"
+                )
+
+    def commit(self, cache: Path) -> Done:
+        """Write the shard and its record in every layer."""
+        records = {
+            layer.folder: commit_shard(
+                cache,
+                layer.folder,
+                self.work.shard,
+                self.features[layer.folder],
+                first=self.items.start,
+                count=len(self.content),
+                micro_batch=self.limits[layer.name],
+                content=self.content,
+                width=self.width,
+                height=self.height,
+                errors=self.errors[layer.folder],
+            )
+            for layer in self.work.layers
+        }
+        return Done(self.work.shard, records, self.images)
+
+
+Pending = Sequence[Sequence["PendingFeatures"]]
+"""One view's features to come: for each crop, the slices of the micro-batch."""
+
+
+def storage_type(field: str) -> type[np.floating[Any]]:
+    """Return the type of a field in memory: tokens are too many to be held in float32."""
+    return np.float16 if field == TOKENS else np.float32
+
+
+def widened(array: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the array, in float32 from now on where a value does not fit into float16."""
+    if array.dtype != np.float16 or not (np.abs(values) > _LARGEST_HALF).any():
+        return array
+    return array.astype(np.float32)
 
 
 def _encode_shard(
-    plan: Plan, shard: int, batches: Iterator[Decoded], encoder: Encoder, stages: Stages
+    plan: Plan, work: Work, batches: Iterator[Decoded], encoder: Encoder, stages: Stages
 ) -> ShardWork:
     """Encode one shard; on a GPU the features of a batch are fetched while the next one runs."""
-    items = plan.item_range(shard)
-    empty = {name: np.empty((len(items), 1, dim), np.float32) for name, dim in plan.fields.items()}
-    work = ShardWork(items.start, empty, plan.micro_batch)
+    items = plan.item_range(work.shard)
+    shard = ShardWork(work, items, plan.micro_batch)
     depth = 1 if encoder.device.type == "cuda" else 0
-    running: deque[tuple[int, Decoded, list[PendingFeatures]]] = deque()
+    running: deque[tuple[int, Decoded, dict[str, Pending]]] = deque()
     for position in range(0, len(items), plan.micro_batch):
         started = time.perf_counter()
         batch = next(batches)
         decoded = time.perf_counter()
-        pending, work.micro_batch = submit_within_memory(
-            encoder, batch.pixels, tuple(plan.fields), work.micro_batch
-        )
-        running.append((position, batch, pending))
+        running.append((position, batch, _submit_views(work, batch, encoder, shard.limits)))
         if len(running) > depth:
-            work.add(*running.popleft())
+            shard.add(*running.popleft())
         stages.decode += decoded - started
         stages.encode += time.perf_counter() - decoded
     while running:
-        work.add(*running.popleft())
-    return work
+        shard.add(*running.popleft())
+    return shard
+
+
+def _submit_views(
+    work: Work, batch: Decoded, encoder: Encoder, limits: dict[str, int]
+) -> dict[str, Pending]:
+    """Start to encode every crop of every view; ``limits`` shrink where memory runs out."""
+    pending: dict[str, Pending] = {}
+    for view, crops in batch.pixels.items():
+        parts = []
+        for pixels in crops:
+            part, limits[view] = submit_within_memory(
+                encoder, pixels, work.fields(view), limits[view]
+            )
+            parts.append(part)
+        pending[view] = parts
+    return pending
 
 
 def submit_within_memory(
@@ -232,14 +357,15 @@ def spin_briefly() -> None:
 def _not_finite(features: Mapping[str, np.ndarray]) -> list[int]:
     bad: set[int] = set()
     for values in features.values():
-        bad |= set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist())
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+        bad |= set(np.flatnonzero(~finite).tolist())
     return sorted(bad)
 
 
 def _decoded_batches(
     plan: Plan,
-    shards: Iterable[int],
-    uris: pa.StringArray,
+    work: Iterable[Work],
+    items: Items,
     store: ImageStore,
     encoder: Encoder,
     pool: ThreadPoolExecutor,
@@ -247,64 +373,107 @@ def _decoded_batches(
 ) -> Iterator[Decoded]:
     """Yield micro-batches in plan order, a bounded number of them ahead of the encoder."""
     ahead = 2 + -(-workers * _CHUNK // plan.micro_batch)
-    waiting: deque[tuple[Decoded, list[Future[list[_Item]]]]] = deque()
-    for batch_uris in _micro_batches(plan, shards, uris):
-        waiting.append(_submit(batch_uris, store, encoder.preprocessing, pool))
+    waiting: deque[tuple[Decoded, list[Future[list[_Row]]]]] = deque()
+    for views, batch in _micro_batches(plan, work, items):
+        waiting.append(_submit(batch, views, store, encoder.preprocessing, pool))
         if len(waiting) > ahead:
             yield _collect(*waiting.popleft())
     while waiting:
         yield _collect(*waiting.popleft())
 
 
-def _micro_batches(plan: Plan, shards: Iterable[int], uris: pa.StringArray) -> Iterator[list[str]]:
-    for shard in shards:
-        items = plan.item_range(shard)
-        for first in range(items.start, items.stop, plan.micro_batch):
-            stop = min(first + plan.micro_batch, items.stop)
-            yield uris[first - plan.first_item : stop - plan.first_item].to_pylist()
+def _micro_batches(
+    plan: Plan, work: Iterable[Work], items: Items
+) -> Iterator[tuple[list[View], list[Item]]]:
+    for part in work:
+        numbers = plan.item_range(part.shard)
+        for first in range(numbers.start, numbers.stop, plan.micro_batch):
+            stop = min(first + plan.micro_batch, numbers.stop)
+            yield part.views, items.between(first, stop)
 
 
-_Item = tuple[str, int, int, "str | None"]
+@dataclass(frozen=True)
+class _Row:
+    """What became of one item."""
+
+    content: str
+    width: int
+    height: int
+    error: str | None = None
+    excused: bool = False
 
 
 def _submit(
-    uris: Sequence[str], store: ImageStore, preprocessing: Preprocessing, pool: ThreadPoolExecutor
-) -> tuple[Decoded, list[Future[list[_Item]]]]:
-    batch = Decoded(np.zeros((len(uris), 3, *preprocessing.size), np.uint8))
+    batch: Sequence[Item],
+    views: Sequence[View],
+    store: ImageStore,
+    preprocessing: Preprocessing,
+    pool: ThreadPoolExecutor,
+) -> tuple[Decoded, list[Future[list[_Row]]]]:
+    decoded = Decoded(
+        {
+            view.name: np.zeros((view.crops, len(batch), 3, *preprocessing.size), np.uint8)
+            for view in views
+        }
+    )
     futures = [
         pool.submit(
-            _decode_chunk, uris[i : i + _CHUNK], store, preprocessing, batch.pixels[i : i + _CHUNK]
+            _decode_chunk,
+            batch[i : i + _CHUNK],
+            views,
+            store,
+            preprocessing,
+            {name: pixels[:, i : i + _CHUNK] for name, pixels in decoded.pixels.items()},
         )
-        for i in range(0, len(uris), _CHUNK)
+        for i in range(0, len(batch), _CHUNK)
     ]
-    return batch, futures
+    return decoded, futures
 
 
-def _collect(batch: Decoded, futures: Sequence[Future[list[_Item]]]) -> Decoded:
-    for future in futures:
-        for content, width, height, error in future.result():
-            if error is not None:
-                batch.errors[len(batch.content)] = error
-            batch.content.append(content)
-            batch.width.append(width)
-            batch.height.append(height)
+def _collect(batch: Decoded, futures: Sequence[Future[list[_Row]]]) -> Decoded:
+    for row in (row for future in futures for row in future.result()):
+        if row.error is not None:
+            batch.errors[len(batch.content)] = row.error
+        if row.excused:
+            batch.excused.add(len(batch.content))
+        batch.content.append(row.content)
+        batch.width.append(row.width)
+        batch.height.append(row.height)
     return batch
 
 
 def _decode_chunk(
-    uris: Sequence[str], store: ImageStore, preprocessing: Preprocessing, out: np.ndarray
-) -> list[_Item]:
+    batch: Sequence[Item],
+    views: Sequence[View],
+    store: ImageStore,
+    preprocessing: Preprocessing,
+    out: Mapping[str, np.ndarray],
+) -> list[_Row]:
     """Decode images into ``out``; a bad one costs its own row only."""
-    items: list[_Item] = []
-    for row, uri in enumerate(uris):
-        content = ""
-        try:
-            data = store.read(uri)
-            content = bytes_digest(data)
-            image = decode(data, preprocessing)
-        except ImageError as error:
-            items.append((content, 0, 0, str(error)))
-            continue
-        out[row] = image.pixels
-        items.append((content, image.width, image.height, None))
-    return items
+    return [
+        _decode_item(item, views, store, preprocessing, {n: p[:, i] for n, p in out.items()})
+        for i, item in enumerate(batch)
+    ]
+
+
+def _decode_item(
+    item: Item,
+    views: Sequence[View],
+    store: ImageStore,
+    preprocessing: Preprocessing,
+    out: Mapping[str, np.ndarray],
+) -> _Row:
+    if item.error is not None:
+        return _Row(item.content, item.width, item.height, item.error, excused=True)
+    content = ""
+    try:
+        data = store.read(item.uri)
+        content = bytes_digest(data)
+        if item.content and content != item.content:
+            raise ImageError("the image has changed since it was encoded (--rehash takes it anew)")
+        image = decode_views(data, preprocessing, views, content)
+    except ImageError as error:
+        return _Row(content, 0, 0, str(error))
+    for name, pixels in image.pixels.items():
+        out[name][:] = pixels
+    return _Row(content, image.width, image.height)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltcache.cache import Cache, EncoderState, Plan, PromptEmbeddings
+from ltcache.cache import Cache, EncoderState, Layer, Plan, PromptEmbeddings
 from ltcache.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddin
     ]
 
 
-def encoder_state(encoder: Encoder, plan: Plan) -> EncoderState:
+def encoder_state(encoder: Encoder, plan: Plan, layers: Sequence[Layer]) -> EncoderState:
     return EncoderState(
         identity=encoder.identity,
         numerics=plan.numerics,

@@ -217,8 +217,8 @@ def test_features_that_are_not_finite_are_failures(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"views": ("flip",)}, "only 'center'"),
-        ({"fields": ("tokens",)}, "no field tokens"),
+        ({"views": ("flap",)}, "no view 'flap'"),
+        ({"fields": ("token",)}, "no field token"),
         ({"batch_size": 0}, "batch size"),
     ],
 )

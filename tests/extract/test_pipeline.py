@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -19,11 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ltcache.cache import Plan, ShardRecord, read_record
+from ltcache.cache import Layer, Plan, ShardRecord, read_record
 from ltcache.cache.shards import map_array, shard_path
 from ltcache.errors import ImageError
 from ltcache.extract import pipeline
-from ltcache.extract.pipeline import Decoded, Stages, encode_shards
+from ltcache.extract.items import Items
+from ltcache.extract.pipeline import Decoded, Stages, Work, encode_shards
 from ltcache.images import Preprocessing
 
 EDGE = 4
@@ -83,18 +85,17 @@ def run(
     workers: int = 2,
     stages: Stages | None = None,
 ) -> Iterator[ShardRecord]:
-    """Start the loop on images ``0``, ``1``, ..."""
+    """Start the loop on images ``0``, ``1``, ...; closes it when it is closed."""
     cache.mkdir(exist_ok=True)
-    return encode_shards(
-        cache,
-        plan,
-        plan.shards if shards is None else shards,
-        pa.array([str(item) for item in range(plan.items)]),
-        Store(bad),
-        encoder or Encoder(),
-        workers,
-        stages or Stages(),
+    layer = Layer("center", {"name": "center"}, plan.fields)
+    work = [Work(shard, (layer,)) for shard in (plan.shards if shards is None else shards)]
+    items = Items(0, pa.array([str(item) for item in range(plan.items)]))
+    loop = encode_shards(
+        cache, plan, work, items, Store(bad), encoder or Encoder(), workers, stages or Stages()
     )
+    with contextlib.closing(loop):
+        for done in loop:
+            yield done.records["center"]
 
 
 def digests(cache: Path) -> dict[str, str]:
@@ -292,7 +293,7 @@ def test_waiting_counts_for_what_is_waited_for(
 
         return slow
 
-    name = {"decode": "decode", "write": "commit_shard"}[stage]
+    name = {"decode": "decode_views", "write": "commit_shard"}[stage]
     monkeypatch.setattr(pipeline, name, later(getattr(pipeline, name)))
     stages = Stages()
     started = time.perf_counter()
