@@ -45,8 +45,9 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, eps: Tensor) -> Tenso
 class LabelAwareSmoothing(Loss):
     """(1 - eps_y) CE(z, y) + eps_y mean_c CE(z, c), eps by class (:func:`smoothing`).
 
-    It tempers confidence; a class's own logit is lowered by 1 - eps at most, so logits keep the
-    prior that was drawn. MiSLAS uses it with a class-balanced sampler.
+    It tempers confidence. The minimiser ranks classes by (1 - eps_c) times the posterior, so head
+    classes lose log((1 - eps_tail) / (1 - eps_head)) at most; heads that underfit can lose more.
+    That is not counted as a correction: MiSLAS pairs the loss with a class-balanced sampler.
 
     Args:
         class_counts: (C,).
