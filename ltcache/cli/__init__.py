@@ -13,6 +13,7 @@ import click
 
 from ltcache import __version__
 from ltcache.cli import (
+    ablate,
     demo,
     diff,
     evaluate,
@@ -24,6 +25,7 @@ from ltcache.cli import (
     methods,
     predict,
     prompts,
+    report,
     verify,
     zero_shot,
 )
@@ -61,6 +63,8 @@ for _command in (
     prompts.command,
     zero_shot.command,
     fit_adapter.command,
+    ablate.command,
+    report.command,
     evaluate.command,
     predict.command,
     import_.command,

@@ -8,13 +8,18 @@ from typing import Any
 import click
 
 from ltcache.cli.options import allow_stale, cache_argument, general, print_json
+from ltcache.cli.tuning import parse_grid, tuning_options
 from ltcache.errors import UsageError
 
 
 @click.command("fit-adapter", short_help="Fit a long-tail method on cached features.")
 @cache_argument
 @click.option(
-    "--method", default="logit-adjustment", show_default=True, help="See ltcache methods."
+    "--method",
+    default="logit-adjustment",
+    show_default=True,
+    help="See ltcache methods; auto: the simplest of a short list within one standard error of "
+    "the best on validation data.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run to write.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="0, 1, ...")
@@ -31,6 +36,7 @@ from ltcache.errors import UsageError
     help="Change a setting of the method: loss.tau=0.5, head=cosine, init=class_mean, "
     "optimisation.epochs=20. `ltcache methods NAME` lists them.",
 )
+@tuning_options("What --tune tries, instead of the default search space.")
 @allow_stale
 @general
 def command(
@@ -41,11 +47,14 @@ def command(
     \b
     ltcache fit-adapter cache --method logit-adjustment --out runs/la --seeds 3
     ltcache fit-adapter cache --method ce -s head=cosine -s init=class_mean --out runs/ce-cosine
+    ltcache fit-adapter cache --method logit-adjustment --tune --out runs/la-tuned
+    ltcache fit-adapter cache --method auto --out runs/auto
     """
     from ltcache.fit import fit_adapter, fit_seeds
 
     as_json = options.pop("as_json")
-    options["overrides"] = parse_settings(settings)
+    method, chosen = _choose(cache, method, parse_settings(settings), options)
+    options |= chosen
     if seeds > 1:
         found = fit_seeds(cache, method, out, seeds=range(seeds), **options)
         _show_seeds(found, out, as_json)
@@ -55,6 +64,63 @@ def command(
         print_json(run.metrics_record())
         return
     _show(run)
+
+
+def _choose(
+    cache: Path, method: str, overrides: dict[str, Any], options: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the method, and overrides and the record of what chose them, for fit_adapter."""
+    from ltcache.ablate import choose_method
+    from ltcache.methods import method_by_name
+    from ltcache.tune import has_setting, tune
+
+    search = {name: options.pop(name) for name in ("tuner", "trials")}
+    tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))
+    if grid and not tuned:
+        raise UsageError("--grid says what --tune tries: add --tune (or use ltcache ablate)")
+    same = ("prompts", "device", "allow_stale", "allow_double_correction")
+    fit = {name: options[name] for name in same}
+    record: dict[str, Any] = {}
+    if method == "auto":
+        choice = choose_method(cache, overrides=overrides, progress=_say_method, **fit)
+        click.echo("\n".join(choice_lines(choice)), err=True)
+        method, record = choice.method, choice.tuning()
+        overrides = {k: v for k, v in overrides.items() if has_setting(method_by_name(method), k)}
+    if tuned:
+        found = tune(cache, method, grid=grid or None, overrides=overrides, progress=_say_trial,
+                     **search, **fit)  # fmt: skip
+        click.echo(f"chose {_pairs(found.chosen)} of {found.trials} settings, by mean accuracy per "
+                   f"class on {found.tuned_on}: {100 * found.score:.1f} %", err=True)  # fmt: skip
+        overrides = {**overrides, **found.chosen}
+        both = {**record.get("chosen", {}), **found.chosen}
+        record = {**record, **found.to_dict(), "chosen": both}
+    return method, {"overrides": overrides, "tuning": record or None}
+
+
+def choice_lines(choice: Any) -> list[str]:
+    """Return what ``--method auto`` chose, in words."""
+    scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in choice.scores.items())
+    lines = [
+        f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds: {scores}",
+        f"chose {choice.method}: the simplest within one standard error "
+        f"({100 * choice.standard_error:.1f}) of the best, {choice.best}",
+        f"regret: {100 * choice.regret:.1f} points, 95 % interval {100 * choice.low:.1f} to "
+        f"{100 * choice.high:.1f} (bootstrap over {choice.units} units)",
+    ]
+    return lines + [f"could not be fitted: {n}: {why}" for n, why in choice.failed.items()]
+
+
+def _say_method(name: str, number: int, total: int) -> None:
+    click.echo(f"auto: {name} ({number} of {total})", err=True)
+
+
+def _say_trial(record: dict[str, Any]) -> None:
+    result = record.get("failed") or f"{100 * record['val_mean_per_class']:.1f} %"
+    click.echo(f"tried {_pairs(record['settings'])}: {result}", err=True)
+
+
+def _pairs(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items()) or "the defaults"
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
@@ -75,9 +141,11 @@ def _show(run: Any) -> None:
         click.echo(results_table(named))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
-    tuned = run.record["tuned_on"]
-    seconds = run.record["cost"]["head_seconds"]
-    click.echo(f"{', '.join(tuned)} chosen on {next(iter(tuned.values()))}; {seconds:.1f} s")
+    by_rows: dict[str, list[str]] = {}
+    for name, rows in run.record["tuned_on"].items():
+        by_rows.setdefault(rows, []).append(name)
+    chosen = "; ".join(f"{', '.join(names)} chosen on {rows}" for rows, names in by_rows.items())
+    click.echo(f"{chosen}; {run.record['cost']['head_seconds']:.1f} s")
 
 
 def _show_seeds(found: Any, out: Path, as_json: bool) -> None:

@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ltcache.ablate import Progress as AblationProgress
     from ltcache.extract import Progress
 
 _SECONDS = 5.0
 
 
-class ExtractionBar:
-    """A context manager that is called with every :class:`ltcache.extract.Progress`."""
+class Bar:
+    """A context manager that shows ``done`` of ``total``.
+
+    Args:
+        quiet: show nothing.
+
+    Attributes:
+        doing, did: the verb on a terminal and in a log.
+    """
+
+    doing, did = "working", "done"
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -24,14 +36,14 @@ class ExtractionBar:
         self._task: Any = None
         self._last = time.monotonic()
 
-    def __enter__(self) -> ExtractionBar:
+    def __enter__(self) -> Self:
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import Progress as Rich
 
-            self._bar = Bar(
-                TextColumn("encoding"),
+            self._bar = Rich(
+                TextColumn(self.doing),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
@@ -42,19 +54,16 @@ class ExtractionBar:
             self._bar.start()
         return self
 
-    def __call__(self, progress: Progress) -> None:
-        """Show one state."""
-        note = f"{progress.rate:.0f} images/s, {progress.binding}"
-        if progress.failed:
-            note += f", {progress.failed} failed"
+    def show(self, done: int, total: int, note: str) -> None:
+        """Show one state: at once on a terminal, every few seconds and at the end in a log."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=progress.done, total=progress.total, note=note)
-        elif not self._quiet and self._due(progress):
-            click.echo(f"encoded {progress.done}/{progress.total}, {note}", err=True)
+            self._bar.update(self._task, completed=done, total=total, note=note)
+        elif not self._quiet and self._due(done, total):
+            click.echo(f"{self.did} {done}/{total}, {note}", err=True)
 
-    def _due(self, progress: Progress) -> bool:
+    def _due(self, done: int, total: int) -> bool:
         now = time.monotonic()
-        if now - self._last < _SECONDS and progress.done < progress.total:
+        if now - self._last < _SECONDS and done < total:
             return False
         self._last = now
         return True
@@ -67,3 +76,29 @@ class ExtractionBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class ExtractionBar(Bar):
+    """Called with every :class:`ltcache.extract.Progress`."""
+
+    doing, did = "encoding", "encoded"
+
+    def __call__(self, progress: Progress) -> None:
+        """Show one state."""
+        note = f"{progress.rate:.0f} images/s, {progress.binding}"
+        if progress.failed:
+            note += f", {progress.failed} failed"
+        self.show(progress.done, progress.total, note)
+
+
+class AblationBar(Bar):
+    """Called with every :class:`ltcache.ablate.Progress`."""
+
+    doing, did = "fitting", "finished"
+
+    def __call__(self, progress: AblationProgress) -> None:
+        """Show one state."""
+        note = f"{progress.stage}: {progress.name}"
+        if progress.failed:
+            note += f", {progress.failed} failed"
+        self.show(progress.done, progress.total, note)

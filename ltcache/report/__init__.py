@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ltcache.report.comparison import Entry, Scored, ScoredRows, compare
-from ltcache.report.formats import WRITERS, comparison_table, to_csv, to_latex, to_markdown
+from ltcache.report.formats import WRITERS, comparison_table
 from ltcache.report.reading import report
 from ltcache.report.tables import (
     COLUMNS,
@@ -28,7 +28,4 @@ __all__ = [
     "report",
     "results_table",
     "seeds_table",
-    "to_csv",
-    "to_latex",
-    "to_markdown",
 ]

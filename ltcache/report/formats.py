@@ -76,7 +76,7 @@ def remarks(comparison: Comparison, split: str = "test") -> list[str]:
         f"rank: of mean/class, mean over seeds; vs {comparison['baseline']}: difference of "
         "mean/class in points with 95 % interval and two-sided p, paired bootstrap over units; p "
         "is not corrected for the number of comparisons",
-        f"chosen on: {_tuned(comparison['entries'])}",
+        f"chosen on {_tuned(comparison['entries'])}",
     ]
     lines += [
         f"failed: {lost['name']}, seed {lost['seed']}: {lost['reason']}"
@@ -95,7 +95,7 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
                 names.append(name)
     trials = sorted({entry["trials"] for entry in entries} - {0})
     counted = f" ({'–'.join(str(t) for t in trials)} trials each)" if trials else ""
-    return "; ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
+    return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
 
 
 def _cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,268 @@
+"""``ablate``: methods x settings x seeds on one cache, resumable, with a table in every format."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcache.ablate.plan import Grid, Setting, settings_of
+from ltcache.ablate.resident import resident
+from ltcache.ablate.runs import (
+    FitRun,
+    Job,
+    Options,
+    Outcome,
+    Progress,
+    TuneSetting,
+    run_all,
+    setting_key,
+)
+from ltcache.errors import FitError, UsageError
+from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare
+from ltcache.report.frequency import plot_by_frequency
+from ltcache.tune import TRIALS, TUNERS
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+    from ltcache.methods import Method
+
+BASELINE = "ce"
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """What an ablation found.
+
+    Attributes:
+        comparison: see :func:`ltcache.report.compare`; also ``cache``, ``failures``, ``notes``.
+        out: where the runs and the tables are. split: of the tables.
+        failures: runs without a result: ``name``, ``seed``, ``reason``.
+    """
+
+    comparison: Mapping[str, Any]
+    out: Path
+    split: str
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Runs without a result."""
+        return list(self.comparison["failures"])
+
+
+def ablate(
+    cache: Cache | str | Path,
+    methods: Sequence[str | Method],
+    out: str | Path,
+    *,
+    seeds: int | Sequence[int] = 5,
+    grid: Grid | None = None,
+    fusion: Sequence[str] = ("none",),
+    overrides: Mapping[str, Any] | None = None,
+    baseline: str | None = None,
+    split: str = "test",
+    tune: bool = False,
+    tuner: str = "grid",
+    trials: int = TRIALS,
+    prompts: str | None = None,
+    view: str | None = None,
+    device: str = "cpu",
+    allow_stale: Collection[str] = (),
+    allow_double_correction: bool = False,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Ablation:
+    """Fit every method with every setting and seed, and compare them.
+
+    Each run is a directory under ``out/runs``, named after everything that determines it: what is
+    there is taken, so that an interrupted ablation goes on and a longer list adds to it, while a
+    changed cache or setting gets runs of its own. A run that cannot be fitted is a failure with a
+    reason; the others go on.
+
+    Args:
+        cache: a cache or its directory.
+        methods: names or methods, in the order of the table.
+        out: gets ``runs``, ``results.json``, ``.csv``, ``.md``, ``.tex`` and
+            ``accuracy_by_frequency.png``, ``.svg``.
+        seeds: how many (0, 1, ...), or which.
+        grid: dotted key -> values, each a line of its own; with ``tune`` the search space instead.
+        fusion: ``none`` for a method itself, F for the catalogue's ``METHOD+F``.
+        overrides: dotted key -> value for all methods that have it.
+        baseline: method or line to take differences to; None: ``ce`` where it is there, else the
+            first.
+        split: of the tables and the plot. The JSON and CSV hold every split.
+        tune: choose the settings of each line on validation data, with seed 0, before its runs.
+        tuner, trials: see :func:`ltcache.tune.tune`; every line has the same number of trials.
+        prompts, view, device, allow_stale, allow_double_correction: see
+            :func:`ltcache.fit.fit_adapter`.
+        workers: processes; None: one per core on a CPU. With one the fits use all threads.
+        progress: called after each run.
+
+    Raises:
+        UsageError: an unknown method, setting, fusion or baseline. FitError: every run failed.
+    """
+    cache, out = _opened(cache), Path(out)
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    _check(cache, numbers, split, tuner, trials)
+    settings, notes = settings_of(methods, grid, fusion, overrides)
+    if tune:  # the grid is what is tried, and was only checked
+        settings, _ = settings_of(methods, None, fusion, overrides)
+    named = _baseline(settings, baseline)
+    fit = {
+        "prompts": prompts, "view": view, "device": device, "allow_stale": tuple(allow_stale),
+        "allow_double_correction": allow_double_correction,
+    }  # fmt: skip
+    search = {"grid": _plain(grid), "tuner": tuner, "trials": trials, "seed": 0}
+    options = Options(fit, search if tune else None)
+    if workers is None:
+        workers = _cores() if device == "cpu" else 1
+    outcomes = _execute(cache, settings, numbers, out, options, workers, progress)
+    comparison = _compared(cache, settings, outcomes, named, out, notes)
+    if split not in comparison["splits"]:
+        raise UsageError(f"the runs have no scores on split {split!r}")
+    write_comparison(comparison, out, split)
+    return Ablation(comparison, out, split)
+
+
+def write_comparison(comparison: Mapping[str, Any], out: Path, split: str) -> None:
+    """Write ``results.*`` and the plot, each replaced in one step."""
+    out.mkdir(parents=True, exist_ok=True)
+    for ending, write in WRITERS.items():
+        partial = out / f".results.{ending}.partial"
+        partial.write_text(write(comparison, split), encoding="utf-8")
+        partial.replace(out / f"results.{ending}")
+    plot_by_frequency(comparison, out, split)
+
+
+def _execute(
+    cache: Cache,
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
+    out: Path,
+    options: Options,
+    workers: int,
+    progress: Callable[[Progress], None] | None,
+) -> list[Outcome]:
+    """Tune where asked, then run; the outcomes of both, in order of setting and seed."""
+    keys = {setting.name: setting_key(cache, setting, options) for setting in settings}
+    chosen: dict[str, Any] = {}
+    outcomes: list[Outcome] = []
+    if options.tuning is not None:
+        jobs = [
+            Job(s, 0, out / "tuning" / f"{_slug(s.name)}-{keys[s.name]}.json") for s in settings
+        ]
+        tuned = list(run_all(jobs, TuneSetting(cache, options), workers, progress, "tuning"))
+        chosen = {o.job.setting.name: o.value for o in tuned if o.reason is None}
+        outcomes = [o for o in tuned if o.reason is not None]
+    runs = [
+        Job(s, seed, out / "runs" / f"{_slug(s.name)}-{keys[s.name]}" / f"seed-{seed}",
+            chosen.get(s.name))
+        for s in settings
+        for seed in seeds
+        if options.tuning is None or s.name in chosen
+    ]  # fmt: skip
+    outcomes += run_all(runs, FitRun(cache, options), workers, progress)
+    places = {setting.name: number for number, setting in enumerate(settings)}
+    return sorted(outcomes, key=lambda o: (places[o.job.setting.name], o.job.seed))
+
+
+def _compared(
+    cache: Cache,
+    settings: Sequence[Setting],
+    outcomes: Sequence[Outcome],
+    baseline: str,
+    out: Path,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    entries = []
+    for setting in settings:
+        mine = [o.value for o in outcomes if o.job.setting is setting or o.job.setting == setting]
+        runs = [_shown(value, out) for value in mine if isinstance(value, Scored)]
+        if runs:
+            entries.append(Entry(setting.name, setting.method.name, setting.overrides, runs))
+    failures = [
+        {"name": o.job.setting.name, "seed": o.job.seed, "reason": o.reason}
+        for o in outcomes
+        if o.reason is not None
+    ]
+    if not entries:
+        raise FitError(f"every run failed; the first: {failures[0]['reason']}")
+    if baseline not in (entry.name for entry in entries):
+        notes = [*notes, f"the baseline {baseline} has no finished run: {entries[0].name} instead"]
+        baseline = entries[0].name
+    splits = entries[0].runs[0].right
+    rows = {split: ScoredRows.of(cache, split) for split in splits}
+    return {
+        **compare(entries, rows, baseline),
+        "cache": os.path.relpath(cache.path, out.absolute()),
+        "failures": failures,
+        "notes": [*notes, *_warned(outcomes)],
+    }
+
+
+def _warned(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what was warned of, each text once, with the lines that it is of."""
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for text in outcome.warnings:
+            found = names.setdefault(text, [])
+            if outcome.job.setting.name not in found:
+                found.append(outcome.job.setting.name)
+    return [f"{', '.join(found)}: {text}" for text, found in names.items()]
+
+
+def _shown(run: Scored, out: Path) -> Scored:
+    from dataclasses import replace
+
+    return replace(run, path=os.path.relpath(run.path or out, out))
+
+
+def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: int) -> None:
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds must be different and at least one, not {list(seeds)}")
+    if split not in ("val", "test") or split not in cache.manifest.splits:
+        known = ", ".join(s for s in ("val", "test") if s in cache.manifest.splits) or "none"
+        raise UsageError(f"split {split!r} cannot be compared on; the cache has: {known}")
+    if tuner not in TUNERS:
+        raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
+    if trials < 1:
+        raise UsageError(f"trials={trials} must be at least 1")
+
+
+def _baseline(settings: Sequence[Setting], name: str | None) -> str:
+    """Return the name of the line that differences are taken to."""
+    if not settings:
+        raise UsageError("no methods to compare")
+    for setting in settings:
+        if (name or BASELINE) in (setting.name, setting.method.name):
+            return setting.name
+    if name is None:
+        return settings[0].name
+    names = ", ".join(setting.name for setting in settings)
+    raise UsageError(f"baseline {name!r} is not compared; there are: {names}")
+
+
+def _plain(grid: Grid | None) -> dict[str, list[Any]] | None:
+    return None if grid is None else {key: list(values) for key, values in grid.items()}
+
+
+def _slug(name: str) -> str:
+    """Return a name as a directory of at most 80 characters can be called."""
+    return re.sub(r"[^A-Za-z0-9.=+]+", "-", name).strip("-.")[:80]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _opened(cache: Cache | str | Path) -> Cache:
+    if isinstance(cache, (str, Path)):
+        from ltcache.cache import open_cache
+
+        cache = open_cache(cache)
+    return resident(cache)

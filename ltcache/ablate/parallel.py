@@ -1,0 +1,107 @@
+"""Groups of work in several processes, each group in order in one of them.
+
+What belongs together shares a memo and therefore a process; groups go to whoever is idle. A
+process that dies costs the rest of the group that it had, nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+Work = Callable[[Any, dict[str, Any]], Any]
+"""(item, memo of the item's group) -> result; never raises."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An item whose process died."""
+
+    item: Any
+    reason: str
+
+
+def run_groups(groups: Sequence[Sequence[Any]], work: Work, workers: int) -> Iterator[Any]:
+    """Yield the result of every item as it comes, or :class:`Lost`.
+
+    Args:
+        workers: processes; 1: in this one.
+    """
+    workers = min(workers, len(groups))
+    if workers > 1:
+        yield from _in_processes(sorted(groups, key=len, reverse=True), work, workers)
+        return
+    for group in groups:
+        memo: dict[str, Any] = {}
+        for item in group:
+            yield work(item, memo)
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    pending: list[Any]
+
+
+def _in_processes(groups: Sequence[Sequence[Any]], work: Work, workers: int) -> Iterator[Any]:
+    # a fork shares the features; on a Mac forked libraries crash
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    queue = [list(group) for group in groups]
+    pool: dict[Connection, _Worker] = {}
+    try:
+        for _ in range(workers):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, work), daemon=True)
+            process.start()
+            there.close()  # so that its end is seen when the process dies
+            pool[here] = _Worker(process, queue.pop(0))
+            here.send(pool[here].pending)
+        while pool:
+            for connection in wait(list(pool)):
+                assert isinstance(connection, Connection)
+                yield from _hear(connection, pool, queue)
+        for group in queue:  # every process died
+            yield from (Lost(item, "the processes before it died") for item in group)
+    finally:
+        for worker in pool.values():
+            worker.process.terminate()
+
+
+def _hear(
+    connection: Connection, pool: dict[Connection, _Worker], queue: list[list[Any]]
+) -> Iterator[Any]:
+    """Yield what a process reports, and give it the next group when it has none."""
+    worker = pool[connection]
+    try:
+        result = connection.recv()
+    except (EOFError, ConnectionResetError):
+        del pool[connection]
+        worker.process.join()
+        reason = f"its process died (exit status {worker.process.exitcode}); out of memory?"
+        yield from (Lost(item, f"{reason} Try --workers 1") for item in worker.pending)
+        return
+    worker.pending.pop(0)
+    if not worker.pending and queue:
+        worker.pending = queue.pop(0)
+        connection.send(worker.pending)
+    elif not worker.pending:
+        connection.send(None)
+        del pool[connection]
+        worker.process.join()
+    yield result
+
+
+def _serve(connection: Connection, work: Work) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once and without a traceback
+    torch.set_num_threads(1)  # more hang after a fork, and small products gain nothing
+    while (group := connection.recv()) is not None:
+        memo: dict[str, Any] = {}
+        for item in group:
+            connection.send(work(item, memo))

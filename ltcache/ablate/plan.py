@@ -1,0 +1,111 @@
+"""What is compared: the product of methods, fusions and settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ltcache.errors import UsageError
+from ltcache.methods import METHODS, Method, method_by_name, override
+from ltcache.tune import has_setting, nearest_setting
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of an ablation.
+
+    Args:
+        name: the method's, with the settings of the grid: ``logit-adjustment, loss.tau=0.5``.
+        method: with every setting written out. overrides: what the grid changed.
+    """
+
+    name: str
+    method: Method
+    overrides: Mapping[str, Any]
+
+
+def settings_of(
+    methods: Sequence[str | Method],
+    grid: Grid | None = None,
+    fusion: Sequence[str] = ("none",),
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[list[Setting], list[str]]:
+    """Return the product of choices, each once, and notes on what a method lacks.
+
+    Args:
+        methods: names or methods, in the order of the table.
+        grid: dotted key -> values; a method without the key is taken once, without it.
+        fusion: ``none`` for the method itself, another name F for the catalogue's ``METHOD+F``.
+        overrides: dotted key -> value for every method that has it.
+
+    Raises:
+        UsageError: an unknown method, a setting or fusion that none of the methods has, or a value
+            that cannot be read.
+    """
+    notes: list[str] = []
+    bases = _with_fusions([method_by_name(m) if isinstance(m, str) else m for m in methods],
+                          fusion, notes)  # fmt: skip
+    choices = {key: tuple(values) for key, values in (grid or {}).items()}
+    fixed = {key: (value,) for key, value in (overrides or {}).items() if key not in choices}
+    found: dict[str, Setting] = {}
+    missing: dict[str, list[str]] = {key: [] for key in (*choices, *fixed)}
+    for base in bases:
+        for changed in _combinations(choices | fixed):
+            taken, lacks = _taken(base, changed)
+            shown = {key: value for key, value in taken.items() if key in choices}
+            name = ", ".join([base.name, *(f"{key}={value}" for key, value in shown.items())])
+            found.setdefault(name, Setting(name, override(base, taken), shown))
+            for key in lacks:
+                if base.name not in missing[key]:
+                    missing[key].append(base.name)
+    for key, lacking in missing.items():
+        if len(lacking) == len(bases) and not any(key in s.overrides for s in found.values()):
+            raise UsageError(f"no method has a setting {key!r}; {nearest_setting(bases, key)}")
+        if lacking:
+            notes.append(f"{key} is no setting of {', '.join(lacking)}: left out there")
+    return list(found.values()), notes
+
+
+def _with_fusions(
+    methods: Sequence[Method], fusion: Sequence[str], notes: list[str]
+) -> list[Method]:
+    """Return every method with every fusion that the catalogue has for it, each once."""
+    found: dict[str, Method] = {}
+    used: set[str] = set()
+    for method, name in itertools.product(methods, fusion):
+        fused = method if name == "none" else METHODS.get(f"{method.name}+{name}")
+        if fused is None:
+            if f"+{name}" not in method.name:
+                notes.append(f"there is no {method.name}+{name}: left out")
+            continue
+        used.add(name)
+        found[fused.name] = fused
+    for name in fusion:
+        if name not in used:
+            known = sorted(m for m in METHODS if m.endswith(f"+{name}"))
+            hint = f"methods with it: {', '.join(known)}" if known else f"no method ends in +{name}"
+            raise UsageError(f"none of the methods has a form with fusion {name!r}; {hint}")
+    return list(found.values())
+
+
+def _combinations(grid: Grid) -> list[dict[str, Any]]:
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _taken(method: Method, changed: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what a method has of some settings, and the keys that it lacks.
+
+    Names come first: ``head=cosine`` decides that there is a ``head.scale``.
+    """
+    taken: dict[str, Any] = {}
+    lacks: list[str] = []
+    for key in sorted(changed, key=lambda key: key.count(".")):
+        if has_setting(override(method, taken), key):
+            taken[key] = changed[key]
+        else:
+            lacks.append(key)
+    return {key: taken[key] for key in changed if key in taken}, lacks

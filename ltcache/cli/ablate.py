@@ -1,0 +1,105 @@
+"""``ltcache ablate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.fit_adapter import parse_settings
+from ltcache.cli.options import allow_stale, cache_argument, general
+from ltcache.cli.tuning import parse_grid, tuning_options
+
+FAILED = 3
+
+
+@click.command("ablate", short_help="Compare many methods on cached features.")
+@cache_argument
+@click.option("--methods", required=True, metavar="A,B,...", help="See ltcache methods; or all.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Runs and tables.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="0, 1, ...")
+@click.option(
+    "--fusion",
+    default="none",
+    show_default=True,
+    metavar="none,h2t",
+    help="none: the method itself; h2t: METHOD+h2t where there is one.",
+)
+@click.option("--baseline", help="What differences are taken to; ce where it is there.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="Of the tables and the plot; results.json and .csv hold both.",
+)
+@click.option("--prompts", help="Class texts for heads that use them.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; one per core by default.")
+@click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
+@click.option(
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of every method that has it.",
+)
+@tuning_options("A line of the table for each value; with --tune the values that it tries instead.")
+@allow_stale
+@general
+@click.pass_context
+def command(
+    context: click.Context,
+    cache: Path,
+    methods: str,
+    out: Path,
+    seeds: int,
+    fusion: str,
+    settings: tuple[str, ...],
+    grid: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Fit methods x settings x seeds on CACHE and compare them: mean, spread, ranks, intervals.
+
+    Killed or extended, the same command goes on: runs that are there are taken. OUT gets
+    results.json, .csv, .md, .tex and a plot of accuracy against class frequency. Status 3: some
+    runs failed and are listed with their reason.
+
+    \b
+    ltcache ablate cache --methods ce,crt,logit-adjustment --seeds 5 --out ablation
+    ltcache ablate cache --methods logit-adjustment --grid loss.tau=0.5,1,2 --out tau
+    ltcache ablate cache --methods dr,ride,gcl --fusion none,h2t --tune --out h2t
+    """
+    from ltcache.ablate import ablate
+    from ltcache.cli.progress import AblationBar
+    from ltcache.methods import METHODS
+    from ltcache.report import WRITERS, comparison_table
+
+    as_json = options.pop("as_json")
+    names = list(METHODS) if methods == "all" else _split(methods)
+    with AblationBar() as bar:
+        found = ablate(
+            cache,
+            names,
+            out,
+            seeds=seeds,
+            fusion=_split(fusion),
+            grid=parse_grid(grid) if grid else None,
+            overrides=parse_settings(settings),
+            progress=bar,
+            **options,
+        )
+    if as_json:
+        click.echo(WRITERS["json"](found.comparison, found.split), nl=False)
+    else:
+        click.echo(comparison_table(found.comparison, found.split))
+        click.echo(f"{out}: results.json, .csv, .md, .tex, accuracy_by_frequency.png, .svg")
+    if found.failures:
+        click.echo(f"{len(found.failures)} runs failed; see above", err=True)
+        context.exit(FAILED)
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,53 @@
+"""Options of the commands that tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ltcache.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def tuning_options(grid_help: str) -> Callable[[F], F]:
+    """Add ``--tune``, ``--tuner``, ``--trials`` and ``--grid``."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option(
+                "--grid", multiple=True, metavar="KEY=V1,V2,...", help=f"Repeatable. {grid_help}"
+            ),
+            click.option(
+                "--trials", type=click.IntRange(1), default=9, show_default=True,
+                help="Settings that --tune tries per method; a larger grid is drawn from.",
+            ),
+            click.option(
+                "--tuner", type=click.Choice(["grid", "optuna"]), default="grid",
+                show_default=True, help="optuna needs pip install 'ltcache[tune]'.",
+            ),
+            click.option(
+                "--tune", is_flag=True,
+                help="Choose hyper-parameters on validation data, never on test.",
+            ),
+        ):  # fmt: skip
+            function = option(function)
+        return function
+
+    return add
+
+
+def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return key -> values of ``key=v1,v2`` texts."""
+    found: dict[str, list[str]] = {}
+    for text in grid:
+        key, equals, values = text.partition("=")
+        named = [value.strip() for value in values.split(",") if value.strip()]
+        if not equals or not key or not named:
+            raise UsageError(f"--grid {text}: write it as key=v1,v2, such as loss.tau=0.5,1,2")
+        if key in found:
+            raise UsageError(f"--grid {key} is given twice: list all values at once")
+        found[key] = named
+    return found
