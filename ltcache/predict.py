@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache.fingerprint import differences, require_equal
+from ltcache.cache.fingerprint import bytes_digest, differences, require_equal
 from ltcache.cache.shards import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
-from ltcache.images import DecodedImage, Preprocessing, decode
+from ltcache.images import Preprocessing, View, decode_views
 from ltcache.inputs import Input, inputs
 from ltcache.run import Run, open_run
 
@@ -91,14 +92,18 @@ def predict(
     run = run if isinstance(run, Run) else open_run(run)
     if top < 1 or batch_size < 1:
         raise UsageError("top and batch_size must be at least 1")
-    view = run.method.feature.eval_view
-    if view != "center":
-        raise UsageError(f"the run predicts on the view {view!r}; new images have only 'center'")
+    view = view_of(run)
     if encoder is None:
         encoder = load_for_run(run, model, pretrained, activation, device, precision)
     check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
     workers = workers or os.cpu_count() or 1
-    return _predictions(run, encoder, inputs(images, lines), top, batch_size, workers)
+    return _predictions(run, encoder, view, inputs(images, lines), top, batch_size, workers)
+
+
+def view_of(run: Run) -> View:
+    """Return the view that a run predicts on, as the cache had it that it was fitted on."""
+    name = run.method.feature.eval_view
+    return View.from_identity(run.record["identities"].get("view") or {"name": name})
 
 
 def check_encoder(
@@ -174,13 +179,15 @@ def _provenance(run: Run) -> Mapping[str, str | None]:
 def _predictions(
     run: Run,
     encoder: Encoder,
+    view: View,
     stream: Iterator[Input],
     top: int,
     batch_size: int,
     workers: int,
 ) -> Iterator[Prediction]:
-    batch: list[tuple[str, DecodedImage | str]] = []
-    for decoded in _decoded(stream, encoder.preprocessing, workers, batch_size + 2 * workers):
+    batch: list[tuple[str, np.ndarray | str]] = []
+    decode = partial(_decode, preprocessing=encoder.preprocessing, view=view)
+    for decoded in _decoded(stream, decode, workers, batch_size + 2 * workers):
         batch.append(decoded)
         if len(batch) == batch_size:
             yield from _classified(run, encoder, batch, top)
@@ -189,14 +196,17 @@ def _predictions(
 
 
 def _decoded(
-    stream: Iterator[Input], preprocessing: Preprocessing, workers: int, ahead: int
-) -> Iterator[tuple[str, DecodedImage | str]]:
+    stream: Iterator[Input],
+    decode: Callable[[Input], np.ndarray | str],
+    workers: int,
+    ahead: int,
+) -> Iterator[tuple[str, np.ndarray | str]]:
     """Yield name and pixels, or name and error, in order; at most ``ahead`` decode in advance."""
-    waiting: deque[tuple[str, Future[DecodedImage | str]]] = deque()
+    waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
     with ThreadPoolExecutor(workers, "decode") as pool:
         try:
             for item in stream:
-                waiting.append((item.name, pool.submit(_decode, item, preprocessing)))
+                waiting.append((item.name, pool.submit(decode, item)))
                 if len(waiting) > ahead:
                     name, future = waiting.popleft()
                     yield name, future.result()
@@ -207,18 +217,21 @@ def _decoded(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(item: Input, preprocessing: Preprocessing) -> DecodedImage | str:
+def _decode(item: Input, preprocessing: Preprocessing, view: View) -> np.ndarray | str:
+    """Return pixels uint8 (crops, 3, H, W), or why there are none."""
     try:
-        return decode(item.read(), preprocessing)
+        data = item.read()
+        content = bytes_digest(data) if view.random else ""
+        return decode_views(data, preprocessing, [view], content).pixels[view.name]
     except ImageError as error:
         return str(error)
 
 
 def _classified(
-    run: Run, encoder: Encoder, batch: list[tuple[str, DecodedImage | str]], top: int
+    run: Run, encoder: Encoder, batch: list[tuple[str, np.ndarray | str]], top: int
 ) -> Iterator[Prediction]:
     """Encode and classify what could be decoded; yields a prediction for every image."""
-    pixels = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
+    pixels = [image for _, image in batch if not isinstance(image, str)]
     ranked = iter(_ranked(run, encoder, np.stack(pixels), top) if pixels else ())
     for name, image in batch:
         if isinstance(image, str):
@@ -235,12 +248,13 @@ def _classified(
 def _ranked(
     run: Run, encoder: Encoder, pixels: np.ndarray, top: int
 ) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield labels and probabilities, most probable first, of uint8 pixels (N, 3, H, W)."""
+    """Yield labels and probabilities, most probable first, of uint8 pixels (N, v, 3, H, W)."""
     import torch
 
     field = run.record["field"]
-    features = encoder.encode_images(torch.from_numpy(pixels), (field,))[field].numpy()
-    found = probabilities_of(run.logits(stored(features)))
+    crops = (torch.from_numpy(np.ascontiguousarray(pixels[:, v])) for v in range(pixels.shape[1]))
+    encoded = [encoder.encode_images(crop, (field,))[field].numpy() for crop in crops]
+    found = probabilities_of(run.logits(stored(np.stack(encoded, axis=1))))
     order = np.argsort(-found, axis=1, kind="stable")[:, :top]
     for row, labels in zip(found, order, strict=True):
         yield labels.tolist(), row[labels].tolist()

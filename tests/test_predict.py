@@ -284,3 +284,33 @@ def test_the_command(
     status, _, err = _call(capsys, "predict", place, test)
     assert status == 2 and "--model" in err
     assert "ltcache predict" in _call(capsys, "predict", "--help")[1]
+
+
+@pytest.mark.parametrize("eval_view", ["five", "rrc:3"])
+def test_a_run_predicts_on_the_crops_it_is_evaluated_on(
+    images: Path,
+    encoder: Any,
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    eval_view: str,
+) -> None:
+    out, where = tmp_path / "cache", tmp_path / "run"
+    extract(images, out, encoder=encoder, views=("rrc:2", "five", "rrc:3"), view_seed=5)
+    words = ["fit-adapter", str(out), "--method", "ce", "--out", str(where)]
+    words += ["-s", "feature.view=rrc:2", "-s", f"feature.eval_view={eval_view}"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "-s", "optimisation.epochs=4"])
+    assert not end.value.code, capsys.readouterr().err
+    cache, run = open_cache(out), open_run(where)
+    assert run.record["identities"]["view"]["name"] == eval_view
+    features = cache.features("test", run.record["field"], eval_view)
+    assert features.shape[1] == cache.crops(eval_view)
+    crops = [run.logits(features[:, [v]]) for v in range(features.shape[1])]
+    expected = probabilities_of(np.mean(crops, axis=0))
+    found = list(predict(where, [images / "test"], model=model, batch_size=4, top=3))
+    rows = cache.manifest.rows["key"].to_numpy()[cache.rows("test")].tolist()
+    for prediction in found:
+        row = expected[rows.index(str(Path(prediction.image).relative_to(images)))]
+        assert np.allclose(prediction.probabilities, row[list(prediction.labels)], atol=2e-3)
+    assert len(found) == len(rows)
