@@ -92,12 +92,14 @@ def optimism(task: Task, folds: int) -> Tensor:
 
 
 def _log_likelihood(task: Task, fitted: Tensor, scored: Tensor) -> Tensor:
-    """Return log p(y|x) of some rows under a linear head that cross entropy fits to others."""
+    """Return log p(y|x) of some rows under a cosine head that cross entropy fits to others."""
     part = replace(task, rows=task.rows.take(fitted), val=None, progress=None)
-    head = HEADS["linear"](task.context).to(task.device)
-    stage = Train(optimisation=Optimisation(lr=3e-3, weight_decay=0.1, epochs=10))
+    head = HEADS["cosine"](task.context).to(task.device)
+    rows, generator = part.rows, task.stream(3)
+    head.initialise("class_mean", rows.features, rows.labels, generator, task.context)
+    stage = Train(optimisation=Optimisation(lr=3e-3, weight_decay=0.0, epochs=10))
     objective = OBJECTIVES["mean"](LOSSES["cross_entropy"](task.context.class_counts.clamp(min=1)))
-    train(head, objective.to(task.device), stage, replace(part, generator=task.stream(3)))
+    train(head, objective.to(task.device), stage, replace(part, generator=generator))
     with torch.no_grad():
         logits = head(task.rows.features[scored])
     return -F.cross_entropy(logits, task.rows.labels[scored], reduction="none").double().cpu()

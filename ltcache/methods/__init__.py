@@ -18,10 +18,12 @@ from ltcache.methods.spec import (
     Transform,
 )
 from ltcache.methods.structure import build_head
+from ltcache.methods.unavailable import UNAVAILABLE, Unavailable
 
 __all__ = [
     "FIELDS",
     "METHODS",
+    "UNAVAILABLE",
     "Adjust",
     "Estimate",
     "FeatureSpec",
@@ -31,6 +33,7 @@ __all__ = [
     "Stage",
     "Train",
     "Transform",
+    "Unavailable",
     "build_head",
     "counts_as_drawn",
     "hyper_parameters",

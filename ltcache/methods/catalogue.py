@@ -10,15 +10,6 @@ from ltcache.methods.spec import Method
 from ltcache.methods.unavailable import UNAVAILABLE
 
 
-def _complete(method: Method) -> bool:
-    from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
-    from ltcache.heads import HEADS
-
-    known = {*HEADS, *ADJUSTMENTS, *WEIGHT_TRANSFORMS}
-    names = ("head", "adjustment", "transform")
-    return all(getattr(s, n, next(iter(known))) in known for s in method.stages for n in names)
-
-
 _ALL = (
     *losses.METHODS,
     *decoupled.METHODS,
@@ -27,7 +18,9 @@ _ALL = (
     *h2t.METHODS,
 )
 
-METHODS: dict[str, Method] = {method.name: method for method in _ALL if _complete(method)}
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+if len(METHODS) != len(_ALL):
+    raise RuntimeError("two methods share a name")
 
 ALIASES = {"h2t": "dr+h2t", "zs": "zero-shot", "bs": "balanced-softmax", "la": "logit-adjustment"}
 

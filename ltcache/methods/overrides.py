@@ -63,7 +63,7 @@ PARTS: Mapping[type[Stage], Mapping[str, Part]] = {
 def hyper_parameters(kind: Callable[..., Any]) -> dict[str, Any]:
     """Return name -> default of the keyword-only arguments of a class that a user may set."""
     given = {"residual", *getattr(kind, "needs", ())}  # by the stages before
-    return {k: v for k, v in keyword_arguments(kind).items() if k not in given}  # type: ignore[arg-type]
+    return {k: v for k, v in keyword_arguments(kind).items() if k not in given}
 
 
 def known_overrides(method: Method) -> dict[str, Any]:
@@ -87,9 +87,10 @@ def settings(stage: Stage) -> dict[str, Any]:
         found |= {f"optimisation.{k}": v for k, v in asdict(stage.optimisation).items()}
     elif not isinstance(stage, (Solve, Transform, Adjust)):
         found |= {f"{stage.statistic}.{k}": v for k, v in stage.options.items()}
-    if not hasattr(stage, "choose"):
-        return found
-    return found | {f"choose.{k}": v for k, v in stage.choose.items()}
+    if isinstance(stage, (Solve, Transform, Adjust)):
+        ((name, part),) = PARTS[type(stage)].items()
+        found |= {f"choose.{k}": stage.choose.get(k, ()) for k in _options(stage, name, part)}
+    return found
 
 
 def _options(stage: Stage, name: str, part: Part) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _changed(stage: Any, key: str, value: Any) -> Any:
         read = _read(key, value, _example(key, present))
         return replace(stage, optimisation=replace(stage.optimisation, **{rest: read}))
     if first == "choose":
-        return replace(stage, choose={**stage.choose, rest: _grid(key, value, present)})
+        return _with_grid(stage, rest, value)
     if not rest:
         return replace(stage, **{key: value})
     field = parts[first].options if first in parts else first
@@ -187,9 +188,14 @@ def _written_out(stage: Any) -> Any:
     return replace(stage, **changed)
 
 
-def _grid(key: str, value: Any, present: Sequence[Any]) -> tuple[Any, ...]:
-    texts = value.split(",") if isinstance(value, str) else value
-    return tuple(_read(key, text, present[0]) for text in texts)
+def _with_grid(stage: Any, name: str, values: Any) -> Any:
+    """Return a stage that chooses a hyper-parameter from some values; from none: it is fixed."""
+    ((part_name, part),) = PARTS[type(stage)].items()
+    example = _options(stage, part_name, part)[name]
+    texts = values.split(",") if isinstance(values, str) else values
+    grid = tuple(_read(f"choose.{name}", text, example) for text in texts)
+    others = {k: v for k, v in stage.choose.items() if k != name}
+    return replace(stage, choose={**others, name: grid} if grid else others)
 
 
 def _example(key: str, value: Any) -> Any:

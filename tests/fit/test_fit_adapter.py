@@ -13,7 +13,7 @@ import pytest
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.fit import fit_adapter, fit_seeds
-from ltcache.methods import METHODS
+from ltcache.methods import METHODS, Train
 from ltcache.run import open_run
 from tests.fakes import FakeCache, long_tail_counts
 
@@ -28,10 +28,14 @@ def _fit(cache: Any, method: str = "ce", out: Path | None = None, **options: Any
     return fit_adapter(cache, method, out, **{"overrides": SHORT, **options})
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+WHOLE = ("ce", "lift-lp", "dr+h2t", "posthoc-la", "gda", "tip-adapter", "sage", "gla", "reslt")
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name in METHODS])
 def test_a_run_is_whole_and_reads_back_equal(name: str, tmp_path: Path) -> None:
     cache = FakeCache(COUNTS)
-    run = _fit(cache, name, tmp_path / "run")
+    trains = any(isinstance(stage, Train) for stage in METHODS[name].stages)
+    run = _fit(cache, name, tmp_path / "run", overrides=SHORT if trains else {})
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     again = open_run(tmp_path / "run")

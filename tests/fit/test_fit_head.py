@@ -37,25 +37,7 @@ def _bytes(fitted: Fitted) -> bytes:
     return b"".join(v.numpy().tobytes() for v in fitted.head.state_dict().values())
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_same_seed_same_bytes_and_another_seed_other_bytes(name: str) -> None:
-    val = _rows(torch.full((6,), 5), 1)
-    one, two, other = (_fit(_short(name), val=val, seed=seed) for seed in (4, 4, 5))
-    assert _bytes(one) == _bytes(two) and one.history == two.history
-    assert _bytes(one) != _bytes(other)
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_learns_a_separable_toy(name: str) -> None:
-    method = override(METHODS[name], {"optimisation.epochs": 40, "optimisation.lr": 0.02})
-    fitted = _fit(method, _rows(COUNTS, 0, noise=0.1))
-    test = _rows(torch.full((6,), 20), 9, noise=0.1)
-    logits = predict(fitted.head, fitted.transform(test.features))
-    assert (logits.argmax(1) == test.labels).float().mean() > 0.98
-    assert not fitted.head.training
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ["ce", "crt", "logit-adjustment", "lift-lp"])
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_closed_form_fit_equals_autograd(name: str, optimiser: str) -> None:
     method = _short(name, optimisation__optimiser=optimiser, optimisation__batch=37)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ltcache.errors import FitError, UsageError
-from ltcache.heads import HEADS
 from ltcache.losses import LOSSES
 from ltcache.methods import (
     METHODS,
+    UNAVAILABLE,
     FeatureSpec,
     Method,
     Optimisation,
@@ -23,8 +23,6 @@ from ltcache.methods import (
     override,
     residual_prior,
 )
-from ltcache.objectives import OBJECTIVES
-from ltcache.sampling import SAMPLERS
 
 COUNTS = torch.tensor([100, 25, 4])
 
@@ -43,16 +41,52 @@ def _left(stage: Train) -> float:
     return residual_prior(stage, LOSSES[stage.loss](COUNTS, **stage.loss_options))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_method_names_what_exists_and_leaves_a_balanced_prior_only_if_it_corrects(
-    name: str,
-) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_names_what_exists_and_survives_a_round_trip(name: str) -> None:
+    method = override(METHODS[name], {})
+    assert Method.from_dict(json.loads(json.dumps(method.to_dict()))) == method
+    assert override(method, known_overrides(METHODS[name])) is not None
+    override(METHODS[name], METHODS[name].ablation)
     for stage in METHODS[name].stages:
-        assert stage.head in HEADS and stage.loss in LOSSES
-        assert stage.objective in OBJECTIVES and stage.sampler in SAMPLERS
-        counts_as_drawn(stage, COUNTS)
-    expected = 1.0 if name == "ce" else 0.0
-    assert _left(METHODS[name].stages[-1]) == expected
+        if isinstance(stage, Train):
+            counts_as_drawn(stage, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("ce", 1.0), ("focal", 1.0), ("crt", 0.0), ("logit-adjustment", 0.0), ("lift-lp", 0.0)],
+)
+def test_which_prior_the_logits_of_a_method_carry(name: str, left: float) -> None:
+    stage = METHODS[name].stages[-1]
+    assert isinstance(stage, Train) and _left(stage) == left
+
+
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE))
+def test_a_known_method_that_cannot_be_trained_says_what_it_needs(name: str) -> None:
+    assert name not in METHODS and set(UNAVAILABLE[name].near) <= set(METHODS)
+    with pytest.raises(UsageError, match="not trainable on cached features.*Needed: "):
+        method_by_name(name)
+
+
+def test_settings_reach_every_stage_and_fusion() -> None:
+    settings = {"stages.0.loss": "focal", "stages.0.loss.gamma": 1, "fusion.ratio": "0.5"}
+    method = override(METHODS["dr+h2t"], {**settings, "sampler": "class_aware"})
+    first, middle, last = method.stages
+    assert first.loss_options["gamma"] == 1.0 and middle.loss == "cross_entropy"
+    assert last.fusion_options == {"ratio": 0.5} and last.sampler == "class_aware"
+    plain = override(METHODS["dr+h2t"], {"fusion": "none", "partner": "none"}).stages[-1]
+    assert plain.fusion == () and plain.partner is None
+    both = override(METHODS["dr+h2t"], {"fusion": "mixup,h2t", "fusion.alpha": 0.4}).stages[-1]
+    assert both.fusion == ("mixup", "h2t") and both.fusion_options["alpha"] == 0.4
+
+
+def test_a_value_that_is_given_is_no_longer_chosen() -> None:
+    chosen = override(METHODS["posthoc-la"], {"choose.tau": "0.5,1"}).stages[-1]
+    assert chosen.choose == {"tau": (0.5, 1.0)}
+    given = override(METHODS["posthoc-la"], {"adjustment.tau": "0.75"}).stages[-1]
+    assert given.choose == {} and given.options["tau"] == 0.75
+    with pytest.raises(UsageError, match="no setting 'stages.5.loss'"):
+        override(METHODS["ce"], {"stages.5.loss": "focal"})
 
 
 def test_unknown_method_lists_the_nearest() -> None:

@@ -40,4 +40,4 @@ def first(classifier: str = "linear", **changes: Any) -> Train:
     """Return a first stage: a linear or a cosine head from random weights, cross entropy."""
     if classifier == "cosine":
         changes = {"head": "cosine", "optimisation": COSINE, **changes}
-    return replace(CE.stages[0], **changes)  # type: ignore[arg-type, return-value]
+    return replace(CE.stages[0], **changes)  # type: ignore[return-value]
