@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, readable_name
-from ltcache.manifest.rows import Listing
+from ltcache.manifest.rows import Listing, clean_uris
 
 _MOST_CLASSES = 10_000_000
 
@@ -38,7 +39,7 @@ def derived_classes(listings: Sequence[Listing]) -> tuple[ClassList, dict[str, A
 
 def parent_folders(listings: Iterable[Listing]) -> set[str]:
     """Return the names of the folders in which the images of some listings lie."""
-    return {_last(folder, 1) for listing in listings for folder in set(_folders(listing))}
+    return {_last(folder, 1) for listing in listings for _, folder in _folders(listing)}
 
 
 def _named(listings: Sequence[Listing]) -> dict[int, str] | None:
@@ -55,7 +56,7 @@ def _named(listings: Sequence[Listing]) -> dict[int, str] | None:
 
 def _from_folders(listings: Sequence[Listing]) -> dict[int, str] | None:
     """Return label -> the last folder or two of its images, or None unless it has its own."""
-    found = [set(zip(item.numbers.tolist(), _folders(item), strict=True)) for item in listings]
+    found = [_folders(item) for item in listings]
     training = [p for p, item in zip(found, listings, strict=True) if item.split == "train"]
     for depth in (1, 2):
         for part in (found, training):
@@ -65,8 +66,13 @@ def _from_folders(listings: Sequence[Listing]) -> dict[int, str] | None:
     return None
 
 
-def _folders(listing: Listing) -> list[str]:
-    return [uri.replace("\\", "/").rpartition("/")[0] for uri in listing.uris]
+def _folders(listing: Listing) -> set[tuple[int, str]]:
+    """Return (label, folder of the image) as they occur."""
+    folders = pc.replace_substring_regex(clean_uris(listing), "(?s)/?[^/]*$", "")
+    encoded = folders.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    pairs = np.unique(np.stack([listing.numbers, encoded.indices.to_numpy()]), axis=1)
+    return {(int(label), names[code]) for label, code in pairs.T}
 
 
 def _last(folder: str, depth: int) -> str:

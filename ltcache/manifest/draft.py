@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest.classes import ClassList
@@ -80,7 +82,7 @@ def choose_splits(manifest: Manifest, splits: Sequence[str]) -> Manifest:
         raise UsageError(
             f"{manifest.name} has no split {some(unknown)}; it has {some(manifest.splits, 20)}"
         )
-    chosen = np.isin(np.array(manifest.rows["split"].to_pylist()), sorted(wanted))
+    chosen = pc.is_in(manifest.rows["split"], pa.array(sorted(wanted), pa.string()))
     rows = manifest.rows.filter(chosen)
     numbers = np.arange(rows.num_rows, dtype=np.int64)
     rows = rows.set_column(0, "row_id", [numbers]).combine_chunks()
@@ -99,7 +101,7 @@ def notice(manifest: Manifest) -> list[str]:
             )
         if unlabelled < len(labels):
             found += _missing_classes(manifest, split)
-    repeated = len(manifest) - len(set(manifest.rows["uri"].to_pylist()))
+    repeated = len(manifest) - pc.count_distinct(manifest.rows["uri"]).as_py()
     if repeated:
         found.append(f"{repeated} image(s) are in more than one split; their keys are SPLIT/PATH")
     return found

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
@@ -39,7 +41,7 @@ def read_folder(path: Root, request: Request) -> Draft:
             folders for one split.
     """
     tree = read_tree(path)
-    if not tree.images:
+    if not len(tree.images):
         raise ManifestError(f"{path}: no images below it ({' '.join(IMAGE_SUFFIXES)})")
     warnings: list[str] = []
     if request.labelled is False:
@@ -72,8 +74,9 @@ def _parts(path: Root, tree: Tree) -> tuple[list[_Part], list[str]]:
     """Return the splits of a tree, and what to warn of."""
     prefix = _descend(tree)
     warnings = [f"the classes or splits are read below {prefix!r}"] if prefix else []
-    inner = [name[len(prefix) :] for name in tree.images]
-    tops = sorted({name.partition("/")[0] for name in inner if "/" in name})
+    inner = _below(tree.images, prefix)
+    in_folder = pc.match_substring(inner, "/")
+    tops = sorted(pc.unique(_top(inner.filter(in_folder))).to_pylist())
     if not tops:
         return [_Part(prefix, "pool", False)], warnings
     splits = {top: known_split(top) for top in tops}
@@ -84,11 +87,27 @@ def _parts(path: Root, tree: Tree) -> tuple[list[_Part], list[str]]:
     for top, split in sorted(splits.items(), key=lambda pair: _order(pair[1])):
         if any(part.split == split for part in parts):
             raise ManifestError(f"{path}: more than one folder for the split {split!r}: {tops}")
-        nested = any("/" in name[len(top) + 1 :] for name in inner if name.startswith(f"{top}/"))
+        nested = _any(pc.match_substring(_below(inner, f"{top}/"), "/"))
         parts.append(_Part(f"{prefix}{top}/", str(split), nested and split != "pool"))
-    if loose := [name for name in inner if "/" not in name]:
+    if loose := inner.filter(pc.invert(in_folder)).to_pylist():
         warnings.append(f"{len(loose)} image(s) beside the splits are left out: {some(loose)}")
     return parts, warnings
+
+
+def _below(names: pa.StringArray, prefix: str) -> pa.StringArray:
+    """Return the paths below a folder (``""`` or ``train/``), relative to it."""
+    if not prefix:
+        return names
+    return pc.utf8_slice_codeunits(names.filter(pc.starts_with(names, prefix)), len(prefix))
+
+
+def _top(names: pa.StringArray) -> pa.StringArray:
+    """Return the first part of each path."""
+    return pc.replace_substring_regex(names, "(?s)/.*", "")
+
+
+def _any(mask: pa.Array) -> bool:
+    return bool(pc.any(mask).as_py())
 
 
 def _order(split: str | None) -> int:
@@ -99,9 +118,9 @@ def _descend(tree: Tree) -> str:
     """Return the one folder that wraps everything, as archives often have it (``images/``)."""
     prefix = ""
     while True:
-        inner = [name[len(prefix) :] for name in tree.images]
-        tops = {name.partition("/")[0] for name in inner}
-        if len(tops) > 1 or any(name.count("/") < 2 for name in inner):
+        inner = _below(tree.images, prefix)
+        tops = pc.unique(_top(inner)).to_pylist()
+        if len(tops) > 1 or pc.min(pc.count_substring(inner, "/")).as_py() < 2:
             return prefix
         (top,) = tops
         if known_split(top):
@@ -110,12 +129,11 @@ def _descend(tree: Tree) -> str:
 
 
 def _refuse_splits_beside_classes(
-    path: Root, splits: dict[str, str | None], inner: Sequence[str]
+    path: Root, splits: dict[str, str | None], inner: pa.StringArray
 ) -> None:
     """Refuse ``train/cat/1.jpg`` beside ``extra/1.jpg``; a class may be called ``train``."""
     for top in [top for top, split in splits.items() if split]:
-        below = [name[len(top) + 1 :] for name in inner if name.startswith(f"{top}/")]
-        if all("/" in name for name in below):
+        if not _any(pc.invert(pc.match_substring(_below(inner, f"{top}/"), "/"))):
             others = [other for other, split in splits.items() if not split]
             raise ManifestError(
                 f"{path}: {top!r} looks like a split, but {some(others)} stand(s) beside it; "
@@ -125,13 +143,12 @@ def _refuse_splits_beside_classes(
 
 def _class_folders(tree: Tree, parts: Sequence[_Part]) -> set[str]:
     """Return the names of all class folders, empty ones included."""
-    found = set()
+    found: set[str] = set()
     for part in parts:
         if part.labelled:
-            start = len(part.prefix)
-            inner = [n[start:] for n in tree.images if n.startswith(part.prefix)]
-            found |= {name.partition("/")[0] for name in inner if "/" in name}
-            bare = [n[start:] for n in tree.bare if n.startswith(part.prefix)]
+            inner = _below(tree.images, part.prefix)
+            found |= set(pc.unique(_top(inner.filter(pc.match_substring(inner, "/")))).to_pylist())
+            bare = [n[len(part.prefix) :] for n in tree.bare if n.startswith(part.prefix)]
             found |= {name for name in bare if "/" not in name}
     return found
 
@@ -146,14 +163,19 @@ def _classes(path: Root, raw: Sequence[str], request: Request) -> ClassList:
 
 def _listing(path: Root, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[Listing, list[str]]:
     """Return one split's images in class order, and those in no class folder."""
-    images = [name for name in tree.images if name.startswith(part.prefix)]
+    images = tree.images.filter(pc.starts_with(tree.images, part.prefix))
     if not part.labelled:
         unlabelled = np.full(len(images), -1, dtype=np.int64)
         return Listing(str(path), images, unlabelled, part.split), []
-    start = len(part.prefix)
-    loose = [name for name in images if "/" not in name[start:]]
+    inner = _below(images, part.prefix)
+    in_folder = pc.match_substring(inner, "/")
+    loose = images.filter(pc.invert(in_folder)).to_pylist()
+    folders = _top(inner.filter(in_folder)).dictionary_encode()
     rank = {name: position for position, name in enumerate(raw)}
-    pairs = [(name[start:].partition("/")[0], name) for name in images if "/" in name[start:]]
-    pairs.sort(key=lambda pair: rank[pair[0]])
-    labels: list[str | None] = [folder for folder, _ in pairs]
-    return Listing(str(path), [name for _, name in pairs], labels, part.split), loose
+    ranks = np.array([rank[name] for name in folders.dictionary.to_pylist()], dtype=np.int64)
+    codes = ranks[folders.indices.to_numpy()]
+    order = np.argsort(codes, kind="stable")
+    labels: list[str | None] = [raw[code] for code in codes[order].tolist()]
+    return Listing(
+        str(path), images.filter(in_folder).take(pa.array(order)), labels, part.split
+    ), loose

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.layouts import layout_hint
@@ -17,6 +22,8 @@ from ltcache.manifest.tars import tar_index
 from ltcache.manifest.tree import archive_names
 
 _FIRST = 5
+_BLOCK = 8192  # paths that are Python values at a time
+_LISTED = 64  # folders whose names are kept
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,26 @@ def missing_files(manifest: Manifest, root: Root | None = None) -> MissingFiles:
     root = root or manifest.root
     if root is None:
         raise ManifestError(f"{manifest.name}: no root is known; give one with root=")
-    uris = manifest.rows["uri"].to_pylist()
+    uris = manifest.rows["uri"]
     if not root.exists():
         hint = f"hint: {root} does not exist; give the images' place with root="
-        return MissingFiles(len(uris), len(uris), tuple(uris[:_FIRST]), hint, root)
+        return MissingFiles(len(uris), len(uris), tuple(uris[:_FIRST].to_pylist()), hint, root)
     exists = _exists_in(root)
-    missing = [uri for uri in uris if not exists(uri)]
+    missing = uris.filter(pa.array(_lost(uris, exists))).to_pylist()
     hint = layout_hint(root, missing, exists) if missing else ""
     if not hint and len(missing) == len(uris):
         hint = f"hint: none of the images is below {root}; give their place with root="
     return MissingFiles(len(missing), len(uris), tuple(missing[:_FIRST]), hint, root)
+
+
+def _lost(uris: pa.ChunkedArray, exists: Callable[[str], bool]) -> np.ndarray:
+    """Return which images are not there, bool (n,); looked for folder by folder."""
+    lost = np.zeros(len(uris), dtype=bool)
+    order = pc.sort_indices(uris)
+    for start in range(0, len(uris), _BLOCK):
+        block = order.slice(start, _BLOCK)
+        lost[block.to_numpy()] = [not exists(uri) for uri in uris.take(block).to_pylist()]
+    return lost
 
 
 def _exists_in(root: Root) -> Callable[[str], bool]:
@@ -100,14 +117,15 @@ def _is_row(uri: str, rows: Mapping[str, int]) -> bool:
 
 
 def _in_folder(root: Root) -> Callable[[str], bool]:
-    """Return a test for files below ``root`` that lists each folder once."""
-    listed: dict[str, frozenset[str]] = {}
+    """Return a test for files below ``root`` that lists a folder once if asked in order."""
+
+    @lru_cache(maxsize=_LISTED)
+    def listed(folder: str) -> frozenset[str]:
+        return frozenset(_files(Path(str(root), folder)))
 
     def exists(uri: str) -> bool:
         folder, _, name = uri.rpartition("/")
-        if folder not in listed:
-            listed[folder] = frozenset(_files(Path(str(root), folder)))
-        return name in listed[folder]
+        return name in listed(folder)
 
     return exists
 

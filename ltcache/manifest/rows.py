@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.manifest import COLUMNS
+from ltcache.manifest.tree import path_array
 
 _LEAVES_ROOT = r"^/|^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|(^|/)\.\.(/|$)|\x00"
 _UNTIDY = r"//|(^|/)\.(/|$)|/$"
@@ -33,7 +34,7 @@ class Listing:
     """
 
     where: str
-    uris: list[str]
+    uris: list[str] | pa.StringArray
     labels: np.ndarray | list[str | None]
     split: str | list[str]
     lines: Sequence[int] | None = None
@@ -47,10 +48,14 @@ class Listing:
             return self.labels
         return np.full(len(self.uris), -1, dtype=np.int64)
 
+    def uri(self, row: int) -> str:
+        """Return the path of a row as it was written."""
+        return str(self.uris[row])
+
     def place(self, row: int) -> str:
         """Return the place of a row for a message: ``FILE line 12``."""
         if self.lines is None:
-            return f"{self.where} ({self.uris[row]})"
+            return f"{self.where} ({self.uri(row)})"
         return f"{self.where} line {self.lines[row]}"
 
 
@@ -61,7 +66,7 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
         ManifestError: a path leaves its root, a label has no class, a key or a path comes twice,
             or there are no rows at all; names the file and the line.
     """
-    tables = [_table(listing, num_classes) for listing in listings if listing.uris]
+    tables = [_table(listing, num_classes) for listing in listings if len(listing.uris)]
     if not tables:
         names = ", ".join(listing.where for listing in listings)
         raise ManifestError(f"{names or 'the source'}: no images are listed")
@@ -69,7 +74,7 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
         rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
         raise ManifestError(f"the lists' columns do not fit together: {error}") from None
-    places = _Places([listing for listing in listings if listing.uris])
+    places = _Places([listing for listing in listings if len(listing.uris)])
     _refuse_repeated_paths(rows, places)
     keys = _keys(rows, places)
     order = ["label", "split", *[c for c in rows.column_names if c not in COLUMNS.names]]
@@ -84,18 +89,14 @@ def clean_uris(listing: Listing) -> pa.Array:
     Raises:
         ManifestError: a path is empty, absolute, a URL, holds ``..``, or is not Unicode.
     """
-    try:
-        uris = pa.array(listing.uris, pa.string())
-    except UnicodeEncodeError:
-        name = next(uri for uri in listing.uris if _not_unicode(uri))
-        raise ManifestError(
-            f"{listing.where}: the file name {name!r} is not UTF-8; rename it"
-        ) from None
+    uris = listing.uris
+    if isinstance(uris, list):
+        uris = path_array(listing.where, uris)
     uris = pc.replace_substring(uris, "\\", "/")
     bad = pc.match_substring_regex(uris, _LEAVES_ROOT)
     if (row := _first(bad)) is not None:
         raise ManifestError(
-            f"{listing.place(row)}: the path {listing.uris[row]!r} is not below the root; "
+            f"{listing.place(row)}: the path {listing.uri(row)!r} is not below the root; "
             "paths are relative and hold no '..'"
         )
     if pc.any(pc.match_substring_regex(uris, _UNTIDY)).as_py():
@@ -132,7 +133,9 @@ def _splits(listing: Listing) -> pa.Array:
             raise ManifestError(
                 f"{place}: the split {split!r} is not a name of letters, digits, '.', '_', '-'"
             )
-    return pa.array(splits * len(listing.uris) if isinstance(listing.split, str) else splits)
+    if isinstance(listing.split, str):
+        return pa.repeat(listing.split, len(listing.uris))
+    return pa.array(listing.split, pa.string())
 
 
 class _Places:
@@ -148,6 +151,8 @@ class _Places:
 
 
 def _refuse_repeated_paths(rows: pa.Table, places: _Places) -> None:
+    if _distinct(rows["uri"]):
+        return
     pairs = list(zip(rows["split"].to_pylist(), rows["uri"].to_pylist(), strict=True))
     if (repeated := _first_repeated(pairs)) is not None:
         first, second = repeated
@@ -163,28 +168,27 @@ def _keys(rows: pa.Table, places: _Places) -> pa.Array:
     Raises:
         ManifestError: a given key repeats; names both lines.
     """
-    keys, uris, splits = (rows[name].to_pylist() for name in ("key", "uri", "split"))
-    made = [key is None for key in keys]
-    keys = [uri if key is None else key for key, uri in zip(keys, uris, strict=True)]
-    if len(set(keys)) < len(keys):
-        count = dict.fromkeys(keys, 0)
-        for key in keys:
-            count[key] += 1
-        longer = [new and count[key] > 1 for key, new in zip(keys, made, strict=True)]
-        keys = _lengthen(keys, uris, splits, longer)
-        if len(set(keys)) < len(keys):  # 'val/x' in train beside 'x' in val: lengthen all
-            keys = _lengthen(keys, uris, splits, made)
-    if (repeated := _first_repeated(keys)) is not None:
-        first, second = repeated
+    uris, made = rows["uri"], pc.is_null(rows["key"])
+    keys = uris if rows["key"].null_count == rows.num_rows else pc.coalesce(rows["key"], uris)
+    if _distinct(keys):
+        return keys
+    longer = pc.binary_join_element_wise(rows["split"], uris, "/")
+    counts = pc.value_counts(keys)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    keys = pc.if_else(pc.and_(made, pc.is_in(keys, repeated)), longer, keys)
+    if not _distinct(keys):  # 'val/x' in train beside 'x' in val: lengthen all
+        keys = pc.if_else(made, longer, keys)
+    if not _distinct(keys):
+        texts = keys.to_pylist()
+        first, second = _first_repeated(texts) or (0, 0)
         raise ManifestError(
-            f"{places(second)}: the key {keys[second]!r} is also at {places(first)}"
+            f"{places(second)}: the key {texts[second]!r} is also at {places(first)}"
         )
-    return pa.array(keys, pa.string())
+    return keys
 
 
-def _lengthen(keys: list[str], uris: list[str], splits: list[str], which: list[bool]) -> list[str]:
-    rows = zip(keys, uris, splits, which, strict=True)
-    return [f"{split}/{uri}" if longer else key for key, uri, split, longer in rows]
+def _distinct(column: pa.ChunkedArray) -> bool:
+    return bool(pc.count_distinct(column).as_py() == len(column))
 
 
 def _first_repeated(values: Sequence[object]) -> tuple[int, int] | None:
@@ -203,7 +207,3 @@ def _first(mask: pa.Array) -> int | None:
     """Return the position of the first True, or None."""
     position = pc.index(mask, True).as_py()
     return None if position < 0 else position
-
-
-def _not_unicode(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.roots import Place, Remote, Root, open_place, places_of, root_kind
@@ -20,11 +23,12 @@ class Tree:
     """What lies below a root, hidden things and ``__MACOSX`` left out.
 
     Args:
-        images: sorted paths with ``/``, by suffix in any case.
+        images: sorted paths with ``/``, by suffix in any case; as Python texts, millions of them
+            would need gigabytes.
         bare: folders with no file at all below them: classes without images.
     """
 
-    images: tuple[str, ...]
+    images: pa.StringArray
     bare: frozenset[str]
 
 
@@ -35,18 +39,45 @@ def read_tree(root: Root) -> Tree:
         ManifestError: a folder may not be read, or the archive is damaged.
     """
     if isinstance(root, Path) and root.is_dir():
-        files, folders = _walk(root)
-    elif isinstance(root, Remote) and root.is_dir():
-        files, folders = root.files(), []
+        return _tree(root, _walk(root))
+    if isinstance(root, Remote) and root.is_dir():
+        files = root.files()
     else:
-        names = archive_names(root)
-        files = [name for name in names if not name.endswith("/")]
-        folders = [name.rstrip("/") for name in names if name.endswith("/")]
-    files = [name for name in files if _visible(name)]
-    occupied = {parent for name in files for parent in _parents(name)}
-    bare = {name for name in folders if _visible(name)} - occupied
-    images = sorted(name for name in files if is_image(name))
-    return Tree(tuple(images), frozenset(bare))
+        files = archive_names(root)
+    folders = [name.rstrip("/") for name in files if name.endswith("/")]
+    return _tree(root, [([name for name in files if not name.endswith("/")], folders)])
+
+
+def _tree(root: Root, parts: Iterable[tuple[list[str], list[str]]]) -> Tree:
+    """Put together what lies in one folder after the other: paths of files, and of folders."""
+    occupied: set[str] = set()
+    bare: set[str] = set()
+    images = [pa.array([], pa.string())]
+    for files, folders in parts:
+        visible = [name for name in files if _visible(name)]
+        for folder in {name.rpartition("/")[0] for name in visible}:
+            occupied.update((folder, *_parents(folder)))
+        bare.update(name for name in folders if _visible(name))
+        images.append(path_array(root, [name for name in visible if is_image(name)]))
+    paths = pa.chunked_array(images).combine_chunks()
+    return Tree(paths.take(pc.sort_indices(paths)), frozenset(bare - occupied))
+
+
+def path_array(where: object, paths: list[str]) -> pa.StringArray:
+    """Return paths as a column.
+
+    Raises:
+        ManifestError: a name is not UTF-8.
+    """
+    try:
+        return pa.array(paths, pa.string())
+    except UnicodeEncodeError:
+        name = next(path for path in paths if _not_unicode(path))
+        raise ManifestError(f"{where}: the file name {name!r} is not UTF-8; rename it") from None
+
+
+def _not_unicode(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_image(name: str) -> bool:
@@ -81,14 +112,15 @@ def zip_names(path: Place) -> list[str]:
         raise ManifestError(f"{path}: cannot be read as a .zip file: {error}") from None
 
 
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Return all files and folders below ``root``; a link back to where we are is not entered."""
-    files: list[str] = []
-    folders: list[str] = []
+def _walk(root: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield files and folders of each folder below ``root``; a link back to where we are is not
+    entered."""
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
         prefix, trail = waiting.pop()
         folder = root / prefix
+        files: list[str] = []
+        folders: list[str] = []
         try:
             status = folder.stat()
             here = (status.st_dev, status.st_ino)
@@ -104,7 +136,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
                         files.append(name)
         except OSError as error:
             raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from None
-    return files, folders
+        yield files, folders
 
 
 def _visible(name: str) -> bool:
