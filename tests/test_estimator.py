@@ -29,7 +29,7 @@ from ltcache.methods import METHODS, override
 from tests.fakes import FakeCache, long_tail_counts
 
 CHECKED = ("ce", "logit-adjustment", "crt", "dr+h2t", "ncm", "gda")
-SHORT = {"max_epochs": 10, "settings": {"optimisation.lr": 0.1}}
+SHORT = {"max_epochs": 5, "settings": {"optimisation.lr": 0.2}}
 NAMES = np.array(["moth", "newt", "owl"])
 TEXTS = np.eye(3, 4) + 0.1
 
