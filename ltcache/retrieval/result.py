@@ -1,0 +1,202 @@
+"""The result of a retrieval: which images of a pool were chosen for which class, and which not.
+
+    RETRIEVED/{retrieved.parquet, retrieved.csv, features.safetensors, retrieve.json}
+
+It is written beside its place and renamed, so that a result that exists is whole. It stands alone:
+the features of all candidates are in it, so that a fit needs no pool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ltcache.cache.fingerprint import digest
+from ltcache.errors import CacheError, UsageError
+from ltcache.run import write_json
+
+FORMAT = 1
+ACCEPTED, REJECTED = "accepted", "rejected"
+
+COLUMNS = {
+    "pool_row": "row_id in the pool's cache",
+    "key": "key in the pool's cache",
+    "uri": "where the image is, relative to the pool's root",
+    "label": "the class it was chosen for, or was a candidate of",
+    "class_name": "its name",
+    "p": "p_k, softmax over all classes",
+    "log_odds": "log(p / (1 - p)), which ranks where p rounds to 1",
+    "margin": "log p_k - log p of the runner-up; negative where another class is more probable",
+    "runner_up": "label of the best other class",
+    "runner_up_name": "its name",
+    "rank": "1 = the class's best candidate by log-odds",
+    "status": "accepted or rejected",
+    "reason": "why it was rejected, a key of ltcache.retrieval.guards.REASONS; else empty",
+    "duplicate_of": "key of the image that it repeats; else empty",
+    "train_row": "row_id of the nearest training image, -1 where there is none",
+    "train_key": "its key",
+    "train_label": "its label",
+    "train_similarity": "cosine to it",
+    "held_out_key": "key of the nearest image of the other splits",
+    "held_out_similarity": "cosine to it, -1 where there is none",
+    "sha256": "of the image's bytes",
+    "width": "in pixels",
+    "height": "in pixels",
+    "source": "where the pool has it from",
+    "url": "as the pool names it",
+    "caption": "as the pool names it",
+    "licence": "as the pool names it",
+}
+"""Columns of retrieved.parquet, one row per class and candidate, by label and then by rank."""
+
+
+@dataclass(eq=False)
+class Retrieved:
+    """Candidates of the tail classes with what became of them.
+
+    Attributes:
+        table: columns of :data:`COLUMNS`.
+        record: what stands in retrieve.json: settings, identities of both caches, thresholds and
+            how they were calibrated, counts per class.
+        features: field -> (m, v, D) as the pool stores them, of the distinct pool rows in
+            ``feature_rows``.
+        feature_rows: int64 (m,), ascending.
+        path: its directory, or None where it was not written.
+    """
+
+    table: pa.Table
+    record: dict[str, Any]
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    feature_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    path: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """Digest of what determines the result: settings and identities."""
+        return digest([self.record["settings"], self.record["identities"]])
+
+    @property
+    def accepted(self) -> pa.Table:
+        """The rows that were taken."""
+        return self.table.filter(pc.equal(self.table["status"], ACCEPTED))
+
+    def counts(self) -> dict[int, int]:
+        """Return label -> images taken, for every class that was asked for."""
+        taken = self.accepted["label"].to_numpy()
+        return {entry["label"]: int((taken == entry["label"]).sum()) for entry in self.classes}
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """One record per class: label, name, prompts, train, quota, candidates, accepted..."""
+        found: list[dict[str, Any]] = self.record["classes"]
+        return found
+
+    def features_of(self, rows: np.ndarray, name: str = "embedding") -> np.ndarray:
+        """Return float32 (n, v, D): features of pool rows that are candidates.
+
+        Raises:
+            UsageError: no such field, or a row that was no candidate.
+        """
+        if name not in self.features:
+            raise UsageError(f"the result has no field {name!r}, only {', '.join(self.features)}")
+        if not len(rows):
+            return np.zeros((0, *self.features[name].shape[1:]), np.float32)
+        place = np.searchsorted(self.feature_rows, rows)
+        if not np.isin(rows, self.feature_rows).all():
+            raise UsageError("a row was no candidate, so the result has no features of it")
+        return self.features[name][place].astype(np.float32)
+
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """Write the result as a directory.
+
+        Raises:
+            UsageError: something else is there, and it is no result or ``overwrite`` is false.
+        """
+        out = Path(out)
+        check_place(out, self.key, overwrite)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.parent / f".{out.name}.{uuid4().hex}"
+        try:
+            partial.mkdir()
+            self._write(partial)
+            if out.exists():
+                old = out.parent / f".{out.name}.{uuid4().hex}"
+                os.rename(out, old)
+                os.rename(partial, out)
+                shutil.rmtree(old)
+            else:
+                os.rename(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.path = out
+        return out
+
+    def _write(self, directory: Path) -> None:
+        pq.write_table(self.table, directory / "retrieved.parquet")
+        pcsv.write_csv(self.table, directory / "retrieved.csv")
+        tensors = {f"field.{name}": value for name, value in self.features.items()}
+        tensors["rows"] = self.feature_rows
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            directory / "features.safetensors",
+        )
+        write_json(directory / "retrieve.json", {"format": FORMAT, "key": self.key, **self.record})
+
+
+def open_retrieved(path: str | Path) -> Retrieved:
+    """Read a result.
+
+    Raises:
+        UsageError: there is none. CacheError: a file of it is damaged.
+    """
+    path = Path(path)
+    if not (path / "retrieve.json").is_file():
+        raise UsageError(f"{path}: no result of retrieve-tail here (there is no retrieve.json)")
+    try:
+        record = json.loads((path / "retrieve.json").read_text(encoding="utf-8"))
+        table = pq.read_table(path / "retrieved.parquet")
+        table.validate(full=True)
+        if missing := [name for name in COLUMNS if name not in table.column_names]:
+            raise ValueError(f"retrieved.parquet lacks {', '.join(missing)}")
+        tensors = load_file(path / "features.safetensors")
+        rows = tensors.pop("rows")
+        for name in ("format", "key"):
+            record.pop(name)
+    except (OSError, ValueError, KeyError, SafetensorError, pa.ArrowException) as error:
+        raise CacheError(f"{path}: the result cannot be read ({error})") from None
+    features = {name.removeprefix("field."): value for name, value in tensors.items()}
+    return Retrieved(table, record, features, rows, path)
+
+
+def check_place(out: Path, key: str | None, overwrite: bool) -> None:
+    """Refuse to replace what is no result, or a result of other settings unless told to.
+
+    Raises:
+        UsageError: with what is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "retrieve.json").is_file():
+        raise UsageError(f"{out} exists and is no result of retrieve-tail; choose another --out")
+    try:
+        there = json.loads((out / "retrieve.json").read_text(encoding="utf-8")).get("key")
+    except (OSError, ValueError):
+        there = None
+    if key is not None and there != key and not overwrite:
+        raise UsageError(
+            f"{out} holds a result of other settings or caches; choose another --out, or pass "
+            "--overwrite"
+        )

@@ -1,0 +1,155 @@
+"""The least p_k of a pick: fixed, or calibrated on labelled training images to a precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ltcache.errors import FitError, UsageError
+from ltcache.retrieval.pool import CachedPool
+from ltcache.retrieval.queries import Queries, mix
+from ltcache.retrieval.scoring import log_odds
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+
+FIXED = 0.5
+"""p_k of a class that is more probable than all others together."""
+
+_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class ProbabilityThreshold:
+    """The least p_k, and where it comes from.
+
+    Args:
+        value: p_k. precision: the one asked for, None: the value was fixed.
+        reached: precision on training images at the value, images of each class weighing as much
+            as those of any other; support: training images at or above it.
+    """
+
+    value: float
+    precision: float | None = None
+    reached: float | None = None
+    support: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return dict(vars(self))
+
+
+def fixed_threshold(value: float) -> ProbabilityThreshold:
+    """Return a threshold that the user names.
+
+    Raises:
+        UsageError: not between 0 and 1.
+    """
+    if not 0 <= value <= 1:
+        raise UsageError(f"the threshold on p_k is {value}: it lies between 0 and 1")
+    return ProbabilityThreshold(float(value))
+
+
+def calibrated_threshold(
+    cache: Cache,
+    queries: Queries,
+    labels: np.ndarray,
+    precision: float,
+    *,
+    class_sums: np.ndarray | None = None,
+    text: np.ndarray | None = None,
+    weight: float = 0.0,
+    view: str = "center",
+) -> ProbabilityThreshold:
+    """Return the least p_k from which on training images have their predicted class often enough.
+
+    Training images are predicted as a pool is; of those predicted to be one of ``labels``, the
+    share at or above p_k that is right is the precision. Each class weighs as much as any other,
+    however many images it has. A pool also holds what belongs to no class, so that its own
+    precision is lower: the value is an upper bound.
+
+    Args:
+        queries: what the pool is scored with. labels: int64 (T,), the classes to retrieve for.
+        precision: above 0, at most 1.
+        class_sums: (C, D), sums of unit embeddings, where the queries are ``text`` (M, C, D) mixed
+            with class means of ``weight``: each image is then scored without its own part in them.
+
+    Raises:
+        UsageError: a precision that cannot be meant.
+        FitError: no training image, or no threshold reaches it; says the best.
+    """
+    if not 0 < precision <= 1:
+        raise UsageError(f"the precision is {precision}: it lies above 0 and at most at 1")
+    probability, predicted, truth = _predictions(cache, queries, class_sums, text, weight, view)
+    known = truth >= 0
+    share = 1 / np.maximum(np.bincount(truth[known], minlength=queries.num_classes), 1)
+    chosen = known & np.isin(predicted, labels)
+    if not chosen.any():
+        raise FitError(f"{cache.path}: no training image is predicted to be one of the classes")
+    probability, right = probability[chosen], (predicted == truth)[chosen]
+    weights = share[truth[chosen]]
+    return _least(probability, right, weights, precision)
+
+
+def _least(
+    probability: np.ndarray, right: np.ndarray, weights: np.ndarray, precision: float
+) -> ProbabilityThreshold:
+    order = np.argsort(-probability, kind="stable")
+    probability = probability[order]
+    curve = np.cumsum(weights[order] * right[order]) / np.cumsum(weights[order])
+    last = np.r_[probability[1:] < probability[:-1], True]  # equal values stand or fall together
+    enough = np.flatnonzero(last & (curve >= precision))
+    if not len(enough):
+        best = int(np.flatnonzero(last)[np.argmax(curve[last])])
+        raise FitError(
+            f"no threshold on p_k reaches a precision of {precision} on training images; the best "
+            f"is {curve[best]:.3f} at p_k >= {probability[best]:.4g} ({best + 1} images)"
+        )
+    place = int(enough[-1])
+    return ProbabilityThreshold(
+        float(probability[place]), precision, float(curve[place]), place + 1
+    )
+
+
+def _predictions(
+    cache: Cache,
+    queries: Queries,
+    class_sums: np.ndarray | None,
+    text: np.ndarray | None,
+    weight: float,
+    view: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return p of the predicted class, the predicted class and the label of training images."""
+    train = CachedPool(cache, view, "train")
+    truth = cache.labels("train")
+    best, predicted = np.empty(len(truth)), np.empty(len(truth), np.int64)
+    for start in range(0, len(truth), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        images = train.unit(train.rows[part])
+        logits = np.stack([images @ rows.T for rows in queries.scaled]).max(axis=0)
+        if weight and class_sums is not None and text is not None:
+            _leave_out(logits, images, truth[part], queries, class_sums, text, weight)
+        odds = log_odds(torch.from_numpy(logits)).numpy()
+        best[part], predicted[part] = odds.max(axis=1), odds.argmax(axis=1)
+    return 1 / (1 + np.exp(-best)), predicted, truth
+
+
+def _leave_out(
+    logits: np.ndarray,
+    images: np.ndarray,
+    truth: np.ndarray,
+    queries: Queries,
+    class_sums: np.ndarray,
+    text: np.ndarray,
+    weight: float,
+) -> None:
+    """Replace each image's logit of its own class by one whose class mean lacks the image."""
+    known = np.flatnonzero(truth >= 0)
+    means = class_sums[truth[known]] - images[known]
+    means[np.linalg.norm(means, axis=1) < 1e-6] = 0  # the only image of its class
+    rows = mix(text[:, truth[known]], means, weight)  # (M, n, D)
+    own = np.einsum("nd,mnd->mn", images[known], rows).max(axis=0) / queries.tau
+    logits[known, truth[known]] = own
