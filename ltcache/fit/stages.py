@@ -15,7 +15,7 @@ from ltcache.errors import FitError
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageResult, Task
 from ltcache.fit.train import Trained, choose_by, train
-from ltcache.heads import HEADS, Head
+from ltcache.heads import HEADS, Head, uses_texts
 from ltcache.heads.base import hyper_parameters as keyword_arguments
 from ltcache.losses import LOSSES, Loss
 from ltcache.methods import (
@@ -31,6 +31,7 @@ from ltcache.methods import (
 from ltcache.objectives import OBJECTIVES, Objective
 
 Choice = Mapping[str, Any] | None
+TEXT_SPACE = ("none", "l2")  # feature transforms that leave class texts comparable
 
 
 def run_stage(stage: Stage, task: Task, previous: Head | None, choice: Choice) -> StageResult:
@@ -62,7 +63,9 @@ class Training:
 
     def result(self, trained: Trained) -> StageResult:
         """Return what the stage leaves once its head is trained."""
-        residual = residual_prior(self.stage, self.objective.loss)
+        residual = None  # an objective that corrects by itself leaves what nobody can state
+        if self.objective.corrects == "none":
+            residual = residual_prior(self.stage, self.objective.loss)
         choice = {"epoch": trained.best_epoch}
         return StageResult(self.head, residual, choice, self.init, trained.history)
 
@@ -111,7 +114,7 @@ def _loss(stage: Train, task: Task) -> Loss:
 def _require_one_scale(stage: Train, head: Head, loss: Loss) -> None:
     """A margin stated on cosines means another thing where the head scales otherwise."""
     margin, scale = getattr(loss, "scale", None), getattr(head, "scale", None)
-    if margin is not None and scale is not None and margin != scale:
+    if head.unit_rows and None not in (margin, scale) and margin != scale:
         raise FitError(
             f"the margin of {stage.loss!r} is for scale {margin:g}, the head has {scale:g}: "
             "set loss.scale and head.scale to one value"
@@ -121,6 +124,7 @@ def _require_one_scale(stage: Train, head: Head, loss: Loss) -> None:
 def run_solve(stage: Solve, task: Task, previous: Head | None, choice: Choice) -> StageResult:
     """Run a :class:`ltcache.methods.Solve` stage."""
     rows = task.rows
+    _require_text_space(HEADS[stage.head], stage.head, task)
 
     def make(options: Mapping[str, Any]) -> Head:
         head = HEADS[stage.head](task.context, **{**stage.head_options, **options})
@@ -139,7 +143,8 @@ def run_transform(
     base = _required(previous, f"transform {stage.transform}")
 
     def make(options: Mapping[str, Any]) -> Head:
-        return WEIGHT_TRANSFORMS[stage.transform](base, **{**stage.options, **options})
+        settings = {**stage.options, **options}
+        return WEIGHT_TRANSFORMS[stage.transform](base, task.context, **settings)
 
     head, chosen = best_of(make, stage.choose, (), task, choice)
     return StageResult(head, None, chosen)
@@ -149,6 +154,7 @@ def run_adjust(stage: Adjust, task: Task, previous: Head | None, choice: Choice)
     """Run a :class:`ltcache.methods.Adjust` stage."""
     base = _required(previous, f"adjustment {stage.adjustment}")
     kind: Any = ADJUSTMENTS[stage.adjustment]
+    _require_text_space(kind, stage.adjustment, task)
     fixed = dict(stage.options)
     if "residual" in keyword_arguments(kind):
         fixed["residual"] = _what_is_left(stage, task)
@@ -246,7 +252,7 @@ def initialise(head: Head, how: str, task: Task) -> str:
     ways = how.split("|")
     for way in ways:
         try:
-            if way == "text" and task.transform not in ("none", "l2"):
+            if way == "text" and task.transform not in TEXT_SPACE:
                 raise FitError(
                     f"class texts do not live among features that were transformed by "
                     f"{task.transform!r}; take feature.transform=l2 or none, or another init"
@@ -257,6 +263,15 @@ def initialise(head: Head, how: str, task: Task) -> str:
             if way == ways[-1]:
                 raise
     raise FitError("no initialisation was named")
+
+
+def _require_text_space(kind: type[Head], name: str, task: Task) -> None:
+    """Refuse class texts beside features that were moved out of their space."""
+    if kind.keeps and uses_texts(kind) and task.transform not in TEXT_SPACE:
+        raise FitError(
+            f"{name} compares features with class texts, and {task.transform!r} moves features "
+            "out of their space: take feature.transform=l2 or none"
+        )
 
 
 def _required(previous: Head | None, who: str) -> Head:

@@ -9,7 +9,6 @@ from ltcache.methods.families import decoupled, experts, h2t, losses, texts
 from ltcache.methods.spec import Method
 from ltcache.methods.unavailable import UNAVAILABLE
 
-
 _ALL = (
     *losses.METHODS,
     *decoupled.METHODS,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltcache.methods.families.shared import CE, COSINE, LINEAR, first
-from ltcache.methods.spec import Method
+from ltcache.methods.families.shared import CE, first
+from ltcache.methods.spec import Method, Optimisation
+
+# Larger batches and fewer steps than a single head: a step moves millions of numbers.
+_EXPERTS = Optimisation(lr=1e-3, weight_decay=0.1, batch=256, epochs=25)
 
 _FEATURE_LEVEL = (
     "Feature level: the experts share the frozen encoder and differ in a small residual block, "
@@ -26,7 +29,7 @@ def ride(classifier: str) -> Method:
                 head_options={"classifier": classifier, **({"scale": 30.0} if cosine else {})},
                 loss="ldam" if cosine else "cross_entropy",
                 objective="ride",
-                optimisation=replace(COSINE if cosine else LINEAR, lr=1e-3),
+                optimisation=_EXPERTS,
             ),
         ),
         reference="Wang et al., Long-tailed recognition by routing diverse distribution-aware "
@@ -44,7 +47,14 @@ def reslt(classifier: str) -> Method:
         CE,
         name="reslt",
         title="residual branches for all, medium and few, and few classes, summed",
-        stages=(first(head="reslt", head_options={"classifier": classifier}, objective="reslt"),),
+        stages=(
+            first(
+                head="reslt",
+                head_options={"classifier": classifier},
+                objective="reslt",
+                optimisation=_EXPERTS,
+            ),
+        ),
         reference="Cui et al., ResLT: Residual learning for long-tailed recognition, TPAMI 2022",
         fidelity="analogue",
         differs="Its block stands on the final vector of a frozen encoder, where the original "
@@ -66,7 +76,7 @@ METHODS = (
                 head="experts",
                 head_options={"classifier": "cosine", "scale": 30.0},
                 objective="sade",
-                optimisation=replace(COSINE, lr=1e-3),
+                optimisation=_EXPERTS,
             ),
         ),
         reference="Zhang et al., Self-supervised aggregation of diverse experts (SADE), "
