@@ -84,6 +84,16 @@ class FakeCache:
         self.prompt_names: tuple[str, ...] = ("default",)
 
     @property
+    def files(self) -> dict[str, dict[str, str]]:
+        """Name -> digest of the manifest and of the features."""
+        rows = self.manifest.rows.to_pylist()
+        features = b"".join(values.tobytes() for values in self._features.values())
+        return {
+            "manifest-0.parquet": {"sha256": digest(rows)},
+            "views/center/00000.h5": {"sha256": hashlib.sha256(features).hexdigest()},
+        }
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
         return self.manifest.splits

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.ablate.resident import resident
-from ltcache.errors import FitError
+from ltcache.errors import FitError, UsageError
 from ltcache.metrics.bootstrap import Units, percentile_interval
 from ltcache.metrics.summaries import summaries
-from ltcache.tune import fit_fold, has_setting, validation
+from ltcache.tune import fit_fold, has_setting, nearest_setting, validation
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -101,6 +101,10 @@ def choose_method(
     opened = _opened(cache)
     names = [name for name in SHORT_LIST if name in METHODS] if methods is None else list(methods)
     chosen_from = [method_by_name(name) for name in names]
+    for key in overrides or {}:
+        if not any(has_setting(method, key) for method in chosen_from):
+            hint = nearest_setting(chosen_from, key)
+            raise UsageError(f"no method has a setting {key!r}; {hint}")
     right: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     fold = None

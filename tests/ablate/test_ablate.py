@@ -1,0 +1,282 @@
+"""Runs and tables: equal to single fits, resumed, kept apart, with failures and intervals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache.ablate import Ablation, ablate, choose_method
+from ltcache.ablate.parallel import Lost, run_groups
+from ltcache.errors import FitError, UsageError
+from ltcache.fit import fit_adapter
+from ltcache.methods import METHODS, override
+from ltcache.metrics import paired_bootstrap
+from ltcache.report import comparison_table, report
+from ltcache.report.comparison import right_rows
+from ltcache.run import open_run
+from tests.fakes import FakeCache, long_tail_counts
+
+COUNTS = long_tail_counts(8, 120, 6)
+SHORT = {"optimisation.epochs": 3}
+FILES = {
+    "accuracy_by_frequency.png", "accuracy_by_frequency.svg", "results.csv", "results.json",
+    "results.md", "results.tex", "runs",
+}  # fmt: skip
+
+
+def _cache(**options: Any) -> Any:
+    return FakeCache(COUNTS, unit=4, noise=0.8, **options)
+
+
+def _ablate(cache: Any, methods: Sequence[Any], out: Path, **options: Any) -> Ablation:
+    return ablate(cache, methods, out, **{"seeds": 2, "overrides": SHORT, "workers": 1, **options})
+
+
+def _entry(found: Ablation, name: str) -> dict[str, Any]:
+    entries = {entry["name"]: entry for entry in found.comparison["entries"]}
+    return dict(entries[name])
+
+
+def test_an_ablation_equals_single_fits_and_its_own_arithmetic(tmp_path: Path) -> None:
+    cache = _cache()
+    found = _ablate(cache, ["ce", "dr", "posthoc-la"], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    alone = [fit_adapter(cache, "dr", seed=s, overrides=SHORT) for s in (0, 1)]
+    entry = _entry(found, "dr")
+    for path, run in zip(entry["runs"], alone, strict=True):
+        there = open_run(tmp_path / "out" / path)
+        assert there.metrics == run.metrics and there.history == run.history
+    values = [run.metrics["test"].few for run in alone]
+    few = entry["scores"]["test"]["few"]
+    assert few["values"] == values and few["mean"] == pytest.approx(np.mean(values))
+    assert few["sd"] == pytest.approx(np.std(values, ddof=1))
+    base = [fit_adapter(cache, "ce", seed=s, overrides=SHORT) for s in (0, 1)]
+    pair = paired_bootstrap(
+        *(np.stack([right_rows(r, cache, "test") for r in runs]) for runs in (base, alone)),
+        cache.labels("test"),
+        cache.column("unit", "test"),
+        class_counts=COUNTS,
+    )
+    assert entry["difference"]["test"] == pair.to_dict()
+    assert _entry(found, "ce")["difference"]["test"] is None
+    assert found.comparison["baseline"] == "ce"
+
+
+def test_ranks_are_means_over_seeds(tmp_path: Path) -> None:
+    found = _ablate(_cache(), ["ce", "crt", "ncm"], tmp_path)
+    scores = np.array([e["scores"]["test"]["mean_per_class"]["values"]
+                       for e in found.comparison["entries"]])  # fmt: skip
+    ranks = np.array([[1 + (scores[:, s] > v).sum() + ((scores[:, s] == v).sum() - 1) / 2
+                       for s, v in enumerate(line)] for line in scores])  # fmt: skip
+    assert [e["rank"]["test"] for e in found.comparison["entries"]] == ranks.mean(axis=1).tolist()
+
+
+def test_a_first_stage_is_fitted_once_and_its_time_still_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltcache.fit import stages
+
+    trained: list[str] = []
+    train = stages.train
+
+    def counted(head: Any, objective: Any, stage: Any, *rest: Any) -> Any:
+        trained.append(stage.sampler)
+        time.sleep(0.05)
+        return train(head, objective, stage, *rest)
+
+    monkeypatch.setattr(stages, "train", counted)
+    found = _ablate(_cache(), ["ce", "posthoc-la", "tau-norm"], tmp_path, seeds=1)
+    assert len(trained) == 1
+    for entry in found.comparison["entries"]:
+        assert entry["cost"]["head_seconds"] > 0.05
+
+
+def test_what_is_there_is_taken_and_a_longer_list_adds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = _cache()
+    first = _ablate(cache, ["ce"], tmp_path)
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("head.safetensors")}
+    again = _ablate(cache, ["ce", "crt"], tmp_path, seeds=3)
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    assert len(list(tmp_path.rglob("run.json"))) == 6
+    assert (
+        _entry(again, "ce")["scores"]["test"]["few"]["values"][:2]
+        == (_entry(first, "ce")["scores"]["test"]["few"]["values"])
+    )
+    broken = tmp_path / _entry(first, "ce")["runs"][0] / "head.safetensors"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"x")
+    _ablate(cache, ["ce"], tmp_path)
+    assert broken.read_bytes() == whole
+
+
+def test_a_changed_cache_or_setting_gets_other_runs(tmp_path: Path) -> None:
+    cache = _cache()
+    _ablate(cache, ["ce"], tmp_path, seeds=1)
+    _ablate(cache, ["ce"], tmp_path, seeds=1, overrides={"optimisation.epochs": 2})
+    assert len(list(tmp_path.rglob("run.json"))) == 2
+    cache._features["pooled"] = cache._features["pooled"] + 1
+    _ablate(cache, ["ce"], tmp_path, seeds=1)
+    assert len(list(tmp_path.rglob("run.json"))) == 3
+    _ablate(_cache(seed=1), ["ce"], tmp_path, seeds=1)
+    assert len(list(tmp_path.rglob("run.json"))) == 4
+
+
+def test_one_failure_does_not_lose_the_others(tmp_path: Path) -> None:
+    wild = override(METHODS["ce"], {"optimisation.optimiser": "sgd", "optimisation.lr": 1e38})
+    cache = _cache()
+    found = _ablate(cache, ["crt", wild], tmp_path)
+    assert [entry["name"] for entry in found.comparison["entries"]] == ["crt"]
+    assert [(lost["name"], lost["seed"]) for lost in found.failures] == [("ce", 0), ("ce", 1)]
+    assert all("lower optimisation.lr" in lost["reason"] for lost in found.failures)
+    assert any("baseline ce has no finished run" in note for note in found.comparison["notes"])
+    assert "failed: ce, seed 1" in (tmp_path / "results.md").read_text()
+    with pytest.raises(FitError, match="every run failed"):
+        _ablate(cache, [wild], tmp_path)
+
+
+def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
+    cache = _cache()
+    methods = ["ce", "crt", "ncm", "posthoc-la"]
+    seen: list[Any] = []
+    one = _ablate(cache, methods, tmp_path / "one", progress=seen.append)
+    two = _ablate(cache, methods, tmp_path / "two", workers=2)
+    for a, b in zip(one.comparison["entries"], two.comparison["entries"], strict=True):
+        assert a["scores"] == b["scores"] and a["difference"] == b["difference"]
+    assert [p.done for p in seen] == list(range(1, 9)) and {p.total for p in seen} == {8}
+
+
+class _Killer:
+    """Work of which one item ends its process."""
+
+    def __call__(self, item: int, memo: dict[str, Any]) -> int:
+        if item == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+
+def test_a_process_that_dies_costs_only_what_it_had() -> None:
+    found = list(run_groups([[1, 2], [3, 4], [5], [6]], _Killer(), 2))
+    assert sorted(r for r in found if isinstance(r, int)) == [1, 2, 5, 6]
+    lost = [r for r in found if isinstance(r, Lost)]
+    assert [r.item for r in lost] == [3, 4] and "exit status -9" in lost[0].reason
+
+
+def test_a_killed_ablation_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from tests.ablate.test_ablate import _ablate, _cache
+        _ablate(_cache(), ["ce", "crt", "ncm"], Path({str(tmp_path / "killed")!r}), seeds=3)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while not list((tmp_path / "killed").rglob("run.json")) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    for out in ("killed", "whole"):
+        _ablate(_cache(), ["ce", "crt", "ncm"], tmp_path / out, seeds=3)
+    one, two = (
+        json.loads((tmp_path / o / "results.json").read_text()) for o in ("killed", "whole")
+    )
+    for a, b in zip(one["entries"], two["entries"], strict=True):
+        assert a["scores"] == b["scores"] and a["difference"] == b["difference"]
+
+
+def test_features_are_read_once_for_all_runs(tmp_path: Path) -> None:
+    cache = _cache()
+    reads: list[Any] = []
+    features = cache.features
+    cache.features = lambda *a, **k: reads.append((a, k)) or features(*a, **k)
+    _ablate(cache, ["ce", "crt", "ncm"], tmp_path)
+    assert len(reads) == 3  # train, val, test
+
+
+def test_tuning_reads_no_test_row_and_is_recorded(tmp_path: Path) -> None:
+    grid = {"loss.tau": ["0.5", "1.5"], "optimisation.lr": [1e-3, 1e-2]}
+    found = _ablate(_cache(), ["ce", "logit-adjustment", "ncm"], tmp_path, grid=grid, tune=True,
+                    trials=3)  # fmt: skip
+    assert [e["name"] for e in found.comparison["entries"]] == ["ce", "logit-adjustment", "ncm"]
+    entry = _entry(found, "logit-adjustment")
+    assert set(entry["chosen"]) == {"loss.tau", "optimisation.lr"} and entry["trials"] == 3
+    assert entry["tuned_on"] == dict.fromkeys(("epoch", "loss.tau", "optimisation.lr"), "val")
+    run = open_run(tmp_path / entry["runs"][1])
+    assert run.record["tuning"]["tuner"] == "grid" and len(run.record["tuning"]["tried"]) == 3
+    assert run.method.stages[-1].loss_options["tau"] == entry["chosen"]["loss.tau"]  # type: ignore[union-attr]
+    assert _entry(found, "ncm")["trials"] == 1
+    kept = sorted(tmp_path.glob("tuning/*.json"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    _ablate(_cache(), ["ce", "logit-adjustment", "ncm"], tmp_path, grid=grid, tune=True, trials=3)
+    assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+def test_wrong_requests_are_refused_before_any_run(tmp_path: Path) -> None:
+    for options, match in (
+        ({"split": "train"}, "the cache has: val, test"),
+        ({"seeds": [1, 1]}, "seeds must be different"),
+        ({"baseline": "crt"}, "baseline 'crt' is not compared"),
+        ({"tune": True, "tuner": "guess"}, "unknown tuner"),
+        ({"tune": True, "grid": {"loss.tua": [1]}}, "no method has a setting"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            _ablate(_cache(), ["ce"], tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_validation_split_can_be_the_tables(tmp_path: Path) -> None:
+    found = _ablate(_cache(), ["ce", "crt"], tmp_path, split="val", baseline="crt")
+    table = comparison_table(found.comparison, "val")
+    assert "val split, 160 images of 40 units" in table and "vs crt" in table
+    assert "chosen on val: epoch" in table
+
+
+def test_auto_takes_the_simplest_within_one_standard_error() -> None:
+    cache = _cache()
+    choice = choose_method(cache, ["ncm", "ce", "logit-adjustment"], overrides=SHORT, seeds=2)
+    best = max(choice.scores.values())
+    near = [n for n, score in choice.scores.items() if score >= best - choice.standard_error]
+    assert choice.method == near[0] and choice.tuned_on == "val"
+    assert choice.regret == pytest.approx(best - choice.scores[choice.method])
+    assert 0 <= choice.low <= choice.regret + 1e-12 and choice.regret <= choice.high
+    assert choice.units == 40
+    order = list(reversed(choice.scores))
+    other = choose_method(cache, order, overrides=SHORT, seeds=2)
+    assert other.best == choice.best
+    assert other.method == next(n for n in order if n in near)
+
+
+def test_auto_without_a_validation_split_and_with_what_cannot_be_fitted() -> None:
+    cache = FakeCache(COUNTS, splits=("test",))
+    choice = choose_method(cache, ["ce", "logit-adjustment"], overrides={**SHORT, "loss.tau": 0.5},
+                           seeds=1)  # fmt: skip
+    assert choice.tuned_on == "a stratified 10% of train"
+    cache.prompt_names = ()
+    with_texts = choose_method(cache, ["zero-shot", "ce"], overrides=SHORT, seeds=1)
+    assert with_texts.method == "ce" and "zero-shot" in with_texts.failed
+    with pytest.raises(UsageError, match="no method has a setting 'los.tau'"):
+        choose_method(cache, ["ce"], overrides={"los.tau": 1})
+
+
+def test_a_report_over_runs_equals_the_ablations_table(tmp_path: Path) -> None:
+    found = _ablate(_cache(), ["ce", "crt"], tmp_path / "out")
+    again = report([tmp_path / "out"])
+    for a, b in zip(found.comparison["entries"], again["entries"], strict=True):
+        for part in ("name", "seeds", "scores", "rank", "per_class", "tuned_on", "cost"):
+            assert a[part] == b[part], part
+    assert any("without the cache" in note for note in again["notes"])  # a cache in memory alone
+    runs = report([tmp_path / "out" / "runs"], baseline="crt")
+    assert [entry["name"] for entry in runs["entries"]] == ["ce", "crt"]
+    assert runs["baseline"] == "crt"
+    with pytest.raises(UsageError, match="no runs here"):
+        report([tmp_path / "nothing"])

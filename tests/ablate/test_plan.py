@@ -1,0 +1,73 @@
+"""The product of choices: what is taken, what is left out with a note, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltcache.ablate import settings_of
+from ltcache.errors import UsageError
+from ltcache.methods import METHODS
+
+
+def test_the_product_has_each_line_once() -> None:
+    found, notes = settings_of(
+        ["ce", "logit-adjustment"], {"loss.tau": ["0.5", "1"], "optimisation.lr": [1e-3, 1e-2]}
+    )
+    assert [setting.name for setting in found] == [
+        "ce, optimisation.lr=0.001",
+        "ce, optimisation.lr=0.01",
+        "logit-adjustment, loss.tau=0.5, optimisation.lr=0.001",
+        "logit-adjustment, loss.tau=0.5, optimisation.lr=0.01",
+        "logit-adjustment, loss.tau=1, optimisation.lr=0.001",
+        "logit-adjustment, loss.tau=1, optimisation.lr=0.01",
+    ]
+    assert notes == ["loss.tau is no setting of ce: left out there"]
+    assert found[2].method.stages[0].loss_options["tau"] == 0.5  # type: ignore[union-attr]
+    assert found[3].overrides == {"loss.tau": "0.5", "optimisation.lr": 1e-2}
+
+
+def test_names_come_before_what_they_decide() -> None:
+    found, notes = settings_of(["ce"], {"head.scale": [10.0, 20.0], "head": ["linear", "cosine"]})
+    assert [setting.name for setting in found] == [
+        "ce, head=linear",
+        "ce, head.scale=10.0, head=cosine",
+        "ce, head.scale=20.0, head=cosine",
+    ]
+    assert notes == ["head.scale is no setting of ce: left out there"]
+
+
+def test_a_setting_that_no_method_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"no method has a setting 'loss.tua'.*'loss.tau'"):
+        settings_of(["ce", "logit-adjustment"], {"loss.tua": [1]})
+    with pytest.raises(UsageError, match=r"no method has a setting 'optimisation.epoch'"):
+        settings_of(["ce"], overrides={"optimisation.epoch": 3})
+    with pytest.raises(UsageError, match="cannot be read as float"):
+        settings_of(["ce", "logit-adjustment"], {"loss.tau": ["much"]})
+    with pytest.raises(UsageError, match="unknown method 'crtt'; did you mean crt"):
+        settings_of(["crtt"])
+
+
+def test_overrides_reach_every_method_that_has_them_and_do_not_rename() -> None:
+    found, notes = settings_of(["ce", "ncm"], overrides={"optimisation.epochs": 3})
+    assert [setting.name for setting in found] == ["ce", "ncm"]
+    assert found[0].method.stages[0].optimisation.epochs == 3  # type: ignore[union-attr]
+    assert notes == ["optimisation.epochs is no setting of ncm: left out there"]
+
+
+def test_a_fusion_is_the_catalogues_other_form_of_a_method() -> None:
+    found, notes = settings_of(["dr", "ce"], fusion=["none", "h2t"])
+    assert [setting.name for setting in found] == ["dr", "dr+h2t", "ce"]
+    assert found[1].method.title == METHODS["dr+h2t"].title
+    assert notes == ["there is no ce+h2t: left out"]
+    only, _ = settings_of(["dr"], fusion=["h2t"])
+    assert [setting.name for setting in only] == ["dr+h2t"]
+    with pytest.raises(UsageError, match=r"no form|none of the methods.*dr\+h2t"):
+        settings_of(["ce"], fusion=["none", "h2t"])
+
+
+def test_a_stage_can_be_named() -> None:
+    found, _ = settings_of(["dr"], {"stages.0.optimisation.lr": [1e-2]})
+    first, last = found[0].method.stages[0], found[0].method.stages[-1]
+    assert first.optimisation.lr == 1e-2 != last.optimisation.lr  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="no method has a setting"):
+        settings_of(["dr"], {"stages.9.optimisation.lr": [1e-2]})
