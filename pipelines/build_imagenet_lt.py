@@ -14,17 +14,16 @@ images.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ltcache.errors import ManifestError
-from pipelines.build_places_lt import read_lists
 from pipelines.manifest_directory import (
     Layout,
+    build_from_lists,
     card_of,
     choose_layout,
     class_rows,
     compare,
+    read_lists,
     rows_by_split,
     write_manifest,
 )
@@ -66,17 +65,7 @@ def build(lists: Path, images: Path | None, out: Path, layout: str = "auto") -> 
 
 def main() -> None:
     """Read the arguments and build."""
-    parser = argparse.ArgumentParser(description="Build a manifest of ImageNet-LT.")
-    parser.add_argument("--lists", type=Path, required=True)
-    parser.add_argument("--images", type=Path, help="root of the images, to find their layout")
-    parser.add_argument("--layout", choices=("auto", *LAYOUTS), default="auto")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    try:
-        told = build(options.lists, options.images, options.out, options.layout)
-    except ManifestError as error:
-        parser.exit(1, f"{error}\n")
-    print("\n".join([f"wrote {options.out}", *told]))
+    build_from_lists("ImageNet-LT", tuple(LAYOUTS), build)
 
 
 if __name__ == "__main__":

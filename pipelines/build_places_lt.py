@@ -15,22 +15,21 @@ images.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from ltcache.errors import ManifestError
-from ltcache.manifest import Manifest, read_manifest, readable_name
+from ltcache.manifest import readable_name
 from pipelines.manifest_directory import (
     Layout,
     Row,
+    build_from_lists,
     card_of,
     choose_layout,
     compare,
+    read_lists,
     rows_by_split,
     write_manifest,
 )
-
-PARTS = ("train", "val", "test")
 
 
 def folder_of(uri: str) -> str | None:
@@ -99,24 +98,9 @@ def build(lists: Path, images: Path | None, out: Path, layout: str = "auto") -> 
     return [f"layout: {chosen}", *compare("places_lt", {"classes": len(classes), **counts})]
 
 
-def read_lists(lists: Path, dataset: str) -> Manifest:
-    """Return the manifest of ``DATASET_train.txt``, ``_val.txt`` and ``_test.txt``."""
-    return read_manifest([lists / f"{dataset}_{part}.txt" for part in PARTS], labelled=True)
-
-
 def main() -> None:
     """Read the arguments and build."""
-    parser = argparse.ArgumentParser(description="Build a manifest of Places-LT.")
-    parser.add_argument("--lists", type=Path, required=True)
-    parser.add_argument("--images", type=Path, help="root of the images, to find their layout")
-    parser.add_argument("--layout", choices=("auto", "easy", "v2"), default="auto")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    try:
-        told = build(options.lists, options.images, options.out, options.layout)
-    except ManifestError as error:
-        parser.exit(1, f"{error}\n")
-    print("\n".join([f"wrote {options.out}", *told]))
+    build_from_lists("Places-LT", ("easy", "v2"), build)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.errors import ManifestError
-from ltcache.manifest import Manifest, packaged_manifests
+from ltcache.manifest import Manifest, packaged_manifests, read_manifest
 
 Row = tuple[str, int]
+PARTS = ("train", "val", "test")
 
 
 def card_of(name: str) -> dict[str, Any]:
@@ -115,3 +117,32 @@ def choose_layout(images: Path | None, rows: Sequence[Row], layouts: Mapping[str
         tried = "; ".join(f"{name}: {move(*sample[0])}" for name, move in layouts.items())
         raise ManifestError(f"none of {len(sample)} images is below {images} (tried {tried})")
     return best
+
+
+def read_lists(lists: Path, dataset: str) -> Manifest:
+    """Return the manifest of ``DATASET_train.txt``, ``_val.txt`` and ``_test.txt``."""
+    return read_manifest([lists / f"{dataset}_{part}.txt" for part in PARTS], labelled=True)
+
+
+Build = Callable[[Path, "Path | None", Path, str], list[str]]
+
+
+def build_from_lists(title: str, layouts: Sequence[str], build: Build) -> None:
+    """Read the arguments of a builder that rewrites published lists, and build.
+
+    Args:
+        title: of the dataset, for ``--help``.
+        layouts: names of the layouts that the images may have, beside ``auto``.
+        build: (lists, images, out, layout) -> what to tell; raises ManifestError.
+    """
+    parser = argparse.ArgumentParser(description=f"Build a manifest of {title}.")
+    parser.add_argument("--lists", type=Path, required=True, help="folder of the published lists")
+    parser.add_argument("--images", type=Path, help="root of the images, to find their layout")
+    parser.add_argument("--layout", choices=("auto", *layouts), default="auto")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    options = parser.parse_args()
+    try:
+        told = build(options.lists, options.images, options.out, options.layout)
+    except ManifestError as error:
+        parser.exit(1, f"{error}\n")
+    print("\n".join([f"wrote {options.out}", *told]))

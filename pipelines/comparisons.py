@@ -1,0 +1,104 @@
+"""What the pipelines on cached features share: their options, a cache, paired differences."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltcache.ablate import Ablation, ablate
+from ltcache.cache import Cache, open_cache
+from ltcache.extract import extract
+from ltcache.metrics import GroupScheme, paired_bootstrap, percent
+from ltcache.report import ScoredRows, markdown_table
+from ltcache.report.comparison import right_rows
+from ltcache.run import open_run
+
+TRIALS = 6
+STATISTICS = ("mean_per_class", "many", "medium", "few")
+
+
+def options(description: str | None, out: str) -> argparse.ArgumentParser:
+    """Return the options of a pipeline: where, on what, how many seeds and trials."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--source", default="emoji_lt", help="a manifest, where there is no cache")
+    parser.add_argument("--cache", type=Path, help="a finished cache; none: SOURCE is extracted")
+    parser.add_argument("--model", default="embedded", help="any model of ltcache extract")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=TRIALS, help="settings tried on validation")
+    return parser
+
+
+def cache_of(chosen: argparse.Namespace, fields: Sequence[str] | None = None) -> Cache:
+    """Return the cache that is named, or extract one into OUT/cache."""
+    if chosen.cache is not None:
+        return open_cache(chosen.cache)
+    extract(chosen.source, chosen.out / "cache", model=chosen.model, fields=fields)
+    return open_cache(chosen.out / "cache")
+
+
+def compared(
+    cache: Cache, methods: Sequence[str], chosen: argparse.Namespace, out: Path, **more: Any
+) -> Ablation:
+    """Tune every method with the same number of trials on validation data, fit it, compare."""
+    return ablate(
+        cache,
+        methods,
+        out,
+        seeds=chosen.seeds,
+        tune=chosen.trials > 1,
+        trials=chosen.trials,
+        progress=lambda step: print(step, file=sys.stderr),
+        **more,
+    )
+
+
+def right(cache: Cache, out: Path, entry: Mapping[str, Any]) -> np.ndarray:
+    """Return which test rows each run of a line classifies rightly, (seeds, N)."""
+    return np.stack([right_rows(open_run(out / path), cache, "test") for path in entry["runs"]])
+
+
+def difference(
+    cache: Cache, before: np.ndarray, after: np.ndarray, statistic: str
+) -> dict[str, Any]:
+    """Return the paired bootstrap over units of the test rows, mean over seeds."""
+    rows = ScoredRows.of(cache, "test")
+    counts, groups = cache.class_counts(), GroupScheme.from_mapping(cache.manifest.groups)
+    found = paired_bootstrap(
+        before, after, rows.labels, rows.units, statistic, class_counts=counts, groups=groups
+    )
+    return found.to_dict()
+
+
+def difference_table(
+    cache: Cache, found: Ablation, pairs: Sequence[tuple[str, str]]
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return what the second of each pair of lines adds to the first, as Markdown and as data."""
+    entries = {entry["name"]: entry for entry in found.comparison["entries"]}
+    rights = {n: right(cache, found.out, entries[n]) for pair in pairs for n in pair}
+    records = [
+        {
+            "before": before,
+            "after": after,
+            **{s: difference(cache, rights[before], rights[after], s) for s in STATISTICS},
+        }
+        for before, after in pairs
+    ]
+    rows = [
+        [record["after"], record["before"], *(shown(record[s]) for s in STATISTICS)]
+        for record in records
+    ]
+    return markdown_table(["test, points", "against", *STATISTICS], rows), records
+
+
+def shown(found: Mapping[str, Any]) -> str:
+    """Return a difference with its 95 % interval, in points."""
+    low, high = percent(found["low"]), percent(found["high"])
+    return f"{100 * found['difference']:+.1f} ({low} to {high})"
