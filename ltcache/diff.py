@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from ltcache.cache import Cache, open_cache
 from ltcache.cache.fingerprint import bytes_digest, differences
+from ltcache.cache.layers import as_json
 from ltcache.cache.norms import cosines
 from ltcache.errors import ImageError
 from ltcache.images import open_store
@@ -207,7 +208,13 @@ def _names(a: Sequence[str], b: Sequence[str]) -> dict[str, tuple[Any, Any]]:
 
 
 def _views(cache: Cache) -> dict[str, Any]:
-    return {view: cache.field_dims(view) for view in cache.views}
+    return {
+        view: {
+            **{name: as_json(dims) for name, dims in cache.field_shapes(view).items()},
+            **{k: v for k, v in cache.identities(view)["view"].items() if k != "name"},
+        }
+        for view in cache.views
+    }
 
 
 def _prompts(cache: Cache) -> dict[str, Any]:

@@ -7,7 +7,7 @@ other images or another order, which no digest can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ltcache.cache.verify import Problem, VerifyReport, verify_files
 from ltcache.checks import check_cache
 from ltcache.class_texts import named_encoder
 from ltcache.errors import CacheError, ImageError, UsageError
-from ltcache.images import decode, open_store
+from ltcache.images import View, decode_views, open_store
 from ltcache.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ SAME = 0.999
 SIMILAR = 0.98
 """Least cosine under another precision or decoder."""
 
-_BATCH = 64
+TOKENS = "tokens"
+_BATCH = 64  # crops
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,14 @@ def _choose(cache: Cache, sample: Resample) -> np.ndarray:
 def _compare(
     cache: Cache, encoder: Encoder, rows: np.ndarray, root: Any
 ) -> tuple[list[tuple[str, float]], list[str]]:
-    """Return (key, least cosine over the fields) of rows, and what could not be compared."""
+    """Return (key, least cosine over views and fields) of rows, and what could not be compared."""
     result: list[tuple[str, float]] = []
     warnings: list[str] = []
-    fields = tuple(name for name in cache.field_dims() if name in encoder.dims)
-    for start in range(0, len(rows), _BATCH):
+    views = [View.from_identity(cache.identities(name)["view"]) for name in cache.views]
+    size = max(1, _BATCH // sum(view.crops for view in views))
+    for start in range(0, len(rows), size):
         part, pixels, keys = [], [], []
-        for row, key, image in _images(cache, rows[start : start + _BATCH], root, encoder):
+        for row, key, image in _images(cache, rows[start : start + size], root, encoder, views):
             if isinstance(image, str):
                 warnings.append(f"{key}: {image}")
                 continue
@@ -196,40 +198,50 @@ def _compare(
             pixels.append(image)
             keys.append(key)
         if part:
-            least = _least_cosines(cache, encoder, np.array(part), np.stack(pixels), fields)
+            least = np.ones(len(part))
+            for view in views:
+                crops = np.stack([image[view.name] for image in pixels])  # (n, v, 3, H, W)
+                found = _least_cosines(cache, encoder, np.array(part), crops, view.name)
+                least = np.minimum(least, found)
             result += zip(keys, least.tolist(), strict=True)
     return result, _first_five(warnings)
 
 
 def _images(
-    cache: Cache, rows: np.ndarray, root: Any, encoder: Encoder
-) -> Iterator[tuple[int, str, np.ndarray | str]]:
-    """Yield row, key and pixels uint8 (3, H, W), or why there are none."""
+    cache: Cache, rows: np.ndarray, root: Any, encoder: Encoder, views: Sequence[View]
+) -> Iterator[tuple[int, str, Mapping[str, np.ndarray] | str]]:
+    """Yield row, key and view -> pixels uint8 (v, 3, H, W), or why there are none."""
     store = open_store(root)
     table = cache.manifest.rows
     for row in rows.tolist():
         key, uri, known = (table[name][row].as_py() for name in ("key", "uri", "sha256"))
         try:
             data = store.read(uri)
-            if known and bytes_digest(data) != known:
+            content = bytes_digest(data)
+            if known and content != known:
                 yield row, key, "the image is no longer the one that was encoded"
                 continue
-            yield row, key, decode(data, encoder.preprocessing).pixels
+            yield row, key, decode_views(data, encoder.preprocessing, views, content).pixels
         except ImageError as error:
             yield row, key, str(error)
 
 
 def _least_cosines(
-    cache: Cache, encoder: Encoder, rows: np.ndarray, pixels: np.ndarray, fields: tuple[str, ...]
+    cache: Cache, encoder: Encoder, rows: np.ndarray, crops: np.ndarray, view: str
 ) -> np.ndarray:
+    """Return the least cosine over crops and fields of each row, for one view."""
     import torch
 
-    features: Mapping[str, Any] = encoder.encode_images(torch.from_numpy(pixels), fields)
+    shapes = cache.field_shapes(view)
+    fields = tuple(n for n in shapes if n in encoder.dims or (n == TOKENS and encoder.token_shape))
     least = np.ones(len(rows))
-    for name in fields:
-        least = np.minimum(
-            least, cosines(features[name].numpy(), cache.row_features(rows, name)[:, 0])
-        )
+    stored = {name: cache.row_features(rows, name, view) for name in fields}
+    for crop in range(crops.shape[1]):
+        pixels = torch.from_numpy(np.ascontiguousarray(crops[:, crop]))
+        found: Mapping[str, Any] = encoder.encode_images(pixels, fields)
+        for name in fields:
+            mine, theirs = found[name].flatten(1).numpy(), stored[name][:, crop]
+            least = np.minimum(least, cosines(mine, theirs.reshape(len(rows), -1)))
     return least
 
 

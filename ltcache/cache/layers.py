@@ -69,8 +69,9 @@ class Layer:
 
 
 def as_json(shape: Shape) -> int | list[int]:
-    """Return a shape as JSON writes it."""
-    return shape if isinstance(shape, int) else list(shape)
+    """Return a shape as the index has it: D, or [T, P]."""
+    dims = dims_of(shape)
+    return dims[0] if len(dims) == 1 else list(dims)
 
 
 def dims_of(shape: Shape) -> tuple[int, ...]:

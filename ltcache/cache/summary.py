@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ltcache.cache.cost import read_cost
+from ltcache.cache.layers import as_json
 from ltcache.cache.reader import Cache
 
 
@@ -14,8 +15,9 @@ def summarise(cache: Cache) -> dict[str, Any]:
 
     Returns:
         ``encoder`` (how it was named), ``architecture``, ``towers`` (SHA-256), ``numerics``,
-        ``views`` (view -> field -> dimension), ``prompts`` (set -> sentences), ``status`` (status
-        -> rows), ``failed`` (the first five, key -> reason), ``bytes``, ``cost`` (images, seconds).
+        ``views`` (view -> field -> dimension, [T, P] of tokens), ``prompts`` (set -> sentences),
+        ``status`` (status -> rows), ``failed`` (the first five, key -> reason), ``bytes``, ``cost``
+        (images, seconds).
     """
     rows = cache.manifest.rows
     failed = [
@@ -28,7 +30,10 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "architecture": cache.encoder["architecture"]["name"],
         "towers": cache.encoder["towers"],
         "numerics": cache.numerics,
-        "views": {view: cache.field_dims(view) for view in cache.views},
+        "views": {
+            view: {name: as_json(dims) for name, dims in cache.field_shapes(view).items()}
+            for view in cache.views
+        },
         "prompts": {name: int(cache.prompts(name).count.sum()) for name in cache.prompt_names},
         "status": dict(Counter(rows["status"].to_pylist())),
         "failed": dict(failed[:5]),
