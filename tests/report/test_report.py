@@ -1,0 +1,112 @@
+"""Formats of a comparison read back; bins of the plot; escaping."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache.errors import UsageError
+from ltcache.metrics import evaluate_logits
+from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare, comparison_table
+from ltcache.report.formats import latex_text
+from ltcache.report.frequency import by_frequency, plot_by_frequency
+
+COUNTS = np.array([150, 60, 10, 5])
+LABELS = np.repeat(np.arange(4), 10)
+RECORD = {
+    "tuned_on": {"epoch": "val"}, "tuning": None, "choices": [{"epoch": 2}], "groups": None,
+    "class_counts": COUNTS.tolist(), "cost": {"encoder_passes": 1, "head_seconds": 0.5,
+                                              "extraction_seconds": None},
+}  # fmt: skip
+
+
+def _scored(seed: int, shift: float, record: dict[str, Any] | None = None) -> Scored:
+    logits = np.random.default_rng(seed).normal(size=(40, 4))
+    logits[np.arange(40), LABELS] += shift
+    metrics = evaluate_logits(logits, LABELS, COUNTS, bootstrap=0)
+    right = logits.argmax(axis=1) == LABELS
+    return Scored(seed, {"test": metrics}, {"test": right}, record or RECORD, f"runs/{seed}")
+
+
+def _comparison(**names: float) -> dict[str, Any]:
+    entries = [Entry(name, name, {}, [_scored(s, shift) for s in (0, 1)])
+               for name, shift in names.items()]  # fmt: skip
+    return compare(entries, {"test": ScoredRows(LABELS)}, bootstrap=200)
+
+
+def test_every_format_holds_the_numbers() -> None:
+    found = {**_comparison(ce=0.5, **{"a_b|c&d": 2.0}), "failures": [], "notes": ["50 % done"]}
+    few = found["entries"][1]["scores"]["test"]["few"]
+    shown = f"{100 * few['mean']:.1f} ± {100 * few['sd']:.1f}"
+    assert shown in comparison_table(found)
+    assert json.loads(WRITERS["json"](found, "test")) == found
+    rows = list(csv.DictReader(io.StringIO(WRITERS["csv"](found, "test"))))
+    assert float(rows[1]["few"]) == few["mean"] and float(rows[1]["few_sd"]) == few["sd"]
+    assert float(rows[1]["difference_low"]) == found["entries"][1]["difference"]["test"]["low"]
+    assert rows[0]["p"] == "" and rows[0]["extraction_seconds"] == ""
+    tex = WRITERS["tex"](found, "test")
+    assert r"a\_b|c\&d & " in tex and shown.replace("±", r"$\pm$") in tex
+    assert tex.count(r"\\") == 3 and r"50 \% done" in tex
+    lines = [line for line in WRITERS["md"](found, "test").splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1 and len(lines) == 4
+
+
+def test_a_group_without_rows_and_one_seed_are_dashes() -> None:
+    record = {**RECORD, "groups": {"many": [0, 1, 2, 3]}}
+    logits = np.eye(4)[LABELS]
+    metrics = evaluate_logits(logits, LABELS, COUNTS, groups=record["groups"], bootstrap=0)
+    one = Scored(0, {"test": metrics}, {}, record)
+    found = compare([Entry("ce", "ce", {}, [one]), Entry("crt", "crt", {}, [one])], {})
+    line = comparison_table(found).splitlines()[3]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == [
+        "crt", "100.0", "100.0", "100.0", "-", "-", "1.5", "-", "-", "0.5", "1",
+    ]  # fmt: skip
+
+
+def test_the_difference_of_equal_runs_is_nothing_and_of_better_ones_is_seen() -> None:
+    found = _comparison(ce=0.5, same=0.5, better=3.0)
+    same, better = (entry["difference"]["test"] for entry in found["entries"][1:])
+    assert same["difference"] == same["low"] == same["high"] == 0 and same["p"] == 1
+    assert better["low"] > 0 and better["p"] < 0.05
+    assert [entry["rank"]["test"] for entry in found["entries"]] == [2.5, 2.5, 1.0]
+
+
+def test_wrong_requests_are_refused() -> None:
+    with pytest.raises(UsageError, match="no runs"):
+        compare([], {})
+    found = _comparison(ce=0.5)
+    with pytest.raises(UsageError, match="split 'val' in common; known: test"):
+        comparison_table(found, "val")
+    with pytest.raises(UsageError, match="baseline 'crt' has no finished run; there are: ce"):
+        compare([Entry("ce", "ce", {}, [_scored(0, 1.0)])], {}, "crt")
+
+
+def test_latex_escapes_everything_special() -> None:
+    assert latex_text("\\&%$#_{}~^±–<>") == (
+        r"\textbackslash{}\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}$\pm$--$<$$>$"
+    )
+
+
+def test_bins_have_equally_many_classes_and_skip_those_without_rows() -> None:
+    counts = np.array([4, 100, 1, 25, 9])
+    accuracy = np.array([0.4, 1.0, 0.2, np.nan, 0.6])
+    place, mean = by_frequency(counts, accuracy, bins=2)
+    assert place == pytest.approx([2.0, 30.0]) and mean == pytest.approx([0.3, 0.8])
+    place, mean = by_frequency(counts, accuracy, bins=9)
+    assert place == pytest.approx([1, 4, 9, 100]) and mean == pytest.approx([0.2, 0.4, 0.6, 1.0])
+
+
+def test_the_plot_is_written_with_one_line_per_method(tmp_path: Path) -> None:
+    found = _comparison(ce=0.5, crt=2.0)
+    png, svg = plot_by_frequency(found, tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    text = svg.read_text()
+    assert "<!-- ce -->" in text and "<!-- crt -->" in text
+    plot_by_frequency(found, tmp_path)
+    assert svg.read_text() == text
