@@ -6,21 +6,22 @@ read is one :class:`Input` whose ``read`` raises, never the end of the stream.
 
 from __future__ import annotations
 
+import lzma
 import os
-import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ltcache.errors import ImageError
-from ltcache.images import ImageStore, open_store
+from ltcache.images import open_store
+from ltcache.images.limits import check_size
+from ltcache.images.stores import DirectoryStore
+from ltcache.manifest.tars import tar_members
 from ltcache.manifest.tree import IMAGE_SUFFIXES
-
-MAX_BYTES = 1 << 29
-"""Largest accepted image file, encoded: archives may declare anything."""
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -62,27 +63,20 @@ def _expand(path: Path) -> Iterator[Input]:
         return _of_tar(path)
     if path.suffix.lower() == ".zip" and os.path.isfile(path):
         return _of_zip(path)
-    return iter((Input(str(path), partial(read_file, path)),))
+    return iter((_file(path),))
 
 
 def read_file(path: Path) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        ImageError: missing, no permission, a folder, larger than :data:`MAX_BYTES`.
+        ImageError: missing, no permission, no regular file, or longer than an image can be.
     """
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
-            raise ImageError("a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file")
-        _check_size(found.st_size)
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(error.strerror or type(error).__name__) from None
-    except ValueError as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"not a file name ({error})") from None
+    return DirectoryStore(path.parent).read(path.name)
+
+
+def _file(path: Path) -> Input:
+    return Input(str(path), partial(read_file, path))
 
 
 def _of_folder(root: Path) -> Iterator[Input]:
@@ -91,8 +85,7 @@ def _of_folder(root: Path) -> Iterator[Input]:
         folders.sort()
         for name in sorted(files):
             if _is_image(name):
-                path = Path(directory, name)
-                yield Input(str(path), partial(read_file, path))
+                yield _file(Path(directory, name))
     for error in failed:
         yield _unreadable(str(error.filename), error.strerror or type(error).__name__)
 
@@ -106,43 +99,36 @@ def _of_zip(path: Path) -> Iterator[Input]:
         return
     store = open_store(path)  # a handle for each thread
     for member in members:
-        yield Input(f"{path}/{member.filename}", partial(_read_member, store, member))
-
-
-def _read_member(store: ImageStore, member: zipfile.ZipInfo) -> bytes:
-    _check_size(member.file_size)
-    return store.read(member.filename)
+        yield Input(f"{path}/{member.filename}", partial(store.read, member.filename))
 
 
 def _of_tar(path: Path) -> Iterator[Input]:
-    """Read in the archive's order and never unpack: links and devices are no images."""
+    """Read in the archive's order, compressed or not, and never unpack."""
     try:
         with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if member.isfile() and _is_image(member.name):
-                    name = f"{path}/{member.name}"
-                    if member.size > MAX_BYTES:
-                        yield _unreadable(name, _too_large(member.size))
-                        continue
-                    stream = archive.extractfile(member)
-                    data = stream.read() if stream else b""
-                    yield Input(name, partial(bytes, data))
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+            for member, _, complaint in tar_members(archive):
+                if _is_image(member.name):
+                    yield _of_member(f"{path}/{member.name}", archive, member, complaint)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
         yield _unreadable(str(path), f"the tar archive cannot be read further ({error})")
+
+
+def _of_member(
+    name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, complaint: str
+) -> Input:
+    if complaint:
+        return _unreadable(name, f"the member {complaint}")
+    try:
+        check_size(member.size)
+    except ImageError as error:
+        return _unreadable(name, str(error))
+    stream = archive.extractfile(member)
+    return Input(name, partial(bytes, stream.read() if stream else b""))
 
 
 def _is_image(name: str) -> bool:
     base = name.rpartition("/")[2]
     return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith("._")
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ImageError(_too_large(size))
-
-
-def _too_large(size: int) -> str:
-    return f"{size} bytes, more than {MAX_BYTES} (MAX_BYTES)"
 
 
 def _unreadable(name: str, reason: str) -> Input:

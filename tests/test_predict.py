@@ -21,7 +21,7 @@ from ltcache.encoder import load_encoder
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
-from ltcache.inputs import inputs, read_file
+from ltcache.inputs import inputs
 from ltcache.predict import Prediction, predict, probabilities_of
 from ltcache.run import Run, open_run
 from tests.conftest import write_images
@@ -154,13 +154,10 @@ def test_hostile_members_are_rows_with_errors(tmp_path: Path) -> None:
         data.size = 1
         tar.addfile(data, io.BytesIO(b"x"))
     found = list(inputs([tmp_path / "a.zip", tmp_path / "a.tar"]))
-    assert len(found) == 3
-    for item in found[:2]:
-        with pytest.raises(ImageError, match="leaves the root"):
+    reasons = ["leaves the root", "leaves the root", "not a plain file", "leads out"]
+    for item, reason in zip(found, reasons, strict=True):
+        with pytest.raises(ImageError, match=reason):
             item.read()
-    assert found[2].read() == b"x"
-    with pytest.raises(ImageError, match="a folder"):
-        read_file(tmp_path)
 
 
 def test_names_that_no_file_can_have() -> None:
@@ -175,7 +172,7 @@ def test_names_that_no_file_can_have() -> None:
 
 
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ltcache.inputs.MAX_BYTES", 10)
+    monkeypatch.setattr("ltcache.images.limits.MAX_BYTES", 10)
     (tmp_path / "a.png").write_bytes(b"x" * 11)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "a.png")

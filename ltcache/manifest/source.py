@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.directory import CARD, read_directory
@@ -75,7 +77,9 @@ def read_manifest(
     )
     try:
         with fetching(source) as (place, renamed):
-            return finish(renamed(_read(place, request)), request, splits)
+            manifest = finish(renamed(_read(place, request)), request, splits)
+            pa.default_memory_pool().release_unused()  # of intermediate columns; it would keep it
+            return manifest
     except ManifestError as error:
         raise _with_source(error, source) from None
     except UnicodeEncodeError as error:

@@ -1,8 +1,9 @@
-"""The index of a tar file: every member's place in it, found once and never unpacked."""
+"""Tar files, never unpacked: which of their members may be read, and where each lies."""
 
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
@@ -43,11 +44,9 @@ def _indexed(place: Place, found: tuple[int, int]) -> TarIndex:
     members: dict[str, tuple[int, int]] = {}
     try:
         with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them
-                if member.isdir():
-                    continue
-                name = _checked(place, member, found[0])
+            for member, name, complaint in tar_members(archive, found[0]):
+                if complaint:
+                    raise ManifestError(f"{place}: the member {member.name!r} {complaint}")
                 if name in members:
                     raise ManifestError(f"{place}: the member {name!r} comes twice")
                 members[name] = (member.offset_data, member.size)
@@ -71,20 +70,35 @@ def _check_end(place: Place, file: BinaryIO, end: int) -> None:
         raise ManifestError(f"{place}: damaged at byte {end}: no header of a member; copy it again")
 
 
-def _checked(place: Place, member: tarfile.TarInfo, size: int) -> str:
-    """Return a member's name without a leading ``./``; refuses what is no plain file inside."""
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    shown = f"{place}: the member {member.name!r}"
+def tar_members(
+    archive: tarfile.TarFile, size: int | None = None
+) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    """Yield each member that is no folder: as it stands there, its name, and why not to read it.
+
+    Args:
+        archive: open for reading, as a stream too; its list of members stays empty.
+        size: of the file in bytes where members lie in it uncompressed.
+
+    Yields:
+        The member, its name without a leading ``./``, and an empty text or the complaint.
+    """
+    for member in archive:
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them
+        if not member.isdir():
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            yield member, "/".join(parts), _complaint(member, parts, size)
+
+
+def _complaint(member: tarfile.TarInfo, parts: Sequence[str], size: int | None) -> str:
+    """Return why a member is no plain file inside the archive, or an empty text."""
     if member.name.startswith("/") or ".." in parts or "\\" in member.name:
-        raise ManifestError(f"{shown} leads out of the archive")
+        return "leads out of the archive"
     if not member.isreg() or member.issparse():
-        raise ManifestError(f"{shown} is not a plain file (a link, a device or a sparse file)")
-    if member.offset_data + member.size > size:
-        raise ManifestError(f"{shown} ends beyond the file: it is cut short; copy it again")
+        return "is not a plain file (a link, a device or a sparse file)"
+    if size is not None and member.offset_data + member.size > size:
+        return "ends beyond the file: it is cut short; copy it again"
     try:
         member.name.encode()
     except UnicodeEncodeError:
-        raise ManifestError(f"{shown} has a name that is not UTF-8") from None
-    if not parts:
-        raise ManifestError(f"{shown} has no name")
-    return "/".join(parts)
+        return "has a name that is not UTF-8"
+    return "" if parts else "has no name"

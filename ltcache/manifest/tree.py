@@ -60,7 +60,10 @@ def _tree(root: Root, parts: Iterable[tuple[list[str], list[str]]]) -> Tree:
         bare.update(name for name in folders if _visible(name))
         images.append(path_array(root, [name for name in visible if is_image(name)]))
     paths = pa.chunked_array(images).combine_chunks()
-    return Tree(paths.take(pc.sort_indices(paths)), frozenset(bare - occupied))
+    images.clear()
+    paths = paths.take(pc.sort_indices(paths))
+    pa.default_memory_pool().release_unused()
+    return Tree(paths, frozenset(bare - occupied))
 
 
 def path_array(where: object, paths: list[str]) -> pa.StringArray:
