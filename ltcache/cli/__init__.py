@@ -5,6 +5,7 @@ Only click is imported here; heavy imports stand inside the commands, so that ``
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -26,11 +27,12 @@ from ltcache.cli import (
     predict,
     prompts,
     report,
+    retrieve_tail,
     verify,
     zero_shot,
 )
 from ltcache.cli.options import OrderedGroup
-from ltcache.errors import LtcacheError
+from ltcache.errors import LtcacheError, UsageError
 
 INTERRUPTED = 130
 
@@ -39,8 +41,16 @@ INTERRUPTED = 130
     cls=OrderedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LTCACHE"},
 )
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    envvar="LTCACHE_IMPORT",
+    metavar="MODULE",
+    help="Import your Python module first: one that adds a loss, a head or a method.",
+)
 @click.version_option(__version__, prog_name="ltcache")
-def cli() -> None:
+def cli(modules: tuple[str, ...]) -> None:
     """Encode images once with CLIP, then compare long-tail methods on the cached features.
 
     \b
@@ -52,6 +62,23 @@ def cli() -> None:
     Results go to stdout (--json for machines), progress and messages to stderr. Exit status:
     0 done, 1 error, 2 usage, 3 finished with failed rows, 4 identity refused, 130 interrupted.
     """
+    for module in modules:
+        _import(module)
+
+
+def _import(module: str) -> None:
+    """Import a module of the user's, which may lie in the working directory."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise UsageError(f"--import {module}: {error}") from error
+        raise UsageError(
+            f"--import {module}: there is no such module; it is looked for in the working "
+            "directory and on PYTHONPATH"
+        ) from None
 
 
 for _command in (
@@ -64,6 +91,7 @@ for _command in (
     zero_shot.command,
     fit_adapter.command,
     ablate.command,
+    retrieve_tail.command,
     report.command,
     evaluate.command,
     predict.command,
