@@ -116,7 +116,7 @@ def score_pool(
             progress(done, total)
     rows, where, _ = lists.entries()
     found = exact_scores(pool, queries, rows, labels[where], device=device)
-    return _ranked(rows, where, *found, labels, top)
+    return ranked(rows, where, *found, labels, top)
 
 
 def exact_scores(
@@ -258,7 +258,7 @@ def _slack(queries: Queries) -> float:
     return 2 * unit_roundoff * (product + queries.num_classes + 64)
 
 
-def _ranked(
+def ranked(
     rows: np.ndarray,
     where: np.ndarray,
     odds: np.ndarray,

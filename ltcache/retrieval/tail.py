@@ -190,7 +190,8 @@ class _Work:
         )
         self.quotas = dict(zip(self.labels.tolist(), wanted.tolist(), strict=True))
         self.tau = _tau(cache, settings.tau)
-        self.queries, self.threshold = self._queries_and_threshold()
+        self.queries = make_queries(cache, settings)
+        self.threshold = self._threshold()
         self.near = calibrate_near(
             cache, false_alarm=settings.false_alarm, view=settings.view, seed=settings.seed
         )
@@ -358,26 +359,37 @@ class _Work:
             "rejected": dict(sorted(counted.items())),
         }
 
-    def _queries_and_threshold(self) -> tuple[Queries, ProbabilityThreshold]:
-        chosen, weight = self.settings, self.settings.mean_weight
-        sums = class_sums(self.cache, chosen.view) if weight else None
-        queries = class_queries(
-            self.texts, self.tau, pooling=chosen.pooling, class_means=sums, weight=weight
-        )
+    def _threshold(self) -> ProbabilityThreshold:
+        chosen = self.settings
         if chosen.precision is None:
-            value = FIXED if chosen.threshold is None else chosen.threshold
-            return queries, fixed_threshold(value)
+            return fixed_threshold(FIXED if chosen.threshold is None else chosen.threshold)
         text = class_queries(self.texts, self.tau, pooling=chosen.pooling).rows
-        return queries, calibrated_threshold(
+        return calibrated_threshold(
             self.cache,
-            queries,
+            self.queries,
             self.labels,
             chosen.precision,
-            class_sums=sums,
+            class_sums=class_sums(self.cache, chosen.view) if chosen.mean_weight else None,
             text=text,
-            weight=weight,
+            weight=chosen.mean_weight,
             view=chosen.view,
         )
+
+
+def make_queries(cache: Cache, settings: Settings) -> Queries:
+    """Return what a pool is scored with under some settings.
+
+    Raises:
+        UsageError: settings that cannot be meant. CacheError: no such class texts.
+    """
+    weight = settings.mean_weight
+    return class_queries(
+        cache.prompts(settings.prompts),
+        _tau(cache, settings.tau),
+        pooling=settings.pooling,
+        class_means=class_sums(cache, settings.view) if weight else None,
+        weight=weight,
+    )
 
 
 def check_pool(cache: Cache, pool: Cache, allow_stale: Collection[str] = ()) -> list[str]:

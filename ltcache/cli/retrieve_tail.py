@@ -1,0 +1,307 @@
+"""``ltcache retrieve-tail``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.options import allow_stale, cache_argument, general, print_json
+from ltcache.cli.progress import Bar
+from ltcache.errors import UsageError
+
+
+@click.command("retrieve-tail", short_help="Choose images of an unlabelled pool for rare classes.")
+@cache_argument
+@click.argument("pool", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The result to write.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    type=click.Choice(["many", "medium", "few"]),
+    help="Classes of this group; few by default. May be repeated.",
+)
+@click.option("--max-count", type=click.IntRange(0), help="Classes with at most so many images.")
+@click.option("--labels", help="These classes: comma-separated labels.")
+@click.option("--per-class", type=click.IntRange(1), help="Images for each class.")
+@click.option("--up-to", help="Fill each class up to this count, or 'median' (the default).")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Least p_k.  [default: 0.5]")
+@click.option(
+    "--to-precision",
+    type=float,
+    help="Calibrate the least p_k on labelled training images to this precision instead.",
+)
+@click.option(
+    "--margin",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Least log p_k - log p of the best other class; 0: no other class is more probable.",
+)
+@click.option("--tau", type=float, help="Of the softmax.  [default: 1 / logit scale]")
+@click.option("--prompts", help="A set of class texts of CACHE.  [default: default]")
+@click.option(
+    "--synonyms",
+    type=click.Choice(["mean", "max"]),
+    default="mean",
+    show_default=True,
+    help="Several sentences of a class count as their mean, or as the nearest of them.",
+)
+@click.option(
+    "--mean-weight",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the class mean of training images in each prompt.",
+)
+@click.option(
+    "--false-alarm",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Share of unlike training images that may count as near duplicates: sets the threshold.",
+)
+@click.option("--per-source", type=click.IntRange(1), help="Most images of a source in one class.")
+@click.option("--source-column", help="Column of the pool.  [default: source, or the url's host]")
+@click.option(
+    "--without-guard",
+    "off",
+    multiple=True,
+    type=click.Choice(["threshold", "margin", "duplicates", "leaks", "sources", "all"]),
+    help="Switch a guard off. May be repeated.",
+)
+@click.option("--candidates", type=click.IntRange(1), help="Per class, before the guards.")
+@click.option(
+    "--index",
+    metavar="flat|ivf|hnsw|ivfpq|auto|DIR",
+    help="Take candidates from a FAISS index, built now or saved in DIR; by default all of the "
+    "pool is scored.",
+)
+@click.option("--save-index", type=click.Path(path_type=Path), help="Keep the index for later.")
+@click.option("--factor", type=click.IntRange(1), help="Candidates of an index per image wanted.")
+@click.option("--text", "texts", multiple=True, help="Search the pool with a sentence instead.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Search the pool with an image instead.",
+)
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Of a search.")
+@click.option("--model", help="The encoder for a search, if not the one the pool names.")
+@click.option("--pretrained", help="Its tag or checkpoint.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the first pass; candidates are scored again in float64 either way.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a result of other settings.")
+@allow_stale
+@general
+def command(
+    cache: Path,
+    pool: Path | None,
+    out: Path | None,
+    as_json: bool,
+    texts: tuple[str, ...],
+    images: tuple[Path, ...],
+    **options: Any,
+) -> None:
+    """Choose images of the unlabelled POOL for the rare classes of CACHE, by class prompts.
+
+    Images are ranked by the softmax over all class prompts. Guards keep out what is improbable, as
+    near to another class, a copy of a training image or of another pick, or the same as a
+    validation or test image. OUT holds every candidate with what became of it and why.
+
+    With --text or --image the pool is searched instead, and one cache is enough.
+
+    \b
+    ltcache extract web/ --unlabelled --out pool
+    ltcache retrieve-tail cache pool --out retrieved --to-precision 0.8
+    ltcache retrieve-tail cache pool --out retrieved --max-count 20 --up-to 50 --per-source 10
+    ltcache retrieve-tail pool --text "a drawing of a red fox" --top 20
+    """
+    if texts or images:
+        _search(pool or cache, texts, images, as_json, options)
+        return
+    if pool is None or out is None:
+        raise UsageError("give CACHE, POOL and --out, or --text or --image to search one cache")
+    _retrieve(cache, pool, out, as_json, options)
+
+
+def _retrieve(cache: Path, pool: Path, out: Path, as_json: bool, options: dict[str, Any]) -> None:
+    from ltcache.cache import open_cache
+    from ltcache.retrieval import Settings, retrieve_tail
+
+    opened, source = open_cache(cache), open_cache(pool)
+    settings = Settings(
+        groups=options["groups"],
+        max_count=options["max_count"],
+        labels=_labels(options["labels"]),
+        per_class=options["per_class"],
+        up_to=_up_to(options["up_to"]),
+        candidates=options["candidates"],
+        tau=options["tau"],
+        prompts=options["prompts"],
+        pooling=options["synonyms"],
+        mean_weight=options["mean_weight"],
+        threshold=options["threshold"],
+        precision=options["to_precision"],
+        margin=options["margin"],
+        false_alarm=options["false_alarm"],
+        per_source=options["per_source"],
+        source_column=options["source_column"],
+        off=options["off"],
+    )
+    with ScoringBar() as bar:
+        result = retrieve_tail(
+            opened,
+            source,
+            out,
+            settings,
+            index=_index(opened, source, settings, options),
+            device=_device(options["device"]),
+            precision=options["precision"],
+            allow_stale=options["allow_stale"],
+            overwrite=options["overwrite"],
+            progress=bar,
+        )
+    if as_json:
+        print_json(result.record | {"path": str(out)})
+        return
+    _show(result)
+
+
+def _index(opened: Any, source: Any, settings: Any, options: dict[str, Any]) -> Any:
+    """Return the index that the options name, or None for an exact pass."""
+    wanted, keep = options["index"], options["save_index"]
+    if wanted is None:
+        if keep is not None:
+            raise UsageError("--save-index keeps an index: choose one with --index")
+        return None
+    from ltcache.retrieval.index import KINDS, PoolIndex, build_index, open_index
+    from ltcache.retrieval.pool import CachedPool
+    from ltcache.retrieval.tail import make_queries
+
+    pool = CachedPool(source, settings.view)
+    if wanted not in KINDS:
+        index: PoolIndex | None = open_index(wanted, pool)
+    else:
+        queries = make_queries(opened, settings)
+        index = build_index(pool, queries, wanted, factor=options["factor"])
+    if index is None:
+        click.echo(
+            "no index reaches a list recall of 0.95 on this pool; all of it is scored instead",
+            err=True,
+        )
+        return None
+    record = index.record
+    click.echo(
+        f"index {record['kind']} ({record['why']}): recall {record['recall_inner_product']:.3f} "
+        f"of inner products, {record['recall_list']:.3f} of the lists at {record['factor']} "
+        "candidates for each image",
+        err=True,
+    )
+    if keep is not None:
+        index.save(keep)
+    return index
+
+
+def _search(
+    pool: Path,
+    texts: tuple[str, ...],
+    images: tuple[Path, ...],
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    from ltcache.cache import open_cache
+    from ltcache.report import markdown_table
+    from ltcache.retrieval.index import open_index
+    from ltcache.retrieval.pool import CachedPool
+    from ltcache.retrieval.search import search_pool
+
+    source = open_cache(pool)
+    saved = options["index"]
+    index = open_index(saved, CachedPool(source)) if saved else None
+    found = search_pool(
+        source,
+        texts=texts,
+        images=images,
+        top=options["top"],
+        index=index,
+        model=options["model"],
+        pretrained=options["pretrained"],
+        device=options["device"],
+    )
+    if as_json:
+        print_json([hit.to_dict() for hit in found])
+        return
+    rows = [[hit.query, str(hit.rank), f"{hit.cosine:.4f}", hit.key] for hit in found]
+    click.echo(markdown_table(["query", "rank", "cosine", "image"], rows))
+
+
+def _show(result: Any) -> None:
+    from ltcache.report import markdown_table
+
+    heading = ["class", "training images", "wanted", "taken", "rejected, by reason"]
+    rows = []
+    for entry in result.classes:
+        reasons = ", ".join(f"{name} {n}" for name, n in entry["rejected"].items())
+        numbers = [str(entry[name]) for name in ("train", "quota", "accepted")]
+        rows.append([f"{entry['label']} {entry['name']}", *numbers, reasons or "-"])
+    click.echo(markdown_table(heading, rows))
+    least, near = (result.record["thresholds"][name] for name in ("p", "near"))
+    how = "fixed"
+    if least["precision"] is not None:
+        how = f"precision {least['reached']:.3f} on {least['support']} training images"
+    click.echo(
+        f"{result.path}: {sum(result.counts().values())} images for {len(result.classes)} classes "
+        f"({result.record['group_scheme']}); p_k >= {least['value']:.4g} ({how}); near duplicates "
+        f"calibrated on {near['images']} training images at {near['false_alarm']:.2%} false alarms"
+    )
+    if not sum(result.counts().values()):
+        click.echo("no image was taken: lower --threshold, or look at the reasons", err=True)
+
+
+def _labels(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--labels {text}: give comma-separated numbers, such as 3,17") from None
+
+
+def _up_to(text: str | None) -> int | str | None:
+    if text is None or text == "median":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--up-to {text}: give a number or 'median'") from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"--device {name}: torch finds no such device; use cpu or auto")
+    return name
+
+
+class ScoringBar(Bar):
+    """Called with rows done and rows in all."""
+
+    doing, did = "scoring", "scored"
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show one state; a pool that is done at once needs no line."""
+        if done < total:
+            self.show(done, total, "images of the pool")

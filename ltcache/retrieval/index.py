@@ -1,0 +1,336 @@
+"""FAISS indices over a pool, for repeated use: candidates from the index, exact p_k for them.
+
+One retrieval never pays for an index; many do. What an index is good for is stated by two recalls:
+that of its inner products, and that of the lists it leads to. The second is lower: the images that
+are nearest to a prompt are not those that the softmax ranks first (with plain prompts a third of
+them, measured on clustered features). So an index is asked for the direction in which the log-odds
+grow, the prompt less the mean of its competitors weighted by their softmax on the best images of a
+sample of the pool: the gradient of ``l_k - logsumexp_{j != k} l_j`` there.
+
+    INDEX/{index.faiss, index.json}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from ltcache.cache.fingerprint import file_digest, require_equal
+from ltcache.errors import CacheError, UsageError
+from ltcache.retrieval.neighbours import gpus, load_faiss
+from ltcache.retrieval.pool import CachedPool, Pool
+from ltcache.retrieval.queries import Queries, unit
+from ltcache.retrieval.scoring import Scores, exact_scores, log_odds, ranked, score_pool
+from ltcache.run import write_json
+
+KINDS = ("flat", "ivf", "hnsw", "ivfpq", "auto")
+LEAST_RECALL = 0.95
+"""Of the final lists; ``auto`` refuses an index below it."""
+
+FACTOR = 4
+"""Candidates from the index for each image of a final list."""
+
+_FACTORS = (2, 4, 8, 16, 32)
+_EFFORTS = (8, 32, 128)  # cells visited, or an eighth of HNSW's queue
+_SAMPLE = 8192  # rows that directions are estimated on
+_BEST = 32  # of them, per class
+_MEASURED = 32  # classes that recalls are measured on, at most
+_SMALL, _LARGE = 20_000, 5_000_000  # rows: below, an index is flat; above, it is compressed
+_BLOCK = 16_384
+
+
+@dataclass(eq=False)
+class PoolIndex:
+    """An index over the rows of a pool.
+
+    Attributes:
+        index: of FAISS, inner product over unit rows, in the order of ``rows``.
+        rows: int64 (N,), pool row numbers.
+        record: what stands in index.json: kind, settings, pool, recalls and what they were
+            measured on, why it was chosen.
+    """
+
+    index: Any
+    rows: np.ndarray
+    record: dict[str, Any]
+
+    @property
+    def factor(self) -> int:
+        """Candidates for each image of a final list."""
+        return int(self.record["factor"])
+
+    def search(self, vectors: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return float32 products and int64 pool rows, (n, top); -1 where fewer were found."""
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        products, place = self.index.search(vectors, min(top, len(self.rows)))
+        return products, np.where(place < 0, -1, self.rows[place])
+
+    def candidates(self, pool: Pool, queries: Queries, labels: np.ndarray, top: int) -> Scores:
+        """Return lists as :func:`ltcache.retrieval.scoring.score_pool` does, but for recall."""
+        if not len(labels):
+            return score_pool(pool, queries, labels, top)
+        vectors = directions(pool, queries, labels)  # (T, M, D)
+        _, found = self.search(vectors.reshape(-1, queries.dim), self.factor * top)
+        found = found.reshape(len(labels), -1)
+        pairs = [np.unique(own[own >= 0]) for own in found]
+        where = np.repeat(np.arange(len(labels)), [len(own) for own in pairs])
+        rows = np.concatenate(pairs)
+        return ranked(rows, where, *exact_scores(pool, queries, rows, labels[where]), labels, top)
+
+    def save(self, out: str | Path) -> Path:
+        """Write the index as a directory, in place of an index that is there.
+
+        Raises:
+            UsageError: something else is there.
+        """
+        out = Path(out)
+        if out.exists() and any(out.iterdir()) and not (out / "index.json").is_file():
+            raise UsageError(f"{out} exists and is no index; choose another --save-index")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.parent / f".{out.name}.{uuid4().hex}"
+        try:
+            partial.mkdir()
+            faiss = load_faiss()
+            index = faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index
+            faiss.write_index(index, str(partial / "index.faiss"))
+            sha256 = file_digest(partial / "index.faiss")
+            write_json(partial / "index.json", self.record | {"sha256": sha256})
+            if out.exists():
+                shutil.rmtree(out)
+            os.rename(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return out
+
+
+def open_index(path: str | Path, pool: CachedPool) -> PoolIndex:
+    """Read an index of this pool.
+
+    Raises:
+        UsageError: there is none. CacheError: it is damaged.
+        IdentityError: it was built over another pool, view or encoder (status 4).
+    """
+    path = Path(path)
+    if not (path / "index.json").is_file():
+        raise UsageError(f"{path}: no index here (there is no index.json)")
+    try:
+        record = json.loads((path / "index.json").read_text(encoding="utf-8"))
+        digest, identity = record["sha256"], record["pool"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path / 'index.json'}: cannot be read ({error})") from None
+    require_equal("pool", identity, pool.identity(), remedy=f"build {path} again for this pool")
+    if not (path / "index.faiss").is_file() or file_digest(path / "index.faiss") != digest:
+        raise CacheError(f"{path / 'index.faiss'}: damaged or missing: build the index again")
+    index = load_faiss().read_index(str(path / "index.faiss"))
+    return PoolIndex(_on_gpu(index), pool.rows, record)
+
+
+def build_index(
+    pool: CachedPool,
+    queries: Queries,
+    kind: str = "auto",
+    *,
+    top: int = 100,
+    factor: int | None = None,
+    seed: int = 0,
+) -> PoolIndex | None:
+    """Build an index, and measure what it finds.
+
+    Args:
+        queries: of all classes; recalls are measured on a sample of at most 32 of them.
+        kind: of :data:`KINDS`. ``auto`` takes flat up to 20,000 rows, inverted lists up to five
+            million and compressed ones beyond, and the least effort and factor that reach a list
+            recall of 0.95.
+        top: length of the lists that the recall is measured on.
+        factor: candidates for each image of a list; 4, or what ``auto`` finds.
+
+    Returns:
+        The index, or None where ``auto`` found none that reaches the recall; an exact pass is then
+        the better choice.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"index {kind!r} is unknown; known: {', '.join(KINDS)}")
+    chosen, why = (kind, "as asked for") if kind != "auto" else _choice(len(pool.rows))
+    started = time.perf_counter()
+    index, made = _built(pool, chosen, seed)
+    record: dict[str, Any] = {
+        "kind": chosen,
+        "why": why,
+        "settings": made,
+        "factor": factor or FACTOR,
+        "pool": pool.identity(),
+        "build_seconds": round(time.perf_counter() - started, 3),
+    }
+    found = PoolIndex(_on_gpu(index), pool.rows, record)
+    truth = _Truth(pool, queries, min(top, len(pool.rows)), seed)
+    if kind != "auto":
+        truth.measure(found)
+        return found
+    for tried in [factor] if factor else _FACTORS:
+        for effort in _efforts(chosen):
+            record["factor"] = tried
+            set_effort(found, effort)
+            truth.measure(found)
+            if record["recall_list"] >= LEAST_RECALL:
+                return found
+    return None
+
+
+def set_effort(index: PoolIndex, effort: int | None) -> None:
+    """Set how many cells are visited (inverted lists), or an eighth of the queue (HNSW)."""
+    if effort is None:
+        return
+    faiss = load_faiss()
+    name = "efSearch" if index.record["kind"] == "hnsw" else "nprobe"
+    value = 8 * effort if name == "efSearch" else min(effort, index.record["settings"]["nlist"])
+    space = faiss.GpuParameterSpace() if _is_on_gpu(index.index) else faiss.ParameterSpace()
+    space.set_index_parameter(index.index, name, value)
+    index.record["settings"] = {**index.record["settings"], name: value}
+
+
+def directions(pool: Pool, queries: Queries, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Return float64 (T, M, D): for each sentence of each class, where its log-odds grow.
+
+    Args:
+        seed: of the rows of the pool that the competitors are weighed on.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(pool.rows, min(_SAMPLE, len(pool.rows)), replace=False))
+    images = pool.unit(rows)
+    logits = np.stack([images @ own.T for own in queries.scaled]).max(axis=0)
+    odds = log_odds(torch.from_numpy(logits)).numpy()[:, labels]
+    best = np.argsort(-odds, axis=0)[: min(_BEST, len(rows))]  # (n, T)
+    prompts = unit(queries.rows.mean(axis=0))
+    result = np.empty((len(labels), len(queries.rows), queries.dim))
+    for place, label in enumerate(labels):
+        others = logits[best[:, place]].copy()
+        others[:, label] = -np.inf
+        shares = torch.from_numpy(others).softmax(dim=1).mean(dim=0).numpy()
+        result[place] = queries.rows[:, label] - shares @ prompts
+    return result
+
+
+class _Truth:
+    """Exact lists and products of a sample of classes, to measure indices against."""
+
+    def __init__(self, pool: Pool, queries: Queries, top: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        number = min(_MEASURED, queries.num_classes)
+        self.labels = np.sort(rng.choice(queries.num_classes, number, replace=False))
+        self.pool, self.queries, self.top, self.seed = pool, queries, top, seed
+        self.lists = score_pool(pool, queries, self.labels, top)
+        self.vectors = directions(pool, queries, self.labels)[:, 0]
+        self.products = exact_products(pool, self.vectors, top)
+
+    def measure(self, index: PoolIndex) -> None:
+        """Write both recalls into an index's record, and how long its search took."""
+        started = time.perf_counter()
+        found = index.candidates(self.pool, self.queries, self.labels, self.top)
+        seconds = time.perf_counter() - started
+        _, near = index.search(self.vectors, self.top)
+        index.record |= {
+            "recall_inner_product": recall(list(near), list(self.products)),
+            "recall_list": recall(
+                [found.of(label).rows for label in self.labels],
+                [self.lists.of(label).rows for label in self.labels],
+            ),
+            "measured_on": {
+                "classes": self.labels.tolist(),
+                "top": self.top,
+                "rows": len(self.pool.rows),
+                "seed": self.seed,
+            },
+            "search_seconds": round(seconds, 3),
+        }
+
+
+def recall(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    """Return the share of wanted rows that were found, over all lists."""
+    hits = sum(np.isin(w, f).sum() for f, w in zip(found, wanted, strict=True))
+    return float(hits / max(1, sum(len(w) for w in wanted)))
+
+
+def exact_products(pool: Pool, vectors: np.ndarray, top: int) -> np.ndarray:
+    """Return int64 (n, top): pool rows by inner product with unit rows, in one streamed pass."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    best: np.ndarray = np.zeros((len(vectors), 0), np.float32)
+    rows: np.ndarray = np.zeros((len(vectors), 0), np.int64)
+    faiss = load_faiss()
+    for numbers, values in pool.blocks(_BLOCK):
+        block = unit(np.asarray(values, np.float32))
+        metric = faiss.METRIC_INNER_PRODUCT
+        products, place = faiss.knn(vectors, block, min(top, len(block)), metric=metric)
+        best = np.concatenate([best, products], axis=1)
+        rows = np.concatenate([rows, numbers[place]], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :top]
+        best = np.asarray(np.take_along_axis(best, order, axis=1))
+        rows = np.asarray(np.take_along_axis(rows, order, axis=1))
+    return rows
+
+
+def _choice(rows: int) -> tuple[str, str]:
+    if rows < _SMALL:
+        return "flat", f"{rows} rows: products with all of them cost less than any index"
+    if rows < _LARGE:
+        return "ivf", f"{rows} rows: inverted lists hold them whole and visit few"
+    return "ivfpq", f"{rows} rows: compressed, whole rows would need {rows >> 9} MB at 512 numbers"
+
+
+def _built(pool: Pool, kind: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Return a filled index, trained on a sample and filled block by block, and its settings."""
+    faiss, rows, dim = load_faiss(), len(pool.rows), pool.dim
+    made: dict[str, Any] = {"dim": dim}
+    if kind == "hnsw":
+        made |= {"links": 32, "efConstruction": 80, "efSearch": 128}
+        index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 80, 128
+    elif kind == "flat":
+        index = faiss.IndexFlatIP(dim)
+    else:
+        cells = int(max(1, min(4 * np.sqrt(rows), rows // 39)))
+        made |= {"nlist": cells, "nprobe": min(32, cells), "seed": seed}
+        code = f"PQ{_codes(dim)}" if kind == "ivfpq" and rows >= 9984 else "Flat"
+        made["code"] = code
+        index = faiss.index_factory(dim, f"IVF{cells},{code}", faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = made["nprobe"]
+        index.cp.seed = seed + 1
+        index.train(_sample(pool, max(64 * cells, 10_000), seed))
+    for _, values in pool.blocks(_BLOCK):
+        index.add(unit(np.asarray(values, np.float32)))
+    return index, made
+
+
+def _codes(dim: int) -> int:
+    """Return the largest number of bytes up to 64 that divides D."""
+    return next(codes for codes in range(min(64, dim), 0, -1) if dim % codes == 0)
+
+
+def _sample(pool: Pool, most: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(pool.rows, min(most, len(pool.rows)), replace=False)
+    return pool.unit(np.sort(chosen)).astype(np.float32)
+
+
+def _efforts(kind: str) -> tuple[int | None, ...]:
+    return (None,) if kind == "flat" else _EFFORTS
+
+
+def _on_gpu(index: Any) -> Any:
+    """Return the index on a GPU where FAISS finds one and has such an index there."""
+    faiss = load_faiss()
+    if not gpus() or isinstance(index, faiss.IndexHNSW):
+        return index
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+
+
+def _is_on_gpu(index: Any) -> bool:
+    return bool(gpus()) and isinstance(index, load_faiss().GpuIndex)

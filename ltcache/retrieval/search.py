@@ -1,0 +1,133 @@
+"""Searching a pool with a text or an image: the nearest of it, by cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ltcache.cache import Cache, open_cache
+from ltcache.cache.fingerprint import require_equal
+from ltcache.class_texts import recorded_encoder
+from ltcache.errors import ImageError, UsageError
+from ltcache.images import decode
+from ltcache.inputs import read_file
+from ltcache.retrieval.index import PoolIndex, exact_products
+from ltcache.retrieval.pool import CachedPool
+from ltcache.retrieval.queries import unit
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image of a pool: its rank for a query, from 1, and its cosine to it."""
+
+    query: str
+    rank: int
+    cosine: float
+    pool_row: int
+    key: str
+    uri: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return asdict(self)
+
+
+def search_pool(
+    pool: Cache | str | Path,
+    *,
+    texts: Sequence[str] = (),
+    images: Sequence[str | Path] = (),
+    top: int = 10,
+    index: PoolIndex | None = None,
+    encoder: Encoder | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    view: str = "center",
+) -> list[Found]:
+    """Return the images of a pool that are nearest to texts and images, ``top`` for each.
+
+    Args:
+        texts: sentences as they are. images: files.
+        index: to search in; None: all of the pool.
+        encoder: loaded already; else ``model`` and ``pretrained`` say what to load, and without
+            them the pool's own record does.
+
+    Raises:
+        UsageError: nothing to search for, or an image that cannot be read.
+        IdentityError: the encoder is not the one that made the pool (status 4).
+    """
+    if not texts and not images:
+        raise UsageError("nothing to search for: give a text or an image")
+    if top < 1:
+        raise UsageError("top must be at least 1")
+    pool = open_cache(pool) if isinstance(pool, (str, Path)) else pool
+    if encoder is None:
+        encoder = _load(pool, model, pretrained, device)
+    require_equal(
+        "encoder",
+        pool.encoder,
+        encoder.identity,
+        remedy=f"name the encoder that made {pool.path} with --model and --pretrained",
+    )
+    names = [*texts, *(str(image) for image in images)]
+    vectors = unit(np.concatenate([_texts(encoder, texts), _images(encoder, images)]))
+    source = CachedPool(pool, view)
+    rows = exact_products(source, vectors, top) if index is None else index.search(vectors, top)[1]
+    return [
+        found
+        for name, vector, own in zip(names, vectors, rows, strict=True)
+        for found in _listed(pool, source, name, vector, own[own >= 0])
+    ]
+
+
+def _listed(
+    pool: Cache, source: CachedPool, name: str, vector: np.ndarray, rows: np.ndarray
+) -> list[Found]:
+    cosines = source.unit(rows) @ vector.astype(np.float64)
+    order = np.lexsort((rows, -cosines))
+    table = pool.manifest.rows
+    return [
+        Found(
+            name,
+            rank,
+            float(cosines[n]),
+            int(rows[n]),
+            table["key"][int(rows[n])].as_py(),
+            table["uri"][int(rows[n])].as_py(),
+        )
+        for rank, n in enumerate(order.tolist(), 1)
+    ]
+
+
+def _load(pool: Cache, model: str | None, pretrained: str | None, device: str) -> Encoder:
+    from ltcache.encoder import load_encoder
+
+    if model is None:
+        model, pretrained = recorded_encoder(pool.provenance, str(pool.path), pretrained)
+    activation = pool.provenance.get("activation")
+    return load_encoder(model, pretrained, device=device, activation=activation)
+
+
+def _texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+    return encoder.encode_texts(list(texts)).numpy().astype(np.float32)
+
+
+def _images(encoder: Encoder, images: Sequence[str | Path]) -> np.ndarray:
+    rows = [np.zeros((0, encoder.dims["embedding"]), np.float32)]
+    for image in images:
+        try:
+            pixels = decode(read_file(Path(image)), encoder.preprocessing).pixels
+        except ImageError as error:
+            raise UsageError(f"{image}: {error}") from None
+        batch = torch.from_numpy(np.array(pixels))[None]
+        rows.append(encoder.encode_images(batch, ("embedding",))["embedding"].numpy())
+    return np.concatenate(rows)
