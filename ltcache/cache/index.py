@@ -55,6 +55,7 @@ class EncoderState:
         projection: float32 (P, D), pooled @ projection + bias = embedding; None where there is no
             such single product.
         projection_bias: float32 (D,) or None.
+        rest: tensors of the tower behind the tokens, for a cache that holds tokens, or None.
     """
 
     identity: Mapping[str, Any]
@@ -64,6 +65,7 @@ class EncoderState:
     logit_bias: float | None
     projection: np.ndarray | None
     projection_bias: np.ndarray | None
+    rest: Mapping[str, np.ndarray] | None = None
 
 
 def finalise(
@@ -282,6 +284,8 @@ def _write_encoder(cache: Path, encoder: EncoderState) -> list[str]:
         if (array := getattr(encoder, name)) is not None
     }
     files = _write(cache / "encoder.json", canonical_json(record).encode())
+    if encoder.rest is not None:
+        files += _write(cache / "rest.safetensors", save(dict(encoder.rest)))
     return files + _write(cache / "encoder.safetensors", save(tensors))
 
 

@@ -7,6 +7,7 @@
       views/<layer>/00000.h5     features of an item range; 00000.json is its commit record
       prompts/<id>.h5            class texts
       encoder.json encoder.safetensors classes.json manifest-<sha8>.parquet
+      rest.safetensors           of a cache with tokens: the image tower behind them
 
 A file is written under a unique temporary name in its own directory, flushed to disk, renamed, and
 the directory is flushed. A process that is killed leaves at most a temporary file, which nobody

@@ -65,6 +65,21 @@ class Cache:
         except ManifestError as error:
             raise CacheError(f"{self.path}: damaged ({error}); see ltcache verify") from None
 
+    def rest(self) -> dict[str, np.ndarray]:
+        """Return the tensors of the image tower behind the tokens.
+
+        ``ltcache.encoder.build_rest(cache.encoder, cache.rest())`` makes a module of them.
+
+        Raises:
+            CacheError: the cache has no tokens, or the file is damaged.
+        """
+        if "rest.safetensors" not in self.files:
+            raise CacheError(
+                f"{self.path}: no tokens, so the rest of the tower is not kept; add them with "
+                "ltcache extract --fields tokens"
+            )
+        return _read_tensors(self.path / "rest.safetensors")
+
     @property
     def classes(self) -> ClassList:
         """The class list, in label order."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ltcache.encoder.fields import EMBEDDING, POOLED, Fields
+from ltcache.encoder.rest import TOKENS, Tap, save_rest
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
@@ -67,6 +68,7 @@ class Encoder:
         logit_bias: float | None,
         device: torch.device,
         precision: str,
+        tap: Tap | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -80,6 +82,7 @@ class Encoder:
             precision
         ]
         self._fields = fields
+        self._tap = tap
         self._channels_last = False
         # made once: a copy to the device in each batch would wait for the batch before it
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -99,8 +102,23 @@ class Encoder:
 
     @property
     def token_shape(self) -> tuple[int, int] | None:
-        """Shape (T, P) of one image's ``tokens``, or None where the tower has none."""
-        return None
+        """Shape (T, P) of one image's ``tokens`` (:mod:`ltcache.encoder.rest`), None without."""
+        if self._tap is None:
+            return None
+        if self._tap.shape is None:
+            found = self.forward_fields(self._grey(), tokens=True)[TOKENS]
+            self._tap.shape = (found.shape[1], found.shape[2])
+        return self._tap.shape
+
+    def rest(self) -> dict[str, np.ndarray]:
+        """Return the tensors that :func:`ltcache.encoder.build_rest` makes the rest of.
+
+        Raises:
+            UsageError: this tower has no tokens.
+        """
+        if self._tap is None or self.token_shape is None:
+            raise UsageError("this encoder has no tokens, so there is no rest behind them")
+        return save_rest(self._tap)
 
     def numerics(self) -> dict[str, Any]:
         """Return what the last bits of the features depend on besides the identity."""
@@ -140,18 +158,22 @@ class Encoder:
         """
         names = self._check(pixels, fields)
         if self.device.type != "cuda":
-            found = self.forward_fields(pixels.to(self.device))
+            found = self.forward_fields(pixels.to(self.device), tokens=TOKENS in names)
             return PendingFeatures({name: _to_cpu(found[name]) for name in names})
         pinned = pixels if pixels.is_pinned() else pixels.pin_memory()
-        found = self.forward_fields(self._copy_in(pinned))
+        found = self.forward_fields(self._copy_in(pinned), tokens=TOKENS in names)
         features = {name: _copy_out(found[name]) for name in names}
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
         return PendingFeatures(features, event, (pinned,))
 
     @torch.inference_mode()
-    def forward_fields(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward_fields(
+        self, pixels: torch.Tensor, *, tokens: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Return every field of uint8 pixels (N, 3, H, W) that are on the device, there.
+
+        ``tokens`` (N, T, P) are among them only if asked for.
 
         Normalised in float32 as ``ToTensor`` and ``Normalize`` do, bit for bit; the features have
         the precision of the model.
@@ -160,7 +182,11 @@ class Encoder:
         images = images.to(self.dtype)
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self._fields(images)
+        if not tokens or self._tap is None:
+            return self._fields(images)
+        with self._tap.noting() as noted:
+            found = self._fields(images)
+        return {**found, **noted}
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Encode texts as ``model.encode_text`` does.
@@ -200,9 +226,7 @@ class Encoder:
     @torch.inference_mode()
     def _probe(self) -> dict[str, int]:
         """Return the dimensions of the fields, found by encoding one grey image."""
-        height, width = self.preprocessing.size
-        pixels = torch.full((1, 3, height, width), 127, dtype=torch.uint8, device=self.device)
-        found = self.forward_fields(pixels)
+        found = self.forward_fields(self._grey())
         shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
         if any(len(shape) != 2 for shape in shapes.values()):
             raise EncoderError(
@@ -210,6 +234,10 @@ class Encoder:
                 "is not one that features can be cached from"
             )
         return {name: shape[1] for name, shape in shapes.items()}
+
+    def _grey(self) -> torch.Tensor:
+        height, width = self.preprocessing.size
+        return torch.full((1, 3, height, width), 127, dtype=torch.uint8, device=self.device)
 
     def _check(self, pixels: torch.Tensor, fields: Sequence[str] | None) -> tuple[str, ...]:
         expected = (3, *self.preprocessing.size)
@@ -220,7 +248,7 @@ class Encoder:
             )
         names = tuple(self.dims) if fields is None else tuple(fields)
         for name in names:
-            if name not in self.dims:
+            if name not in self.dims and not (name == TOKENS and self._tap is not None):
                 why = " (its projection is inside the pooling)" if name == POOLED else ""
                 raise UsageError(f"this encoder has no field {name!r}{why}: {', '.join(self.dims)}")
         return names

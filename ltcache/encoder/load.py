@@ -24,6 +24,7 @@ from ltcache.encoder.identity import (
     tokenizer_identity,
     tower_digests,
 )
+from ltcache.encoder.rest import tap_of
 from ltcache.encoder.source import Source, resolve
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.weights import first_line, load_weights
@@ -69,7 +70,7 @@ def load_encoder(
     source = resolve(model, pretrained, activation, cache_dir)
     built = build(source, cache_dir)
     state = built.state_dict()
-    fields = fields_of(built)
+    fields, tap = fields_of(built), tap_of(built)
     scale, bias = _number(state.get("logit_scale"), exponentiate=True), state.get("logit_bias")
     towers = tower_digests(state)
     built.to(device=place, dtype=PRECISIONS[precision])
@@ -87,6 +88,7 @@ def load_encoder(
         logit_bias=_number(bias),
         device=place,
         precision=precision,
+        tap=tap,
     )
     if is_convolutional(built.visual) and (place.type == "cpu" or precision != "fp32"):
         encoder.use_channels_last()
@@ -147,6 +149,11 @@ def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | 
         return None
     value = tensor.detach().float().reshape(-1)[0]
     return float(value.exp() if exponentiate else value)
+
+
+def skip_random_start() -> TorchFunctionMode:
+    """Return a context in which modules are built without drawing their start values."""
+    return _NoRandomStart()
 
 
 class _NoRandomStart(TorchFunctionMode):

@@ -122,7 +122,8 @@ def extract(
     items, uris = number_items(manifest)
     plan = replace(plan, items=len(uris))
     first = first_layer(plan)
-    layers = [first, *missing_layers(encoder, [first], views, fields, view_seed)]
+    named = [CENTER, *(views or ())]
+    layers = [first, *missing_layers(encoder, [first], named, fields, view_seed)]
     _warn_of_size(layers[1:], len(uris))
     alone = claim_plan(out, plan)
     for layer in layers[1:]:

@@ -50,6 +50,7 @@ def encoder_state(encoder: Encoder, plan: Plan, layers: Sequence[Layer]) -> Enco
         logit_bias=encoder.logit_bias,
         projection=encoder.projection,
         projection_bias=encoder.projection_bias,
+        rest=encoder.rest() if any("tokens" in layer.fields for layer in layers) else None,
     )
 
 
