@@ -1,9 +1,20 @@
-"""Fitting heads: :func:`fit_adapter` from a cache to a run, :func:`fit_head` on tensors."""
+"""Fitting heads: :func:`fit_adapter` from a cache to a run, :func:`fit_head` on tensors, and
+:func:`fit_many` for many methods, settings or seeds on the same tensors."""
 
 from __future__ import annotations
 
 from ltcache.fit.adapter import fit_adapter, fit_seeds
 from ltcache.fit.head import Fitted, fit_head
+from ltcache.fit.many import Job, fit_many
 from ltcache.fit.rows import Rows, hold_out
 
-__all__ = ["Fitted", "Rows", "fit_adapter", "fit_head", "fit_seeds", "hold_out"]
+__all__ = [
+    "Fitted",
+    "Job",
+    "Rows",
+    "fit_adapter",
+    "fit_head",
+    "fit_many",
+    "fit_seeds",
+    "hold_out",
+]

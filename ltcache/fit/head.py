@@ -95,32 +95,27 @@ def fit_head(
     fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,
                allow_double_correction, memo)  # fmt: skip
     if val is not None:
-        transform, results = fit.run(rows, val, None)
-        tuned_on = "val"
-    elif not choose:
-        transform, results = fit.run(rows, None, None)
-        tuned_on = "nothing, as asked; the last epoch was kept"
-    elif (slices := hold_out(rows, seed)) is not None:
-        _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
-        transform, results = fit.run(rows, None, [result.choice for result in trial])
-        results = [replace(r, history=t.history) for r, t in zip(results, trial, strict=True)]
-        tuned_on = f"a stratified {SHARE:.0%} of train, then all of train with what it chose"
-    else:
-        transform, results = fit.run(rows, None, None)
-        tuned_on = "nothing: no class has rows to spare; the last epoch was kept"
-    head = results[-1].head
-    if head is None:
-        raise FitError(f"method {method.name} has no stage that makes a head")
-    return Fitted(
-        head=head.cpu().eval(),
-        transform=transform.cpu().eval(),
-        history=[{"stage": k, **record} for k, r in enumerate(results) for record in r.history],
-        choices=tuple(result.choice for result in results),
-        tuned_on=tuned_on,
-        init=tuple(result.init for result in results),
-        residual_prior=results[-1].residual,
-        seconds=time.perf_counter() - begin + sum(fit.spared),
-    )
+        return fit.fitted(*fit.run(rows, val, None), BY_VAL, begin)
+    if not choose:
+        return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_ASKED, begin)
+    if (slices := hold_out(rows, seed)) is None:
+        return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_THERE, begin)
+    _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
+    transform, results = fit.run(rows, None, [result.choice for result in trial])
+    return fit.fitted(transform, with_history_of(trial, results), BY_A_SLICE, begin)
+
+
+BY_VAL = "val"
+BY_NOTHING_ASKED = "nothing, as asked; the last epoch was kept"
+BY_NOTHING_THERE = "nothing: no class has rows to spare; the last epoch was kept"
+BY_A_SLICE = f"a stratified {SHARE:.0%} of train, then all of train with what it chose"
+
+
+def with_history_of(
+    trial: Sequence[StageResult], results: Sequence[StageResult]
+) -> list[StageResult]:
+    """Return the results of a repetition with the histories that chose its epochs."""
+    return [replace(r, history=t.history) for r, t in zip(results, trial, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -168,6 +163,32 @@ class OneFit:
             results.append(result)
             head = result.head
         return transform, results
+
+    def fitted(
+        self,
+        transform: FeatureTransform,
+        results: Sequence[StageResult],
+        tuned_on: str,
+        begin: float,
+    ) -> Fitted:
+        """Return what is left of the stages; ``begin`` is when the fit began, in seconds.
+
+        Raises:
+            FitError: no stage made a head.
+        """
+        head = results[-1].head
+        if head is None:
+            raise FitError(f"method {self.method.name} has no stage that makes a head")
+        return Fitted(
+            head=head.cpu().eval(),
+            transform=transform.cpu().eval(),
+            history=[{"stage": k, **record} for k, r in enumerate(results) for record in r.history],
+            choices=tuple(result.choice for result in results),
+            tuned_on=tuned_on,
+            init=tuple(result.init for result in results),
+            residual_prior=results[-1].residual,
+            seconds=time.perf_counter() - begin + sum(self.spared),
+        )
 
     def stage(
         self,

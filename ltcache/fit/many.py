@@ -1,0 +1,260 @@
+"""Many fits on the same rows: :func:`fit_many` trains together what can be trained together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator
+
+from ltcache.errors import FitError
+from ltcache.fit.batched import architecture, train_together
+from ltcache.fit.head import (
+    BY_A_SLICE,
+    BY_NOTHING_ASKED,
+    BY_NOTHING_THERE,
+    BY_VAL,
+    Fitted,
+    Memo,
+    OneFit,
+    fit_head,
+    with_history_of,
+)
+from ltcache.fit.rows import Rows, hold_out
+from ltcache.fit.stages import Training, ready
+from ltcache.fit.task import StageResult, Task
+from ltcache.fit.train import Trained, train
+from ltcache.heads import FeatureTransform, Head, HeadContext
+from ltcache.methods import FeatureSpec, Method, Train
+
+Choices = Sequence[dict[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit of many: a method, its settings already in it, and a seed."""
+
+    method: Method
+    seed: int = 0
+
+
+def fit_many(
+    jobs: Sequence[Job],
+    rows: Rows,
+    context: HeadContext,
+    *,
+    val: Rows | None = None,
+    choose: bool = True,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, dict[str, Any]], None] | None = None,
+    closed_form: bool = True,
+    allow_double_correction: bool = False,
+    memo: Memo | None = None,
+) -> list[Fitted]:
+    """Fit many methods or settings on the same rows: what :func:`fit_head` returns for each job.
+
+    Stages are run in step. Training stages of one architecture (head, schedule, batch; any seed,
+    rate, decay and loss) become one batched problem where :func:`runs_at_once` says that it pays;
+    equal stages, such as the first one of several methods, are run once. Results are those of
+    :func:`fit_head` up to rounding.
+
+    Args:
+        progress: called with the number of the job and each epoch's record.
+        memo: filled with what the stages left, so that :func:`fit_head` and
+            :func:`ltcache.fit.fit_adapter` with it need not train again.
+        the rest: see :func:`fit_head`.
+
+    Raises:
+        FitError: of the first job that cannot be fitted; the others are in ``memo`` by then.
+    """
+    memo = {} if memo is None else memo
+    options: dict[str, Any] = {
+        "closed_form": closed_form, "allow_double_correction": allow_double_correction, "memo": memo
+    }  # fmt: skip
+    fits = [
+        OneFit(job.method, context, job.seed, torch.device(device), progress=_of(progress, number),
+               **options)
+        for number, job in enumerate(jobs)
+    ]  # fmt: skip
+    found = _fit(fits, rows, val, choose) if len(rows) else {}
+    return [
+        found[number] if number in found else fit_head(
+            job.method, rows, context, val=val, choose=choose, seed=job.seed, device=device,
+            progress=_of(progress, number), **options,
+        )
+        for number, job in enumerate(jobs)
+    ]  # fmt: skip
+
+
+def _of(
+    progress: Callable[[int, dict[str, Any]], None] | None, number: int
+) -> Callable[[dict[str, Any]], None] | None:
+    return None if progress is None else lambda record: progress(number, record)
+
+
+def runs_at_once(runs: int, batch: int, dim: int, classes: int, device: torch.device) -> int:
+    """Return how many runs are best trained as one problem; 1: one by one."""
+    if device.type != "cpu":
+        return runs
+    return runs
+
+
+def _fit(fits: Sequence[OneFit], rows: Rows, val: Rows | None, choose: bool) -> dict[int, Fitted]:
+    """Return number of the job -> what :func:`fit_head` would, of all that could be fitted."""
+    if val is not None or not choose:
+        tuned_on = BY_VAL if val is not None else BY_NOTHING_ASKED
+        states = [_State(number, fit, rows, val) for number, fit in enumerate(fits)]
+        _run_in_step(states)
+        return {state.number: state.fitted(tuned_on) for state in states if not state.failed}
+    slices = {seed: hold_out(rows, seed) for seed in {fit.seed for fit in fits}}
+    parts = {
+        seed: (rows.take(part[0]), rows.take(part[1])) for seed, part in slices.items() if part
+    }
+    trials = {
+        number: _State(number, fit, *parts[fit.seed])
+        for number, fit in enumerate(fits)
+        if fit.seed in parts
+    }
+    _run_in_step(list(trials.values()))
+    finals = [
+        _State(number, fit, rows, None, trials[number].choice() if number in trials else None)
+        for number, fit in enumerate(fits)
+        if number not in trials or not trials[number].failed
+    ]
+    _run_in_step(finals)
+    found = {}
+    for state in [final for final in finals if not final.failed]:
+        if state.number in trials:
+            state.results = with_history_of(trials[state.number].results, state.results)
+        found[state.number] = state.fitted(
+            BY_A_SLICE if state.number in trials else BY_NOTHING_THERE
+        )
+    return found
+
+
+@dataclass(eq=False)
+class _State:
+    """How far the fit of a job has come."""
+
+    number: int
+    fit: OneFit
+    rows: Rows
+    val: Rows | None
+    choices: Choices = None
+    task: Task | None = None
+    transform: FeatureTransform | None = None
+    head: Head | None = None
+    results: list[StageResult] = field(default_factory=list)
+    failed: bool = False
+
+    def choice(self) -> list[dict[str, Any]]:
+        """Return what each stage chose."""
+        return [result.choice for result in self.results]
+
+    def fitted(self, tuned_on: str) -> Fitted:
+        """Return what is left of the stages; its seconds are those of the stages alone."""
+        assert self.transform is not None
+        return self.fit.fitted(self.transform, self.results, tuned_on, time.perf_counter())
+
+    def key(self, number: int) -> str:
+        """Return what the memo knows a stage by."""
+        assert self.task is not None
+        return self.fit.key(number, self.task, self.choices)
+
+
+def _run_in_step(states: Sequence[_State]) -> None:
+    """Run stage after stage of all fits; one that fails goes no further."""
+    _start(states)
+    for number in range(max((len(state.fit.method.stages) for state in states), default=0)):
+        active = [s for s in states if number < len(s.fit.method.stages) and not s.failed]
+        _train(active, number)
+        for state in active:
+            if state.failed:
+                continue
+            assert state.task is not None
+            try:
+                result, state.task = state.fit.stage(number, state.task, state.head, state.choices)
+            except FitError:
+                state.failed = True  # fit_head says why
+                continue
+            state.head = result.head
+            state.results.append(result)
+
+
+def _start(states: Sequence[_State]) -> None:
+    """Give every fit its task; fits of equal features share the transformed rows."""
+    known: dict[tuple[FeatureSpec, int], tuple[FeatureTransform, Task]] = {}
+    for state in states:
+        fit, where = state.fit, (state.fit.method.feature, id(state.rows))
+        try:
+            if where not in known:
+                known[where] = fit.start(state.rows, state.val)
+        except FitError:
+            state.failed = True
+            continue
+        generator = Generator().manual_seed(fit.seed)
+        transform, task = known[where]
+        state.transform = deepcopy(transform)
+        state.task = replace(task, generator=generator, progress=fit.progress)
+
+
+def _train(states: Sequence[_State], number: int) -> None:
+    """Train the stages of one number that the memo does not have, together where that pays."""
+    waiting: dict[str, tuple[_State, Training]] = {}
+    for state in states:
+        stage, memo = state.fit.method.stages[number], state.fit.memo
+        assert memo is not None and state.task is not None
+        key = state.key(number)
+        if not isinstance(stage, Train) or key in memo or key in waiting:
+            continue
+        try:
+            waiting[key] = (state, ready(stage, state.task, state.head))
+        except FitError:
+            state.failed = True
+    groups: dict[Any, list[tuple[_State, Training]]] = {}
+    for key, pair in waiting.items():
+        groups.setdefault(architecture(pair[1]) or key, []).append(pair)
+    for group in groups.values():
+        _train_group(group, number)
+
+
+def _train_group(group: Sequence[tuple[_State, Training]], number: int) -> None:
+    """Train runs of one architecture by as many at once as pays; those that end early first."""
+    first = group[0][1]
+    batch = first.stage.optimisation.batch_for(len(first.task.rows))
+    head = first.head
+    share = runs_at_once(len(group), batch, head.dim, head.num_classes, first.task.device)
+    ordered = sorted(group, key=lambda pair: _stop(pair[0], number) or 0)
+    for start in range(0, len(ordered), share):
+        part = ordered[start : start + share]
+        begin = time.perf_counter()
+        trained = _trained([pair[1] for pair in part], [_stop(pair[0], number) for pair in part])
+        seconds = (time.perf_counter() - begin) / len(part)
+        for (state, training), found in zip(part, trained, strict=True):
+            if found is None:
+                state.failed = True
+                continue
+            result = replace(training.result(found), seconds=seconds)
+            state.fit.remember(state.key(number), result, training.task)
+
+
+def _trained(
+    trainings: Sequence[Training], stops: Sequence[int | None]
+) -> Sequence[Trained | None]:
+    """Train runs together, or the only one as ever."""
+    if len(trainings) > 1:
+        return train_together(trainings, stops)
+    (one,), (stop,) = trainings, stops
+    try:
+        return [train(one.head, one.objective, one.stage, one.task, stop)]
+    except FitError:
+        return [None]
+
+
+def _stop(state: _State, number: int) -> int | None:
+    """Return the number of epochs that a choice repeats, or None."""
+    return None if state.choices is None else state.choices[number]["epoch"]
