@@ -35,6 +35,7 @@ from ltcache.images.decoding import DecodedImage, DecodedViews, decode, decode_v
 from ltcache.images.limits import MAX_BYTES, safe_uri
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.stores import ImageStore, open_store
+from ltcache.images.thumbnails import thumbnail
 from ltcache.images.views import View, parse_views
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "open_store",
     "parse_views",
     "safe_uri",
+    "thumbnail",
 ]

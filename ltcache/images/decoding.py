@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,26 @@ def decode_views(
     Raises:
         ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
     """
+    with opened(data) as image:
+        width, height = image.size
+        image.load()
+        image.info.pop("transparency", None)  # dropped below in any case, but with a warning
+        pixels = {
+            view.name: np.stack(
+                [_channels(crop) for crop in view.cut(image, preprocessing, content)]
+            )
+            for view in views
+        }
+    return DecodedViews(pixels, width, height)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open an image whose size is fine; whatever a decoder raises inside is an ImageError.
+
+    Raises:
+        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
+    """
     if not data:
         raise ImageError("empty file (0 bytes)")
     try:
@@ -70,21 +91,13 @@ def decode_views(
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width} x {height} pixels, more than {MAX_PIXELS} (MAX_PIXELS)")
-            image.load()
-            image.info.pop("transparency", None)  # dropped below in any case, but with a warning
-            pixels = {
-                view.name: np.stack(
-                    [_channels(crop) for crop in view.cut(image, preprocessing, content)]
-                )
-                for view in views
-            }
+            yield image
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow knows") from None
     except Exception as error:  # a decoder may raise anything on a broken file
         raise ImageError(stable_text(error)) from None
-    return DecodedViews(pixels, width, height)
 
 
 def _channels(image: Image.Image) -> np.ndarray:
