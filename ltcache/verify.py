@@ -16,8 +16,9 @@ import numpy as np
 
 from ltcache.cache import Cache, open_cache
 from ltcache.cache.fingerprint import bytes_digest, differences, require_equal
-from ltcache.cache.layout import CENTER
+from ltcache.cache.layout import CENTER, index_path
 from ltcache.cache.norms import cosines
+from ltcache.cache.repair import AGAIN, check_committed, repair_shards
 from ltcache.cache.verify import Problem, VerifyReport, verify_files
 from ltcache.checks import check_cache
 from ltcache.class_texts import named_encoder
@@ -69,6 +70,7 @@ def verify(
     max_shards: int | None = None,
     sample: Resample | None = None,
     checks: bool = False,
+    repair: bool = False,
 ) -> VerifyReport:
     """Check a cache's files, their contents, and a sample of its features.
 
@@ -78,14 +80,25 @@ def verify(
         sample: encode some of the images again and compare.
         checks: also look for labels that seem permuted, names that repeat and images that are in
             several splits (:func:`ltcache.checks.check_cache`); they are warnings.
+        repair: remove the records of damaged shards, so that the next extraction encodes exactly
+            these again; nothing else is touched.
+
+    Of a cache that is not finished the committed shards are checked.
 
     Raises:
-        CacheError: not a cache, not finished, its index is damaged, or no image can be read.
+        CacheError: not a cache, its index is damaged, or no image can be read.
         IdentityError: the encoder for the sample is not the cache's.
         UsageError: nothing says where the images are, or which encoder to load.
     """
-    report = verify_files(path, max_shards=max_shards)
-    if not report.ok:
+    path = Path(path)
+    if index_path(path).exists():
+        report = verify_files(path, max_shards=max_shards)
+    else:
+        report = _unfinished(path)
+    if repair and not report.ok:
+        removed = repair_shards(path, [problem.file for problem in report.problems])
+        report = replace(report, repaired=tuple(removed))
+    if not report.ok or not report.finished:
         return report
     cache = open_cache(path)
     if sample is not None and sample.rows:
@@ -93,6 +106,22 @@ def verify(
     if checks:
         report = replace(report, warnings=(*report.warnings, *check_cache(cache).lines()))
     return report
+
+
+def _unfinished(path: Path) -> VerifyReport:
+    """Check what is committed of a cache that has no index."""
+    found = check_committed(path)
+    return VerifyReport(
+        path=path,
+        files=2 * found.shards,
+        bytes=found.bytes,
+        shards=found.shards,
+        all_shards=found.all_shards,
+        problems=tuple(Problem(file, text, AGAIN) for file, text in found.problems),
+        finished=False,
+        items=found.items,
+        all_items=found.all_items,
+    )
 
 
 def _resampled(report: VerifyReport, cache: Cache, sample: Resample) -> VerifyReport:

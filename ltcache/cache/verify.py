@@ -64,6 +64,9 @@ class VerifyReport:
         leftovers: files that the index does not name; harmless.
         norms: ``view/field`` -> statistics of the features' lengths.
         reencoded: what encoding a sample again gave, or None where none was asked for.
+        finished: whether the cache is; if not, only what is committed of it was checked.
+        items, all_items: images in committed shards and in all, of a cache that is not finished.
+        repaired: shards that were removed, for extraction to encode again.
     """
 
     path: Path
@@ -78,6 +81,10 @@ class VerifyReport:
     leftovers: tuple[str, ...] = ()
     norms: Mapping[str, NormStats] = field(default_factory=dict)
     reencoded: Mapping[str, Any] | None = None
+    finished: bool = True
+    items: int | None = None
+    all_items: int | None = None
+    repaired: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -86,14 +93,18 @@ class VerifyReport:
 
     @property
     def exit_status(self) -> int:
-        """0 where the cache is fine, 1 where it is damaged."""
-        return 0 if self.ok else 1
+        """0 where the cache is finished and fine, 1 where it is damaged or not finished."""
+        return 0 if self.ok and self.finished else 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as a value for JSON."""
         return {
             "path": str(self.path),
             "ok": self.ok,
+            "finished": self.finished,
+            "items": self.items,
+            "all_items": self.all_items,
+            "repaired": list(self.repaired),
             "problems": [vars(problem) for problem in self.problems],
             "warnings": list(self.warnings),
             "files": self.files,
@@ -158,16 +169,20 @@ def choose_shards(views: Mapping[str, Any], max_shards: int | None = None) -> di
 
 def remedy(name: str, plans: int = 1) -> str:
     """Return what to do about a damaged file of a finished cache that so many plans made."""
+    stem = name.rpartition(".")[0]
+    if name.startswith("views/"):
+        return (
+            "ltcache verify --repair, and the same ltcache extract then encodes exactly this shard "
+            f"again (of an imported cache: remove {stem}.h5, {stem}.json and cache.json, and run "
+            "the same ltcache import again)"
+        )
     if plans > 1 or name.startswith("plans/"):
         return (
             "restore it from a copy; without one, extract into another --out, since only the plan "
             "of a cache that never grew can be carried out again"
         )
-    stem = name.rpartition(".")[0]
     again = "cache.json, and run the same ltcache extract or import again"
-    if name.startswith("views/"):
-        what = f"remove {stem}.h5, {stem}.json and {again}: only this shard is encoded"
-    elif name.startswith("prompts/"):
+    if name.startswith("prompts/"):
         what = f"remove {stem}.h5, {stem}.json and {again}: no image is encoded"
     else:
         what = f"remove {again}: it is written anew and no image is encoded"

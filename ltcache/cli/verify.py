@@ -41,6 +41,11 @@ _SHOWN = 20
     is_flag=True,
     help="Also look for permuted labels, repeated names and images that are in two splits.",
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Remove damaged shards, for the same ltcache extract to encode exactly these again.",
+)
 @general
 def command(
     cache: Path,
@@ -53,14 +58,17 @@ def command(
     device: str,
     shards: int | None,
     checks: bool,
+    repair: bool,
     as_json: bool,
 ) -> None:
     """Compare every file of CACHE with its digest, and the values in them with each other.
 
-    Exit status 0: fine; 1: damaged, and each damage is named with its remedy.
+    Exit status 0: finished and fine; 1: damaged, and each damage is named with its remedy; 1 also
+    where the extraction has not finished, of which all that is committed is checked.
 
     \b
     ltcache verify cache
+    ltcache verify cache --repair
     ltcache verify cache --sample 100 --root /data/images
     """
     from ltcache.verify import Resample, verify
@@ -74,7 +82,7 @@ def command(
         activation=activation,
         device=device,
     )
-    report = verify(cache, max_shards=shards, sample=again, checks=checks)
+    report = verify(cache, max_shards=shards, sample=again, checks=checks, repair=repair)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -84,14 +92,14 @@ def command(
     if len(report.problems) > _SHOWN:
         more = len(report.problems) - _SHOWN
         click.echo(f"ltcache: and {more} more damaged files; --json lists them all", err=True)
-    if not report.ok:
+    if report.exit_status:
         raise SystemExit(report.exit_status)
 
 
 def lines(report: VerifyReport) -> list[str]:
     """Return a report as lines for people."""
     result = [f"{report.path}: {report.files} files, {report.bytes / 1e6:.1f} MB read"]
-    if report.shards < report.all_shards:
+    if report.finished and report.shards < report.all_shards:
         result[0] += f", {report.shards} of {report.all_shards} shards"
     if report.rows is not None:
         result.append(f"rows: {report.rows}, of which {report.failed} failed")
@@ -111,4 +119,20 @@ def lines(report: VerifyReport) -> list[str]:
         shown = ", ".join(report.leftovers[:5])
         result.append(f"left over, harmless: {len(report.leftovers)} files, such as {shown}")
     result += [f"warning: {warning}" for warning in report.warnings]
-    return [*result, "fine" if report.ok else f"DAMAGED: {len(report.problems)} problems"]
+    if report.repaired:
+        shown = ", ".join(report.repaired[:5])
+        result.append(
+            f"removed {len(report.repaired)} damaged shards ({shown}): run the same ltcache "
+            "extract again, it encodes exactly these"
+        )
+    if not report.finished:
+        result.append(
+            f"NOT FINISHED: {report.shards} of {report.all_shards} shards are committed, "
+            f"{report.items} of {report.all_items} images; the same ltcache extract goes on"
+        )
+        return [*result, _verdict(report, "what is committed is fine")]
+    return [*result, _verdict(report, "fine")]
+
+
+def _verdict(report: VerifyReport, fine: str) -> str:
+    return fine if report.ok else f"DAMAGED: {len(report.problems)} problems"

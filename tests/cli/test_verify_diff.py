@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ltcache.cli import main
 from ltcache.verify import Resample, verify
-from tests.conftest import write_images
+from tests.conftest import Call, write_images
 from tests.encoder.tiny_models import write_tiny_clip
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs a command and gives status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +67,7 @@ def test_damage_has_a_file_a_remedy_and_a_status(call: Call, cache: Path) -> Non
     assert status == 1
     assert "DAMAGED: 1 problems" in out
     assert "views/center/00000.h5: its content is not that which the index names" in err
-    assert "Remedy: remove views/center/00000.h5, views/center/00000.json and cache.json" in err
+    assert "Remedy: ltcache verify --repair" in err
     status, out, _ = call("verify", cache, "--json")
     assert status == 1
     assert json.loads(out)["problems"][0]["file"] == "views/center/00000.h5"
