@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,21 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.encoder.tiny_models import write_tiny_clip
 
     return write_tiny_clip(tmp_path_factory.mktemp("model") / "tiny")
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command as typed and gives status, stdout and stderr."""
+    from ltcache.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(caught.value.code or 0), out, err
+
+    return run

@@ -5,31 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ltcache.cli import main
 from ltcache.methods import METHODS, UNAVAILABLE
-from tests.conftest import write_images
+from tests.conftest import Call, write_images
 
-Call = Callable[..., tuple[int, str, str]]
 SHORT = ("-s", "optimisation.epochs=2")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs a command and gives status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

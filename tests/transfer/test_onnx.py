@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltcache.cli import main
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.extract import extract
@@ -23,7 +22,7 @@ from ltcache.images import decode
 from ltcache.predict import predict
 from ltcache.run import Run
 from ltcache.transfer import export_onnx
-from tests.conftest import write_images
+from tests.conftest import Call, write_images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SHORT = {"optimisation.epochs": 3}
@@ -191,15 +190,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export_onnx(tmp_path / "run", tmp_path / "out")
 
 
-def test_the_command(
-    tiny: Fitted, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
+def test_the_command(tiny: Fitted, tiny_clip: Path, tmp_path: Path, call: Call) -> None:
     tiny[1]["linear"].save(tmp_path / "run")
     named = ("--model", f"local-dir:{tiny_clip}")
     arguments = ("export", tmp_path / "run", "--format", "onnx", "--out", tmp_path / "o", *named)

@@ -30,7 +30,7 @@ from ltcache.transfer import export_bundle, export_cache, import_features
 from ltcache.transfer.bundle import _load_script
 from ltcache.transfer.layouts import guess_layout
 from ltcache.zero_shot import zero_shot
-from tests.conftest import write_images
+from tests.conftest import Call, write_images
 
 SHORT = {"optimisation.epochs": 3}
 RNG = np.random.default_rng(0)
@@ -489,16 +489,7 @@ def test_a_bundle_needs_the_runs_encoder_and_one_product(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_commands(
-    cache: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
+def test_the_commands(cache: Path, tiny_clip: Path, tmp_path: Path, call: Call) -> None:
     assert call("export", cache, "--out", tmp_path / "plain")[0] == 0
     status, out, err = call("import", tmp_path / "plain", "--out", tmp_path / "again")
     assert status == 3 and "train 21" in out and "1 rows failed" in err
