@@ -195,7 +195,10 @@ def calibrate_near(
 
     Two training images of different units (the manifest's ``unit`` column; without one every image
     is its own, but for equal bytes) are not duplicates, however alike; so the share of them whose
-    nearest image of another unit scores a value or more is the rate of false alarms there.
+    nearest image of another unit scores a value or more is the rate of false alarms there. It is a
+    rate over training images: images of rare classes, which have few of their kind around them, are
+    taken for copies more often (of Emoji-LT's validation images 1.7 %, of those of few-shot classes
+    3.7 %, at a named rate of 1 %).
 
     Args:
         false_alarm: that share, above 0 and below 1.

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,9 @@ class Retrieved:
 
     @property
     def key(self) -> str:
-        """Digest of what determines the result: settings and identities."""
-        return digest([self.record["settings"], self.record["identities"]])
+        """Digest of what determines the result: settings, identities and a person's decisions."""
+        by_hand = self.record.get("decisions") or []
+        return digest([self.record["settings"], self.record["identities"], *by_hand])
 
     @property
     def accepted(self) -> pa.Table:
@@ -119,8 +122,11 @@ class Retrieved:
             raise UsageError("a row was no candidate, so the result has no features of it")
         return self.features[name][place].astype(np.float32)
 
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+    def save(self, out: str | Path, overwrite: bool = False, keep: Collection[str] = ()) -> Path:
         """Write the result as a directory.
+
+        Args:
+            keep: files of the result that it replaces which stay.
 
         Raises:
             UsageError: something else is there, and it is no result or ``overwrite`` is false.
@@ -132,6 +138,9 @@ class Retrieved:
         try:
             partial.mkdir()
             self._write(partial)
+            for name in keep:
+                if (out / name).is_file():
+                    shutil.copy2(out / name, partial / name)
             if out.exists():
                 old = out.parent / f".{out.name}.{uuid4().hex}"
                 os.rename(out, old)
@@ -181,6 +190,18 @@ def open_retrieved(path: str | Path) -> Retrieved:
     return Retrieved(table, record, features, rows, path)
 
 
+def tally(table: pa.Table, label: int) -> dict[str, Any]:
+    """Return what became of a class's candidates: how many there are, taken, rejected by reason."""
+    mine = table.filter(pc.equal(table["label"], label))
+    counted = Counter(mine["reason"].to_pylist())
+    accepted = counted.pop("", 0)
+    return {
+        "candidates": mine.num_rows,
+        "accepted": accepted,
+        "rejected": dict(sorted(counted.items())),
+    }
+
+
 def check_place(out: Path, key: str | None, overwrite: bool) -> None:
     """Refuse to replace what is no result, or a result of other settings unless told to.
 
@@ -197,6 +218,6 @@ def check_place(out: Path, key: str | None, overwrite: bool) -> None:
         there = None
     if key is not None and there != key and not overwrite:
         raise UsageError(
-            f"{out} holds a result of other settings or caches; choose another --out, or pass "
-            "--overwrite"
+            f"{out} holds a result of other settings, caches or decisions; choose another --out, "
+            "or pass --overwrite"
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ltcache.cache import Cache, open_cache
 from ltcache.cache.fingerprint import require_equal
 from ltcache.errors import UsageError
 from ltcache.metrics import GroupScheme
+from ltcache.retrieval.decisions import Decisions, apply_decisions
 from ltcache.retrieval.guards import Evidence, Limits, Verdicts, alone, check_guards, judge
 from ltcache.retrieval.neighbours import (
     FALSE_ALARM,
@@ -36,7 +36,7 @@ from ltcache.retrieval.neighbours import (
 )
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import Queries, class_queries
-from ltcache.retrieval.result import ACCEPTED, REJECTED, Retrieved, check_place
+from ltcache.retrieval.result import ACCEPTED, REJECTED, Retrieved, check_place, tally
 from ltcache.retrieval.scoring import Scores, score_pool
 from ltcache.retrieval.selection import quotas, tail_classes
 from ltcache.retrieval.threshold import (
@@ -126,6 +126,7 @@ def retrieve_tail(
     precision: str = "fp32",
     allow_stale: Collection[str] = (),
     overwrite: bool = False,
+    decisions: Decisions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Retrieved:
     """Choose images of an unlabelled pool for the rare classes of a cache.
@@ -138,10 +139,12 @@ def retrieve_tail(
         device: of the pass, ``cpu`` or a GPU as torch names it. precision: of its candidates.
         allow_stale: identity fields (``encoder``, ``prompts``...) that may differ.
         overwrite: replace a result of other settings.
+        decisions: of a person, applied last (:mod:`ltcache.retrieval.decisions`).
         progress: called with rows done and rows in all.
 
     Raises:
-        IdentityError: another encoder made the pool, or the class texts (status 4).
+        IdentityError: another encoder made the pool, or the class texts, or the decisions are
+            about another retrieval (status 4).
         UsageError: settings that cannot be meant, or ``out`` is taken.
         CacheError: a cache without embeddings or texts.
     """
@@ -159,6 +162,8 @@ def retrieve_tail(
     record["seconds"] = round(time.perf_counter() - started, 3)
     rows = np.unique(scores.rows)
     result = Retrieved(table, record, _features(pool, rows, work.settings.view), rows)
+    if decisions is not None:
+        result = apply_decisions(result, decisions)
     if out is not None:
         result.save(out, overwrite)
     return result
@@ -344,19 +349,13 @@ class _Work:
         }
 
     def _class_record(self, table: pa.Table, label: int) -> dict[str, Any]:
-        mine = table["label"].to_numpy() == label
-        reasons = [r for r, own in zip(table["reason"].to_pylist(), mine, strict=True) if own]
-        counted = Counter(reasons)
-        accepted = counted.pop("", 0)
         return {
             "label": label,
             "name": self.cache.classes.names[label],
             "prompts": list(self.texts.texts[label]),
             "train": int(self.counts[label]),
             "quota": self.quotas[label],
-            "candidates": int(mine.sum()),
-            "accepted": accepted,
-            "rejected": dict(sorted(counted.items())),
+            **tally(table, label),
         }
 
     def _threshold(self) -> ProbabilityThreshold:

@@ -1,0 +1,111 @@
+"""``ltcache retrieve-tail`` as a person types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltcache.cli import main
+from tests.retrieval.conftest import CLASSES, World
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs the command and gives status, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["retrieve-tail", *(str(argument) for argument in arguments)])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def caches(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a labelled cache and a pool."""
+    world = World(tmp_path)
+    cache = world.labelled()
+    return cache.path, world.pool(cache, np.repeat(np.arange(CLASSES), 20)).path
+
+
+def test_it_retrieves_and_says_what_it_did(
+    call: Call, caches: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    status, text, _ = call(*caches, "--out", out, "--per-class", 5)
+    assert status == 0
+    assert "15 images for 3 classes" in text
+    assert "p_k >= 0.5 (fixed)" in text
+    record = json.loads((out / "retrieve.json").read_text())
+    assert record["settings"]["per_class"] == 5
+    assert record["settings"]["tau"] == pytest.approx(1 / 20)
+    status, text, _ = call(*caches, "--out", out, "--up-to", 8, "--overwrite", "--json")
+    assert status == 0
+    assert [entry["quota"] for entry in json.loads(text)["classes"]] == [0, 2, 4]
+    calibrated = ("--to-precision", 0.9, "--group", "few", "--group", "medium")
+    status, text, _ = call(*caches, "--out", tmp_path / "r2", *calibrated)
+    assert status == 0
+    assert "training images)" in text
+
+
+def test_an_index_is_saved_and_used_again(
+    call: Call, caches: tuple[Path, Path], tmp_path: Path
+) -> None:
+    keep = tmp_path / "index"
+    made = ("--index", "auto", "--save-index", keep)
+    status, first, err = call(*caches, "--out", tmp_path / "a", *made)
+    assert status == 0
+    assert "products with all of them cost less" in err
+    status, second, _ = call(*caches, "--out", tmp_path / "b", "--index", keep)
+    assert status == 0
+    assert first.splitlines()[:-1] == second.splitlines()[:-1]
+
+
+def test_what_is_wrong_is_said_with_a_status(
+    call: Call, caches: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cache, pool = caches
+    out = ("--out", tmp_path / "r")
+    for status, text, arguments in (
+        (2, "give CACHE, POOL and --out", (cache,)),
+        (2, "several at once", (cache, pool, *out, "--max-count", 5, "--labels", "1")),
+        (2, "--labels a", (cache, pool, *out, "--labels", "a")),
+        (2, "--up-to x", (cache, pool, *out, "--up-to", "x")),
+        (2, "not both", (cache, pool, *out, "--threshold", 0.1, "--to-precision", 0.9)),
+        (2, "no such device", (cache, pool, *out, "--device", "tpu")),
+        (2, "--save-index", (cache, pool, *out, "--save-index", tmp_path / "i")),
+        (2, "no index here", (cache, pool, *out, "--index", tmp_path)),
+        (2, "is no result", (cache, pool, "--out", cache)),
+        (1, "not a feature cache", (cache, tmp_path, *out)),
+        (1, "no prompts 'x'", (cache, pool, *out, "--prompts", "x")),
+    ):
+        found, _, err = call(*arguments)
+        assert (found, text in err) == (status, True), (arguments, err)
+    assert not (tmp_path / "r").exists()
+
+
+def test_another_encoder_ends_with_status_four(
+    call: Call, caches: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = World(tmp_path / "other", seed=5)
+    pool = other.pool(other.labelled(), np.arange(CLASSES))
+    status, _, err = call(caches[0], pool.path, "--out", tmp_path / "r")
+    assert status == 4
+    assert "the encoder differs" in err
+
+
+def test_help_names_the_two_uses(call: Call) -> None:
+    status, out, _ = call("--help")
+    assert status == 0
+    assert "ltcache retrieve-tail cache pool --out retrieved" in out
+    assert "--text" in out
