@@ -37,10 +37,11 @@ _BLOCK = 8192  # rows predicted at once, over all runs
 def architecture(training: Training) -> tuple[Any, ...] | None:
     """Return what runs must have in common to be one problem; None: this one must run alone.
 
-    Alone are fusions, and losses that have a state or noise but no closed form.
+    Alone are fusions, the full-batch solver, and losses with a state or noise but no closed form.
     """
     head, objective, stage, task = training.head, training.objective, training.stage, training.task
-    if stage.fusion or stage.partner is not None:
+    alone = stage.optimisation.optimiser == "lbfgs"
+    if alone or stage.fusion or stage.partner is not None:
         return None
     parameters_to_train(head, stage)  # freezes
     closed = has_closed_form(training)

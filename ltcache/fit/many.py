@@ -27,7 +27,7 @@ from ltcache.fit.head import (
 from ltcache.fit.rows import Rows, hold_out
 from ltcache.fit.stages import Training, ready
 from ltcache.fit.task import StageResult, Task
-from ltcache.fit.train import Trained, train
+from ltcache.fit.train import Trained
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import FeatureSpec, Method, Train
 
@@ -250,7 +250,7 @@ def _trained(
         return train_together(trainings, stops)
     (one,), (stop,) = trainings, stops
     try:
-        return [train(one.head, one.objective, one.stage, one.task, stop)]
+        return [one.train(stop)]
     except FitError:
         return [None]
 

@@ -12,6 +12,7 @@ import torch
 
 from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError
+from ltcache.fit.convex import solve
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageResult, Task
 from ltcache.fit.train import Trained, choose_by, train
@@ -61,6 +62,12 @@ class Training:
     objective: Objective
     init: str
 
+    def train(self, stop_after: int | None) -> Trained:
+        """Train the head in place; see :func:`ltcache.fit.train.train`."""
+        if self.stage.optimisation.optimiser == "lbfgs":
+            return solve(self.head, self.objective, self.stage, self.task)
+        return train(self.head, self.objective, self.stage, self.task, stop_after)
+
     def result(self, trained: Trained) -> StageResult:
         """Return what the stage leaves once its head is trained."""
         residual = None  # an objective that corrects by itself leaves what nobody can state
@@ -84,7 +91,7 @@ def run_train(stage: Train, task: Task, previous: Head | None, choice: Choice) -
     """Run a :class:`ltcache.methods.Train` stage."""
     training = ready(stage, task, previous)
     stop_after = None if choice is None else choice["epoch"]
-    return training.result(train(training.head, training.objective, stage, task, stop_after))
+    return training.result(training.train(stop_after))
 
 
 def _head_to_train(stage: Train, task: Task, previous: Head | None) -> tuple[Head, str]:

@@ -63,26 +63,32 @@ class Optimisation:
     """How parameters are moved; the learning rate falls to zero along a cosine.
 
     Args:
-        optimiser: ``adamw`` or ``sgd`` (Nesterov).
-        lr: first learning rate. weight_decay: on weights, never on vectors such as a bias.
+        optimiser: ``adamw``, ``sgd`` (Nesterov), or ``lbfgs``: all rows at once to convergence, for
+            linear heads under cross entropy with an offset (:mod:`ltcache.fit.convex`).
+        lr: first learning rate. weight_decay: on weights, never on vectors such as a bias; of
+            ``lbfgs`` the factor of |W|^2 / 2 beside the mean loss, scikit-learn's 1 / (C N).
         momentum: of ``sgd``.
         batch: rows of a step; None: N / 32 to the next power of two below, within 32..2,048.
-        epochs: passes over N rows; None: enough for about 1,500 steps, within 8..200.
+        epochs: passes over N rows; None: enough for about 1,500 steps, within 8..200. Of ``lbfgs``
+            the most iterations; None: 500.
         precision: ``fp32``; ``bf16`` makes the two large products in bfloat16, with float32 loss
             and master weights.
+        tolerance: of ``lbfgs``: the largest entry of the gradient at which it ends.
     """
 
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd", "lbfgs"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     momentum: float = 0.9
     batch: int | None = None
     epochs: int | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("adamw", "sgd"):
-            raise UsageError(f"optimisation.optimiser={self.optimiser!r} is none of adamw, sgd")
+        if self.optimiser not in ("adamw", "sgd", "lbfgs"):
+            known = "adamw, sgd, lbfgs"
+            raise UsageError(f"optimisation.optimiser={self.optimiser!r} is none of {known}")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"optimisation.precision={self.precision!r} is none of fp32, bf16")
         for name in ("batch", "epochs"):
