@@ -199,8 +199,8 @@ def test_fields_can_be_chosen_and_unknown_ones_are_refused(tiny: Callable[..., E
     pixels = pixels_for(encoder)
     assert list(encoder.encode_images(pixels, ["pooled"])) == ["pooled"]
     assert list(encoder.encode_images(pixels)) == ["embedding", "pooled"]
-    with pytest.raises(UsageError, match="no field 'tokens': embedding, pooled"):
-        encoder.encode_images(pixels, ["tokens"])
+    with pytest.raises(UsageError, match="no field 'token': embedding, pooled"):
+        encoder.encode_images(pixels, ["token"])
     resnet = tiny(kind="resnet")
     with pytest.raises(UsageError, match=r"no field 'pooled' \(its projection is inside"):
         resnet.encode_images(pixels, ["pooled"])

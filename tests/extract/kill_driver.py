@@ -1,11 +1,12 @@
 """Kills extractions and finishes them; run as a module in a process of its own.
 
-    python -m tests.extract.kill_driver random|steps IMAGES MODEL WORK COUNT
+    python -m tests.extract.kill_driver random|steps|views IMAGES MODEL WORK COUNT
 
 The process imports everything but does no work, so that a forked child starts at once and safely.
 ``random`` kills COUNT children at uniformly random moments of a measured extraction; ``steps``
 kills one child before and one after every call that moves a file to its place. Each time the
 extraction is finished by another child and compared, byte for byte, with an uninterrupted one.
+``views`` kills children that add views to a finished cache, at random moments.
 Prints one JSON object.
 """
 
@@ -39,6 +40,13 @@ def work(images: str, model: str, out: Path) -> None:
     torch.set_num_threads(1)
     encoder = load_encoder(f"local-dir:{model}")
     extract(images, out, encoder=encoder, shard_size=12, batch_size=5, workers=2, threads=1)
+
+
+def add_views(images: str, model: str, out: Path) -> None:
+    """Add two views to a finished cache."""
+    torch.set_num_threads(1)
+    encoder = load_encoder(f"local-dir:{model}")
+    extract(images, out, encoder=encoder, views=("flip", "rrc:3"), workers=2, threads=1)
 
 
 def child(task: Callable[[], None]) -> int:
@@ -111,6 +119,41 @@ def random_kills(images: str, model: str, root: Path, count: int) -> list[dict[s
     return results
 
 
+def view_kills(images: str, model: str, root: Path, count: int) -> list[dict[str, bool]]:
+    """Kill ``count`` additions of views at random moments."""
+    base, whole = root / "base", root / "reference"
+    assert finished(child(lambda: work(images, model, base)))
+    shutil.copytree(base, whole)
+    started = time.perf_counter()
+    assert finished(child(lambda: add_views(images, model, whole)))
+    duration = time.perf_counter() - started
+    reference, before = digests(whole), digests(base)
+    shards = {name: sha for name, sha in before.items() if name.startswith("views/")}
+    results = []
+    rng = random.Random(2027)
+    for number in range(count):
+        out = root / f"killed-{number}"
+        shutil.copytree(base, out)
+        pid = child(lambda out=out: add_views(images, model, out))
+        time.sleep(rng.uniform(0.1, 1) * duration)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        views = open_cache(out).views  # it opens at every moment, with what is whole
+        found = digests(out)
+        resumed = finished(child(lambda out=out: add_views(images, model, out)))
+        results.append(
+            {
+                "all_or_nothing": set(views) in ({"center"}, {"center", "flip", "rrc:3"}),
+                "untouched": shards.items() <= found.items(),
+                "partial": set(views) == {"center"} and bool(list(out.glob("views/flip/*.json"))),
+                "resumed": resumed,
+                "equal": digests(out) == reference,
+            }
+        )
+        shutil.rmtree(out)
+    return results
+
+
 def step_kills(images: str, model: str, root: Path, every: int) -> list[dict[str, bool]]:
     """Kill one extraction before and one after every ``every``-th step of the commit sequence."""
     reference_path, counter = root / "reference", root / "steps"
@@ -165,7 +208,7 @@ def patch(watch: Callable[[bool], None]) -> None:
 def main() -> None:
     """Parse the command line and print the outcomes."""
     mode, images, model, root, count = sys.argv[1:]
-    run = {"random": random_kills, "steps": step_kills}[mode]
+    run = {"random": random_kills, "steps": step_kills, "views": view_kills}[mode]
     print(json.dumps(run(images, model, Path(root), int(count))))
 
 

@@ -53,6 +53,17 @@ def test_killed_at_every_step_of_the_commits(
 
 
 @pytest.mark.slow
+def test_killed_while_views_are_added(
+    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    results = outcomes("views", folder_of_images, tiny_clip, tmp_path, 12)
+    assert len(results) == 12
+    for name in ("all_or_nothing", "untouched", "resumed", "equal"):
+        assert all(result[name] for result in results), name
+    assert sum(result["partial"] for result in results) >= 2, "the kills missed the work"
+
+
+@pytest.mark.slow
 def test_the_installed_command_killed_three_times(
     folder_of_images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
