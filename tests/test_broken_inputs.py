@@ -10,9 +10,13 @@ file and has an exit status; no row is lost; nothing is left behind.
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
+import functools
+import gzip
 import io
 import json
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -26,16 +30,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 
 from ltcache.cache import open_cache
+from ltcache.cache.verify import verify_files
 from ltcache.cli import main as ltcache
 from ltcache.encoder import load_encoder
 from ltcache.errors import ImageError, LtcacheError
 from ltcache.extract import extract
 from ltcache.images import Preprocessing, decode, open_store
+from ltcache.inputs import inputs
 from ltcache.manifest import missing_files, read_manifest
 from ltcache.manifest.names import read_classes
 from ltcache.prompts import read_class_sentences, read_templates
+from ltcache.transfer import export_cache, import_features
 from tests.images import odd
 
 COUNT = 400
@@ -147,9 +156,9 @@ def a_tar(rng: Generator) -> tuple[str, bytes]:
 
 def _member(name: str, data: bytes, rng: Generator) -> tuple[tarfile.TarInfo, io.BytesIO]:
     info = tarfile.TarInfo(name)
-    if rng.random() < 0.04:
+    if rng.random() < 0.08:
         info.name = _pick([p for p in HOSTILE_PATHS if "\ud800" not in p and len(p) < 90], rng)
-    if rng.random() < 0.04:
+    if rng.random() < 0.08:
         info.type = _pick(
             (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE), rng
         )
@@ -211,6 +220,115 @@ def a_text_file(rng: Generator) -> tuple[str, bytes]:
     return name, damaged(data, rng) if rng.random() < 0.5 else data
 
 
+def a_description(rng: Generator) -> tuple[str, bytes]:
+    """Return the ``descriptions.json`` of a manifest directory with a hostile field or damage."""
+    sentences: dict[str, Any] = {"0": ["a small ant"], "1": ["a bee", "a wasp"], "2": ["a cat"]}
+    for _ in range(rng.integers(0, 3)):
+        hostile = _pick((*HOSTILE_VALUES, *HOSTILE_PATHS), rng)
+        key = _pick((*sorted(sentences), "7", "-1", str(hostile)), rng)
+        sentences[key] = _pick((hostile, [hostile], [[hostile]], {"x": hostile}, []), rng)
+    data = _encode(json.dumps(sentences))
+    return "descriptions.json", damaged(data, rng) if rng.random() < 0.4 else data
+
+
+def some_arrays(rng: Generator) -> tuple[str, bytes]:
+    """Return features to import, of odd shapes, types and values, or damaged."""
+    rows = int(rng.integers(0, 7))
+    features: Any = rng.normal(size=(rows, 4))
+    features = _pick(
+        (
+            features, features.astype(np.float32), features.astype(np.float16), features[:, None],
+            features.astype(">f4"), features * 1e300, features * np.nan, features[0:0], features.T,
+            features.astype(int), features.astype(str), features[..., None, None], features.ravel(),
+            np.float64(1.5), features * (np.arange(4) > 4), features.astype(complex),
+        ),
+        rng,
+    )  # fmt: skip
+    labels = _pick(
+        (
+            np.arange(rows) % 3, np.arange(rows) - 3, np.full(rows, 2**62), np.eye(7)[:rows],
+            np.arange(rows) * 0.5, np.array(["a", "b"] * 4)[:rows], np.arange(rows + 1),
+            np.full(rows, np.nan), np.arange(rows) > 2, np.array(1),
+        ),
+        rng,
+    )  # fmt: skip
+    names = _pick((("features", "labels"), ("train_features", "test_labels"), ("x", "text")), rng)
+    arrays = dict(zip(names, (features, labels), strict=True))
+    kind = _pick(tuple(_WRITERS), rng)
+    data = _WRITERS[kind](arrays)
+    return f"features.{kind}", damaged(data, rng) if rng.random() < 0.5 else data
+
+
+def _npy(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, next(iter(arrays.values())))
+    return buffer.getvalue()
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+        for name, array in plain.items()
+        if array.dtype.kind in "fiub"
+    }
+
+
+def _pt(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({**_tensors(arrays), "note": "text"}, buffer)
+    return buffer.getvalue()
+
+
+_WRITERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "npy": _npy,
+    "npz": _npz,
+    "safetensors": lambda arrays: safetensors.torch.save(_tensors(arrays)),
+    "pt": _pt,
+}
+
+
+def an_export(rng: Generator) -> tuple[str, bytes]:
+    """Return one file of an export of ltcache, damaged or with a hostile value in its JSON."""
+    name, data = _pick(sorted(_exported().items()), rng)
+    if name.endswith(".json") and rng.random() < 0.5:
+        value = json.loads(data)
+        key = _pick(sorted(value), rng)
+        value[key] = _pick((*HOSTILE_VALUES, *HOSTILE_PATHS), rng)
+        return name, _encode(json.dumps(value))
+    return name, damaged(data, rng)
+
+
+@functools.cache
+def _exported() -> dict[str, bytes]:
+    """Return the files of a small export by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, rng = Path(folder), np.random.default_rng(0)
+        text = rng.normal(size=(3, 4)).astype(np.float32)
+        features = rng.normal(size=(6, 4)).astype(np.float32)
+        np.savez(source / "a.npz", features=features, labels=np.arange(6) % 3, text=text)
+        import_features(source / "a.npz", source / "cache")
+        export_cache(source / "cache", source / "out")
+        return {file.name: file.read_bytes() for file in (source / "out").iterdir()}
+
+
+def a_stream(rng: Generator) -> tuple[str, bytes]:
+    """Return an archive as ``predict`` takes it: a tar, compressed or not, or a zip."""
+    kind = _pick(("tar", "tar.gz", "tar.bz2", "tar.xz", "zip"), rng)
+    if kind == "zip":
+        return f"stream.{kind}", a_zip(rng)[1]
+    data = a_tar(rng)[1]
+    pack = {"tar": bytes, "tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}
+    data = pack[kind](data)
+    return f"stream.{kind}", damaged(data, rng) if rng.random() < 0.3 else data
+
+
 def an_image(rng: Generator) -> tuple[str, bytes]:
     """Return a damaged image of some kind."""
     name, data = _pick(sorted(IMAGES.items()), rng)
@@ -226,6 +344,10 @@ KINDS: dict[str, Callable[[Generator], tuple[str, bytes]]] = {
     "zip": a_zip,
     "card": a_card,
     "text": a_text_file,
+    "descriptions": a_description,
+    "arrays": some_arrays,
+    "export": an_export,
+    "stream": a_stream,
 }
 
 
@@ -236,8 +358,35 @@ def use(kind: str, path: Path) -> None:
         assert image.pixels.shape == (3, 16, 16) and image.pixels.dtype == np.uint8
     elif kind == "text":
         _use_text(path)
+    elif kind in ("arrays", "export"):
+        _use_features(path.parent / "export" if kind == "export" else path)
+    elif kind == "stream":
+        _use_stream(path)
     else:
-        _use_source(path.parent if kind == "card" else path)
+        _use_source(path.parent if kind in ("card", "descriptions") else path)
+
+
+def _use_features(path: Path) -> None:
+    out = path.with_name("cache")
+    report = import_features(path, out, shard_size=4)
+    rows = open_cache(out).manifest.rows
+    assert sum(report.rows.values()) == rows.num_rows > 0
+    assert rows["status"].to_pylist().count("failed") == report.failed
+    assert verify_files(out).ok
+    shutil.rmtree(out)
+
+
+def _use_stream(path: Path) -> None:
+    """Every member is read or has a reason; an archive that ends early says so in a last one."""
+    failed = 0
+    for item in inputs([path]):
+        try:
+            assert isinstance(item.read(), bytes)
+        except ImageError as error:
+            assert str(error)
+            failed += 1
+    if failed:
+        raise ImageError(f"{path.name}: {failed} members failed")
 
 
 def _use_text(path: Path) -> None:
@@ -274,11 +423,18 @@ def outcome(kind: str, seed: int, folder: Path) -> str:
     (folder / "images").mkdir()
     (folder / "images" / "a.png").write_bytes(b"image")
     path = folder / name
+    if kind == "export":
+        (folder / "export").mkdir()
+        for file, content in _exported().items():
+            (folder / "export" / file).write_bytes(content)
+        path = folder / "export" / name
+    if kind == "descriptions":
+        (folder / "dataset.json").write_text('{"name": "birds"}')
     path.write_bytes(data)
     before = sorted(file.name for file in folder.iterdir())
     refusal = None
     try:
-        use(kind, path)
+        use(kind, path if kind != "export" else folder / name)
     except LtcacheError as error:
         refusal = error
     assert sorted(file.name for file in folder.iterdir()) == before
@@ -338,7 +494,7 @@ def test_broken_images_cost_their_own_rows(tiny_clip: Path, tmp_path: Path) -> N
     assert (np.isnan(found).any((1, 2)) == (np.array(rows["status"].to_pylist()) == "failed")).all()
 
 
-@pytest.mark.parametrize("kind", ["list", "tar", "zip", "parquet", "card"])
+@pytest.mark.parametrize("kind", ["list", "tar", "zip", "parquet", "card", "descriptions"])
 def test_the_command_line_refuses_in_one_message(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,7 +505,7 @@ def test_the_command_line_refuses_in_one_message(
         if outcome(kind, seed, folder) == "used":
             continue
         name = KINDS[kind](np.random.default_rng([seed, sorted(KINDS).index(kind)]))[0]
-        source = folder if kind == "card" else folder / name
+        source = folder if kind in ("card", "descriptions") else folder / name
         with pytest.raises(SystemExit) as caught:
             ltcache(["extract", str(source), "--out", str(folder / "cache")])
         captured = capsys.readouterr()

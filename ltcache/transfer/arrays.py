@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return _read_torch(path)
     except UsageError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy lets errors of its tokenizer, of zlib and others pass
         raise UsageError(f"{path}: cannot be read ({_first_line(error)})") from None
     raise UsageError(f"{path}: features are read from {', '.join(SUFFIXES)}")
 

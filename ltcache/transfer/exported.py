@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ import pyarrow.parquet as pq
 from ltcache.cache import EncoderState, PromptEmbeddings
 from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.index import EXTRACTED
-from ltcache.errors import UsageError
+from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest import Manifest
+from ltcache.manifest.text import read_json
 from ltcache.transfer.arrays import Stack, read_arrays
 
 FORMAT = 1
@@ -52,17 +52,18 @@ def read_export(path: Path) -> Exported:
         UsageError: files are missing or do not belong together.
     """
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = read_json(path / RECORD)
         if record["format"] != FORMAT:
             raise UsageError(f"{path}: format {record['format']}, this ltcache reads {FORMAT}")
         table = pq.read_table(path / ROWS)
-        header = json.loads((path / CLASSES).read_text(encoding="utf-8"))
+        header = read_json(path / CLASSES)
         files = [path / f"{field}.npy" for field in record["fields"]]
         stacks = {f.stem: Stack([read_arrays(f)[f.stem]], f.stem) for f in files}
         tensors = read_arrays(path / ENCODER)
         unchanged = all(file_digest(path / n) == sha for n, sha in record["files"].items())
         plain = table.drop_columns([name for name in EXTRACTED if name in table.column_names])
         manifest = Manifest.from_header(header, plain)
+        manifest.header()  # what cannot be written again is found here, not at the end
         prompts = [_read_prompts(path, entry) for entry in record["prompts"]]
         encoder = EncoderState(
             **record["encoder"],
@@ -70,7 +71,7 @@ def read_export(path: Path) -> Exported:
             projection_bias=tensors.get("projection_bias"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        if isinstance(error, UsageError):
+        if isinstance(error, (UsageError, ManifestError)):
             raise
         raise UsageError(f"{path}: not a whole export ({error})") from None
     for name, stack in stacks.items():

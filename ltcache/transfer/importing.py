@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ltcache.cache import EncoderState, PromptEmbeddings, open_cache
 from ltcache.cache.fingerprint import bytes_digest, digest, file_digest
-from ltcache.errors import UsageError
+from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest import Manifest
 from ltcache.transfer.arrays import Stack
 from ltcache.transfer.exported import read_export
@@ -105,6 +106,55 @@ def import_features(
     check_place(out)
     kind = guess_layout(source) if layout == "auto" else layout
     notes: list[str] = []
+    with _naming(source):
+        content = _read(
+            source, kind, notes, name or source.stem, feature_field, split, labels, splits, classes,
+            text, manifest, logit_scale,
+        )  # fmt: skip
+        if encoder_of is not None:
+            content = _on_your_word(content, encoder_of)
+    written = write_cache(out, content, shard_size)
+    counts = pc.value_counts(written["split"])
+    rows_in = dict(zip(*(counts.field(i).to_pylist() for i in (0, 1)), strict=True))
+    return ImportReport(
+        path=out,
+        layout=kind,
+        rows={name: rows_in[name] for name in content.manifest.splits},
+        failed=int(pc.sum(pc.equal(written["status"], "failed")).as_py() or 0),
+        classes=content.manifest.num_classes,
+        fields={name: stack.dim for name, stack in content.stacks.items()},
+        prompts=tuple(prompts.name for prompts in content.prompts),
+        restored=kind == "ltcache" and not notes,
+        notes=tuple(notes),
+    )
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Let every refusal name the source."""
+    try:
+        yield
+    except (UsageError, ManifestError) as error:
+        if source.name in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from None
+
+
+def _read(
+    source: Path,
+    kind: str,
+    notes: list[str],
+    name: str,
+    feature_field: str,
+    split: str,
+    labels: str | Path | np.ndarray | None,
+    splits: str | Path | Sequence[str] | None,
+    classes: str | Path | Sequence[str] | None,
+    text: str | Path | np.ndarray | None,
+    manifest: str | Path | Manifest | None,
+    logit_scale: float | None,
+) -> Content:
+    """Return what a source holds, with what the caller said in place of it; adds to ``notes``."""
     if kind == "ltcache":
         exported = read_export(source)
         content = Content(
@@ -114,32 +164,17 @@ def import_features(
         if not exported.unchanged:
             notes.append("files were changed since the export: the features get a new identity")
             content.encoder = _state(
-                exported.stacks, _digest_files(exported.files), name or source.name, {}, None
+                exported.stacks, _digest_files(exported.files), name, {}, None
             )  # its texts belong to the old identity
             content.prompts = []
-    else:
-        found = read_layout(source, kind)
-        override(found, labels, splits, classes, text)
-        rename_field(found, feature_field)
-        notes += found.notes
-        stacks = stacks_of(found)
-        rows = manifest_of(found, manifest, name or source.stem, split)
-        content = _content(found, stacks, rows, name or source.stem, logit_scale)
-    if encoder_of is not None:
-        content = _on_your_word(content, encoder_of)
-    written = write_cache(out, content, shard_size)
-    counts = Counter(written["split"].to_pylist())
-    return ImportReport(
-        path=out,
-        layout=kind,
-        rows={name: counts[name] for name in content.manifest.splits},
-        failed=written["status"].to_pylist().count("failed"),
-        classes=content.manifest.num_classes,
-        fields={name: stack.dim for name, stack in content.stacks.items()},
-        prompts=tuple(prompts.name for prompts in content.prompts),
-        restored=kind == "ltcache" and not notes,
-        notes=tuple(notes),
-    )
+        return content
+    found = read_layout(source, kind)
+    override(found, labels, splits, classes, text)
+    rename_field(found, feature_field)
+    notes += found.notes
+    stacks = stacks_of(found)
+    rows = manifest_of(found, manifest, name, split)
+    return _content(found, stacks, rows, name, logit_scale)
 
 
 def _content(

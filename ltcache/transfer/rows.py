@@ -13,6 +13,7 @@ from ltcache.manifest import ClassList, Manifest, read_classes, read_manifest
 from ltcache.transfer.arrays import Stack
 from ltcache.transfer.layouts import Found, Part, read_column
 
+_MOST_CLASSES = 10_000_000
 _UNLABELLED = ("", "None")  # how a list of class names says that a row has none
 
 
@@ -106,14 +107,14 @@ def manifest_of(
 
 def _splits_of(part: Part, split: str) -> np.ndarray:
     if part.splits is not None:
-        if len(part.splits) != _length(part):
-            raise UsageError(f"{len(part.splits)} splits for {_length(part)} rows of features")
+        if part.splits.ndim != 1 or len(part.splits) != _length(part):
+            raise UsageError(f"splits {part.splits.shape} for {_length(part)} rows of features")
         return np.asarray(part.splits, dtype=object)
     return np.full(_length(part), part.split or split, dtype=object)
 
 
 def _keys_of(part: Part) -> list[str]:
-    if part.keys is None or len(part.keys) != _length(part):
+    if part.keys is None or part.keys.shape != (_length(part),):
         return [""] * _length(part)
     return [str(key) for key in part.keys.tolist()]
 
@@ -135,8 +136,10 @@ def _labels(found: Found) -> tuple[np.ndarray, ClassList]:
         names = sorted(named_by - set(_UNLABELLED))
     labels = np.concatenate([_numbered(column, names) for column in columns])
     most = int(labels.max(initial=-1)) + 1
-    of_text = 0 if found.text is None else len(found.text)
+    of_text = 0 if found.text is None else _num_texts(found.text)
     if names is None:
+        if most > _MOST_CLASSES:
+            raise UsageError(f"label {most - 1} is too high to be one: name the classes")
         names = [f"class {label}" for label in range(max(most, of_text))]
     if most > len(names) or labels.min() < -1 or (of_text and of_text != len(names)):
         raise UsageError(
@@ -144,6 +147,12 @@ def _labels(found: Found) -> tuple[np.ndarray, ClassList]:
             + (f" and {of_text} class texts" if of_text else "")
         )
     return labels, ClassList(tuple(names), (None,) * len(names))
+
+
+def _num_texts(text: np.ndarray) -> int:
+    if text.ndim not in (2, 3):
+        raise UsageError(f"class texts {text.shape} are not (C, D) or (C, M, D)")
+    return len(text)
 
 
 def _from_one_hot(column: np.ndarray) -> np.ndarray:
