@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from ltcache.cli.options import allow_stale, cache_argument, general, print_json
+from ltcache.cli.options import allow_stale, general, print_json
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
 
 
 @click.command("retrieve-tail", short_help="Choose images of an unlabelled pool for rare classes.")
-@cache_argument
+@click.argument("cache", required=False, type=click.Path(path_type=Path))
 @click.argument("pool", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The result to write.")
 @click.option(
@@ -101,10 +101,31 @@ from ltcache.errors import UsageError
     help="Of the first pass; candidates are scored again in float64 either way.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a result of other settings.")
+@click.option(
+    "--decisions",
+    type=click.Path(path_type=Path),
+    help="Accept and reject as this file says, which the gallery exports.",
+)
+@click.option(
+    "--gallery/--no-gallery",
+    default=None,
+    help="Write gallery.html: look at every class, accept and reject.  [default: where the pool's "
+    "images are known]",
+)
+@click.option("--tsne", is_flag=True, help="Draw training, retrieved and prompt embeddings.")
+@click.option("--source", help="What CACHE was extracted from: its images, for the gallery.")
+@click.option("--pool-source", help="What POOL was extracted from: its images, for the gallery.")
+@click.option(
+    "--apply",
+    "there",
+    metavar="RETRIEVED",
+    type=click.Path(path_type=Path),
+    help="Instead of retrieving, take a result that is there for --decisions, --gallery, --tsne.",
+)
 @allow_stale
 @general
 def command(
-    cache: Path,
+    cache: Path | None,
     pool: Path | None,
     out: Path | None,
     as_json: bool,
@@ -118,27 +139,41 @@ def command(
     near to another class, a copy of a training image or of another pick, or the same as a
     validation or test image. OUT holds every candidate with what became of it and why.
 
+    A gallery shows the images from disk; --source and --pool-source say where they are. It exports
+    decisions, and --apply --decisions puts them into force in place of those before.
+
     With --text or --image the pool is searched instead, and one cache is enough.
 
     \b
     ltcache extract web/ --unlabelled --out pool
     ltcache retrieve-tail cache pool --out retrieved --to-precision 0.8
     ltcache retrieve-tail cache pool --out retrieved --max-count 20 --up-to 50 --per-source 10
+    ltcache retrieve-tail cache pool --out retrieved --source photos/ --pool-source web/ --tsne
+    ltcache retrieve-tail --apply retrieved --decisions decisions.json
     ltcache retrieve-tail pool --text "a drawing of a red fox" --top 20
     """
-    if texts or images:
+    if options["there"] is not None:
+        from ltcache.cli.gallery import apply_to
+
+        apply_to(options["there"], cache, as_json, options)
+        return
+    if (texts or images) and cache is not None:
         _search(pool or cache, texts, images, as_json, options)
         return
-    if pool is None or out is None:
+    if cache is None or pool is None or out is None:
         raise UsageError("give CACHE, POOL and --out, or --text or --image to search one cache")
     _retrieve(cache, pool, out, as_json, options)
 
 
 def _retrieve(cache: Path, pool: Path, out: Path, as_json: bool, options: dict[str, Any]) -> None:
     from ltcache.cache import open_cache
+    from ltcache.cli.gallery import check_pictures, pictures
     from ltcache.retrieval import Settings, retrieve_tail
+    from ltcache.retrieval.decisions import read_decisions
 
     opened, source = open_cache(cache), open_cache(pool)
+    stores = check_pictures(opened.manifest.name, source.manifest.name, options)
+    decisions = read_decisions(options["decisions"]) if options["decisions"] else None
     settings = Settings(
         groups=options["groups"],
         max_count=options["max_count"],
@@ -169,8 +204,10 @@ def _retrieve(cache: Path, pool: Path, out: Path, as_json: bool, options: dict[s
             precision=options["precision"],
             allow_stale=options["allow_stale"],
             overwrite=options["overwrite"],
+            decisions=decisions,
             progress=bar,
         )
+    pictures(result, opened, stores, options)
     if as_json:
         print_json(result.record | {"path": str(out)})
         return

@@ -1,0 +1,304 @@
+"""A result of a retrieval as one HTML page: look at every class, accept and reject, export.
+
+The page is one file that is opened from disk. Thumbnails are in it as data URIs, one block of data
+for each class, so that a browser decodes one class at a time; nothing is loaded from elsewhere, and
+a content security policy holds the page to that. What stands in it of names, captions and addresses
+is data, never markup.
+
+Decisions are kept by the browser under the key of the retrieval, and leave as a JSON file
+(:mod:`ltcache.retrieval.decisions`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ltcache.cache import Cache
+from ltcache.cache.fingerprint import bytes_digest, digest, require_equal
+from ltcache.errors import ImageError, ManifestError, UsageError
+from ltcache.images import ImageStore, open_store, thumbnail
+from ltcache.manifest import packaged_names, read_manifest
+from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
+from ltcache.retrieval.guards import REASONS
+from ltcache.retrieval.result import ACCEPTED, Retrieved, tally
+
+GALLERY = "gallery.html"
+PICKS, NEAR_MISSES, TRAINING = 100, 24, 12
+"""Images of a class that are shown, at most: taken, rejected, of training."""
+
+_COPIED = ("key", "uri", "p", "log_odds", "margin", "rank", "status", "reason", "duplicate_of",
+           "url", "caption", "licence", "source", "width", "height")  # fmt: skip
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class GalleryReport:
+    """What was written.
+
+    Args:
+        path: the page. bytes: its size. classes: on it. images: thumbnails in it.
+        missing: why an image has none -> how many.
+    """
+
+    path: Path
+    bytes: int
+    classes: int
+    images: int
+    missing: dict[str, int]
+
+
+def find_store(source: str | Path | None, name: str) -> ImageStore | None:
+    """Return where images can be read, or None where nothing says it.
+
+    Args:
+        source: what the cache was extracted from, as ``ltcache extract`` takes it.
+        name: of the cache's manifest; a packaged one is found by it.
+
+    Raises:
+        ManifestError: the source cannot be read.
+    """
+    if source is None:
+        return open_store(read_manifest(name).root) if name in packaged_names() else None
+    try:
+        return open_store(read_manifest(source).root)
+    except ManifestError:
+        return open_store(read_manifest(source, labelled=False).root)
+
+
+def write_gallery(
+    result: Retrieved,
+    cache: Cache,
+    *,
+    images: ImageStore | None = None,
+    pool_images: ImageStore | None = None,
+    out: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> GalleryReport:
+    """Write the page of a result.
+
+    Args:
+        result: as :func:`ltcache.retrieval.open_retrieved` gives it.
+        cache: the labelled cache that it was made for, for training images.
+        images, pool_images: where the images of both caches are; without one the page says so in
+            the place of each picture. A file that is not the one that was encoded is not shown.
+        out: the file; ``gallery.html`` in the result's directory by default.
+        progress: called with classes done and classes in all.
+
+    Raises:
+        UsageError: the result has no directory and no ``out`` is given.
+        IdentityError: the result was made for another cache (status 4).
+    """
+    check_cache(result, cache)
+    if out is None and result.path is None:
+        raise UsageError("the result was not written: say where the gallery shall be")
+    path = Path(out) if out is not None else Path(result.path or "") / GALLERY
+    page = _Page(result, cache, images, pool_images)
+    partial = path.parent / f".{path.name}.{uuid4().hex}"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.writelines(page.parts(progress))
+        size = partial.stat().st_size
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return GalleryReport(path, size, len(result.classes), page.pictures, dict(page.missing))
+
+
+def check_cache(result: Retrieved, cache: Cache) -> None:
+    """Refuse a cache that the result was not made for.
+
+    Raises:
+        IdentityError: with what differs (status 4).
+    """
+    made_for = result.record["identities"]["cache"]
+    found = {"classes": cache.classes.identity(), "encoder": cache.encoder}
+    found["rows"] = cache.manifest.identity()["rows"]
+    require_equal(
+        "cache",
+        {name: made_for[name] for name in found},
+        found,
+        remedy=f"{cache.path} is not the cache that this result was made for, or its rows have "
+        "changed since",
+    )
+
+
+class _Page:
+    """One page while it is written; counts pictures as it goes."""
+
+    def __init__(
+        self,
+        result: Retrieved,
+        cache: Cache,
+        images: ImageStore | None,
+        pool_images: ImageStore | None,
+    ) -> None:
+        self.result, self.cache = result, cache
+        self.images, self.pool_images = images, pool_images
+        self.table = undecided(result)
+        taken = self.table.filter(pc.equal(self.table["status"], ACCEPTED))
+        pairs = zip(taken["key"].to_pylist(), taken["class_name"].to_pylist(), strict=True)
+        self.taken_for = dict(pairs)
+        self.train = cache.rows("train") if "train" in cache.splits else np.zeros(0, np.int64)
+        self.train_labels = cache.manifest.rows["label"].to_numpy()[self.train]
+        self.pictures = 0
+        self.missing: Counter[str] = Counter()
+
+    def parts(self, progress: Callable[[int, int], None] | None) -> Iterator[str]:
+        """Yield the page's text, class by class, so that one class is in memory at a time."""
+        style, script = _asset("gallery.css"), _asset("gallery.js")
+        policy = (
+            "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+            f"style-src '{_source_hash(style)}'; script-src '{_source_hash(script)}'"
+        )
+        record = self.result.record
+        title = html.escape(f"{record['pool']} for the rare classes of {record['cache']}")
+        values = {"policy": policy, "title": title, "style": style, "script": script}
+        for piece in re.split(r"(\{\{\w+\}\})", _asset("gallery.html")):
+            name = piece.strip("{}")
+            if piece != "{{data}}":
+                yield values[name] if piece == f"{{{{{name}}}}}" else piece
+                continue
+            yield _data("page", self._header())
+            classes = self.result.classes
+            with ThreadPoolExecutor(_WORKERS) as workers:
+                for done, entry in enumerate(classes, 1):
+                    yield _data(f"class-{entry['label']}", self._class(entry, workers))
+                    if progress is not None:
+                        progress(done, len(classes))
+
+    def _header(self) -> dict[str, Any]:
+        record, table = self.result.record, self.table
+        least = record["thresholds"]["p"]["value"]
+        chosen = decisions_of(self.result).chosen
+        identity = retrieval_identity(self.result)
+        return {
+            "key": digest(identity),
+            "retrieval": identity,
+            "about": f"{len(self.result.classes)} classes; p_k is the softmax over all "
+            f"{len(self.cache.classes)} classes, taken from {least:.3g} up; at most {PICKS} taken "
+            f"and {NEAR_MISSES} rejected images of a class are shown",
+            "reasons": REASONS,
+            "classes": [entry | tally(table, entry["label"]) for entry in self.result.classes],
+            "decisions": [[f"{label}\t{key}", found] for (label, key), found in chosen.items()],
+        }
+
+    def _class(self, entry: dict[str, Any], workers: ThreadPoolExecutor) -> dict[str, Any]:
+        """Return the data of one class: items, training images and the pictures of both."""
+        mine = self.table.filter(pc.equal(self.table["label"], entry["label"]))
+        candidates = mine.take(pa.array(_shown(mine), pa.int64())).to_pylist()
+        wanted: dict[tuple[str, int], int] = {}  # (side, row) -> place in the list of pictures
+
+        def place(side: str, row: int) -> int:
+            return wanted.setdefault((side, row), len(wanted))
+
+        items = []
+        for row in candidates:
+            item = {name: row[name] for name in _COPIED} | self._neighbour(row)
+            nearest = row["train_row"]
+            item["image"] = place("pool", row["pool_row"])
+            item["nearest_image"] = place("train", nearest) if nearest >= 0 else None
+            items.append(item)
+        own = _spread(self.train[self.train_labels == entry["label"]], TRAINING)
+        keys = self.cache.manifest.rows["key"].take(pa.array(own, pa.int64())).to_pylist()
+        training = [
+            {"key": key, "image": place("train", int(row))}
+            for key, row in zip(keys, own, strict=True)
+        ]
+        files = {row["pool_row"]: (row["uri"], row["sha256"]) for row in candidates}
+        pictures = list(workers.map(lambda at: self._picture(at, files), wanted))
+        self.pictures += sum("data" in picture for picture in pictures)
+        self.missing.update(picture["error"] for picture in pictures if "error" in picture)
+        return {"items": items, "training": training, "images": pictures}
+
+    def _neighbour(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return what the columns of a candidate say of other images."""
+        names, label = self.cache.classes.names, row["train_label"]
+        owner = self.taken_for.get(row["key"], "")
+        return {
+            "runner_up": row["runner_up_name"],
+            "nearest_key": row["train_key"],
+            "nearest_class": names[label] if label >= 0 else "",
+            "nearest_similarity": row["train_similarity"],
+            "taken_for": owner if owner != row["class_name"] else "",
+            "locked": row["reason"] in LOCKED,
+        }
+
+    def _picture(self, at: tuple[str, int], files: dict[int, tuple[str, str]]) -> dict[str, str]:
+        """Return ``{"data": data URI}``, or ``{"error": why there is none}``."""
+        side, row = at
+        store = self.pool_images if side == "pool" else self.images
+        if store is None:
+            what = "the pool" if side == "pool" else "the labelled images"
+            return {"error": f"where {what} lie was not said"}
+        uri, content = files[row] if side == "pool" else self._training_file(row)
+        try:
+            data = store.read(uri)
+            if content and bytes_digest(data) != content:
+                return {"error": "the file is no longer the one that was encoded"}
+            return {"data": "data:image/webp;base64," + base64.b64encode(thumbnail(data)).decode()}
+        except ImageError as error:
+            return {"error": str(error)}
+
+    def _training_file(self, row: int) -> tuple[str, str]:
+        rows = self.cache.manifest.rows
+        content = rows["sha256"][row].as_py() if "sha256" in rows.column_names else ""
+        return rows["uri"][row].as_py(), content or ""
+
+
+def _shown(mine: pa.Table) -> list[int]:
+    """Return rows of a class to show, by rank: the best taken ones, and near misses.
+
+    Of the near misses the best of every reason come first, so that no reason is crowded out.
+    """
+    order = np.argsort(mine["rank"].to_numpy(), kind="stable").tolist()
+    reasons = mine["reason"].to_pylist()
+    taken = [n for n in order if not reasons[n]][:PICKS]
+    seen: Counter[str] = Counter()
+    rejected: list[tuple[int, int, int]] = []
+    for rank, n in enumerate(order):
+        if reasons[n]:
+            rejected.append((seen[reasons[n]], rank, n))
+            seen[reasons[n]] += 1
+    near = sorted((rank, n) for _, rank, n in sorted(rejected)[:NEAR_MISSES])
+    return taken + [n for _, n in near]
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many rows, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)])
+
+
+def _asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _source_hash(text: str) -> str:
+    """Return how a content security policy names the one script or style that may be used."""
+    found = hashlib.sha256(text.encode()).digest()
+    return "sha256-" + base64.b64encode(found).decode()
+
+
+def _data(name: str, value: Any) -> str:
+    """Return a block of JSON that cannot end its element, whatever texts are in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'<script type="application/json" id="{name}">{text}</script>\n'
