@@ -21,11 +21,13 @@ from uuid import uuid4
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import canonical_json, digest
 from ltcache.errors import FitError, UsageError
-from ltcache.heads import FeatureTransform, Head, HeadContext, predict
+from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
 from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
 
@@ -48,6 +50,7 @@ class Run:
         history: one record per epoch.
         metrics: split -> scores.
         class_names: in label order, for per_class.csv.
+        rest: of a head on tokens, the image tower behind them (:meth:`Cache.rest`), else empty.
         path: its directory, or None for a run that was not written.
     """
 
@@ -58,6 +61,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Metrics] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    rest: Mapping[str, np.ndarray] = field(default_factory=dict)
     path: Path | None = None
 
     @property
@@ -67,12 +71,17 @@ class Run:
         return digest([self.method.to_dict(), {part: self.record[part] for part in parts}])
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return float32 (n, C) for raw features (n, v, D) or (n, D); the mean over crops."""
+        """Return float32 (n, C) for raw features (n, v, D) or (n, D); the mean over crops.
+
+        A head on tokens takes (n, v, T, D).
+        """
         tensor = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-        rows, crops = len(tensor), tensor.shape[1] if tensor.ndim == 3 else 1
-        flat = tensor.reshape(rows * crops, -1)
-        if flat.shape[1] != self.head.dim:
-            raise FitError(f"the head takes {self.head.dim} dimensions, not {flat.shape[1]}")
+        if tensor.ndim == 2:
+            tensor = tensor[:, None]
+        rows, crops = tensor.shape[:2]
+        flat = tensor.flatten(0, 1)
+        if flat.shape[-1] != self.head.dim:
+            raise FitError(f"the head takes {self.head.dim} dimensions, not {flat.shape[-1]}")
         logits = predict(self.head, self.transform(flat))
         return logits.reshape(rows, crops, -1).mean(dim=1).numpy()
 
@@ -105,6 +114,8 @@ class Run:
         tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         tensors |= {f"transform.{n}": v for n, v in self.transform.state_dict().items()}
         save_file({n: v.contiguous() for n, v in tensors.items()}, directory / "head.safetensors")
+        if self.rest:
+            save_arrays(dict(self.rest), directory / "rest.safetensors")
         record = {"format": FORMAT, "method": self.method.name, "key": self.key, **self.record}
         write_json(directory / "run.json", record)
         write_json(directory / "config.json", self.method.to_dict())
@@ -157,18 +168,22 @@ def open_run(path: str | Path) -> Run:
         tensors = load_file(path / "head.safetensors")
         with open(path / "per_class.csv", newline="", encoding="utf-8") as file:
             names = tuple(row["name"] for row in csv.DictReader(file))
-        head, transform = _rebuild(method, record, tensors)
+        rest = load_arrays(path / "rest.safetensors") if record["field"] == "tokens" else {}
+        head, transform = _rebuild(method, record, tensors, rest)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FitError(f"{path}: the run cannot be read ({error})") from error
     metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
     history = [json.loads(line) for line in lines]
     for name in ("format", "method", "key"):
         record.pop(name, None)
-    return Run(method, head, transform, record, history, metrics, names, path)
+    return Run(method, head, transform, record, history, metrics, names, rest, path)
 
 
 def _rebuild(
-    method: Method, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    method: Method,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    rest: Mapping[str, np.ndarray],
 ) -> tuple[Head, FeatureTransform]:
     def under(prefix: str) -> dict[str, torch.Tensor]:
         return {n[len(prefix) + 1 :]: v for n, v in tensors.items() if n.startswith(prefix + ".")}
@@ -179,6 +194,7 @@ def _rebuild(
         num_classes=len(record["class_counts"]),
         class_counts=torch.tensor(record["class_counts"]),
         logit_scale=record["logit_scale"],
+        tokens=token_map(record["identities"]["encoder"], rest) if rest else None,
         **{name: kept[name] for name in _KEPT if name in kept},
     )
     head = build_head(method.stages, record["choices"], context)
@@ -186,6 +202,18 @@ def _rebuild(
     transform = FeatureTransform(method.feature.transform, context.dim)
     transform.load_state_dict(under("transform"))
     return head.eval(), transform.eval()
+
+
+def token_map(encoder: Mapping[str, Any], rest: Mapping[str, np.ndarray]) -> TokenMap:
+    """Return how the tokens of an encoder lie, with the rest of its tower as a module.
+
+    Args:
+        encoder: its identity. rest: see :meth:`Cache.rest`.
+    """
+    from ltcache.encoder import build_rest
+
+    module = build_rest(encoder, rest)
+    return TokenMap(module.grid, module.class_token, encoder["dims"]["embedding"], module)
 
 
 def check_place(out: Path, key: str, overwrite: bool) -> None:

@@ -102,6 +102,10 @@ class FakeCache:
         """Return field -> dimension."""
         return {name: values.shape[2] for name, values in self._features.items()}
 
+    def crops(self, view: str = "center") -> int:
+        """Return the crops of each image."""
+        return int(self._features["embedding"].shape[1])
+
     def rows(self, split: str | None = None) -> np.ndarray:
         """Return the row numbers of a split."""
         column = np.array(self.manifest.rows["split"].to_pylist())

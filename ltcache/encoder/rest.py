@@ -44,6 +44,11 @@ class Rest(nn.Module):
         self.visual = visual
         self.grid = grid
 
+    @property
+    def class_token(self) -> bool:
+        """Whether the first token is no part of the map."""
+        return isinstance(self.visual, VisionTransformer)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings of tokens."""
         visual: Any = self.visual

@@ -29,7 +29,7 @@ from ltcache.methods import (
     override,
 )
 from ltcache.metrics import GroupScheme, Metrics
-from ltcache.run import Run, check_place, score, write_json
+from ltcache.run import Run, check_place, score, token_map, write_json
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -85,7 +85,7 @@ def fit_adapter(
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else check_texts(cache, text_set, allow_stale)
     rows = rows_of(cache, "train", field, method.feature.view)
-    crops = len(rows) // max(1, int((cache.labels("train") >= 0).sum()))
+    crops = cache.crops(method.feature.view)
     fitted = fit_head(
         method,
         rows,
@@ -108,6 +108,7 @@ def fit_adapter(
         record,
         fitted.history,
         class_names=tuple(cache.classes.names),
+        rest=cache.rest() if field == "tokens" else {},
     )
     if out is not None:
         check_place(Path(out), run.key, overwrite)
@@ -182,11 +183,11 @@ def rows_of(cache: Cache, split: str, field: str, view: str) -> Rows:
     features, labels = cache.features(split, field, view), cache.labels(split)
     units = cache.column("unit", split)
     keep = labels >= 0
-    crops = features.shape[1]
+    crops, shape = features.shape[1], features.shape[2:]
     names = np.arange(len(labels)) if units is None else np.asarray(units)
     if not keep.all():
         features, labels, names = features[keep], labels[keep], names[keep]
-    flat = np.ascontiguousarray(features.reshape(-1, features.shape[2]), dtype=np.float32)
+    flat = np.ascontiguousarray(features.reshape(-1, *shape), dtype=np.float32)
     return Rows(
         torch.from_numpy(flat),
         torch.from_numpy(np.repeat(labels, crops)),
@@ -203,7 +204,7 @@ def make_context(
     )
     there = prompts is not None or bool(cache.prompt_names)
     text_set = cache.prompts(prompts) if wanted and there else None
-    pooled = field != "embedding" and cache.projection is not None
+    pooled = field == "pooled" and cache.projection is not None
     context = HeadContext(
         dim=cache.field_dims(method.feature.view)[field],
         num_classes=len(cache.classes),
@@ -211,6 +212,7 @@ def make_context(
         text_features=None if text_set is None else torch.from_numpy(text_set.mean),
         projection=torch.from_numpy(cache.projection) if pooled else None,
         logit_scale=cache.logit_scale,
+        tokens=token_map(cache.encoder, cache.rest()) if field == "tokens" else None,
     )
     return context, text_set
 

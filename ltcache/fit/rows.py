@@ -19,7 +19,7 @@ class Rows:
     """Features with their labels.
 
     Args:
-        features: float32 (N, D). labels: int64 (N,).
+        features: float32 (N, D), or (N, T, D) of tokens. labels: int64 (N,).
         weights: sample weights (N,), or None for equal ones.
         units: which rows show the same thing, (N,), any dtype; None: every row is its own.
 
@@ -38,7 +38,7 @@ class Rows:
             value = getattr(self, name)
             if value is not None and len(value) != rows:
                 raise FitError(f"{len(value)} {name} for {rows} rows of features")
-        bad = ~torch.isfinite(self.features.sum(dim=1)) if rows else torch.zeros(0)
+        bad = ~torch.isfinite(self.features.flatten(1).sum(dim=1)) if rows else torch.zeros(0)
         if bool(bad.any()):
             raise FitError(f"features of row {int(bad.nonzero()[0])} are not finite")
 

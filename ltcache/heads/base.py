@@ -19,6 +19,22 @@ from ltcache.errors import FitError
 
 
 @dataclass(frozen=True, eq=False)
+class TokenMap:
+    """How the tokens of an image lie, and what of the encoder follows them.
+
+    Args:
+        grid: rows and columns of the map. class_token: whether the first token stands beside it.
+        width: D' of what ``rest`` gives.
+        rest: tokens (N, T, D) -> embedding (N, D'), frozen; None where only shapes matter.
+    """
+
+    grid: tuple[int, int]
+    class_token: bool
+    width: int
+    rest: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class HeadContext:
     """What a head can be built from.
 
@@ -29,6 +45,7 @@ class HeadContext:
         projection: pooled -> joint space, (D, D_joint), where the features are pooled; else None.
         logit_scale: of the encoder, exponentiated, or None.
         directions: what :meth:`text_directions` returned when a saved head was fitted, (C, D).
+        tokens: where the features are token maps (N, T, D), else None.
     """
 
     dim: int
@@ -38,6 +55,7 @@ class HeadContext:
     projection: Tensor | None = None
     logit_scale: float | None = None
     directions: Tensor | None = None
+    tokens: TokenMap | None = None
 
     def text_directions(self) -> Tensor:
         """Return unit class directions in the space of the features, (C, D).

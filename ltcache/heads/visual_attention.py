@@ -57,6 +57,11 @@ class VisualAttentionHead(ScoredHead):
         near, far = 2 * dilation - 1, math.ceil(kernel / dilation)
         if dilation < 1 or far % 2 == 0:
             raise FitError(f"kernel {kernel} and dilation {dilation} give no odd kernel to centre")
+        known = context.tokens
+        if known is not None:  # what the cache says goes before what nobody has set
+            grid = grid or known.grid
+            class_token = class_token or known.class_token
+            width = width or known.width
         if pool == "class_token" and not class_token:
             raise FitError("head.pool=class_token needs head.class_token=true")
         super().__init__(context, classifier, scale, width=width)
@@ -70,6 +75,8 @@ class VisualAttentionHead(ScoredHead):
         self.pointwise = nn.Conv2d(dim, dim, 1)
         self._rest: tuple[Callable[[Tensor], Tensor], ...] = ()
         self._start(Generator().manual_seed(0))
+        if known is not None:
+            self.attach(known.rest)
 
     def attach(self, rest: Callable[[Tensor], Tensor] | None) -> None:
         """Set ``rest``; it is not part of the state, nor trained."""

@@ -14,6 +14,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "embedding": ("embedding",),
     "pooled": ("pooled",),
     "pooled_or_embedding": ("pooled", "embedding"),
+    "tokens": ("tokens",),
 }
 
 

@@ -39,7 +39,7 @@ def with_h2t(method: Method) -> Method:
         partner="instance",
         fusion=("h2t",),
         fusion_options={"ratio": 0.25},
-        optimisation=SECOND,
+        optimisation=replace(SECOND, batch=last.optimisation.batch),
     )
     return replace(
         method,
@@ -47,7 +47,7 @@ def with_h2t(method: Method) -> Method:
         title=f"{method.name}, then head-to-tail fusion",
         stages=(*method.stages, fused),
         reference=f"Li et al., Feature fusion from head to tail, AAAI 2024; {method.reference}",
-        fidelity="exact" if method.fidelity == "exact" else method.fidelity,
+        fidelity=method.fidelity,
         mechanism="channels of class-balanced rows replaced by those of instance-sampled rows",
         ablation={"fusion": "none", "partner": "none"},
     )
