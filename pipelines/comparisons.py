@@ -13,6 +13,7 @@ import numpy as np
 from ltcache.ablate import Ablation, ablate
 from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
+from ltcache.methods import Method
 from ltcache.metrics import GroupScheme, paired_bootstrap, percent
 from ltcache.report import ScoredRows, markdown_table
 from ltcache.report.comparison import right_rows
@@ -45,7 +46,7 @@ def cache_of(chosen: argparse.Namespace, fields: Sequence[str] | None = None) ->
 
 
 def compared(
-    cache: Cache, methods: Sequence[str], chosen: argparse.Namespace, out: Path, **more: Any
+    cache: Cache, methods: Sequence[str | Method], chosen: argparse.Namespace, out: Path, **more: Any
 ) -> Ablation:
     """Tune every method with the same number of trials on validation data, fit it, compare."""
     return ablate(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.cache import Cache, open_cache
-from ltcache.class_texts import add_prompts
+from ltcache.class_texts import add_class_texts
 from ltcache.methods import METHODS
 from ltcache.report import WRITERS
 from pipelines.comparisons import cache_of, compared, difference_table, options
@@ -75,7 +75,7 @@ def with_template(cache: Cache, out: Path) -> Cache:
     file = out / "tin-template.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TEMPLATE + "\n")
-    add_prompts(cache.path, templates=str(file), name="tin")
+    add_class_texts(cache.path, file, name="tin")
     return open_cache(cache.path)
 
 
