@@ -26,7 +26,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if suffix == ".npy":
             return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            # numpy leaves a file that it opened open where its zip archive is damaged
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if suffix == ".safetensors":
             return _read_safetensors(path)
