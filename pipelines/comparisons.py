@@ -46,7 +46,11 @@ def cache_of(chosen: argparse.Namespace, fields: Sequence[str] | None = None) ->
 
 
 def compared(
-    cache: Cache, methods: Sequence[str | Method], chosen: argparse.Namespace, out: Path, **more: Any
+    cache: Cache,
+    methods: Sequence[str | Method],
+    chosen: argparse.Namespace,
+    out: Path,
+    **more: Any,
 ) -> Ablation:
     """Tune every method with the same number of trials on validation data, fit it, compare."""
     return ablate(
@@ -84,7 +88,7 @@ def difference_table(
     """Return what the second of each pair of lines adds to the first, as Markdown and as data."""
     entries = {entry["name"]: entry for entry in found.comparison["entries"]}
     rights = {n: right(cache, found.out, entries[n]) for pair in pairs for n in pair}
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "before": before,
             "after": after,
