@@ -73,6 +73,7 @@ def ablate(
     allow_stale: Collection[str] = (),
     allow_double_correction: bool = False,
     workers: int | None = None,
+    together: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Ablation:
     """Fit every method with every setting and seed, and compare them.
@@ -99,6 +100,9 @@ def ablate(
         prompts, view, device, allow_stale, allow_double_correction: see
             :func:`ltcache.fit.fit_adapter`.
         workers: processes; None: one per core on a CPU. With one the fits use all threads.
+        together: train runs of one architecture as one problem (:func:`ltcache.fit.fit_many`),
+            whose results are those of single fits up to rounding; None: where there is no CPU to
+            share among processes, that is on a GPU.
         progress: called after each run.
 
     Raises:
@@ -116,7 +120,8 @@ def ablate(
         "allow_double_correction": allow_double_correction,
     }  # fmt: skip
     search = {"grid": _plain(grid), "tuner": tuner, "trials": trials, "seed": 0}
-    options = Options(fit, search if tune else None)
+    together = device != "cpu" if together is None else together
+    options = Options(fit, search if tune else None, together)
     if workers is None:
         workers = _cores() if device == "cpu" else 1
     outcomes = _execute(cache, settings, numbers, out, options, workers, progress)

@@ -9,13 +9,20 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
-Work = Callable[[Any, dict[str, Any]], Any]
-"""(item, memo of the item's group) -> result; never raises."""
+
+class Work(Protocol):
+    """What is done with each item; it never raises."""
+
+    def begin(self, group: Sequence[Any], /) -> dict[str, Any]:
+        """Return the memo that the items of a group share."""
+
+    def __call__(self, item: Any, memo: dict[str, Any], /) -> Any:
+        """Return the result of an item."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ def run_groups(groups: Sequence[Sequence[Any]], work: Work, workers: int) -> Ite
         yield from _in_processes(sorted(groups, key=len, reverse=True), work, workers)
         return
     for group in groups:
-        memo: dict[str, Any] = {}
+        memo = work.begin(group)
         for item in group:
             yield work(item, memo)
 
@@ -102,6 +109,6 @@ def _serve(connection: Connection, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once and without a traceback
     torch.set_num_threads(1)  # more hang after a fork, and small products gain nothing
     while (group := connection.recv()) is not None:
-        memo: dict[str, Any] = {}
+        memo = work.begin(group)
         for item in group:
             connection.send(work(item, memo))

@@ -9,6 +9,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,16 @@ from ltcache.ablate.parallel import Lost, run_groups
 from ltcache.ablate.plan import Setting
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError, LtcacheError
-from ltcache.methods import override
+from ltcache.methods import Method, Train, override
 from ltcache.report.comparison import Scored, scored
 from ltcache.tune import has_setting, tune
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
+
+
+TOGETHER = 32
+"""Runs that are trained as one problem; what an interrupt can lose."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,12 @@ class Options:
 
     Args:
         fit: options of :func:`ltcache.fit.fit_adapter`. tuning: of :func:`ltcache.tune.tune`, or
-            None: nothing is tuned.
+            None: nothing is tuned. together: train runs of one architecture as one problem.
     """
 
     fit: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ class Job:
     def name(self) -> str:
         """What progress and failures call it."""
         return f"{self.setting.name}, seed {self.seed}"
+
+    @property
+    def method(self) -> Method:
+        """The method as it is fitted, with what was chosen for it."""
+        return override(self.setting.method, None if self.tuning is None else self.tuning["chosen"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +103,39 @@ class FitRun:
 
     cache: Cache
     options: Options
+
+    def begin(self, group: Sequence[Job]) -> dict[str, Any]:
+        """Return what the runs of a group share; all their stages if they are trained together."""
+        memo: dict[str, Any] = {}
+        missing = [job for job in group if not (job.place / "run.json").is_file()]
+        if self.options.together and len(missing) > 1:
+            # a run that cannot be fitted says so itself
+            with warnings.catch_warnings(), suppress(Exception):
+                warnings.simplefilter("ignore")
+                self._train(missing, memo)
+        return memo
+
+    def _train(self, jobs: Sequence[Job], memo: dict[str, Any]) -> None:
+        from ltcache import fit
+        from ltcache.fit.adapter import make_context, rows_of, val_rows
+
+        first = jobs[0].method
+        field = first.feature.resolve(self.cache.field_dims(first.feature.view))
+        prompts = self.options.fit.get("prompts")
+        contexts = [make_context(self.cache, job.method, field, prompts)[0] for job in jobs]
+        rows = rows_of(self.cache, "train", field, first.feature.view)
+        val = val_rows(self.cache, field, first)
+        for texts in (False, True):  # what a stage may fall back to depends on them
+            some = [k for k, c in enumerate(contexts) if (c.text_features is not None) == texts]
+            fit.fit_many(
+                [fit.Job(jobs[k].method, jobs[k].seed) for k in some],
+                rows,
+                contexts[some[0] if some else 0],
+                val=val,
+                device=self.options.fit.get("device", "cpu"),
+                allow_double_correction=self.options.fit.get("allow_double_correction", False),
+                memo=memo,
+            )
 
     def __call__(self, job: Job, memo: dict[str, Any]) -> Outcome:
         """Return the outcome; no exception leaves but an interrupt."""
@@ -133,6 +177,10 @@ class TuneSetting:
     cache: Cache
     options: Options
 
+    def begin(self, group: Sequence[Job]) -> dict[str, Any]:
+        """Return an empty memo."""
+        return {}
+
     def __call__(self, job: Job, memo: dict[str, Any]) -> Outcome:
         """Return the outcome; no exception leaves but an interrupt."""
         return _guarded(job, lambda: self._tune(job, memo))
@@ -172,14 +220,15 @@ def _guarded(job: Any, work: Callable[[], Any]) -> Outcome:
 
 def run_all(
     jobs: Sequence[Job],
-    work: Callable[[Job, dict[str, Any]], Outcome],
+    work: FitRun | TuneSetting,
     workers: int,
     progress: Callable[[Progress], None] | None,
     stage: str = "runs",
 ) -> Iterator[Outcome]:
     """Yield the outcome of every job, in the order in which they end."""
     failed = 0
-    for done, found in enumerate(run_groups(_groups(jobs), work, workers), start=1):
+    groups = _groups(jobs, work.options.together)
+    for done, found in enumerate(run_groups(groups, work, workers), start=1):
         outcome = Outcome(found.item, reason=found.reason) if isinstance(found, Lost) else found
         failed += outcome.reason is not None
         if progress is not None:
@@ -187,17 +236,25 @@ def run_all(
         yield outcome
 
 
-def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Put jobs together that begin with the same stage, which they then fit only once."""
+def _groups(jobs: Sequence[Job], together: bool) -> list[list[Job]]:
+    """Put jobs together that share what they begin with.
+
+    One by one that is the first stage, which is then fitted only once; trained together it is the
+    features, the head and the schedule of the first stage, by at most ``TOGETHER`` jobs.
+    """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        method = job.setting.method
-        if job.tuning is not None:
-            method = override(method, job.tuning["chosen"])
+        method = job.method
         first = method.stages[0]
-        key = digest([job.seed, asdict(method.feature), type(first).__name__, asdict(first)])
-        groups.setdefault(key, []).append(job)
-    return list(groups.values())
+        key: list[Any] = [asdict(method.feature), type(first).__name__]
+        if together and isinstance(first, Train):
+            schedule = (first.optimisation.batch, first.optimisation.epochs)
+            key += [first.head, dict(first.head_options), first.init, schedule]
+        else:
+            key += [job.seed, asdict(first)]
+        groups.setdefault(digest(key), []).append(job)
+    size = TOGETHER if together else len(jobs)
+    return [g[k : k + size] for g in groups.values() for k in range(0, len(g), max(size, 1))]
 
 
 def cache_key(cache: Cache, view: str, prompts: str | None) -> str:

@@ -37,6 +37,11 @@ FAILED = 3
 @click.option("--prompts", help="Class texts for heads that use them.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one per core by default.")
+@click.option(
+    "--together/--one-by-one",
+    default=None,
+    help="Train runs of one architecture as one problem, equal up to rounding; default on a GPU.",
+)
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
 @click.option(
     "-s",

@@ -158,8 +158,33 @@ def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     assert [p.done for p in seen] == list(range(1, 9)) and {p.total for p in seen} == {8}
 
 
+def test_runs_trained_together_are_single_fits_up_to_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltcache.fit import many
+
+    sizes: list[int] = []
+    train_together = many.train_together
+
+    def counted(trainings: Any, stops: Any) -> Any:
+        sizes.append(len(trainings))
+        return train_together(trainings, stops)
+
+    monkeypatch.setattr(many, "train_together", counted)
+    methods = ["ce", "logit-adjustment", "dr", "ncm"]
+    one = _ablate(_cache(), methods, tmp_path / "one")
+    two = _ablate(_cache(), methods, tmp_path / "two", together=True)
+    assert sizes[0] == 4  # two losses, two seeds; dr begins as ce does
+    for a, b in zip(one.comparison["entries"], two.comparison["entries"], strict=True):
+        nll = [entry["scores"]["test"]["nll"]["values"] for entry in (a, b)]
+        assert nll[0] == pytest.approx(nll[1], rel=1e-4)
+
+
 class _Killer:
     """Work of which one item ends its process."""
+
+    def begin(self, group: Sequence[int]) -> dict[str, Any]:
+        return {}
 
     def __call__(self, item: int, memo: dict[str, Any]) -> int:
         if item == 3:
