@@ -154,7 +154,7 @@ def read_index(cache: Path, *, check_sizes: bool = True) -> dict[str, Any]:
         if index.pop(SEAL, None) != digest(index):
             raise ValueError("its content does not have the digest it states")
         if check_sizes:
-            _check_sizes(cache, index["files"])
+            check_file_sizes(cache, index["files"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
             f"{path}: damaged ({error}). Remove it and run the same ltcache extract again: the "
@@ -169,7 +169,8 @@ def _write_index(cache: Path, index: Mapping[str, Any]) -> None:
     write_whole(index_path(cache), canonical_json(sealed).encode())
 
 
-def _check_sizes(cache: Path, files: Mapping[str, Any]) -> None:
+def check_file_sizes(cache: Path, files: Mapping[str, Any]) -> None:
+    """Refuse a cache of which a file is missing or of another size than the index says."""
     for name, entry in files.items():
         path = cache / name
         size = path.stat().st_size if path.exists() else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from ltcache.cache import Cache, Layer, Plan, claim_plan, finalise, read_plan, read_plans
 from ltcache.cache.fingerprint import file_digest, require_equal
-from ltcache.cache.index import read_index
+from ltcache.cache.index import check_file_sizes, read_index
 from ltcache.cache.layers import claim_layer, dims_of, first_layer
 from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
 from ltcache.extract.checks import check_choice, check_files, check_place
@@ -159,6 +159,8 @@ def _grow(
 ) -> ExtractReport:
     """Bring a finished cache to a manifest: reuse it, or encode what is new and finish again."""
     cache = Cache(out, read_index(out, check_sizes=False))  # what shards lack is encoded again
+    others = {n: entry for n, entry in cache.files.items() if not n.startswith("views/")}
+    check_file_sizes(out, others)
     before = file_digest(index_path(out))
     plans = read_plans(out)
     _require(out, "encoder", plans[0].encoder, wanted.plan.encoder)

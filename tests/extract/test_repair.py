@@ -104,12 +104,16 @@ def test_exactly_the_damaged_shard_is_encoded_again(
     assert verify(out).exit_status == 0
 
 
-def test_what_is_no_shard_is_left_alone_and_named(made: Path, tmp_path: Path) -> None:
+def test_what_is_no_shard_is_left_alone_and_named(
+    made: Path, images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(made, tmp_path / "cache"))
     (out / "classes.json").write_text("{}")
     before = digests(out)
     report = verify(out, repair=True)
     assert (report.repaired, len(report.problems)) == ((), 1)
+    with pytest.raises(CacheError, match=r"classes\.json.*the cache is damaged"):
+        extract(listed(images), out, encoder=encoder)
     assert digests(out) == before
 
 
