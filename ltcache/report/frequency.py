@@ -18,7 +18,7 @@ def by_frequency(
     """Return geometric mean frequency and mean accuracy of bins of equally many classes.
 
     Args:
-        class_counts: training images per class, (C,); classes of equal count share a bin's mean.
+        class_counts: training images per class, (C,).
         accuracy: per class, (C,), NaN where a class has no rows to score.
     """
     there = ~np.isnan(accuracy)
