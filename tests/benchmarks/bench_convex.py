@@ -121,10 +121,14 @@ def main() -> None:
             rounds.append((own, other))
         best = min(value for pair in rounds for trace in pair for _, value in trace)
         own, other = rounds[-1]
-        print(f"C = {inverse:g}: optimum {best:.5f}, at the start {own[0][1]:.3f}; "
-              f"ours {len(own) - 1} iterations, {own[-1][0]:.1f} s, {own[-1][1] / best - 1:.2%} above; "
-              f"scikit-learn {len(other) - 1} evaluations, {other[-1][0]:.1f} s, "
-              f"{other[-1][1] / best - 1:.2%} above{'' if stopped else ', not converged'}")  # fmt: skip
+        print(f"C = {inverse:g}: optimum {best:.5f}, at the start {own[0][1]:.3f}")
+        for name, trace in (("ours", own), ("scikit-learn", other)):
+            end, value = trace[-1]
+            print(
+                f"  {name}: {len(trace) - 1} iterations, {end:.1f} s, {value / best - 1:.2%} above"
+            )
+        if not stopped:
+            print("  scikit-learn did not converge")
         for gap in GAPS:
             pairs = [[time_to(trace, best * (1 + gap)) for trace in pair] for pair in rounds]
             if any(a is None or b is None for a, b in pairs):
@@ -134,8 +138,12 @@ def main() -> None:
             end = statistics.median(
                 pair[1][-1][0] / a for pair, (a, _) in zip(rounds, pairs, strict=True) if a
             )
-            print(f"  within {gap:.1%}: {pairs[-1][0]:.2f} s against {pairs[-1][1]:.2f} s, {peer:.1f} "
-                  f"times shorter; {end:.1f} times shorter than until it stops")  # fmt: skip
+            (first, second) = pairs[-1]
+            print(
+                f"  within {gap:.1%}: {first:.2f} s against {second:.2f} s, {peer:.1f} times",
+                end="",
+            )
+            print(f" shorter; {end:.1f} times shorter than until it stops")
 
 
 if __name__ == "__main__":
