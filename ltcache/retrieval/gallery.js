@@ -237,7 +237,7 @@ function show(number) {
     if (n === number) node.scrollIntoView({ block: "nearest" });
   }
   refresh();
-  if (state.cards.length) focus(0);
+  if (state.cards.length) focus(0, true);
   else { place("detail").replaceChildren(); place("classes").children[number].firstChild.focus(); }
 }
 
@@ -246,7 +246,7 @@ function rows(data, item) {
   const near = item.nearest_key ? item.nearest_key + " (" + item.nearest_class + "), cosine " + item.nearest_similarity.toFixed(3) : "";
   const decided = verdict(item, data.label).hand ? badge(item, data.label) : "";
   const guards = item.status === "accepted" ? "taken" : page.reasons[item.reason] || item.reason;
-  return [["p_k", String(item.p)], ["log-odds", item.log_odds.toFixed(4)], ["rank", String(item.rank)],
+  return [["p_k", String(Number(item.p.toPrecision(6)))], ["log-odds", item.log_odds.toFixed(4)], ["rank", String(item.rank)],
     ["margin", margin], ["guards", guards], ["by hand", decided], ["repeats", item.duplicate_of],
     ["taken for", item.taken_for ? item.taken_for + "; accepting it here takes it from there" : ""],
     ["nearest", near], ["caption", item.caption], ["url", item.url], ["licence", item.licence],
@@ -284,10 +284,10 @@ function mark(index) {
   detail();
 }
 
-function focus(index) {
+function focus(index, stay) {
   mark(index);
-  state.cards[index].node.focus();
-  state.cards[index].node.scrollIntoView({ block: "nearest" });
+  state.cards[index].node.focus({ preventScroll: true });
+  if (!stay) state.cards[index].node.scrollIntoView({ block: "nearest" });
 }
 
 function move(index) {

@@ -27,7 +27,7 @@ import torch
 from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.errors import CacheError, UsageError
 from ltcache.retrieval.neighbours import gpus, load_faiss
-from ltcache.retrieval.pool import CachedPool, Pool
+from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import Queries, unit
 from ltcache.retrieval.scoring import Scores, exact_scores, log_odds, ranked, score_pool
 from ltcache.run import write_json
@@ -112,7 +112,7 @@ class PoolIndex:
         return out
 
 
-def open_index(path: str | Path, pool: CachedPool) -> PoolIndex:
+def open_index(path: str | Path, pool: Pool) -> PoolIndex:
     """Read an index of this pool.
 
     Raises:
@@ -135,7 +135,7 @@ def open_index(path: str | Path, pool: CachedPool) -> PoolIndex:
 
 
 def build_index(
-    pool: CachedPool,
+    pool: Pool,
     queries: Queries,
     kind: str = "auto",
     *,

@@ -33,6 +33,9 @@ class Pool(Protocol):
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Return float64 (n, D): unit embeddings of some rows."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return a value for JSON that differs where rows or embeddings do."""
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayPool:
@@ -59,6 +62,10 @@ class ArrayPool:
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Return float64 (n, D)."""
         return unit(self.values[rows].astype(np.float64))
+
+    def identity(self) -> dict[str, Any]:
+        """Return shape and digest."""
+        return {"shape": list(self.values.shape), "sha256": bytes_digest(self.values.tobytes())}
 
 
 class CachedPool:

@@ -149,20 +149,28 @@ def exact_scores(
     return np.round(odds, DECIMALS), np.round(margin, DECIMALS), runner_up
 
 
-def log_odds(logits: Tensor) -> Tensor:
+def log_odds(logits: Tensor, columns: Tensor | None = None) -> Tensor:
     """Return (N, C): ``l_k - logsumexp_{j != k} l_j``, accurate also where p_k rounds to 1.
 
     Subtracting a term from the sum over all classes loses every digit where the term is the sum;
     so the best class is left out of the sum and added where it is among the others.
+
+    Args:
+        logits: (N, C). columns: int64 (T,), classes to return, (N, T); all by default.
     """
     best, where = logits.max(dim=1, keepdim=True)
     others = logits.scatter(1, where, -torch.inf)
     second = others.amax(dim=1, keepdim=True)
-    terms = (others - second).exp_()
+    terms = others.sub_(second).exp_()
     total = terms.sum(dim=1, keepdim=True)  # over all but the best, at least 1
-    rest = (total - terms).clamp_(min=0) * (second - best).exp()
+    if columns is not None:
+        logits, terms = logits[:, columns], terms[:, columns]
+    rest = terms.neg_().add_(total).clamp_(min=0).mul_((second - best).exp())
     result = (logits - best).sub_(rest.log1p_())
-    return result.scatter_(1, where, best - second - total.log())
+    of_best = best - second - total.log()
+    if columns is None:
+        return result.scatter_(1, where, of_best)
+    return torch.where(where == columns, of_best, result)
 
 
 def _margins(logits: Tensor, place: Tensor, wanted: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -191,6 +199,8 @@ class _Screen:
         self._classes = classes
         self._columns = columns
         self._labels = torch.from_numpy(labels).to(device)
+        everything = np.array_equal(labels, np.arange(classes))
+        self._columns_wanted = None if everything else self._labels
         self._dtype, self._device = dtype, device
         logits = _GPU_LOGITS if device.type == "cuda" else _CPU_LOGITS
         self.block = min(max(logits // len(rows), 256), 1 << 16)
@@ -205,7 +215,7 @@ class _Screen:
             if not len(chosen):
                 return
             logits = logits[chosen]
-        odds = log_odds(self._per_class(logits).float())[:, self._labels]  # (n, T)
+        odds = log_odds(self._per_class(logits).float(), self._columns_wanted)  # (n, T)
         if bool((lists.thresholds == -np.inf).all()):
             lists.raise_thresholds(odds.cpu().numpy())
             thresholds = torch.from_numpy(lists.thresholds).to(self._device)

@@ -146,9 +146,10 @@ def _figure(result: Retrieved, cache: Cache, points: Points, where: np.ndarray, 
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_xticks([])
     axes.set_yticks([])
-    shown = f"{len(labels)} of {len(result.classes)} classes, those with most images taken"
-    axes.set_title(f"t-SNE, seed {seed}; images and prompts about their own means; {shown}",
-                   fontsize="small")  # fmt: skip
+    title = f"t-SNE, seed {seed}; images and prompts about their own means"
+    if len(labels) < len(result.classes):
+        title += f"; the {len(labels)} of {len(result.classes)} classes with most images taken"
+    axes.set_title(title, fontsize="small")
     return figure
 
 
