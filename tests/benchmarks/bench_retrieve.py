@@ -1,0 +1,245 @@
+"""The exact pass of retrieval against its matrix product, FAISS flat search and inverted lists.
+
+    python -m tests.benchmarks.bench_retrieve [--rows 1000000] [--classes 1000] [--lists 1000 136]
+
+Situation: a pool of float16 embeddings on disk (memory-mapped, warm), class prompts, the best 100
+images of each class that is asked for. Floor: the products of the pool's blocks with all prompts at
+the same precision and threads, at the block size that is fastest, on a block that is in memory
+already. A ratio is the median of floor / pass over pairs, run in turn, so that a slow spell of the
+machine falls on both; on a machine that others use, ``--threads 1 --clock cpu`` counts processor
+time. Memory is RssAnon at the peak above that before the pass, in a fresh process.
+
+What is found is scored again in float64, a cost of the number of picks: lists of 1,000 classes from
+a million images are a tenth of its rows, from 100,000 images all of them. So a smaller pool needs
+fewer lists to say the same.
+
+``clustered``: images lie around class directions that share a common part; ``unclustered``: no two
+images have more to do with each other than chance. FAISS flat searches each prompt for twice as
+many images as are wanted and scores them again; inverted lists are built, then given more cells and
+candidates until their lists have a recall of 0.95 (or none reaches it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ltcache.retrieval.index import (
+    LEAST_RECALL,
+    build_index,
+    exact_products,
+    recall,
+    set_effort,
+)
+from ltcache.retrieval.pool import ArrayPool
+from ltcache.retrieval.queries import Queries, unit
+from ltcache.retrieval.scoring import PRECISIONS, Scores, exact_scores, ranked, score_pool
+from tests.benchmarks.bench_memory import Peak
+
+TOP = 100
+clock = time.perf_counter
+GOAL, MEMORY = 0.7, 1 << 30
+_FLOOR_BLOCKS = (512, 2048, 8192)
+
+
+def write_pool(path: Path, rows: int, queries: Queries, clustered: bool, seed: int = 0) -> None:
+    """Write float16 (rows, D) embeddings, block by block."""
+    rng = np.random.default_rng(seed)
+    out = np.lib.format.open_memmap(path, "w+", np.float16, (rows, queries.dim))
+    directions = queries.rows[0]
+    for start in range(0, rows, 8192):
+        number = min(8192, rows - start)
+        noise = rng.standard_normal((number, queries.dim), np.float32) / np.sqrt(queries.dim)
+        if clustered:
+            noise += directions[rng.integers(0, len(directions), number)].astype(np.float32)
+        out[start : start + number] = noise
+    out.flush()
+
+
+def make_queries(classes: int, dim: int, tau: float) -> Queries:
+    """Return prompts that share a common part, as the texts of one template do."""
+    rng = np.random.default_rng(1)
+    text = rng.normal(size=(classes, dim)) + rng.normal(size=dim)
+    return Queries(unit(text)[None], tau)
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Return the time of a call in seconds, by the clock that was chosen."""
+    started = clock()
+    function()
+    return clock() - started
+
+
+def product_floor(rows: int, queries: Queries, precision: str, block: int) -> Callable[[], None]:
+    """Return a function that multiplies a block in memory as often as the pool has blocks."""
+    dtype = PRECISIONS[precision]
+    values = torch.randn(min(block, rows), queries.dim).to(dtype)
+    prompts = torch.from_numpy(queries.scaled[0]).to(dtype)
+
+    def run() -> None:
+        for _ in range(-(-rows // block)):
+            torch.mm(values, prompts.T)
+
+    return run
+
+
+def fastest_floor(rows: int, queries: Queries, precision: str) -> Callable[[], None]:
+    """Return the floor at the block size that takes the least time on a tenth of the rows."""
+    part = max(rows // 10, max(_FLOOR_BLOCKS))
+    seconds = {b: timed(product_floor(part, queries, precision, b)) for b in _FLOOR_BLOCKS}
+    return product_floor(rows, queries, precision, min(seconds, key=lambda b: seconds[b]))
+
+
+def compare_pass(
+    pool: ArrayPool, queries: Queries, lists: int, precision: str, repeats: int
+) -> None:
+    """Print the ratio of the floor to the pass, and what bf16 loses."""
+    labels = np.arange(lists)
+    floor = fastest_floor(len(pool.values), queries, precision)
+    ratios, passes = [], []
+    for _ in range(repeats):
+        least = timed(floor)
+        passes.append(timed(lambda: score_pool(pool, queries, labels, TOP, precision=precision)))
+        ratios.append(least / passes[-1])
+    print(
+        f"  {precision}, lists of {lists} classes: {statistics.median(passes):.2f} s, floor / pass "
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}; goal {GOAL})",
+        flush=True,
+    )
+
+
+def list_recall(found: Scores, exact: Scores) -> float:
+    """Return the share of the exact lists that was found."""
+    labels = np.unique(exact.labels)
+    return recall([found.of(k).rows for k in labels], [exact.of(k).rows for k in labels])
+
+
+def compare_flat(pool: ArrayPool, queries: Queries, exact: Scores) -> None:
+    """Print time and recall of a flat search of each prompt with exact scores of what it finds."""
+    labels = np.unique(exact.labels)
+
+    def run() -> Scores:
+        rows = exact_products(pool, queries.rows[0, labels], 2 * TOP)
+        where = np.repeat(np.arange(len(labels)), rows.shape[1])
+        flat = rows.reshape(-1)
+        scored = exact_scores(pool, queries, flat, labels[where])
+        return ranked(flat, where, *scored, labels, TOP)
+
+    started = clock()
+    found = run()
+    seconds = clock() - started
+    print(
+        f"  FAISS flat per prompt, twice as many, scored again: {seconds:.2f} s, list recall "
+        f"{list_recall(found, exact):.3f}",
+        flush=True,
+    )
+
+
+def compare_inverted(pool: ArrayPool, queries: Queries, exact: Scores, seconds: float) -> None:
+    """Print what inverted lists cost to build and to search at a list recall of 0.95."""
+    labels = np.unique(exact.labels)
+    started = clock()
+    index = build_index(pool, queries, "ivf", top=TOP)
+    assert index is not None
+    built = index.record["build_seconds"]
+    for factor in (2, 4, 8, 16):
+        for effort in (8, 32, 128):
+            index.record["factor"] = factor
+            set_effort(index, effort)
+            started = clock()
+            found = index.candidates(pool, queries, labels, TOP)
+            taken, reached = clock() - started, list_recall(found, exact)
+            if reached >= LEAST_RECALL:
+                gain = seconds - taken
+                pays = f"pays from search {int(built / gain) + 1} on" if gain > 0 else "never pays"
+                print(
+                    f"  IVF: build {built:.2f} s, search {taken:.2f} s at list recall "
+                    f"{reached:.3f} (nprobe {effort}, factor {factor}); {pays}",
+                    flush=True,
+                )
+                return
+    print(f"  IVF: build {built:.2f} s; no setting reaches a list recall of 0.95 ({reached:.3f})")
+
+
+def measure_memory(path: Path, classes: int, dim: int, tau: float, threads: int) -> int:
+    """Return the bytes of RssAnon at the peak of a pass above those before it."""
+    torch.set_num_threads(threads)
+    queries = make_queries(classes, dim, tau)
+    torch.mm(torch.zeros(8, 8), torch.zeros(8, 8))
+    with Peak() as memory:
+        score_pool(ArrayPool(np.load(path, mmap_mode="r")), queries, np.arange(classes), TOP)
+    return memory.peak - memory.start
+
+
+def run_case(path: Path, options: argparse.Namespace) -> bool:
+    """Print all comparisons on one pool; whether memory is within bounds."""
+    queries = make_queries(options.classes, options.dim, options.tau)
+    pool = ArrayPool(np.load(path, mmap_mode="r"))
+    for precision in options.precision:
+        for lists in options.lists:
+            compare_pass(pool, queries, min(lists, options.classes), precision, options.repeats)
+    labels = np.arange(min(options.lists[0], options.classes))
+    started = clock()
+    exact = score_pool(pool, queries, labels, TOP)
+    seconds = clock() - started
+    fast = score_pool(pool, queries, labels, TOP, precision="bf16")
+    print(f"  bf16 candidates: list recall {list_recall(fast, exact):.4f}")
+    compare_flat(pool, queries, exact)
+    compare_inverted(pool, queries, exact, seconds)
+    command = [sys.executable, "-m", "tests.benchmarks.bench_retrieve", "--child", str(path)]
+    for name in ("classes", "dim", "tau", "threads"):
+        command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    used = json.loads(done.stdout.splitlines()[-1])
+    print(f"  RssAnon above the interpreter: {used / 1e6:.0f} MB (goal below {MEMORY / 1e6:.0f})")
+    return used < MEMORY
+
+
+def main() -> int:
+    """Measure and print; status 1 where memory is beyond its bound."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--lists", type=int, nargs="+", default=[1000, 136])
+    parser.add_argument("--tau", type=float, default=0.01)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--data", nargs="+", default=["clustered", "unclustered"])
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        sizes = (options.classes, options.dim, options.tau, options.threads)
+        print(measure_memory(options.child, *sizes))
+        return 0
+    global clock
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    torch.set_num_threads(options.threads)
+    queries = make_queries(options.classes, options.dim, options.tau)
+    bounded = True
+    with tempfile.TemporaryDirectory(prefix="bench-retrieve-") as folder:
+        for data in options.data:
+            path = Path(folder) / f"{data}.npy"
+            write_pool(path, options.rows, queries, data == "clustered")
+            print(
+                f"{data}: {options.rows} x {options.dim}, {options.classes} prompts, best {TOP}, "
+                f"tau {options.tau}, {options.threads} thread(s)"
+            )
+            bounded &= run_case(path, options)
+    return 0 if bounded else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
