@@ -1,0 +1,184 @@
+"""Many runs as one problem: equal to single fits, for everything that a run may differ in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltcache.errors import FitError
+from ltcache.fit import Fitted, Job, Rows, fit_head, fit_many
+from ltcache.fit import many as planner
+from ltcache.fit.batched import ClosedFormSteps, MappedSteps, architecture, train_together
+from ltcache.fit.stages import Training, ready
+from ltcache.fit.task import Task
+from ltcache.fit.train import train
+from ltcache.heads import HeadContext, predict
+from ltcache.methods import METHODS, Method, Train, override
+
+COUNTS = torch.tensor([90, 40, 20, 10, 5, 5])
+MEANS = torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
+CONTEXT = HeadContext(12, 6, COUNTS, text_features=F.normalize(MEANS, dim=1), logit_scale=20.0)
+
+
+def _rows(counts: torch.Tensor, seed: int) -> Rows:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.repeat_interleave(torch.arange(6), counts)
+    return Rows(MEANS[labels] + torch.randn(len(labels), 12, generator=generator), labels)
+
+
+ROWS, VAL = _rows(COUNTS, 0), _rows(torch.full((6,), 8), 1)
+
+
+def _method(name: str, **overrides: object) -> Method:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    return override(METHODS[name], {"optimisation.epochs": 5} | keys)
+
+
+def _require_equal(one: Fitted, other: Fitted) -> None:
+    assert one.choices == other.choices and one.init == other.init
+    assert one.tuned_on == other.tuned_on and one.residual_prior == other.residual_prior
+    a, b = (predict(fit.head, fit.transform(VAL.features)) for fit in (one, other))
+    assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+    assert len(one.history) == len(other.history)
+    for mine, theirs in zip(one.history, other.history, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+VARIED = [
+    Job(_method("logit-adjustment", loss__tau=0.5), 0),
+    Job(_method("logit-adjustment", loss__tau=1.5), 3),
+    Job(_method("ce", optimisation__lr=0.02), 1),
+    Job(_method("ce", optimisation__weight_decay=0.7), 1),
+    Job(_method("crt"), 2),
+    Job(_method("focal"), 2),
+    Job(_method("cb"), 0),
+    Job(_method("cb", loss__beta=0.9), 1),
+    Job(_method("seesaw"), 0),
+    Job(_method("seesaw"), 1),
+]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_linear_heads_of_many_losses_are_one_problem_and_equal_single_fits(weighted: bool) -> None:
+    rows = replace(ROWS, weights=torch.rand(len(ROWS)) + 0.5) if weighted else ROWS
+    with mock.patch.object(planner, "train_together", wraps=train_together) as together:
+        many = fit_many(VARIED, rows, CONTEXT, val=VAL)
+    assert [len(call.args[0]) for call in together.call_args_list] == [len(VARIED)]
+    for job, fitted in zip(VARIED, many, strict=True):
+        alone = fit_head(job.method, rows, CONTEXT, val=VAL, seed=job.seed)
+        _require_equal(fitted, alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "val"),
+    [
+        *((name, VAL) for name in ("lift-lp", "ldam-drw", "gcl", "lws", "ride", "ballad", "lade")),
+        ("posthoc-la", None),
+        ("dr+h2t", None),
+    ],
+)
+def test_methods_of_every_kind_equal_single_fits(name: str, val: Rows | None) -> None:
+    jobs = [Job(_method(name, optimisation__epochs=3), seed) for seed in (0, 1)]
+    for job, fitted in zip(jobs, fit_many(jobs, ROWS, CONTEXT, val=val), strict=True):
+        _require_equal(fitted, fit_head(job.method, ROWS, CONTEXT, val=val, seed=job.seed))
+
+
+def _trainings(name: str, seeds: tuple[int, ...], **overrides: object) -> list[Training]:
+    """Return first stages in float64."""
+    stage = _method(name, optimisation__epochs=2, optimisation__batch=17, **overrides).stages[0]
+    assert isinstance(stage, Train)
+    rows = Rows(ROWS.features.double(), ROWS.labels, torch.rand(len(ROWS)).double() + 0.5)
+    found = []
+    for seed in seeds:
+        task = Task(rows, None, CONTEXT, "none", torch.Generator().manual_seed(seed))
+        training = ready(stage, replace(task, rows=Rows(ROWS.features, ROWS.labels)), None)
+        found.append(replace(training, task=task, head=training.head.double()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ce", ClosedFormSteps), ("lift-lp", ClosedFormSteps), ("ldam-drw", ClosedFormSteps), ("seesaw", ClosedFormSteps), ("ballad", MappedSteps), ("tip-adapter-f", MappedSteps)],
+)  # fmt: skip
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_twenty_steps_in_float64_agree_with_single_training(
+    name: str, kind: type, optimiser: str
+) -> None:
+    settings = {"optimisation__optimiser": optimiser, "optimisation__lr": 0.01}
+    together = _trainings(name, (0, 1, 2), **settings)
+    alone = _trainings(name, (0, 1, 2), **settings)
+    for training in alone:
+        train(training.head, training.objective, training.stage, training.task)
+    assert len({architecture(training) for training in _shared(together)}) == 1
+    with mock.patch.object(kind, "__call__", autospec=True, side_effect=kind.__call__) as steps:
+        train_together(_shared(together), [None] * 3)
+    assert steps.call_count == 20
+    for one, other in zip(together, alone, strict=True):
+        for (key, a), b in zip(one.head.state_dict().items(), other.head.state_dict().values(),
+                               strict=True):  # fmt: skip
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=key)
+
+
+def _shared(trainings: list[Training]) -> list[Training]:
+    """Return trainings on the rows of the first one, as fits of equal features have them."""
+    rows = trainings[0].task.rows
+    return [replace(t, task=replace(t.task, rows=rows)) for t in trainings]
+
+
+@pytest.mark.parametrize("name", ["ride", "reslt", "gcl", "lade"])
+def test_what_cannot_be_stacked_runs_alone(name: str) -> None:
+    """Operations without a batched form, running statistics, fusions, counts of a batch."""
+    stage = _method(name).stages[0]
+    assert isinstance(stage, Train)
+    task = Task(ROWS, None, CONTEXT, "none", torch.Generator().manual_seed(0))
+    assert architecture(ready(stage, task, None)) is None
+
+
+def test_stages_that_several_methods_share_are_trained_once() -> None:
+    jobs = [Job(_method(name), 0) for name in ("posthoc-la", "ce", "tau-norm")]
+    with mock.patch.object(planner, "ready", wraps=ready) as started:
+        fit_many(jobs, ROWS, CONTEXT, val=VAL)
+    assert started.call_count == 1
+
+
+def test_a_memo_that_was_filled_spares_single_fits_their_training() -> None:
+    jobs, memo = [Job(_method("lift-lp"), seed) for seed in (0, 1)], {}
+    many = fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
+    with mock.patch("ltcache.fit.stages.train", side_effect=AssertionError):
+        again = fit_head(jobs[1].method, ROWS, CONTEXT, val=VAL, seed=1, memo=memo)
+    _require_equal(many[1], again)
+    assert many[1].seconds > 0
+
+
+def test_a_run_that_explodes_says_so_and_leaves_the_others_in_the_memo() -> None:
+    bad = Job(_method("ce", optimisation__lr=1e38, optimisation__optimiser="sgd"), 0)
+    jobs, memo = [Job(_method("ce", optimisation__optimiser="sgd"), 0), bad], {}
+    with pytest.raises(FitError, match=r"lower optimisation\.lr"):
+        fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
+    assert len(memo) == 1
+    fitted = fit_head(jobs[0].method, ROWS, CONTEXT, val=VAL, memo=memo)
+    _require_equal(fitted, fit_head(jobs[0].method, ROWS, CONTEXT, val=VAL))
+
+
+def test_progress_names_the_job() -> None:
+    seen: list[tuple[int, int]] = []
+    jobs = [Job(_method("ce"), seed) for seed in (0, 1)]
+    fit_many(jobs, ROWS, CONTEXT, val=VAL, progress=lambda job, r: seen.append((job, r["epoch"])))
+    assert sorted(seen) == [(job, epoch) for job in (0, 1) for epoch in range(1, 6)]
+
+
+def test_bfloat16_products_together_stay_close_to_single_ones() -> None:
+    jobs = [Job(_method("ce", optimisation__precision="bf16"), seed) for seed in (0, 1)]
+    for job, fitted in zip(jobs, fit_many(jobs, ROWS, CONTEXT, val=VAL), strict=True):
+        alone = fit_head(job.method, ROWS, CONTEXT, val=VAL, seed=job.seed)
+        assert fitted.history[-1]["loss"] == pytest.approx(alone.history[-1]["loss"], rel=0.01)
+
+
+def test_no_rows_and_no_jobs() -> None:
+    assert fit_many([], ROWS, CONTEXT) == []
+    with pytest.raises(FitError, match="no labelled training rows"):
+        fit_many([VARIED[0]], Rows(torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64)), CONTEXT)
