@@ -1,0 +1,345 @@
+"""The gallery as a person uses it, in headless Chromium, opened from disk.
+
+Needs Debian's chromium and chromium-driver; without them these tests fail.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+import ltcache.retrieval.gallery
+from ltcache.images import thumbnail
+from ltcache.retrieval import Retrieved, Settings, open_retrieved, retrieve_tail
+from ltcache.retrieval.gallery import find_store, write_gallery
+from tests.conftest import Call
+from tests.retrieval.looks import SCRIPT, Shop, wide_result
+
+_SECONDS = 20
+
+
+class Browser:
+    """One page in Chromium, and a folder for what it saves."""
+
+    def __init__(self, folder: Path) -> None:
+        found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+        for name, place in found.items():
+            if place is None:
+                package = {"chromedriver": "chromium-driver"}.get(name, name)
+                pytest.fail(f"no {name}: the gallery's tests need Debian's package {package}")
+        self.folder = folder
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(found["chromium"])
+        for argument in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1300,900"):
+            options.add_argument(argument)
+        if os.geteuid() == 0:  # as root it has no sandbox
+            options.add_argument("--no-sandbox")
+        options.add_experimental_option(
+            "prefs", {"download.default_directory": str(folder), "download.prompt_for_download": 0}
+        )
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options, Service(str(found["chromedriver"])))
+        self.driver.set_script_timeout(_SECONDS)
+
+    def open(self, page: Path) -> None:
+        """Open a page without any decision."""
+        self.driver.get(page.resolve().as_uri())
+        self.driver.execute_script("localStorage.clear()")
+        self.reload()
+
+    def reload(self) -> None:
+        self.driver.refresh()
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def one(self, selector: str) -> WebElement:
+        (found,) = self.all(selector)
+        return found
+
+    def text(self, selector: str) -> str:
+        return str(self.driver.execute_script(
+            "return document.querySelector(arguments[0]).textContent", selector))  # fmt: skip
+
+    def script(self, text: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(text, *arguments)
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.driver, _SECONDS, 0.05).until(lambda _: condition())
+
+    def focused(self) -> str:
+        """Return the key of the candidate in focus."""
+        return str(self.script("return document.activeElement.dataset.key"))
+
+    def verdict(self, key: str) -> str:
+        card = self.script(
+            "return [...document.querySelectorAll('.card')].find(c => c.dataset.key === "
+            "arguments[0]).dataset.verdict", key)  # fmt: skip
+        return str(card)
+
+    def visible(self) -> list[int]:
+        """Return the natural width of every picture on the page, once each is decoded."""
+        widths: list[int] = self.driver.execute_async_script(
+            "const done = arguments[0], all = [...document.images];"
+            "Promise.all(all.map(i => i.decode().catch(() => 0)))"
+            ".then(() => done(all.map(i => i.naturalWidth)))"
+        )
+        return widths
+
+    def complaints(self) -> list[str]:
+        """Return what the console says, such as a violation of the security policy."""
+        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
+
+    def saved(self) -> Path:
+        """Press Export and return the file."""
+        self.one("#export").click()
+        self.wait(lambda: [*self.folder.glob("decisions-*.json")])
+        (path,) = self.folder.glob("decisions-*.json")
+        return path
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("downloads"))
+    yield browser
+    browser.driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    for path in chromium.folder.iterdir():
+        path.unlink()
+    chromium.complaints()
+    yield chromium
+    assert chromium.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Return a result whose captions are scripts, with its gallery."""
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    write(shop, with_column(shop.result, "caption", SCRIPT), shop.out / "gallery.html")
+    return shop
+
+
+def with_column(result: Retrieved, name: str, text: str) -> Retrieved:
+    table = result.table
+    column = pa.array([text] * table.num_rows)
+    table = table.set_column(table.column_names.index(name), name, column)
+    return Retrieved(table, result.record, result.features, result.feature_rows, result.path)
+
+
+def write(shop: Shop, result: Retrieved, out: Path) -> Path:
+    stores = {
+        "images": find_store(shop.images, ""),
+        "pool_images": find_store(shop.pool_images, ""),
+    }
+    return write_gallery(result, shop.cache, out=out, **stores).path
+
+
+def test_images_are_visible_from_disk(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    for entry in shop.result.classes:
+        widths = browser.visible()
+        cards = len(browser.all(".card"))
+        assert cards == entry["accepted"] + 24
+        assert len(widths) == cards + min(entry["train"], 12) + 2  # two in the detail
+        assert min(widths) > 0
+        assert all(image.get_attribute("alt") for image in browser.all("img"))
+        assert browser.text("#class h2").strip() == entry["name"]
+        assert entry["prompts"][0] in browser.text(".prompts")
+        browser.press("j")
+    zero = browser.text(".zero")
+    assert zero == "No image was taken for this class. None of its 36 candidates passed the guards."
+    loaded = browser.script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
+
+
+def test_p_rank_and_reasons_are_shown(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    rows = {r["key"]: r for r in shop.result.table.to_pylist() if r["label"] == 3}
+    cards = browser.all(".card")
+    for card in (cards[0], cards[5]):
+        row = rows[card.get_attribute("data-key")]
+        hover = card.get_attribute("title")
+        assert f"rank {row['rank']}, log-odds {row['log_odds']:.3f}" in hover
+        expected = "> 0.999" if row["p"] > 0.9995 else f"{row['p']:.3f}"
+        assert f"p {expected}" in card.text
+    assert "taken" in cards[0].text
+    assert "the class has all that were asked for" in cards[5].text
+
+
+def test_a_script_in_a_caption_is_text(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    assert SCRIPT in browser.text("#detail")
+    assert browser.driver.title == "pool for the rare classes of cache"
+    assert browser.all("#columns script") == []
+    assert browser.script("return document.querySelectorAll('[onerror]').length") == 0
+
+
+def test_keys_move_decide_and_undo(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    keys = [card.get_attribute("data-key") for card in browser.all(".card")]
+    assert browser.focused() == keys[0]
+    browser.press(Keys.ARROW_RIGHT)
+    assert browser.focused() == keys[1]
+    outline = browser.script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    browser.press(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert browser.focused() == keys[0]
+    browser.press(Keys.ARROW_DOWN)  # from the first pick to the first near miss
+    assert browser.focused() == keys[4]
+    browser.press(Keys.ARROW_UP)
+    assert browser.focused() == keys[0]
+    browser.press("n")
+    assert browser.verdict(keys[0]) == "rejected"
+    assert browser.focused() == keys[1]
+    browser.press("r", "r")  # and taken back
+    assert browser.verdict(keys[1]) == "accepted"
+    assert browser.text("#tally").startswith("1 decisions")
+    browser.press(Keys.ARROW_DOWN, "y")
+    assert browser.verdict(keys[5]) == "accepted"
+    browser.press("j")
+    assert browser.text("#class h2").strip() == "class 4"
+    browser.press("u")
+    assert browser.text("#class h2").strip() == "class 3"
+    assert browser.focused() == keys[5]
+    assert browser.verdict(keys[5]) == "rejected"
+    browser.press("j", "k", "k")
+    assert browser.text("#class h2").strip() == "class 3"
+
+
+def test_clicks_and_keys_are_kept_exported_and_applied(
+    browser: Browser, shop: Shop, call: Call
+) -> None:
+    browser.open(shop.out / "gallery.html")
+    cards = browser.all(".card")
+    keys = [card.get_attribute("data-key") for card in cards]
+    cards[0].find_elements(By.TAG_NAME, "button")[1].click()
+    cards[6].find_elements(By.TAG_NAME, "button")[0].click()
+    browser.press(Keys.ARROW_RIGHT, "a")
+    browser.reload()
+    assert [browser.verdict(keys[n]) for n in (0, 1, 6, 7)] == [
+        "rejected", "accepted", "accepted", "accepted"]  # fmt: skip
+    pressed = "button[aria-pressed=true]"
+    assert len(browser.all(pressed)) == 3
+    path = browser.saved()
+    status, told, _ = call("retrieve-tail", "--apply", shop.out, "--decisions", path)
+    assert (status, "2 accepted and 1 rejected by hand" in told) == (0, True)
+    rows = {r["key"]: r for r in open_retrieved(shop.out).table.to_pylist() if r["label"] == 3}
+    assert (rows[keys[0]]["status"], rows[keys[0]]["reason"]) == ("rejected", "person")
+    assert [rows[keys[n]]["status"] for n in (6, 7)] == ["accepted"] * 2
+    browser.one("#clear").click()
+    assert browser.all(pressed) == []
+    browser.one("#file").send_keys(str(path))
+    browser.wait(lambda: browser.text("#message") == "3 decisions imported.")
+    assert len(browser.all(pressed)) == 3
+    browser.press("u")
+    assert browser.all(pressed) == []
+
+
+def test_decisions_of_another_retrieval_stay_out(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    browser.press("r")
+    other = retrieve_tail(shop.cache, shop.pool, None, Settings(per_class=3))
+    page = write(shop, other, shop.out.parent / "other.html")
+    path = browser.saved()
+    browser.driver.get(page.as_uri())
+    assert browser.text("#tally").startswith("0 decisions")
+    browser.one("#file").send_keys(str(path))
+    browser.wait(lambda: "belongs to another retrieval" in browser.text("#message"))
+    assert browser.text("#tally").startswith("0 decisions")
+    broken = path.with_name("decisions-broken.json")
+    broken.write_text("{")
+    browser.one("#file").send_keys(str(broken))
+    browser.wait(lambda: "holds no decisions" in browser.text("#message"))
+
+
+def test_an_image_of_another_split_cannot_be_accepted(browser: Browser, shop: Shop) -> None:
+    table = shop.result.table
+    reasons = ["leak" if r == "quota" else r for r in table["reason"].to_pylist()]
+    table = table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons))
+    page = write(shop, Retrieved(table, shop.result.record), shop.out.parent / "leaks.html")
+    browser.open(page)
+    browser.press(Keys.ARROW_DOWN, "a")
+    assert browser.verdict(browser.focused()) == "rejected"
+    assert "cannot be accepted" in browser.text("#message")
+    assert not browser.all(".card")[4].find_elements(By.TAG_NAME, "button")[0].is_enabled()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_colour_schemes_can_be_read(browser: Browser, shop: Shop, scheme: str) -> None:
+    browser.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
+    browser.open(shop.out / "gallery.html")
+    for selector in ("body", ".note", "#help", "#detail dt", ".card .badge", "nav small"):
+        front, back = browser.script(
+            "let node = document.querySelector(arguments[0]);"
+            "const front = getComputedStyle(node).color;"
+            "const clear = 'rgba(0, 0, 0, 0)';"
+            "while (getComputedStyle(node).backgroundColor === clear) node = node.parentElement;"
+            "return [front, getComputedStyle(node).backgroundColor]", selector)  # fmt: skip
+        assert contrast(front, back) >= 4.5
+    dark = luminance(browser.script("return getComputedStyle(document.body).backgroundColor"))
+    assert (dark < 0.1) == (scheme == "dark")
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of ``rgb(r, g, b)`` (WCAG 2.1)."""
+    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_hundred_classes_of_a_hundred_images(
+    browser: Browser, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, cache = wide_result(100, 100)
+    # equal files are scaled once: what is tested is the page, whose every image is in it apart
+    monkeypatch.setattr(ltcache.retrieval.gallery, "thumbnail", functools.cache(thumbnail))
+
+    class Store:
+        def read(self, uri: str) -> bytes:
+            return (shop.pool_images / f"{int(uri.partition('.')[0]) % 50}.png").read_bytes()
+
+    page = tmp_path / "wide.html"
+    report = write_gallery(result, cache, images=Store(), pool_images=Store(), out=page)
+    assert (report.classes, report.images) == (100, 100 * (100 + 5))
+    browser.open(page)
+    assert len(browser.all("#classes button")) == 100
+    browser.all("#classes button")[98].click()
+    browser.press("j", "n")
+    assert browser.text("#class h2").strip() == "class 99"
+    assert len(browser.all(".card")) == 100  # one class at a time is in the document
+    widths = browser.visible()
+    assert (len(widths), min(widths) > 0) == (100 + 5 + 2, True)
+    browser.press(*["n"] * 5)
+    stored = browser.script("return Object.values(localStorage).map(v => JSON.parse(v).length)")
+    assert stored == [6]
+    found = json.loads(browser.saved().read_text())["decisions"]
+    assert [entry["key"] for entry in found] == [f"w{9900 + n}" for n in range(6)]
