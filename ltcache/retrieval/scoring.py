@@ -188,11 +188,12 @@ class _Screen:
         self, queries: Queries, labels: np.ndarray, dtype: torch.dtype, device: torch.device
     ) -> None:
         classes = queries.num_classes
-        self._groups = _GROUPS if classes >= 4 * _GROUPS else 0
-        # columns are padded to whole stripes of groups by a class of the same group, whose best
-        # logit it cannot change
-        columns = np.arange(classes if not self._groups else -(-classes // _GROUPS) * _GROUPS)
-        columns[classes:] -= self._groups
+        table = _stripes(classes, labels) if classes >= 4 * _GROUPS else np.arange(classes)[None]
+        columns = table.ravel()
+        self._groups = table.shape[1] if len(table) > 1 else 0
+        place = np.empty(classes, np.int64)
+        place[columns] = np.arange(len(columns))
+        self._place = torch.from_numpy(place).to(device)
         rows = queries.scaled[:, columns].reshape(-1, queries.dim)
         self._rows = torch.from_numpy(rows).to(device, dtype)
         self._shape = (len(queries.rows), len(columns))
@@ -240,7 +241,7 @@ class _Screen:
         sentences, columns = self._shape
         if sentences > 1:
             logits = logits.view(-1, sentences, columns).amax(dim=1)
-        return logits[:, : self._classes]
+        return logits[:, self._place] if self._groups else logits
 
     def _bounded(self, logits: Tensor, thresholds: Tensor) -> Tensor:
         """Return the numbers of the rows whose bounds reach a threshold."""
@@ -249,6 +250,20 @@ class _Screen:
         least = every[torch.from_numpy(self._columns)].view(-1, self._groups).amin(dim=0)
         best = logits.view(len(logits), -1, self._groups).amax(dim=1).float()
         return (log_odds(best) >= least).any(dim=1).nonzero()[:, 0]
+
+
+def _stripes(classes: int, labels: np.ndarray) -> np.ndarray:
+    """Return int64 (slots, groups): the class of each column, one column of it a group.
+
+    Classes that are asked for share no group with others, whose best logits would raise its bound.
+    Groups are filled up with a class of their own, whose best logit that cannot change.
+    """
+    parts = [labels, np.setdiff1d(np.arange(classes), labels)]
+    slots = -(-classes // _GROUPS)
+    while sum(-(-len(part) // slots) for part in parts) > _GROUPS:
+        slots += 1
+    groups = [part[n : n + slots] for part in parts for n in range(0, len(part), slots)]
+    return np.stack([np.pad(group, (0, slots - len(group)), "edge") for group in groups], axis=1)
 
 
 def _logits(values: Tensor, scaled: Tensor) -> Tensor:

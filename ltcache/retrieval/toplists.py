@@ -14,7 +14,7 @@ import numpy as np
 Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rows, places of classes) -> exact float64 values of these pairs."""
 
-_LEAST = 1 << 14  # entries worth a sort
+_LEAST = 1 << 12  # entries worth a sort
 _FLOOD = 4  # times ``keep``: more entries of one class than that are ties, or nearly
 
 
@@ -32,7 +32,7 @@ class TopLists:
     def __init__(self, classes: int, keep: int, slack: float, exact: Exact) -> None:
         self.thresholds = np.full(classes, -np.inf, np.float32)
         self._keep, self._slack, self._exact = keep, 2 * slack, exact
-        self._limit = max(_LEAST, 2 * keep * classes)
+        self._limit = max(_LEAST, keep * classes // 2)
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._pending = 0
 
@@ -70,7 +70,7 @@ class TopLists:
         for flooded in np.flatnonzero(counts > _FLOOD * self._keep + 64):
             self._settle(rows, where, stay, int(flooded))
         self._parts = [(rows[stay], where[stay], values[stay])]
-        self._pending = int(stay.sum()) // 2  # what stays is half of the way to the next sort
+        self._pending = 0
         return self._parts[0]
 
     def _settle(self, rows: np.ndarray, where: np.ndarray, stay: np.ndarray, place: int) -> None:
