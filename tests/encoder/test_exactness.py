@@ -39,6 +39,14 @@ def write_variant(folder: Path, vision: dict[str, Any], seed: int = 0, **more: A
     return write_folder(folder, config, build(config, seed))
 
 
+def assert_same(encoder: Encoder, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Bit for bit; convolutions in channels-last sum in another order, far below float16."""
+    if encoder.numerics()["memory_format"] == "contiguous":
+        assert torch.equal(found, expected)
+    else:
+        assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_plain_open_clip_from_the_image_file(
     kind: str, tiny_folder: Callable[..., Path], tiny: Callable[..., Encoder]
@@ -57,7 +65,7 @@ def test_equals_plain_open_clip_from_the_image_file(
         found = encoder.encode_images(torch.from_numpy(decoded.copy())[None])
         with torch.no_grad():
             expected = model.encode_image(preprocess(image)[None])
-        assert torch.equal(found["embedding"], expected)
+        assert_same(encoder, found["embedding"], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,7 +176,7 @@ def test_random_models_of_open_clip(name: str) -> None:
     found = encoder.encode_images(pixels)
     with torch.no_grad():
         expected = model.encode_image(encoder.preprocessing.normalise(pixels))
-    assert torch.equal(found["embedding"], expected)
+    assert_same(encoder, found["embedding"], expected)
     if name == "RN50":
         assert encoder.dims == {"embedding": 1024}
         return
