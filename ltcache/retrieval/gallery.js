@@ -38,6 +38,8 @@ function probability(p) {
   return p < 0.0005 ? "< 0.001" : p.toFixed(3);
 }
 
+const counted = (n) => n + (n === 1 ? " decision" : " decisions");
+
 function web(text) { return /^https?:\/\//i.test(text); }
 
 // --- decisions ----------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ function save() {
   link.click();
   link.remove();
   setTimeout(() => URL.revokeObjectURL(address), 10000);
-  say(state.decisions.size + " decisions exported.");
+  say(counted(state.decisions.size) + " exported.");
 }
 
 const plain = (value) => Array.isArray(value) ? value.map(plain)
@@ -153,7 +155,7 @@ async function read(file) {
   }
   const good = found.decisions.filter((entry) => entry.decision in VERDICT);
   change(good.map((entry) => [id(entry.label, entry.key), entry.decision]), state.data.label, "");
-  say(good.length + " decisions imported.");
+  say(counted(good.length) + " imported.");
 }
 
 // --- one class ----------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ function refresh() {
     counts[decision] += 1;
     perClass.set(label, (perClass.get(label) || 0) + 1);
   }
-  place("tally").textContent = state.decisions.size + " decisions: " + counts.accept + " accepted, " + counts.reject + " rejected";
+  place("tally").textContent = counted(state.decisions.size) + ": " + counts.accept + " accepted, " + counts.reject + " rejected";
   for (const [n, entry] of page.classes.entries()) {
     const decided = perClass.get(entry.label) || 0;
     const small = place("classes").children[n].querySelector("small");
@@ -374,7 +376,7 @@ function begin() {
   place("clear").addEventListener("click", () => {
     const all = [...state.decisions.keys()].map((name) => [name, null]);
     if (all.length) change(all, state.data.label, "");
-    say(all.length + " decisions cleared; Undo brings them back.");
+    say(counted(all.length) + " cleared; Undo brings them back.");
   });
   window.addEventListener("storage", (event) => {  // the same page in another tab
     if (event.key === store) { load(); refresh(); }

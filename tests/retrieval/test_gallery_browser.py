@@ -214,7 +214,7 @@ def test_keys_move_decide_and_undo(browser: Browser, shop: Shop) -> None:
     assert browser.focused() == keys[1]
     browser.press("r", "r")  # and taken back
     assert browser.verdict(keys[1]) == "accepted"
-    assert browser.text("#tally").startswith("1 decisions")
+    assert browser.text("#tally").startswith("1 decision:")
     browser.press(Keys.ARROW_DOWN, "y")
     assert browser.verdict(keys[5]) == "accepted"
     browser.press("j")
