@@ -93,7 +93,8 @@ def _shifted_score(
     rows = _rows(run, cache, split, None if shift is None else Shift.parse(shift), seed)
     logits, weights, words = rows.logits, None, "as fitted"
     if test_prior is not None:
-        assumed = class_prior(counts, _exponent(run))
+        trained_on = np.array(run.record.get("effective_counts", counts))
+        assumed = class_prior(trained_on, _exponent(run))
         target, words = _target(test_prior, counts, rows.logits, assumed)
         logits = retarget(rows.logits, assumed, target)
         weights = None if _is(test_prior, "estimate") else class_weights(target, rows.labels)

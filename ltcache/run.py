@@ -68,7 +68,10 @@ class Run:
     def key(self) -> str:
         """Digest of what determines the run: configuration, seed, identities, rows."""
         parts = ("seed", "identities", "field", "class_counts", "splits")
-        return digest([self.method.to_dict(), {part: self.record[part] for part in parts}])
+        used = {part: self.record[part] for part in parts}
+        if "extra" in self.record:
+            used["extra"] = self.record["extra"]["digest"]
+        return digest([self.method.to_dict(), used])
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return float32 (n, C) for raw features (n, v, D) or (n, D); the mean over crops.

@@ -36,6 +36,19 @@ from ltcache.errors import UsageError
     help="Change a setting of the method: loss.tau=0.5, head=cosine, init=class_mean, "
     "optimisation.epochs=20. `ltcache methods NAME` lists them.",
 )
+@click.option(
+    "--extra",
+    type=click.Path(path_type=Path),
+    metavar="RETRIEVED",
+    help="Train on the images, too, that ltcache retrieve-tail accepted.",
+)
+@click.option(
+    "--extra-weight",
+    default="1",
+    show_default=True,
+    metavar="W|p",
+    help="Of an image of --extra in the loss and the class prior; p: its p_k.",
+)
 @tuning_options("What --tune tries, instead of the default search space.")
 @allow_stale
 @general
@@ -49,12 +62,20 @@ def command(
     ltcache fit-adapter cache --method ce -s head=cosine -s init=class_mean --out runs/ce-cosine
     ltcache fit-adapter cache --method logit-adjustment --tune --out runs/la-tuned
     ltcache fit-adapter cache --method auto --out runs/auto
+    ltcache fit-adapter cache --method lift-lp --extra retrieved --extra-weight p --out runs/web
     """
     from ltcache.fit import fit_adapter, fit_seeds
 
     as_json = options.pop("as_json")
+    extra, weight = options.pop("extra"), options.pop("extra_weight")
+    if extra is not None and (options["tune"] or method == "auto"):
+        raise UsageError("--extra is not part of tuning: choose settings first, then add it")
     method, chosen = _choose(cache, method, parse_settings(settings), options)
     options |= chosen
+    if extra is not None:
+        from ltcache.retrieval import extra_rows
+
+        options["extra"] = extra_rows(extra, weight)
     if seeds > 1:
         found = fit_seeds(cache, method, out, seeds=range(seeds), **options)
         _show_seeds(found, out, as_json)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from ltcache.fit.adapter import fit_adapter, fit_seeds
+from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import Fitted, fit_head
 from ltcache.fit.many import Job, fit_many
 from ltcache.fit.rows import Rows, hold_out
 
 __all__ = [
+    "ExtraRows",
     "Fitted",
     "Job",
     "Rows",

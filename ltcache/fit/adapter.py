@@ -14,6 +14,7 @@ import torch
 from ltcache.adjustments import ADJUSTMENTS
 from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import FitError
+from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import Fitted, Memo, fit_head
 from ltcache.fit.rows import Rows
 from ltcache.fit.task import Progress
@@ -53,6 +54,7 @@ def fit_adapter(
     progress: Progress | None = None,
     memo: Memo | None = None,
     tuning: Mapping[str, Any] | None = None,
+    extra: ExtraRows | None = None,
 ) -> Run:
     """Fit a method on the training split of a cache and score it on ``val`` and ``test``.
 
@@ -72,6 +74,7 @@ def fit_adapter(
         memo: see :func:`ltcache.fit.fit_head`.
         tuning: how settings in ``overrides`` were chosen, for the record: ``chosen`` (dotted key ->
             value), ``tuned_on`` and whatever else is to be kept.
+        extra: rows that train beside the training split, such as retrieved images.
 
     Raises:
         UsageError: unknown method or setting, or ``out`` is taken. FitError: cannot be fitted.
@@ -86,11 +89,16 @@ def fit_adapter(
     stale = () if text_set is None else check_texts(cache, text_set, allow_stale)
     rows = rows_of(cache, "train", field, method.feature.view)
     crops = cache.crops(method.feature.view)
+    labelled = context.class_counts
+    if extra is not None:
+        stale += require_same(cache, extra, allow_stale)
+        context = replace(context, class_counts=labelled + extra.counts(len(labelled)))
     fitted = fit_head(
         method,
         rows,
         context,
         val=val_rows(cache, field, method),
+        extra=None if extra is None else extra.rows(field),
         seed=seed,
         device=_device(device),
         progress=progress,
@@ -98,6 +106,9 @@ def fit_adapter(
         memo=memo,
     )
     record = _record(cache, method, field, fitted, context, text_set, seed, stale, crops)
+    if extra is not None:
+        record |= {"class_counts": labelled.tolist(), "extra": extra.to_dict()}
+        record["effective_counts"] = context.class_counts.tolist()
     if tuning is not None:
         record["tuning"] = dict(tuning)
         record["tuned_on"] |= dict.fromkeys(tuning["chosen"], tuning["tuned_on"])
@@ -258,6 +269,7 @@ def _record(
         "field": field,
         "dim": context.dim,
         "identities": cache.identities(method.feature.eval_view, used),
+        "train_view": cache.identities(method.feature.view)["view"],
         "prompts": None if used is None else used.name,
         "class_counts": context.class_counts.tolist(),
         "groups": GroupScheme.from_mapping(cache.manifest.groups).to_mapping(),
@@ -279,6 +291,17 @@ def _chosen(fitted: Fitted) -> list[str]:
     """Return the names of what was chosen on the rows that tuned."""
     names = {name for choice in fitted.choices for name in choice} - {"residual"}
     return sorted(names) or ["epoch"]
+
+
+def require_same(cache: Cache, extra: ExtraRows, allow_stale: Collection[str]) -> tuple[str, ...]:
+    """Refuse extra rows of another encoder or of other classes than the cache's."""
+    expected = cache.identities("center")
+    remedy = "retrieve again, from a pool that the cache's own encoder has extracted"
+    stale: list[str] = []
+    for kind in ("encoder", "classes"):
+        found = extra.identities.get(kind)
+        stale += require_equal(kind, expected[kind], found, allow_stale=allow_stale, remedy=remedy)
+    return tuple(stale)
 
 
 def check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple[str, ...]:

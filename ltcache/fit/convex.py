@@ -11,9 +11,11 @@ expectation: with exponent a, rows of class c weigh n_c^(a - 1).
 
 L-BFGS in coordinates where the Hessian is nearly diagonal. Rows are centred, which moves b alone,
 and turned into the eigenvectors of their covariance, which leaves |W| as it is; in direction d with
-variance v_d the curvature of class c is close to s_c v_d + weight_decay, s_c the mean of p_c (1 -
-p_c) over rows. Its inverse is the metric in which every iteration begins, s_c renewed each time but
-kept above a tenth of its value at the start, since it falls fast where classes can be separated.
+variance v_d the curvature of class c is about s_c v_d + weight_decay, s_c the mean of p_c (1 - p_c)
+over rows. Its inverse is the metric in which every iteration begins. Two cautions, both found by
+counting evaluations on overlapping and on separable classes: s_c is kept above its value at the
+start times 0.8^iteration, since p saturates at once where the steps are too long, and it is drawn
+half way (geometrically) to the mean over classes.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from ltcache.sampling import SAMPLERS
 _BLOCK = 1024  # rows at once: their logits stay in the cache of a core
 _MEMORY = 10  # pairs of steps and gradient changes
 _ITERATIONS = 500
-_FLOOR = 0.1  # of the curvature at the start
+_FADING, _LEAST = 0.8, 1e-3  # per iteration, of the curvature at the start; and in the end
 
 
 def solve(head: Head, objective: Objective, stage: Train, task: Task) -> Trained:
@@ -138,7 +140,7 @@ class Problem:
         self.variance.clamp_(min=0)
         self.rows = centred @ self.turn
         share = self._shares()
-        self.least = _FLOOR * (share * (1 - share)).clamp(min=torch.finfo(share.dtype).tiny)
+        self.first = (share * (1 - share)).clamp(min=torch.finfo(share.dtype).tiny)
 
     def _shares(self) -> Tensor:
         """Return the weight of each class, (C,)."""
@@ -190,9 +192,11 @@ class Problem:
         moving = by_class if self.has_bias else torch.zeros_like(by_class)
         return Value(loss, torch.cat([gradient, moving[:, None]], dim=1), curvature)
 
-    def metric(self, curvature: Tensor) -> Tensor:
-        """Return the inverse of the nearly diagonal Hessian, (C, D + 1)."""
-        size = torch.maximum(curvature, self.least)[:, None]
+    def metric(self, curvature: Tensor, iteration: int) -> Tensor:
+        """Return the inverse of the nearly diagonal Hessian, (C, D + 1); see the module."""
+        least = self.first * max(_FADING ** (iteration - 1), _LEAST)
+        size = torch.maximum(curvature, least)[:, None]
+        size = (size * size.mean()).sqrt()
         variance = self.variance + 1e-7 * self.variance[-1]  # a direction without any is left alone
         inverse = 1 / (size * variance + self.decay)
         return torch.cat([inverse, 1 / size], dim=1)
@@ -220,7 +224,7 @@ def _minimise(
     for iteration in range(1, limit + 1):
         if float(here.gradient.abs().max()) <= tolerance:
             return
-        direction = _direction(here.gradient, problem.metric(here.curvature), pairs)
+        direction = _direction(here.gradient, problem.metric(here.curvature, iteration), pairs)
         found = _along(problem, point, here, direction)
         if found is None:  # the limit of the precision, or pairs that mislead
             if not pairs:

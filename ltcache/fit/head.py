@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
+from ltcache.fit.extra import joined
 from ltcache.fit.rows import SHARE, Rows, hold_out
 from ltcache.fit.stages import run_stage
 from ltcache.fit.task import Progress, StageResult, Task
@@ -59,6 +60,7 @@ def fit_head(
     context: HeadContext,
     *,
     val: Rows | None = None,
+    extra: Rows | None = None,
     choose: bool = True,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -77,6 +79,7 @@ def fit_head(
         context: what heads are built from; its class counts make priors.
         val: rows to choose epochs and hyper-parameters on. None: a stratified tenth of the
             training rows chooses, then all rows are fitted with what it chose.
+        extra: rows that only train and never choose; the context's counts should know of them.
         choose: False: without ``val`` nothing is chosen; the last epoch and the method's own
             values are kept.
         seed: of initialisation, sampling and the held-out tenth.
@@ -93,7 +96,7 @@ def fit_head(
         raise FitError("there are no labelled training rows")
     begin = time.perf_counter()
     fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,
-               allow_double_correction, memo)  # fmt: skip
+               allow_double_correction, memo, extra)  # fmt: skip
     if val is not None:
         return fit.fitted(*fit.run(rows, val, None), BY_VAL, begin)
     if not choose:
@@ -130,11 +133,13 @@ class OneFit:
     closed_form: bool
     allow_double_correction: bool
     memo: Memo | None
+    extra: Rows | None = None
     spared: list[float] = field(default_factory=list)  # seconds of what the memo had
 
     def start(self, rows: Rows, val: Rows | None) -> tuple[FeatureTransform, Task]:
         """Return the feature transform, fitted to the training rows, and the task of all stages."""
-        rows, val = rows.to(self.device), None if val is None else val.to(self.device)
+        rows = joined(rows, self.extra).to(self.device)
+        val = None if val is None else val.to(self.device)
         feature = self.method.feature
         if feature.text_rows:
             rows = with_texts(rows, self.context)

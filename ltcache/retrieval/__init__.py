@@ -1,6 +1,7 @@
 """Choosing images for rare classes from an unlabelled pool; the only importer of FAISS."""
 
+from ltcache.retrieval.merge import extra_rows
 from ltcache.retrieval.result import Retrieved, open_retrieved
 from ltcache.retrieval.tail import Settings, retrieve_tail
 
-__all__ = ["Retrieved", "Settings", "open_retrieved", "retrieve_tail"]
+__all__ = ["Retrieved", "Settings", "extra_rows", "open_retrieved", "retrieve_tail"]

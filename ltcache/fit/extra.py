@@ -1,0 +1,81 @@
+"""Rows that join the training split only, such as images that a retrieval chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltcache.cache.fingerprint import digest
+from ltcache.errors import FitError
+from ltcache.fit.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class ExtraRows:
+    """Features with labels that nobody has checked.
+
+    They train, with their weights in the loss and in the class prior; they neither choose epochs
+    nor count in the groups, which follow the labelled images.
+
+    Args:
+        features: field -> float32 (m, v, D), as a cache gives them.
+        labels: int64 (m,), in the classes of the cache. weights: float32 (m,); 1 is an image.
+        identities: ``encoder`` and ``classes`` of what the rows were made for.
+        record: what is to stand in run.json of where they come from.
+    """
+
+    features: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    weights: np.ndarray
+    identities: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, name: str) -> Rows:
+        """Return the rows of a field; each crop is a row.
+
+        Raises:
+            FitError: there is no such field.
+        """
+        if name not in self.features:
+            raise FitError(
+                f"the extra rows have no field {name!r}, only {', '.join(self.features)}: extract "
+                "their pool with it, or override feature.field"
+            )
+        values = np.asarray(self.features[name], dtype=np.float32)
+        crops = values.shape[1]
+        return Rows(
+            torch.from_numpy(np.ascontiguousarray(values.reshape(-1, *values.shape[2:]))),
+            torch.from_numpy(np.repeat(self.labels.astype(np.int64), crops)),
+            torch.from_numpy(np.repeat(self.weights.astype(np.float32), crops)),
+        )
+
+    def counts(self, num_classes: int) -> Tensor:
+        """Return the effective number of images of each class, (C,), float64."""
+        found = np.bincount(self.labels, weights=self.weights, minlength=num_classes)
+        return torch.from_numpy(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record with how many rows there are and a digest of labels and weights."""
+        content = digest([self.labels.tolist(), np.round(self.weights, 6).tolist()])
+        total = float(self.weights.sum())
+        return {**self.record, "rows": len(self.labels), "weight": total, "digest": content}
+
+
+def joined(rows: Rows, extra: Rows | None) -> Rows:
+    """Return labelled rows and extra ones; a labelled row weighs 1 where nothing else is said."""
+    if extra is None or not len(extra):
+        return rows
+    extra = extra.to(rows.features.device)
+    assert extra.weights is not None
+    ones = torch.ones(len(rows), device=extra.weights.device)
+    weights = ones if rows.weights is None else rows.weights
+    return Rows(
+        torch.cat([rows.features, extra.features]),
+        torch.cat([rows.labels, extra.labels]),
+        torch.cat([weights, extra.weights]),
+    )
