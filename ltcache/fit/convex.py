@@ -227,7 +227,8 @@ def _minimise(
         direction = _direction(here.gradient, problem.metric(here.curvature, iteration), pairs)
         found = _along(problem, point, here, direction)
         if found is None:  # the limit of the precision, or pairs that mislead
-            if not pairs:
+            near = float(here.gradient.abs().max()) <= 10 * tolerance
+            if near or not pairs:
                 return
             pairs.clear()
             continue
@@ -268,6 +269,7 @@ def _along(
     through what is known; Armijo's condition suffices, since every pair has curvature >= 0.
     """
     slope, length = _dot(here.gradient, direction), 1.0
+    noise = torch.finfo(point.dtype).eps * abs(here.loss)
     if slope >= 0:
         return None
     for _ in range(12):
@@ -276,6 +278,8 @@ def _along(
         rise = there.loss - here.loss
         if rise <= 1e-4 * length * slope:
             return step, there
+        if abs(rise) <= noise and abs(_dot(there.gradient, direction)) <= 0.9 * abs(slope):
+            return step, there  # approximate Wolfe (Hager & Zhang, SIAM J. Optim. 2005)
         best = -0.5 * slope * length**2 / (rise - slope * length) if math.isfinite(rise) else 0.0
         length = min(max(best, 0.1 * length), 0.5 * length)
     return None
