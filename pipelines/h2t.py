@@ -7,7 +7,8 @@ one more stage of head-to-tail fusion, tuned with the same number of trials on v
 the fusion adds in each group of classes, by the paired bootstrap over emoji families. Then the
 sweep of the fusing ratio with a linear and a cosine classifier: ratio 0 is the same stage with no
 fusion at all, so it tells what more training alone would do; ratio 1 trains on other images than
-its labels say and must fail.
+its labels say and must fail. In the directory of pipelines.baselines it takes the runs that are
+there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     cache = cache_of(chosen)
     fused = [name for name in METHODS if name.endswith("+h2t")]
     partners = [name.removesuffix("+h2t") for name in fused]
-    found = compared(cache, [*partners, *fused], chosen, chosen.out / "partners")
+    found = compared(cache, [*partners, *fused], chosen, chosen.out / "ablation")
     table, records = difference_table(cache, found, list(zip(partners, fused, strict=True)))
     sweeps = {name: sweep(cache, name, chosen) for name in ("dr+h2t", "dr-cosine+h2t")}
     (chosen.out / "h2t.json").write_text(json.dumps({"pairs": records, "sweep": sweeps}, indent=1))

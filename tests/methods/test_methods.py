@@ -135,7 +135,7 @@ def test_overrides_change_names_options_and_schedules() -> None:
         ({"optimisation.optimiser": "lion"}, "none of adamw, sgd"),
         ({"optimisation.precision": "fp8"}, "none of fp32, bf16"),
         ({"feature.transform": "pca"}, "none of none, l2"),
-        ({"feature.field": "tokens"}, "none of embedding"),
+        ({"feature.field": "words"}, "none of embedding"),
     ],
 )
 def test_bad_overrides_are_refused_with_the_nearest(overrides: dict, text: str) -> None:
