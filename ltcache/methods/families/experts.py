@@ -8,7 +8,7 @@ from ltcache.methods.families.shared import CE, first
 from ltcache.methods.spec import Method, Optimisation
 
 # Larger batches and fewer steps than a single head: a step moves millions of numbers.
-_EXPERTS = Optimisation(lr=1e-3, weight_decay=0.1, batch=256, epochs=25)
+_EXPERTS = Optimisation(lr=2e-3, weight_decay=0.1, batch=512, epochs=12)
 
 _FEATURE_LEVEL = (
     "Feature level: the experts share the frozen encoder and differ in a small residual block, "

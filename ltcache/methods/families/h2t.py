@@ -13,7 +13,7 @@ from ltcache.methods.families.decoupled import dr, gcl, mislas
 from ltcache.methods.families.experts import reslt, ride
 from ltcache.methods.families.shared import SECOND
 from ltcache.methods.families.texts import ballad
-from ltcache.methods.spec import Method, Train
+from ltcache.methods.spec import Method, Optimisation, Train
 
 # Name -> its recipe by classifier, the classifiers; the first one is the method's own.
 _PARTNERS: dict[str, tuple[Callable[[str], Method], tuple[str, ...]]] = {
@@ -39,7 +39,7 @@ def with_h2t(method: Method) -> Method:
         partner="instance",
         fusion=("h2t",),
         fusion_options={"ratio": 0.25},
-        optimisation=replace(SECOND, batch=last.optimisation.batch),
+        optimisation=_as_long_as(last.optimisation),
     )
     return replace(
         method,
@@ -51,6 +51,13 @@ def with_h2t(method: Method) -> Method:
         mechanism="channels of class-balanced rows replaced by those of instance-sampled rows",
         ablation={"fusion": "none", "partner": "none"},
     )
+
+
+def _as_long_as(before: Optimisation) -> Optimisation:
+    """Return the schedule of the fusion's stage: of experts' large batches as few as before."""
+    if before.batch is None:
+        return SECOND
+    return replace(SECOND, batch=before.batch, epochs=min(before.epochs or 20, 20))
 
 
 def _variants() -> tuple[Method, ...]:
