@@ -60,7 +60,7 @@ def evaluate(
         UsageError: there is no cache to score on, or no such prior.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    opened = _cache_of(run, cache)
+    opened = cache_of(run, cache)
     stale = check_features(run, opened, allow_stale)
     if test_prior is None and shift is None:
         metrics = score(run, opened, split, stale)
@@ -179,7 +179,12 @@ def _suffixes(
     return result
 
 
-def _cache_of(run: Run, cache: Cache | str | Path | None) -> Cache:
+def cache_of(run: Run, cache: Cache | str | Path | None) -> Cache:
+    """Return a cache opened; None: the one that the run was fitted on.
+
+    Raises:
+        UsageError: it is no longer there, or the run does not name it.
+    """
     from ltcache.cache import open_cache
 
     if cache is None:

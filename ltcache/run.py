@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,20 +96,7 @@ class Run:
         """
         out = Path(out)
         check_place(out, self.key, overwrite)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.parent / f".{out.name}.{uuid4().hex}"
-        try:
-            partial.mkdir()
-            self._write(partial)
-            if out.exists():
-                old = out.parent / f".{out.name}.{uuid4().hex}"
-                os.rename(out, old)
-                os.rename(partial, out)
-                shutil.rmtree(old)
-            else:
-                os.rename(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        write_directory(out, self._write)
         self.path = out
         return out
 
@@ -125,7 +112,7 @@ class Run:
         write_json(directory / "metrics.json", self.metrics_record())
         lines = "".join(canonical_json(entry) + "\n" for entry in self.history)
         (directory / "history.jsonl").write_text(lines, encoding="utf-8")
-        self._write_classes(directory / "per_class.csv")
+        write_classes(directory / "per_class.csv", self.record, self.class_names, self.metrics)
 
     def metrics_record(self) -> dict[str, Any]:
         """Return what stands in metrics.json."""
@@ -135,23 +122,6 @@ class Run:
             **{name: self.record[name] for name in named},
             "splits": {split: metrics.to_dict() for split, metrics in self.metrics.items()},
         }
-
-    def _write_classes(self, path: Path) -> None:
-        counts = np.array(self.record["class_counts"])
-        groups = GroupScheme.from_mapping(self.record["groups"]).assign(counts)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            splits = list(self.metrics)
-            header = [f"{split}_{what}" for split in splits for what in ("rows", "accuracy")]
-            writer.writerow(["label", "name", "train_rows", "group", *header])
-            for label, count in enumerate(counts):
-                cells: list[Any] = []
-                for split in splits:
-                    accuracy = self.metrics[split].per_class[label]
-                    shown = "-" if accuracy is None else f"{accuracy:.6g}"
-                    cells += [self.metrics[split].per_class_rows[label], shown]
-                name = self.class_names[label] if self.class_names else ""
-                writer.writerow([label, name, count, groups[label], *cells])
 
 
 def open_run(path: str | Path) -> Run:
@@ -278,6 +248,51 @@ def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Me
         units=None if units is None else units[keep],
     )
     return metrics.marked(stale)
+
+
+def write_directory(out: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a directory beside ``out``, then put it in the place of ``out``."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{uuid4().hex}"
+    try:
+        partial.mkdir()
+        write(partial)
+        if out.exists():
+            old = out.parent / f".{out.name}.{uuid4().hex}"
+            os.rename(out, old)
+            os.rename(partial, out)
+            shutil.rmtree(old)
+        else:
+            os.rename(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_classes(
+    path: Path,
+    record: Mapping[str, Any],
+    names: Sequence[str],
+    splits: Mapping[str, Metrics],
+) -> None:
+    """Write per_class.csv: count and group of each class, its rows and accuracy in each split.
+
+    Args:
+        record: with ``class_counts`` and ``groups``. names: of the classes, or empty.
+    """
+    counts = np.array(record["class_counts"])
+    groups = GroupScheme.from_mapping(record["groups"]).assign(counts)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header = [f"{split}_{what}" for split in splits for what in ("rows", "accuracy")]
+        writer.writerow(["label", "name", "train_rows", "group", *header])
+        for label, count in enumerate(counts):
+            cells: list[Any] = []
+            for metrics in splits.values():
+                accuracy = metrics.per_class[label]
+                shown = "-" if accuracy is None else f"{accuracy:.6g}"
+                cells += [metrics.per_class_rows[label], shown]
+            name = names[label] if names else ""
+            writer.writerow([label, name, count, groups[label], *cells])
 
 
 def write_json(path: Path, value: Any) -> None:
