@@ -88,10 +88,16 @@ def train_together(
 
 
 def _rank(training: Training) -> tuple[Any, ...]:
-    """Neighbours share a call of their loss, then of the optimiser."""
+    """Neighbours share a call of their loss, then the rows that they draw, then the optimiser."""
     optimisation = training.stage.optimisation
     loss = _Losses.kind(training) if has_closed_form(training) else ()
-    return (*loss, optimisation.lr, optimisation.weight_decay)
+    return (*loss, drawn_by(training), optimisation.lr, optimisation.weight_decay)
+
+
+def drawn_by(training: Training) -> str:
+    """Return what decides which rows a run draws; runs of one seed often draw the same."""
+    state = training.task.generator.get_state().numpy().tobytes()
+    return f"{training.stage.sampler} {hashlib.blake2b(state, digest_size=16).hexdigest()}"
 
 
 class Stack:
@@ -182,7 +188,7 @@ class _Problem:
         self.stops = [min(self.epochs, stop or self.epochs) for stop in stops]
         self.batch = self.optimisation.batch_for(len(self.task.rows))
         self.stack = Stack([training.head for training in trainings])
-        kind = ClosedFormSteps if has_closed_form(trainings[0]) else MappedSteps
+        kind = steps_for(trainings)
         self.step: ClosedFormSteps | MappedSteps = kind(trainings, self.stack, self.batch)
         self.optimiser = _Optimiser(trainings, self.stack)
         self.by_class = RowsByClass.of(self.task.rows.labels, self.stack.head.num_classes)
@@ -260,6 +266,18 @@ def order_of(training: Training, by_class: RowsByClass, progress: float) -> Tens
     return order
 
 
+def steps_for(trainings: Sequence[Training]) -> type[ClosedFormSteps] | type[MappedSteps]:
+    """Return the fastest form of a step that serves runs, which lie in order of their rank."""
+    if not has_closed_form(trainings[0]):
+        return MappedSteps
+    draws = [len(list(members)) for _, members in groupby(map(drawn_by, trainings))]
+    even = len(set(draws)) == 1 and draws[0] > 1
+    one_loss = len({_Losses.kind(training) for training in trainings}) == 1
+    if even and one_loss and _adds_offset(trainings[0].objective.loss):
+        return SharedSteps
+    return ClosedFormSteps
+
+
 class ClosedFormSteps:
     """:class:`ltcache.fit.steps.ClosedFormStep` for R runs: two batched products.
 
@@ -299,17 +317,17 @@ class ClosedFormSteps:
                 for part in self.losses
             ]  # fmt: skip
             gradient = self._weight_gradient(logits, rows)
-        found = [(weight, gradient)]
-        if bias is not None and bias.requires_grad:
-            found.append((bias, logits.sum(dim=1)))
-        for tensor, grad in found:
-            if not tensor.requires_grad:
-                continue
-            if tensor.is_leaf:
-                tensor.grad = grad
-            else:
-                tensor.backward(grad)
+        self._push(weight, gradient)
+        if bias is not None:
+            self._push(bias, logits.sum(dim=1))
         return torch.cat(values)
+
+    @staticmethod
+    def _push(tensor: Tensor, gradient: Tensor) -> None:
+        if tensor.requires_grad and tensor.is_leaf:
+            tensor.grad = gradient
+        elif tensor.requires_grad:
+            tensor.backward(gradient)
 
     def _gather(self, index: Tensor) -> Tensor:
         flat = index.flatten()
@@ -348,6 +366,44 @@ class ClosedFormSteps:
             return F.linear(rows, flat, shift).view(len(rows), len(self.stack), -1)
 
         return _scores(logits, val, len(self.stack), self.stack.head.num_classes)
+
+
+class SharedSteps(ClosedFormSteps):
+    """The same for S seeds x K settings whose runs of a seed draw the same rows: these are gathered
+    once, and the two products have K * C columns in place of C.
+
+    Args:
+        trainings: seed after seed, their losses cross entropies with or without an offset.
+    """
+
+    def __init__(self, trainings: Sequence[Training], stack: Stack, largest: int) -> None:
+        super().__init__(trainings, stack, largest)
+        self.settings = len([t for t in trainings if drawn_by(t) == drawn_by(trainings[0])])
+
+    def __call__(self, index: Tensor, progress: float) -> Tensor:
+        """See :class:`ClosedFormSteps`; values are computed as (S, B, K, C)."""
+        weight, bias = self.affine()
+        runs, classes, dim = weight.shape
+        seeds = runs // self.settings
+        labels = self.rows.labels[index]
+        own = None if self.rows.weights is None else self.rows.weights[index]
+        (part,) = self.losses
+        with torch.no_grad():
+            rows = self._gather(index[:: self.settings])  # (S, B, D)
+            wide = weight.detach().reshape(seeds, self.settings * classes, dim)
+            shift = None if bias is None else bias.detach().reshape(seeds, -1)
+            logits = self._products(rows, wide, shift)  # (S, B, K C)
+            row_weights = part.row_weights(rows, labels, own, progress)
+            values = part.shared(logits, labels, row_weights, self.settings)
+            gradient = self.gradient.view(seeds, -1, dim)
+            if self.narrow == logits.dtype:
+                torch.bmm(logits.transpose(1, 2), rows, out=gradient)
+            else:
+                gradient.copy_(torch.bmm(logits.to(self.narrow).transpose(1, 2), rows))
+        self._push(weight, self.gradient)
+        if bias is not None:
+            self._push(bias, logits.sum(dim=1).view(runs, classes))
+        return values
 
 
 class _StackedAffine:
@@ -421,7 +477,7 @@ class _Losses:
         loss: Any = self.objectives[0].loss
         if _has_state(loss):  # then it is the only one
             loss.observe(labels[0])
-        weights = self._weights(rows, labels, own, progress)
+        weights = self.row_weights(rows, labels, own, progress)
         flat, targets, weight = logits.flatten(0, 1), labels.flatten(), weights.flatten()
         if _adds_offset(loss):
             if self.offsets is not None:
@@ -431,7 +487,26 @@ class _Losses:
             losses, _ = loss.gradient(flat, targets, weight)
         return (losses.view(labels.shape) * weights.to(losses.dtype)).sum(dim=1)
 
-    def _weights(self, rows: Tensor, labels: Tensor, own: Tensor | None, progress: float) -> Tensor:
+    def shared(self, logits: Tensor, labels: Tensor, weights: Tensor, settings: int) -> Tensor:
+        """Overwrite logits (S, B, K C) by the gradient and return the objectives (S K,).
+
+        Args:
+            labels, weights: of each run, (S K, B).
+        """
+        seeds, batch, _ = logits.shape
+        wide = logits.view(seeds, batch, settings, -1)
+        if self.offsets is not None:
+            wide += self.offsets.to(logits.dtype).view(seeds, 1, settings, -1)
+        turned = [
+            t.view(seeds, settings, batch).transpose(1, 2).flatten() for t in (labels, weights)
+        ]
+        losses = offset_cross_entropy_(wide.view(len(turned[0]), -1), *turned)
+        values = (losses * turned[1].to(losses.dtype)).view(seeds, batch, settings)
+        return values.sum(dim=1).flatten()
+
+    def row_weights(
+        self, rows: Tensor, labels: Tensor, own: Tensor | None, progress: float
+    ) -> Tensor:
         """Return :meth:`Objective.row_weights` of each run, (r, B)."""
         tables = [objective.loss.weights_at(progress) for objective in self.objectives]
         if all(type(objective) is WeightedMean for objective in self.objectives):

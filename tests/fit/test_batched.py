@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from ltcache.errors import FitError
 from ltcache.fit import Fitted, Job, Rows, fit_head, fit_many
 from ltcache.fit import many as planner
-from ltcache.fit.batched import ClosedFormSteps, MappedSteps, architecture, train_together
+from ltcache.fit.batched import (
+    ClosedFormSteps,
+    MappedSteps,
+    SharedSteps,
+    architecture,
+    train_together,
+)
 from ltcache.fit.stages import Training, ready
 from ltcache.fit.task import Task
 from ltcache.fit.train import train
@@ -71,6 +77,27 @@ def test_linear_heads_of_many_losses_are_one_problem_and_equal_single_fits(weigh
     for job, fitted in zip(VARIED, many, strict=True):
         alone = fit_head(job.method, rows, CONTEXT, val=VAL, seed=job.seed)
         _require_equal(fitted, alone)
+
+
+SAME_DRAWS = {
+    "offsets": [_method("logit-adjustment", loss__tau=tau) for tau in (0.5, 1.0, 2.0)],
+    "rates": [_method("ce", optimisation__lr=lr) for lr in (0.003, 0.01, 0.03)],
+    "weights": [_method("grw", loss__rho=rho) for rho in (0.5, 1.0)],
+    "directions": [_method("lift-lp", loss__tau=tau) for tau in (0.5, 1.0)],
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", SAME_DRAWS)
+def test_runs_of_a_seed_share_the_rows_that_they_draw(kind: str, weighted: bool) -> None:
+    rows = replace(ROWS, weights=torch.rand(len(ROWS)) + 0.5) if weighted else ROWS
+    jobs = [Job(method, seed) for method in SAME_DRAWS[kind] for seed in (0, 3)]
+    spy = {"autospec": True, "side_effect": SharedSteps.__call__}
+    with mock.patch.object(SharedSteps, "__call__", **spy) as shared:
+        many = fit_many(jobs, rows, CONTEXT, val=VAL)
+    assert shared.called
+    for job, fitted in zip(jobs, many, strict=True):
+        _require_equal(fitted, fit_head(job.method, rows, CONTEXT, val=VAL, seed=job.seed))
 
 
 @pytest.mark.parametrize(
