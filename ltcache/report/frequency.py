@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 BINS = 8
+LINES = 16
+"""A plot of more lines shows the baseline and the best of the others."""
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -46,9 +48,22 @@ def plot_by_frequency(comparison: Mapping[str, Any], out: Path, split: str = "te
     return paths
 
 
+def shown_entries(comparison: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+    """Return at most :data:`LINES` entries in their order: the baseline and the best others."""
+    entries = list(comparison["entries"])
+
+    def merit(entry: Mapping[str, Any]) -> tuple[bool, float]:
+        score = entry["scores"][split][comparison["statistic"]]
+        return entry["name"] == comparison["baseline"], -1.0 if score is None else score["mean"]
+
+    best = sorted(entries, key=merit, reverse=True)[:LINES]
+    names = {entry["name"] for entry in best}
+    return [entry for entry in entries if entry["name"] in names]
+
+
 def _draw(axes: Any, comparison: Mapping[str, Any], split: str, colours: Any) -> None:
     counts = np.array(comparison["class_counts"])
-    for number, entry in enumerate(comparison["entries"]):
+    for number, entry in enumerate(shown_entries(comparison, split)):
         accuracy = np.array(entry["per_class"][split], dtype=float)
         frequency, mean = by_frequency(counts, accuracy)
         style = _STYLES[number // 10 % len(_STYLES)]

@@ -15,7 +15,7 @@ from ltcache.errors import UsageError
 from ltcache.metrics import evaluate_logits
 from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare, comparison_table
 from ltcache.report.formats import latex_text
-from ltcache.report.frequency import by_frequency, plot_by_frequency
+from ltcache.report.frequency import LINES, by_frequency, plot_by_frequency, shown_entries
 
 COUNTS = np.array([150, 60, 10, 5])
 LABELS = np.repeat(np.arange(4), 10)
@@ -110,3 +110,15 @@ def test_the_plot_is_written_with_one_line_per_method(tmp_path: Path) -> None:
     assert "<!-- ce -->" in text and "<!-- crt -->" in text
     plot_by_frequency(found, tmp_path)
     assert svg.read_text() == text
+
+
+def test_a_plot_of_many_lines_shows_the_baseline_and_the_best() -> None:
+    entries = [
+        {"name": f"m{number}", "scores": {"test": {"mean_per_class": {"mean": number / 100}}}}
+        for number in range(40)
+    ]
+    comparison = {"entries": entries, "baseline": "m0", "statistic": "mean_per_class"}
+    shown = [entry["name"] for entry in shown_entries(comparison, "test")]
+    assert shown == ["m0", *(f"m{number}" for number in range(40 - LINES + 1, 40))]
+    few = {**comparison, "entries": entries[:5]}
+    assert shown_entries(few, "test") == entries[:5]
