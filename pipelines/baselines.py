@@ -48,6 +48,8 @@ def equal_logits(cache: Cache, found: Ablation) -> list[tuple[str, str]]:
     """Return the pairs of lines whose first seeds give equal logits on the test rows."""
     logits = {}
     for entry in found.comparison["entries"]:
+        if any(choice.get("tau") == 0.0 for choice in entry["choices"][0]):
+            continue  # validation data chose to adjust nothing
         run = open_run(Path(found.out) / entry["runs"][0])
         field, view = run.record["field"], run.method.feature.eval_view
         logits[entry["name"]] = run.logits(cache.features("test", field, view))

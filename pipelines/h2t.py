@@ -7,8 +7,8 @@ one more stage of head-to-tail fusion, tuned with the same number of trials on v
 the fusion adds in each group of classes, by the paired bootstrap over emoji families. Then the
 sweep of the fusing ratio with a linear and a cosine classifier: ratio 0 is the same stage with no
 fusion at all, so it tells what more training alone would do; ratio 1 trains on other images than
-its labels say, so that validation data keep the first, least harmful epoch. In the directory of pipelines.baselines it takes the runs that are
-there.
+its labels say, so that validation data keep the first, least harmful epoch. In the directory of
+pipelines.baselines it takes the runs that are there.
 """
 
 from __future__ import annotations
