@@ -9,14 +9,12 @@ the features of all candidates are in it, so that a fit needs no pool.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import CacheError, UsageError
-from ltcache.run import write_json
+from ltcache.run import write_directory, write_json
 
 FORMAT = 1
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -133,23 +131,14 @@ class Retrieved:
         """
         out = Path(out)
         check_place(out, self.key, overwrite)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.parent / f".{out.name}.{uuid4().hex}"
-        try:
-            partial.mkdir()
+
+        def write(partial: Path) -> None:
             self._write(partial)
             for name in keep:
                 if (out / name).is_file():
                     shutil.copy2(out / name, partial / name)
-            if out.exists():
-                old = out.parent / f".{out.name}.{uuid4().hex}"
-                os.rename(out, old)
-                os.rename(partial, out)
-                shutil.rmtree(old)
-            else:
-                os.rename(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+        write_directory(out, write)
         self.path = out
         return out
 

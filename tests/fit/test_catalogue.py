@@ -121,11 +121,17 @@ def test_what_is_not_exact_names_its_mechanism_and_what_differs(name: str) -> No
         assert method.mechanism and method.ablation
 
 
-@pytest.mark.parametrize("name", METHODS)
+# random draws follow the numbering of the classes, so methods that train end elsewhere
+CLOSED_FORMS = [
+    name
+    for name, method in METHODS.items()
+    if not any(isinstance(stage, Train) for stage in method.stages)
+]
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_classes_may_be_numbered_in_another_order(name: str) -> None:
     method = METHODS[name]
-    if any(isinstance(stage, Train) for stage in method.stages):
-        pytest.skip("random draws follow the numbering of the classes")
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     moved = torch.argsort(order)
     context = replace(CONTEXT, class_counts=COUNTS[order], text_features=NOISY[order])
