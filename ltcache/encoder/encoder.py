@@ -211,7 +211,7 @@ class Encoder:
         return torch.cat(rows)
 
     def use_channels_last(self) -> None:
-        """Lay convolutions out as images are decoded: up to 2.5 times as fast on a CPU.
+        """Lay convolutions out channels last: 1.4 to 1.7 times as fast on two CPU cores.
 
         Sums are taken in another order, so the last float32 bits change: part of ``numerics``.
         """
