@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads.base import HeadContext
@@ -96,7 +97,8 @@ class VisualAttentionHead(ScoredHead):
         first = int(self.class_token)
         rows, columns = self._grid(tokens, first)
         field = tokens[:, first:].mT.unflatten(2, (rows, columns))  # (N, D, H, W)
-        field = field * self.pointwise(self.far(self.near(field)))
+        near = convolved_within(self.near, field)
+        field = field * self.pointwise(convolved_within(self.far, near))
         return torch.cat([tokens[:, :first], field.flatten(2).mT], dim=1)
 
     def represent(self, features: Tensor) -> Tensor:
@@ -144,3 +146,18 @@ class VisualAttentionHead(ScoredHead):
         if rows * columns != count:
             raise FitError(f"{count} tokens are no map of {rows} x {columns}; set head.grid")
         return rows, columns
+
+
+def convolved_within(layer: nn.Conv2d, field: Tensor) -> Tensor:
+    """Return ``layer(field)`` for a depthwise layer that keeps the size of field (N, D, H, W).
+
+    Taps that no position of the map brings onto the map meet padding alone and are left out: on
+    3 x 3, 48 of the 49 taps of VAN's dilated kernel.
+    """
+    weight, padding = layer.weight, []
+    for axis, size in ((2, field.shape[2]), (3, field.shape[3])):
+        step, centre = layer.dilation[axis - 2], weight.shape[axis] // 2
+        reach = min(centre, (size - 1) // step)
+        weight = weight.narrow(axis, centre - reach, 2 * reach + 1)
+        padding.append(reach * step)
+    return F.conv2d(field, weight, layer.bias, 1, padding, layer.dilation, layer.groups)

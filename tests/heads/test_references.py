@@ -475,8 +475,9 @@ def _convolved(field: np.ndarray, kernel: np.ndarray, bias: np.ndarray, step: in
     return result
 
 
-def test_visual_attention_is_an_identity_at_first_then_a_gate() -> None:
-    options = {"grid": (4, 5), "class_token": True, "kernel": 9, "dilation": 3}
+@pytest.mark.parametrize("grid", [(4, 5), (2, 10)])  # of the second, kernels pass the border
+def test_visual_attention_is_an_identity_at_first_then_a_gate(grid: tuple[int, int]) -> None:
+    options = {"grid": grid, "class_token": True, "kernel": 9, "dilation": 3}
     head = HEADS["visual_attention"](make_context(), **options).double()
     tokens = _tokens(21)
     assert torch.equal(head.gated(tokens), tokens)
@@ -484,11 +485,11 @@ def test_visual_attention_is_an_identity_at_first_then_a_gate() -> None:
     p = _parameters(disturbed(head))
     gated = head.gated(tokens).detach().numpy()
     for before, after in zip(tokens.numpy(), gated, strict=True):
-        field = before[1:].reshape(4, 5, DIM)
+        field = before[1:].reshape(*grid, DIM)
         gate = _convolved(field, p["near.weight"][:, 0], p["near.bias"], 1)
         gate = _convolved(gate, p["far.weight"][:, 0], p["far.bias"], 3)
         gate = gate @ p["pointwise.weight"][:, :, 0, 0].T + p["pointwise.bias"]
-        np.testing.assert_allclose(after[1:].reshape(4, 5, DIM), gate * field, rtol=1e-10)
+        np.testing.assert_allclose(after[1:].reshape(*grid, DIM), gate * field, rtol=1e-10)
         assert (after[0] == before[0]).all(), "the class token is not gated"
 
 
