@@ -221,9 +221,9 @@ def _index(opened: Any, source: Any, settings: Any, options: dict[str, Any]) -> 
         if keep is not None:
             raise UsageError("--save-index keeps an index: choose one with --index")
         return None
+    from ltcache.retrieval.cached_queries import make_queries
     from ltcache.retrieval.index import KINDS, PoolIndex, build_index, open_index
     from ltcache.retrieval.pool import CachedPool
-    from ltcache.retrieval.tail import make_queries
 
     pool = CachedPool(source, settings.view)
     if wanted not in KINDS:

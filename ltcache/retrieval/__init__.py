@@ -2,6 +2,7 @@
 
 from ltcache.retrieval.merge import extra_rows
 from ltcache.retrieval.result import Retrieved, open_retrieved
-from ltcache.retrieval.tail import Settings, retrieve_tail
+from ltcache.retrieval.settings import Settings
+from ltcache.retrieval.tail import retrieve_tail
 
 __all__ = ["Retrieved", "Settings", "extra_rows", "open_retrieved", "retrieve_tail"]

@@ -1,0 +1,74 @@
+"""The table of a result: every candidate with its scores, what became of it, and who is near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ltcache.cache import Cache
+from ltcache.retrieval.columns import numbers_of, texts_of
+from ltcache.retrieval.evidence import Nearest
+from ltcache.retrieval.guards import Evidence, Verdicts
+from ltcache.retrieval.result import ACCEPTED, REJECTED
+
+
+def candidate_table(
+    cache: Cache, pool: Cache, evidence: Evidence, nearest: Nearest, verdicts: Verdicts
+) -> pa.Table:
+    """Return the columns of :data:`ltcache.retrieval.result.COLUMNS`."""
+    scores, names = evidence.scores, cache.classes.names
+    train_rows, held_out_rows = nearest.train.rows[:, 0], nearest.held_out.rows[:, 0]
+    keys = texts_of(pool, "key", scores.rows)
+    train_keys = texts_of(cache, "key", train_rows)
+    held_out_keys = texts_of(cache, "key", held_out_rows)
+    columns: dict[str, Any] = {
+        "pool_row": numbers_of(pool, "row_id", scores.rows),
+        "key": keys,
+        "uri": texts_of(pool, "uri", scores.rows),
+        "label": scores.labels,
+        "class_name": [names[label] for label in scores.labels],
+        "p": scores.probability,
+        "log_odds": scores.log_odds,
+        "margin": scores.margin,
+        "runner_up": scores.runner_up,
+        "runner_up_name": [names[label] for label in scores.runner_up],
+        "rank": scores.rank,
+        "status": [REJECTED if reason else ACCEPTED for reason in verdicts.reasons],
+        "reason": verdicts.reasons,
+        "duplicate_of": _duplicate_of(verdicts, keys, train_keys, held_out_keys),
+        "train_row": train_rows,
+        "train_key": train_keys,
+        "train_label": numbers_of(cache, "label", train_rows),
+        "train_similarity": nearest.train.best,
+        "held_out_key": held_out_keys,
+        "held_out_similarity": nearest.held_out.best,
+        "sha256": list(evidence.content),
+        "width": numbers_of(pool, "width", scores.rows),
+        "height": numbers_of(pool, "height", scores.rows),
+        "source": list(evidence.source),
+    }
+    for name in ("url", "caption", "licence"):
+        columns[name] = texts_of(pool, name, scores.rows)
+    return pa.table(columns)
+
+
+def _duplicate_of(
+    verdicts: Verdicts,
+    keys: Sequence[str],
+    train_keys: Sequence[str],
+    held_out_keys: Sequence[str],
+) -> list[str]:
+    """Return the key of the image that each duplicate or leak repeats, else ""."""
+    result = []
+    for n, reason in enumerate(verdicts.reasons):
+        if verdicts.twins[n] >= 0:
+            result.append(keys[int(verdicts.twins[n])])
+        elif reason in ("duplicate", "near-duplicate"):
+            result.append(train_keys[n])
+        elif reason in ("leak", "near-leak"):
+            result.append(held_out_keys[n])
+        else:
+            result.append("")
+    return result

@@ -1,0 +1,111 @@
+"""What guards look at: the nearest labelled images of every candidate, and copies among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ltcache.cache import Cache
+from ltcache.retrieval.columns import sources_of, texts_of
+from ltcache.retrieval.guards import Evidence, Limits, alone
+from ltcache.retrieval.neighbours import (
+    NearThreshold,
+    Neighbours,
+    close_pairs,
+    neighbours,
+    surroundings,
+    units_of,
+)
+from ltcache.retrieval.pool import CachedPool
+from ltcache.retrieval.scoring import Scores
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The nearest labelled images of every candidate: of training, and of the other splits."""
+
+    train: Neighbours
+    held_out: Neighbours
+
+
+def gather(
+    cache: Cache,
+    pool: CachedPool,
+    scores: Scores,
+    near: NearThreshold,
+    limits: Limits,
+    source_column: str | None = None,
+) -> tuple[Evidence, Nearest]:
+    """Return what guards look at, and the nearest labelled images that it rests on.
+
+    Args:
+        near: from which score on two images count as near duplicates.
+        limits: pairs inside the pool are looked for among those that these let through.
+        source_column: see :func:`ltcache.retrieval.columns.sources_of`.
+    """
+    rows, inverse = np.unique(scores.rows, return_inverse=True)
+    images = pool.unit(rows)
+    held_out = [split for split in cache.splits if split != "train"]
+    train = _nearest_of(cache, ["train"], images, pool.view).take(inverse)
+    others = _nearest_of(cache, held_out, images, pool.view).take(inverse)
+    both = train.joined(others)
+    content = texts_of(pool.cache, "sha256", scores.rows)
+    evidence = Evidence(
+        scores,
+        content,
+        sources_of(pool.cache, scores.rows, source_column),
+        _looks_like(train, both, near),
+        _looks_like(others, both, near),
+        _copies(cache, ["train"], content),
+        _copies(cache, held_out, content),
+    )
+    if "duplicates" not in limits.off:
+        close = _close(evidence, images[inverse], both, near, limits)
+        evidence = replace(evidence, close=close)
+    return evidence, Nearest(train, others)
+
+
+def _looks_like(found: Neighbours, both: Neighbours, near: NearThreshold) -> np.ndarray:
+    return near.holds(found.best, surroundings(both, found.units[:, 0]))
+
+
+def _close(
+    evidence: Evidence,
+    images: np.ndarray,
+    labelled: Neighbours,
+    near: NearThreshold,
+    limits: Limits,
+) -> dict[int, np.ndarray]:
+    """Return near duplicates among the candidates of each class that nothing else keeps out."""
+    free = np.array([not reason for reason in alone(evidence, limits)], bool)
+    result: dict[int, np.ndarray] = {}
+    for label in np.unique(evidence.scores.labels[free]):
+        mine = np.flatnonzero(free & (evidence.scores.labels == label))
+        pairs = close_pairs(images[mine], labelled.take(mine), near)
+        for place, found in enumerate(pairs):
+            if len(found):
+                result[int(mine[place])] = mine[found]
+    return result
+
+
+def _nearest_of(cache: Cache, splits: Sequence[str], images: np.ndarray, view: str) -> Neighbours:
+    """Return the nearest images of some splits for each of ``images``."""
+    none = np.full((len(images), 1), -1, np.int64)
+    best = Neighbours(none, np.full(none.shape, -1, np.float32), none)
+    for split in splits:
+        if split in cache.splits and len(cache.rows(split)):
+            units, _ = units_of(cache, split)
+            best = best.joined(neighbours(CachedPool(cache, view, split), units, images))
+    return best
+
+
+def _copies(cache: Cache, splits: Sequence[str], content: Sequence[str]) -> np.ndarray:
+    """Return whether an image of some splits has the same bytes, bool (n,)."""
+    known: set[str] = set()
+    for split in splits:
+        if split in cache.splits:
+            hashes = cache.column("sha256", split)
+            known |= set() if hashes is None else set(hashes.tolist())
+    return np.array([text != "" and text in known for text in content], bool)
