@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from ltcache.encoder.fields import EMBEDDING, POOLED, Fields
 from ltcache.encoder.rest import TOKENS, Tap, save_rest
+from ltcache.encoder.source import Source
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
@@ -45,6 +46,7 @@ class Encoder:
         preprocessing: how images become its input.
         identity: architecture, tower digests, tokenizer, preprocessing, dims; JSON-able, and the
             same for the same function however it was named and wherever it runs.
+        source: what its model was built from.
         provenance: how it was named (``model``, ``pretrained``, ``activation``); in no identity.
         dims: field -> dimension: ``embedding`` (D), and ``pooled`` (P) where it exists.
         projection: float32 (P, D) with ``embedding = pooled @ projection + projection_bias``, or
@@ -60,6 +62,7 @@ class Encoder:
         fields: Fields,
         preprocessing: Preprocessing,
         *,
+        source: Source,
         architecture: Mapping[str, Any],
         towers: Mapping[str, str],
         tokenizer_identity: Mapping[str, Any],
@@ -73,6 +76,7 @@ class Encoder:
         self.model = model
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
+        self.source = source
         self.provenance = dict(provenance)
         self.logit_scale = logit_scale
         self.logit_bias = logit_bias
@@ -99,6 +103,31 @@ class Encoder:
             "preprocessing": preprocessing.to_dict(),
             "dims": dict(self.dims),
         }
+
+    def with_model(self, model: Any, adapters: Sequence[Mapping[str, Any]] = ()) -> Encoder:
+        """Return an encoder of a model that was tuned from a copy of this encoder's.
+
+        It has the same tokenizer, preprocessing and architecture, and an identity of its own: the
+        model's tensors are digested as they are now, so ask again after they have changed. Its
+        provenance names no model before it is saved, and this encoder as ``parent``.
+
+        Args:
+            model: ``copy.deepcopy(encoder.model)`` after training; it is used, not copied, stays on
+                its device, and is put into inference mode.
+            adapters: those left in its image tower, ``{name, options}`` each.
+        """
+        from ltcache.encoder.load import encoder_of
+
+        parent = self.provenance.get("model") or self.provenance.get("parent")
+        named = {"model": None, "pretrained": None, "activation": None, "parent": parent}
+        return encoder_of(
+            model.eval(),
+            replace(self.source, provenance=named),
+            self.tokenizer,
+            device=next(model.parameters()).device,
+            precision=self.precision,
+            adapters=adapters,
+        )
 
     @property
     def token_shape(self) -> tuple[int, int] | None:

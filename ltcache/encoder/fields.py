@@ -56,6 +56,15 @@ def fields_of(model: Any) -> Fields:
     return EmbeddingOnly(model)
 
 
+class Noted(threading.local):
+    """What a hook notes, apart for each thread; of a copied model it starts empty."""
+
+    found: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Noted:
+        return Noted()
+
+
 class EmbeddingOnly:
     """Towers whose projection cannot be told apart: CLIP's ResNets (it is inside the attention
     pool), CoCa, and trunks whose pooling is the end."""
@@ -97,17 +106,21 @@ class TimmFields:
 
     def __init__(self, visual: TimmModel, last: torch.nn.Module) -> None:
         self._visual = visual
-        self._noted = threading.local()
+        self._noted = Noted()
         self.projection = _linear_projection(last)
         last.register_forward_pre_hook(self._note)
 
     def _note(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._noted.pooled = inputs[0]
+        if self._noted.found is not None:
+            self._noted.found[POOLED] = inputs[0]
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        embedding = self._visual(images)
-        pooled, self._noted.pooled = self._noted.pooled, None
-        return {EMBEDDING: embedding, POOLED: pooled}
+        noted: dict[str, torch.Tensor] = {}
+        self._noted.found = noted
+        try:
+            return {EMBEDDING: self._visual(images), **noted}
+        finally:
+            self._noted.found = None
 
 
 def _gives_one_vector(visual: VisionTransformer) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -46,13 +46,19 @@ def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def architecture(config: Mapping[str, Any], activation: str) -> dict[str, Any]:
-    """Return the ``architecture`` part: a readable name, the configuration, the activation."""
+def architecture(
+    config: Mapping[str, Any], activation: str, adapters: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return the ``architecture`` part: a readable name, the configuration, the activation.
+
+    Args:
+        adapters: in the image tower, ``{name, options}`` each, in the order of their insertion.
+    """
     return {
         "name": _structure(config),
         "config": canonical_config(config),
         "activation": activation,
-        "adapters": None,
+        "adapters": [dict(adapter) for adapter in adapters] or None,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -69,30 +69,54 @@ def load_encoder(
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
     source = resolve(model, pretrained, activation, cache_dir)
     built = build(source, cache_dir)
-    state = built.state_dict()
-    fields, tap = fields_of(built), tap_of(built)
-    scale, bias = _number(state.get("logit_scale"), exponentiate=True), state.get("logit_bias")
-    towers = tower_digests(state)
-    built.to(device=place, dtype=PRECISIONS[precision])
     tokenizer = load_tokenizer(source, cache_dir)
+    return encoder_of(built, source, tokenizer, device=place, precision=precision)
+
+
+def encoder_of(
+    model: Any,
+    source: Source,
+    tokenizer: Any,
+    *,
+    device: torch.device,
+    precision: str,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> Encoder:
+    """Return the encoder of a model in memory, identified by the tensors that it has now.
+
+    Args:
+        model: in inference mode; it is not copied, but moved to ``device`` in ``precision``.
+        source: what it was built from.
+        adapters: what was inserted into its image tower and not merged, ``{name, options}`` each;
+            such a tower has no tokens, because the rest behind them would lack the adapters.
+    """
+    state = {name: _as_loaded(tensor) for name, tensor in model.state_dict().items()}
+    fields, tap = fields_of(model), None if adapters else tap_of(model)
+    model.to(device=device, dtype=PRECISIONS[precision])
     encoder = Encoder(
-        built,
+        model,
         tokenizer,
         fields,
-        preprocessing_of(built),
-        architecture=architecture(source.config, source.activation),
-        towers=towers,
+        preprocessing_of(model),
+        source=source,
+        architecture=architecture(source.config, source.activation, adapters),
+        towers=tower_digests(state),
         tokenizer_identity=tokenizer_identity(tokenizer),
         provenance=source.provenance,
-        logit_scale=scale,
-        logit_bias=_number(bias),
-        device=place,
+        logit_scale=_number(state.get("logit_scale"), exponentiate=True),
+        logit_bias=_number(state.get("logit_bias")),
+        device=device,
         precision=precision,
         tap=tap,
     )
-    if is_convolutional(built.visual) and (place.type == "cpu" or precision != "fp32"):
+    if is_convolutional(model.visual) and (device.type == "cpu" or precision != "fp32"):
         encoder.use_channels_last()
     return encoder
+
+
+def _as_loaded(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as a file of weights gives it: on the CPU, floating ones in float32."""
+    return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
 
 
 def is_convolutional(tower: torch.nn.Module) -> bool:

@@ -11,9 +11,9 @@ What comes after is small. It is saved with a cache that holds tokens, so that h
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ltcache.encoder.fields import Noted
 from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.errors import EncoderError
 
@@ -72,7 +73,7 @@ class Tap:
     """
 
     def __init__(self, visual: Any) -> None:
-        self._noted = threading.local()
+        self._noted = Noted()
         self.visual = visual
         self.shape: tuple[int, int] | None = None
         self.grid: tuple[int, int] = (0, 0)
@@ -82,7 +83,7 @@ class Tap:
         elif isinstance(visual, ModifiedResNet):
             visual.attnpool.register_forward_pre_hook(self._hook)
         else:  # a method, no module: noted on its way through this one instance
-            visual.trunk.forward_head = self._through(visual.trunk.forward_head)
+            visual.trunk.forward_head = partial(self._through, visual.trunk.forward_head)
 
     @contextmanager
     def noting(self) -> Iterator[dict[str, Tensor]]:
@@ -97,15 +98,14 @@ class Tap:
     def _hook(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._note(inputs[0])
 
-    def _through(self, head: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def noted(planes: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            self._note(planes)
-            return head(planes, *args, **kwargs)
-
-        return noted
+    def _through(
+        self, head: Callable[..., Tensor], planes: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        self._note(planes)
+        return head(planes, *args, **kwargs)
 
     def _note(self, values: Tensor) -> None:
-        found = getattr(self._noted, "found", None)
+        found = self._noted.found
         if found is None:
             return
         if values.ndim == 4:
