@@ -57,8 +57,36 @@ def test_pixels_equal_open_clip(
     assert torch.equal(ours.normalise(pixels)[0], expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    mode=st.sampled_from(["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"]),
+    size=st.sampled_from([(32, 32), (24, 40), (17, 17)]),
+    crop_mode=st.sampled_from(["center", "squash"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+    crop_pct=st.sampled_from([0.5, 0.875, 0.9, 0.95, 1.0]),
+)
+def test_pixels_equal_timm(width, height, mode, size, crop_mode, interpolation, crop_pct) -> None:
+    from timm.data.transforms_factory import transforms_imagenet_eval
+
+    data = png(noise(width, height, mode), "TIFF" if mode == "CMYK" else "PNG")
+    transform = transforms_imagenet_eval(size, crop_pct, crop_mode, None, interpolation, MEAN, STD)
+    try:  # timm's data sets bring images to RGB before the transform
+        expected = transform(Image.open(io.BytesIO(data)).convert("RGB"))
+    except ValueError:  # an edge of 0 pixels
+        return
+    resize_mode = {"center": "shortest", "squash": "squash"}[crop_mode]
+    ours = Preprocessing(size, MEAN, STD, interpolation, resize_mode, crop_pct=crop_pct)
+    pixels = torch.from_numpy(decode(data, ours).pixels.copy())[None]
+    assert torch.equal(ours.normalise(pixels)[0], expected)
+
+
 def test_round_trip_through_json() -> None:
     value = Preprocessing((32, 24), MEAN, STD, "bilinear", "longest", 3)
+    assert Preprocessing.from_dict(value.to_dict()) == value
+    assert "crop_pct" not in value.to_dict()  # identities are what they were
+    value = Preprocessing((32, 24), MEAN, STD, "bilinear", crop_pct=0.95)
     assert Preprocessing.from_dict(value.to_dict()) == value
     assert Preprocessing.from_dict({**value.to_dict(), "size": 32}).size == (32, 32)
 
@@ -67,6 +95,14 @@ def test_round_trip_through_json() -> None:
 def test_unknown_settings_are_refused(field: str) -> None:
     with pytest.raises(ImageError, match="lanczos"):
         Preprocessing.from_dict({"size": 8, "mean": MEAN, "std": STD, field: "lanczos"})
+
+
+@pytest.mark.parametrize(
+    "given", [{"crop_pct": 0.0}, {"crop_pct": 1.5}, {"crop_pct": 0.9, "resize_mode": "longest"}]
+)
+def test_crops_that_cannot_be_are_refused(given: dict) -> None:
+    with pytest.raises(ImageError, match="crop_pct"):
+        Preprocessing.from_dict({"size": 8, "mean": MEAN, "std": STD, **given})
 
 
 SQUARE = Preprocessing((16, 16), MEAN, STD)

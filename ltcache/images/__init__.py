@@ -1,6 +1,7 @@
 """Images: where their bytes come from, and how bytes become the pixels that an encoder sees.
 
-The default decoder gives open_clip's own pixels bit for bit wherever open_clip's transform works.
+The default decoder gives open_clip's own pixels bit for bit wherever open_clip's transform works,
+and timm's where the encoder is timm's (``crop_pct``; RGB first, so no mode is resized by itself).
 No image ends a run, and none costs its batch: what cannot be read or decoded becomes a failed row
 with the reason beside its key. What becomes of unusual images:
 

@@ -68,9 +68,10 @@ def decode_views(
         width, height = image.size
         image.load()
         image.info.pop("transparency", None)  # dropped below in any case, but with a warning
+        source = image.convert("RGB") if preprocessing.rgb_first else image
         pixels = {
             view.name: np.stack(
-                [_channels(crop) for crop in view.cut(image, preprocessing, content)]
+                [_channels(crop) for crop in view.cut(source, preprocessing, content)]
             )
             for view in views
         }

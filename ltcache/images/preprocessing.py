@@ -40,6 +40,9 @@ class Preprocessing:
         interpolation: ``bicubic`` or ``bilinear``.
         resize_mode: ``shortest`` (then centre crop), ``longest`` (then pad) or ``squash``.
         fill_color: grey level of the padding, 0..255.
+        crop_pct: None: as open_clip does it. A share in (0, 1]: as timm does it for evaluation, RGB
+            first, then resized to ``size / crop_pct``, of which the centre is kept; not with
+            ``longest``, whose padding timm fills otherwise.
     """
 
     size: tuple[int, int]
@@ -48,15 +51,21 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill_color: int = 0
+    crop_pct: float | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in _INTERPOLATION:
             raise ImageError(f"interpolation {self.interpolation!r} is not bicubic or bilinear")
         if self.resize_mode not in _RESIZE_MODES:
             raise ImageError(f"resize mode {self.resize_mode!r} is not one of {_RESIZE_MODES}")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ImageError(f"crop_pct {self.crop_pct!r} is not above 0 and at most 1")
+        if self.crop_pct is not None and self.resize_mode == "longest":
+            raise ImageError("crop_pct does not go together with resize mode 'longest'")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, as it stands in an encoder's identity."""
+        cropped = {} if self.crop_pct is None else {"crop_pct": self.crop_pct}
         return {
             "size": list(self.size),
             "mean": list(self.mean),
@@ -64,6 +73,7 @@ class Preprocessing:
             "interpolation": self.interpolation,
             "resize_mode": self.resize_mode,
             "fill_color": self.fill_color,
+            **cropped,
         }
 
     @classmethod
@@ -80,13 +90,20 @@ class Preprocessing:
             value.get("interpolation", "bicubic"),
             value.get("resize_mode", "shortest"),
             int(value.get("fill_color", 0)),
+            value.get("crop_pct"),
         )
+
+    @property
+    def rgb_first(self) -> bool:
+        """Whether an image is brought to RGB before it is resized, and not after."""
+        return self.crop_pct is not None
 
     def geometry(self, image: Image.Image) -> Image.Image:
         """Return ``image`` resized and cropped or padded to ``size``, in its own mode."""
         resample = _INTERPOLATION[self.interpolation]
         if self.resize_mode == "squash":
-            return image.resize((self.size[1], self.size[0]), resample)
+            height, width = self._before_crop()
+            return _resize_and_crop(image, (width, height), self.size, 0, resample)
         if self.resize_mode == "longest":
             scaled = _keep_ratio(image.size, self.size, max)
             return _resize_and_crop(image, scaled, self.size, self.fill_color, resample)
@@ -117,10 +134,19 @@ class Preprocessing:
 
     def _shortest(self, image: Image.Image) -> tuple[tuple[int, int], Image.Resampling]:
         """Return the size before the crop that ``shortest`` resizes to, and how."""
-        if self.size[0] == self.size[1]:
-            return _shortest_edge(image.size, self.size[0]), _INTERPOLATION[self.interpolation]
-        # open_clip takes bicubic here, whatever the interpolation says
-        return _keep_ratio(image.size, self.size, min), Image.Resampling.BICUBIC
+        height, width = self._before_crop()
+        resample = _INTERPOLATION[self.interpolation]
+        if height == width:
+            return _shortest_edge(image.size, height), resample
+        if self.crop_pct is None:  # open_clip takes bicubic here, whatever the interpolation says
+            resample = Image.Resampling.BICUBIC
+        return _keep_ratio(image.size, (height, width), min), resample
+
+    def _before_crop(self) -> tuple[int, int]:
+        """Return the height and width that an image is fitted to before its centre is kept."""
+        if self.crop_pct is None:
+            return self.size
+        return math.floor(self.size[0] / self.crop_pct), math.floor(self.size[1] / self.crop_pct)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return float32 (N, 3, H, W) from uint8 pixels, as ``ToTensor`` and ``Normalize`` do."""
