@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch import Generator, Tensor
 
 from ltcache.errors import FitError
 from ltcache.heads.base import HeadContext
-from ltcache.heads.scored import CLASSIFIERS, ScoredHead, check_choice, uniform
+from ltcache.heads.large_kernel import LargeKernel, gated, large_kernel, start_at_one
+from ltcache.heads.scored import CLASSIFIERS, ScoredHead, check_choice
 
 POOLS = ("mean", "class_token")
 
@@ -55,9 +55,6 @@ class VisualAttentionHead(ScoredHead):
     ) -> None:
         check_choice("pool", pool, POOLS)
         check_choice("classifier", classifier, CLASSIFIERS)
-        near, far = 2 * dilation - 1, math.ceil(kernel / dilation)
-        if dilation < 1 or far % 2 == 0:
-            raise FitError(f"kernel {kernel} and dilation {dilation} give no odd kernel to centre")
         known = context.tokens
         if known is not None:  # what the cache says goes before what nobody has set
             grid = grid or known.grid
@@ -68,14 +65,9 @@ class VisualAttentionHead(ScoredHead):
         super().__init__(context, classifier, scale, width=width)
         self.kernel, self.dilation, self.grid = kernel, dilation, grid
         self.class_token, self.pool = class_token, pool
-        dim = context.dim
-        self.near = nn.Conv2d(dim, dim, near, padding=near // 2, groups=dim)
-        self.far = nn.Conv2d(
-            dim, dim, far, padding=far // 2 * dilation, dilation=dilation, groups=dim
-        )
-        self.pointwise = nn.Conv2d(dim, dim, 1)
+        self.near, self.far, self.pointwise = large_kernel(context.dim, kernel, dilation)
         self._rest: tuple[Callable[[Tensor], Tensor], ...] = ()
-        self._start(Generator().manual_seed(0))
+        start_at_one(self._layers, Generator().manual_seed(0))
         if known is not None:
             self.attach(known.rest)
 
@@ -97,8 +89,7 @@ class VisualAttentionHead(ScoredHead):
         first = int(self.class_token)
         rows, columns = self._grid(tokens, first)
         field = tokens[:, first:].mT.unflatten(2, (rows, columns))  # (N, D, H, W)
-        near = convolved_within(self.near, field)
-        field = field * self.pointwise(convolved_within(self.far, near))
+        field = gated(field, self._layers)
         return torch.cat([tokens[:, :first], field.flatten(2).mT], dim=1)
 
     def represent(self, features: Tensor) -> Tensor:
@@ -123,19 +114,14 @@ class VisualAttentionHead(ScoredHead):
     ) -> None:
         """See :meth:`Head.initialise`; the gate starts at one, its inner kernels are drawn. What
         ``rest`` maps to another width is in the space of the class texts."""
-        self._start(generator)
+        start_at_one(self._layers, generator)
         if self.width != self.dim:
             context = replace(context, dim=self.width, projection=None)
         super().initialise(how, features, labels, generator, context)
 
-    @torch.no_grad()
-    def _start(self, generator: Generator) -> None:
-        for layer in (self.near, self.far):
-            inputs = layer.weight[0].numel()
-            layer.weight.copy_(uniform(tuple(layer.weight.shape), inputs, generator))
-            layer.bias.copy_(uniform(tuple(layer.bias.shape), inputs, generator))  # type: ignore[union-attr]
-        nn.init.zeros_(self.pointwise.weight)
-        nn.init.ones_(self.pointwise.bias)  # type: ignore[arg-type]
+    @property
+    def _layers(self) -> LargeKernel:
+        return LargeKernel(self.near, self.far, self.pointwise)
 
     def _grid(self, tokens: Tensor, first: int) -> tuple[int, int]:
         if tokens.ndim != 3:
@@ -146,18 +132,3 @@ class VisualAttentionHead(ScoredHead):
         if rows * columns != count:
             raise FitError(f"{count} tokens are no map of {rows} x {columns}; set head.grid")
         return rows, columns
-
-
-def convolved_within(layer: nn.Conv2d, field: Tensor) -> Tensor:
-    """Return ``layer(field)`` for a depthwise layer that keeps the size of field (N, D, H, W).
-
-    Taps that no position of the map brings onto the map meet padding alone and are left out: on
-    3 x 3, 48 of the 49 taps of VAN's dilated kernel.
-    """
-    weight, padding = layer.weight, []
-    for axis, size in ((2, field.shape[2]), (3, field.shape[3])):
-        step, centre = layer.dilation[axis - 2], weight.shape[axis] // 2
-        reach = min(centre, (size - 1) // step)
-        weight = weight.narrow(axis, centre - reach, 2 * reach + 1)
-        padding.append(reach * step)
-    return F.conv2d(field, weight, layer.bias, 1, padding, layer.dilation, layer.groups)
