@@ -25,6 +25,7 @@ import numpy as np
 
 from ltcache.adjustments.zero_shot_ensemble import SPACES
 from ltcache.cache.fingerprint import digest, require_equal
+from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate import cache_of
 from ltcache.metrics import (
@@ -34,7 +35,7 @@ from ltcache.metrics import (
     evaluate_logits,
     paired_bootstrap,
 )
-from ltcache.run import Run, check_features, open_run, write_classes, write_directory, write_json
+from ltcache.run import Run, check_features, open_run, write_classes, write_json
 from ltcache.zero_shot import cached_logits, check_prompts
 
 if TYPE_CHECKING:

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -26,6 +23,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import canonical_json, digest
+from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
 from ltcache.methods import Method, build_head
@@ -248,24 +246,6 @@ def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Me
         units=None if units is None else units[keep],
     )
     return metrics.marked(stale)
-
-
-def write_directory(out: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a directory beside ``out``, then put it in the place of ``out``."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{uuid4().hex}"
-    try:
-        partial.mkdir()
-        write(partial)
-        if out.exists():
-            old = out.parent / f".{out.name}.{uuid4().hex}"
-            os.rename(out, old)
-            os.rename(partial, out)
-            shutil.rmtree(old)
-        else:
-            os.rename(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_classes(

@@ -20,9 +20,11 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 CENTER = "center"
 """The view that every cache has: the encoder's own preprocessing."""
@@ -84,6 +86,24 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds all of it or is as it was before."""
     with committed(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_directory(out: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a directory beside ``out``, then put it in the place of ``out``."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{uuid4().hex}"
+    try:
+        partial.mkdir()
+        write(partial)
+        if out.exists():
+            old = out.parent / f".{out.name}.{uuid4().hex}"
+            os.rename(out, old)
+            os.rename(partial, out)
+            shutil.rmtree(old)
+        else:
+            os.rename(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def create_whole(path: Path, data: bytes) -> bool:

@@ -25,8 +25,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ltcache.cache.fingerprint import digest
+from ltcache.cache.layout import write_directory
 from ltcache.errors import CacheError, UsageError
-from ltcache.run import write_directory, write_json
+from ltcache.run import write_json
 
 FORMAT = 1
 ACCEPTED, REJECTED = "accepted", "rejected"
