@@ -47,7 +47,8 @@ from ltcache.errors import UsageError
     default="1",
     show_default=True,
     metavar="W|p",
-    help="Of an image of --extra in the loss and the class prior; p: its p_k.",
+    help="Of an image of --extra in the loss and the class prior; p: its p_k, and 1 for what a "
+    "person accepted.",
 )
 @tuning_options("What --tune tries, instead of the default search space.")
 @allow_stale

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import sources_of, texts_of
-from ltcache.retrieval.guards import Evidence, Limits, alone
+from ltcache.retrieval.guards import Evidence
 from ltcache.retrieval.neighbours import (
     NearThreshold,
     Neighbours,
-    close_pairs,
     neighbours,
     surroundings,
     units_of,
@@ -35,14 +34,12 @@ def gather(
     pool: CachedPool,
     scores: Scores,
     near: NearThreshold,
-    limits: Limits,
     source_column: str | None = None,
 ) -> tuple[Evidence, Nearest]:
     """Return what guards look at, and the nearest labelled images that it rests on.
 
     Args:
         near: from which score on two images count as near duplicates.
-        limits: pairs inside the pool are looked for among those that these let through.
         source_column: see :func:`ltcache.retrieval.columns.sources_of`.
     """
     rows, inverse = np.unique(scores.rows, return_inverse=True)
@@ -61,33 +58,11 @@ def gather(
         _copies(cache, ["train"], content),
         _copies(cache, held_out, content),
     )
-    if "duplicates" not in limits.off:
-        close = _close(evidence, images[inverse], both, near, limits)
-        evidence = replace(evidence, close=close)
     return evidence, Nearest(train, others)
 
 
 def _looks_like(found: Neighbours, both: Neighbours, near: NearThreshold) -> np.ndarray:
     return near.holds(found.best, surroundings(both, found.units[:, 0]))
-
-
-def _close(
-    evidence: Evidence,
-    images: np.ndarray,
-    labelled: Neighbours,
-    near: NearThreshold,
-    limits: Limits,
-) -> dict[int, np.ndarray]:
-    """Return near duplicates among the candidates of each class that nothing else keeps out."""
-    free = np.array([not reason for reason in alone(evidence, limits)], bool)
-    result: dict[int, np.ndarray] = {}
-    for label in np.unique(evidence.scores.labels[free]):
-        mine = np.flatnonzero(free & (evidence.scores.labels == label))
-        pairs = close_pairs(images[mine], labelled.take(mine), near)
-        for place, found in enumerate(pairs):
-            if len(found):
-                result[int(mine[place])] = mine[found]
-    return result
 
 
 def _nearest_of(cache: Cache, splits: Sequence[str], images: np.ndarray, view: str) -> Neighbours:

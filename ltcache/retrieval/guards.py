@@ -28,6 +28,7 @@ REASONS = {
     "near-duplicate": "looks like a training image",
     "pool-duplicate": "the same as an image that was taken",
     "near-pool-duplicate": "looks like an image of the class that was taken",
+    "near-other-class": "looks like an image that was taken for a class with higher log-odds",
     "other-class": "was taken for a class with higher log-odds",
     "source-cap": "its source has given as many as it may",
     "quota": "the class has all that were asked for",
@@ -46,7 +47,7 @@ class Evidence:
         source: where each comes from, "" where unknown.
         near_train, near_held_out: (n,) whether it looks like an image of training, of the other
             splits. train_copy, held_out_copy: (n,) whether an image there has the same bytes.
-        close: candidate -> candidates of the same class that look like it.
+        close: candidate -> candidates that look like it.
     """
 
     scores: Scores
@@ -127,7 +128,9 @@ def judge(evidence: Evidence, limits: Limits, quotas: Mapping[int, int]) -> Verd
         elif copies and evidence.content[n] and evidence.content[n] in contents:
             reasons[n], twins[n] = "pool-duplicate", contents[evidence.content[n]]
         elif copies and taken[near].any():
-            reasons[n], twins[n] = "near-pool-duplicate", near[taken[near]][0]
+            twins[n] = near[taken[near]][0]
+            same = scores.labels[twins[n]] == label
+            reasons[n] = "near-pool-duplicate" if same else "near-other-class"
         elif counts[label] >= quotas.get(label, 0):
             reasons[n] = "quota"
         elif capped and source and sources[label, source] >= (limits.per_source or 0):

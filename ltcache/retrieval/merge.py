@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ltcache.errors import UsageError
 from ltcache.fit import ExtraRows
+from ltcache.retrieval.decisions import ACCEPT, decisions_of
 from ltcache.retrieval.result import Retrieved, open_retrieved
 
 
@@ -16,7 +18,8 @@ def extra_rows(retrieved: Retrieved | str | Path, weight: str | float = 1.0) -> 
 
     Args:
         retrieved: a result or its directory.
-        weight: of an image in the loss and in the class prior; ``p``: its p_k.
+        weight: of an image in the loss and in the class prior; ``p``: its p_k, and 1 for what a
+            person accepted.
 
     Raises:
         UsageError: a weight that is neither ``p`` nor a positive number.
@@ -29,15 +32,22 @@ def extra_rows(retrieved: Retrieved | str | Path, weight: str | float = 1.0) -> 
     return ExtraRows(
         features,
         taken["label"].to_numpy(),
-        _weights(weight, taken["p"].to_numpy()),
+        _weights(weight, taken["p"].to_numpy(), _by_hand(retrieved, taken)),
         retrieved.record["identities"]["cache"],
         {"retrieval": retrieved.key, "weight": weight},
     )
 
 
-def _weights(weight: str | float, p: np.ndarray) -> np.ndarray:
+def _by_hand(retrieved: Retrieved, taken: pa.Table) -> np.ndarray:
+    """Return which of the accepted images a person accepted, bool (m,)."""
+    chosen = decisions_of(retrieved).chosen
+    pairs = zip(taken["label"].to_pylist(), taken["key"].to_pylist(), strict=True)
+    return np.array([chosen.get(pair) == ACCEPT for pair in pairs], bool)
+
+
+def _weights(weight: str | float, p: np.ndarray, by_hand: np.ndarray) -> np.ndarray:
     if weight == "p":
-        return p.astype(np.float32)
+        return np.where(by_hand, 1, p).astype(np.float32)
     try:
         value = float(weight)
     except ValueError:

@@ -25,7 +25,8 @@ from ltcache.retrieval.cached_queries import class_sums, make_queries, temperatu
 from ltcache.retrieval.candidate_table import candidate_table
 from ltcache.retrieval.decisions import Decisions, apply_decisions
 from ltcache.retrieval.evidence import gather
-from ltcache.retrieval.guards import Limits, check_guards, judge
+from ltcache.retrieval.guards import Limits, check_guards
+from ltcache.retrieval.lookalikes import Lookalikes
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import class_queries
@@ -87,10 +88,9 @@ def retrieve_tail(
         check_place(Path(out), None, overwrite)
     work = _Work(cache, pool, settings or Settings(), allow_stale)
     scores = work.candidates(index, device, precision, progress)
-    evidence, nearest = gather(
-        cache, work.pool, scores, work.near, work.limits, work.settings.source_column
-    )
-    verdicts = judge(evidence, work.limits, work.quotas)
+    evidence, nearest = gather(cache, work.pool, scores, work.near, work.settings.source_column)
+    alike = Lookalikes(work.pool, work.near, nearest)
+    verdicts = alike.judge(evidence, work.limits, work.quotas)
     table = candidate_table(cache, pool, evidence, nearest, verdicts)
     record = work.record(table) | {"index": index.record if index else None}
     record["candidate_precision"] = precision

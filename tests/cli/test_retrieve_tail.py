@@ -57,6 +57,33 @@ def test_it_retrieves_and_says_what_it_did(
     assert "training images)" in text
 
 
+def test_a_class_without_candidates_ends_as_zero_and_a_fit_goes_on(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path)
+    cache = world.labelled()
+    pool = world.pool(cache, np.r_[np.zeros(30, np.int64), 5])  # nothing for classes 3 and 4
+    status, text, err = call(cache.path, pool.path, "--out", tmp_path / "r", "--per-class", 2)
+    assert (status, err) == (0, "")
+    assert "1 images for 3 classes" in text
+    lines = {line.split("|")[1].strip(): line.split("|") for line in text.splitlines()[2:5]}
+    assert [lines[f"{c} class {c}"][4].strip() for c in (3, 4, 5)] == ["0", "0", "1"]
+    assert "threshold" in lines["3 class 3"][5]
+    record = json.loads((tmp_path / "r" / "retrieve.json").read_text())
+    assert [entry["accepted"] for entry in record["classes"]] == [0, 0, 1]
+    none = ("--labels", "3,4", "--per-class", 2, "--out", tmp_path / "none")
+    status, text, err = call(cache.path, pool.path, *none)
+    assert (status, "0 images for 2 classes" in text) == (0, True)
+    assert "no image was taken" in err
+    short = ("-s", "optimisation.epochs=2", "--out", str(tmp_path / "run"))
+    with pytest.raises(SystemExit) as ended:
+        main(["fit-adapter", str(cache.path), "--extra", str(tmp_path / "none"), *short])
+    assert ended.value.code in (0, None), capsys.readouterr().err
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["extra"]["rows"] == 0
+    assert run["effective_counts"] == run["class_counts"]
+
+
 def test_an_index_is_saved_and_used_again(
     call: Call, caches: tuple[Path, Path], tmp_path: Path
 ) -> None:

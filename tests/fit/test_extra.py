@@ -86,9 +86,10 @@ def test_a_field_that_the_rows_lack_is_named() -> None:
 def test_a_weight_is_p_or_a_positive_number() -> None:
     from ltcache.retrieval.merge import _weights
 
-    p = np.array([0.9, 0.5])
-    assert _weights("p", p).tolist() == pytest.approx([0.9, 0.5])
-    assert _weights("0.25", p).tolist() == [0.25, 0.25]
+    p, by_hand = np.array([0.9, 0.5]), np.array([False, True])
+    assert _weights("p", p, ~by_hand & by_hand).tolist() == pytest.approx([0.9, 0.5])
+    assert _weights("p", p, by_hand).tolist() == pytest.approx([0.9, 1])
+    assert _weights("0.25", p, by_hand).tolist() == [0.25, 0.25]
     for bad in ("q", "0", "-1", "nan"):
         with pytest.raises(UsageError, match="neither p nor a positive number"):
-            _weights(bad, p)
+            _weights(bad, p, by_hand)

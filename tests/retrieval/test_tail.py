@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,54 @@ def test_an_image_is_taken_for_one_class_only(world: World) -> None:
     strict = retrieve_tail(cache, pool, settings=Settings(per_class=20, threshold=0.0, margin=2.0))
     assert min(row["margin"] for row in strict.accepted.to_pylist()) >= 2
     assert "confusable" in strict.table["reason"].to_pylist()
+
+
+def test_of_two_picks_that_look_alike_the_class_with_higher_log_odds_keeps_its_own(
+    world: World,
+) -> None:
+    cache = world.labelled()
+    middle = unit(world.text[3] + world.text[4])
+    twins = np.stack([middle + 0.015 * world.text[3], middle + 0.01 * world.text[4]])
+    pool = world.pool(cache, np.repeat(FEW, 3), twins)
+    settings = Settings(per_class=4, threshold=0.3)
+    result = retrieve_tail(cache, pool, settings=settings)
+    kept, gone = (
+        next(r for r in result.table.to_pylist() if (r["pool_row"], r["label"]) == pair)
+        for pair in ((9, 3), (10, 4))
+    )
+    assert kept["log_odds"] > gone["log_odds"] > 0
+    assert (kept["status"], gone["status"]) == ("accepted", "rejected")
+    assert (gone["reason"], gone["duplicate_of"]) == ("near-other-class", kept["key"])
+    loose = retrieve_tail(cache, pool, settings=replace(settings, off=("duplicates",)))
+    assert {9, 10} <= set(loose.accepted["pool_row"].to_pylist())
+
+
+def test_what_replaces_a_pick_is_compared_too(world: World) -> None:
+    cache = world.labelled()
+    middle = unit(world.text[3] + world.text[4])
+    twins = [middle + (0.015 - n / 2000) * world.text[3 + n % 2] for n in range(8)]
+    pool = world.pool(cache, np.array([5, 5]), np.stack(twins))
+    settings = Settings(per_class=2, threshold=0.3)
+    result = retrieve_tail(cache, pool, settings=settings)
+    assert result.counts() == {3: 1, 4: 0, 5: 2}
+    reasons = result.table["reason"].to_pylist()
+    assert reasons.count("near-other-class") == 4
+    assert reasons.count("near-pool-duplicate") == 3
+
+
+def test_the_next_best_takes_the_place_of_what_guards_keep_out(world: World) -> None:
+    cache = world.labelled()
+    test, labels = cache.features("test")[:, 0], cache.labels("test")
+    leaks = np.repeat(test[labels == 3], 3, axis=0) * 2
+    pool = world.pool(cache, np.repeat(FEW, 12), leaks)
+    result = retrieve_tail(cache, pool, settings=Settings(per_class=8, threshold=0.1))
+    assert result.counts() == {3: 8, 4: 8, 5: 8}
+    assert max(result.accepted["pool_row"].to_pylist()) < 36
+    of_class = [row for row in result.table.to_pylist() if row["label"] == 3]
+    ranks = [row["rank"] for row in of_class if row["status"] == "accepted"]
+    better = [row for row in of_class if row["rank"] < max(ranks) and row["rank"] not in ranks]
+    assert "near-leak" in {row["reason"] for row in better}
+    assert "quota" not in {row["reason"] for row in better}
 
 
 def test_the_threshold_is_calibrated_to_a_precision(world: World) -> None:

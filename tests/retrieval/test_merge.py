@@ -1,0 +1,38 @@
+"""Retrieved images as training rows: weights, and what a person said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ltcache.fit import fit_adapter
+from ltcache.retrieval import Settings, extra_rows, retrieve_tail
+from ltcache.retrieval.decisions import ACCEPT, Decisions, apply_decisions, retrieval_identity
+from tests.retrieval.conftest import CLASSES, World
+
+
+def test_what_a_person_accepted_weighs_as_a_labelled_image(world: World) -> None:
+    cache = world.labelled()
+    pool = world.pool(cache, np.repeat(np.arange(CLASSES), 12))
+    result = retrieve_tail(cache, pool, settings=Settings(per_class=4, tau=0.2, threshold=0.2))
+    rows = result.table.select(["label", "key", "status", "reason", "p"]).to_pylist()
+    pick = next(row for row in rows if row["status"] == "accepted")
+    miss = next(row for row in rows if row["reason"] == "quota")
+    chosen = {(row["label"], row["key"]): ACCEPT for row in (pick, miss)}
+    decided = apply_decisions(result, Decisions(retrieval_identity(result), chosen))
+    weights = dict(
+        zip(decided.accepted["key"].to_pylist(), extra_rows(decided, "p").weights, strict=True)
+    )
+    assert len(weights) == 13
+    assert weights.pop(pick["key"]) == weights.pop(miss["key"]) == 1
+    by_key = {row["key"]: row["p"] for row in rows if row["status"] == "accepted"}
+    assert weights == pytest.approx({key: by_key[key] for key in weights})
+    assert max(weights.values()) < 1
+    assert set(extra_rows(decided, 0.5).weights.tolist()) == {0.5}
+    assert max(extra_rows(result, "p").weights) < 1
+    run = fit_adapter(
+        cache, "ce", overrides={"optimisation.epochs": 2}, extra=extra_rows(decided, "p")
+    )
+    assert sum(run.record["effective_counts"]) == pytest.approx(
+        sum(run.record["class_counts"]) + 2 + sum(weights.values())
+    )
