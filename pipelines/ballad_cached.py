@@ -9,6 +9,8 @@ sampling, and the classifiers that may stand behind it; zero-shot is the same wi
 
 from __future__ import annotations
 
+import argparse
+
 from ltcache.report import WRITERS
 from pipelines.comparisons import cache_of, compared, difference_table, options
 
@@ -17,17 +19,19 @@ SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 def main() -> None:
     """Run the comparisons and print their tables."""
-    chosen = options(__doc__, "ballad-results").parse_args()
+    parser = options(__doc__, "ballad-results")
+    parser.set_defaults(trials=4)
+    chosen = parser.parse_args()
     cache = cache_of(chosen)
-    chosen.trials = 1
+    plain = argparse.Namespace(**{**vars(chosen), "trials": 1})
     variants = compared(
         cache,
         ["ballad"],
-        chosen,
+        plain,
         chosen.out / "variants",
         grid={"head.variant": ("code", "poster"), "sampler": ("class_aware", "instance")},
     )
-    shares = compared(cache, ["ballad"], chosen, chosen.out / "shares", grid={"head.ratio": SHARES})
+    shares = compared(cache, ["ballad"], plain, chosen.out / "shares", grid={"head.ratio": SHARES})
     heads = compared(
         cache,
         ["zero-shot", "ballad", "ballad-linear", "ballad-cosine"],
@@ -37,7 +41,11 @@ def main() -> None:
     )
     for found in (variants, shares, heads):
         print(WRITERS["md"](found.comparison, "test"))
-    print(difference_table(cache, heads, [("zero-shot", "ballad")])[0])
+    first = variants.comparison["entries"][0]["name"]
+    others = [entry["name"] for entry in variants.comparison["entries"][1:]]
+    print(difference_table(cache, variants, [(first, name) for name in others])[0])
+    adapted = ("ballad", "ballad-linear", "ballad-cosine")
+    print(difference_table(cache, heads, [("zero-shot", name) for name in adapted])[0])
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def options(description: str | None, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="embedded", help="any model of ltcache extract")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=TRIALS, help="settings tried on validation")
+    parser.add_argument("--workers", type=int, help="processes; one per core by default")
     return parser
 
 
@@ -60,6 +61,7 @@ def compared(
         seeds=chosen.seeds,
         tune=chosen.trials > 1,
         trials=chosen.trials,
+        workers=chosen.workers,
         progress=lambda step: print(step, file=sys.stderr),
         **more,
     )
