@@ -34,6 +34,8 @@ SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 MAX_CROPS = 64
 _TRIES = 10
+DRAWS = 4 * _TRIES + 1
+"""Uniform numbers that one random crop takes."""
 _SEEDS = 1 << 64
 
 
@@ -167,37 +169,43 @@ def draws(seed: int, content: str, number: int) -> np.ndarray:
     # the lowest word of the counter counts the draws
     counter = np.array([0, 0, words[1], number], np.uint64)
     generator = np.random.Philox(key=np.array([seed, words[0]], np.uint64), counter=counter)
-    raw = generator.random_raw(4 * _TRIES + 1)
+    raw = generator.random_raw(DRAWS)
     return np.asarray((raw >> np.uint64(11)) * 2.0**-53)
 
 
-def random_box(size: tuple[int, int], uniform: np.ndarray) -> tuple[Any, bool]:
+def random_box(
+    size: tuple[int, int],
+    uniform: np.ndarray,
+    scale: Sequence[float] = SCALE,
+    ratio: Sequence[float] = RATIO,
+) -> tuple[Any, bool]:
     """Return (left, top, right, bottom) and whether to mirror, as RandomResizedCrop draws them.
 
     Args:
         size: width and height of the image.
         uniform: 41 numbers in [0, 1): area, aspect and place for each of ten tries, the mirror.
+        scale, ratio: least and greatest area, of the image's, and width by height.
     """
     width, height = size
     mirror = bool(uniform[-1] < 0.5)
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
     for area, aspect, across, down in uniform[:-1].reshape(_TRIES, 4).tolist():
-        pixels = width * height * (SCALE[0] + (SCALE[1] - SCALE[0]) * area)
-        ratio = math.exp(low + (high - low) * aspect)
-        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        pixels = width * height * (scale[0] + (scale[1] - scale[0]) * area)
+        shape = math.exp(low + (high - low) * aspect)
+        w, h = round(math.sqrt(pixels * shape)), round(math.sqrt(pixels / shape))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
             return (left, top, left + w, top + h), mirror
-    return _central_box(width, height), mirror
+    return _central_box(width, height, ratio), mirror
 
 
-def _central_box(width: int, height: int) -> tuple[int, int, int, int]:
+def _central_box(width: int, height: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
     """Return the largest central box whose aspect is allowed; at least one pixel."""
     w, h = width, height
-    if width / height < RATIO[0]:
-        h = max(1, round(width / RATIO[0]))
-    elif width / height > RATIO[1]:
-        w = max(1, round(height * RATIO[1]))
+    if width / height < ratio[0]:
+        h = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        w = max(1, round(height * ratio[1]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

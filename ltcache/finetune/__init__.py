@@ -1,0 +1,1 @@
+"""Tuning an encoder on a manifest's images, before its features are extracted again."""

@@ -1,0 +1,50 @@
+"""One batch out of the shares of all ranks, so that each computes the loss of the joined batch.
+
+Gradients flow back to the rank a row came from. Each rank's loss is the whole one, so a row gets
+its gradient R times over, and the mean that DistributedDataParallel takes over R ranks makes it
+right; what all ranks compute alike (class texts, scale, head) has the same gradient in all of them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def ranks() -> int:
+    """Return the number of processes that train together, 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def joined(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors with the rows of all ranks, in order of rank, differentiable.
+
+    Shares may differ in length (the last batch, an image that could not be read). On one process
+    the tensors come back as they are. A collective call: every rank has to make it.
+
+    Args:
+        tensors: (n, ...) each, n the rows of this rank's share.
+    """
+    if ranks() == 1:
+        return list(tensors)
+    sizes = _sizes(len(tensors[0]), tensors[0].device)
+    return [_joined(tensor, sizes) for tensor in tensors]
+
+
+def _sizes(own: int, device: torch.device) -> list[int]:
+    """Return how many rows each rank has."""
+    mine = torch.tensor([own], device=device)
+    found = [torch.empty_like(mine) for _ in range(ranks())]
+    dist.all_gather(found, mine)
+    return [int(size) for size in torch.cat(found).tolist()]
+
+
+def _joined(tensor: Tensor, sizes: list[int]) -> Tensor:
+    from torch.distributed.nn.functional import all_gather
+
+    missing = max(sizes) - len(tensor)
+    if missing:
+        tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+    parts = all_gather(tensor.contiguous())
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
