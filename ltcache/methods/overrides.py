@@ -118,7 +118,7 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
         value = (overrides or {})[key]
         name = key.removeprefix("feature.")
         if key.startswith("feature.") and name in feature:
-            feature[name] = _read(key, value, feature[name])
+            feature[name] = read_setting(key, value, feature[name])
             continue
         number, name = _find(method, stages, key)
         stages[number] = _changed(stages[number], name, value)
@@ -140,7 +140,7 @@ def _find(method: Method, stages: Sequence[Stage], key: str) -> tuple[int, str]:
         if key in settings(stages[index]):
             return index, key
     known = known_overrides(replace(method, stages=tuple(stages)))
-    raise UsageError(f"method {method.name}: no setting {key!r}; {_nearest(key, known)}")
+    raise UsageError(f"method {method.name}: no setting {key!r}; {nearest(key, known)}")
 
 
 def _changed(stage: Any, key: str, value: Any) -> Any:
@@ -151,7 +151,7 @@ def _changed(stage: Any, key: str, value: Any) -> Any:
     if key in parts:
         return _renamed(stage, key, parts[key], value)
     if first == "optimisation" and isinstance(stage, Train):
-        read = _read(key, value, _example(key, present))
+        read = read_setting(key, value, _example(key, present))
         return replace(stage, optimisation=replace(stage.optimisation, **{rest: read}))
     if first == "choose":
         return _with_grid(stage, rest, value)
@@ -159,7 +159,9 @@ def _changed(stage: Any, key: str, value: Any) -> Any:
         return replace(stage, **{key: value})
     field = parts[first].options if first in parts else first
     field = field if hasattr(stage, field or "") else "options"
-    changed = {field or "": {**getattr(stage, field or ""), rest: _read(key, value, present)}}
+    changed = {
+        field or "": {**getattr(stage, field or ""), rest: read_setting(key, value, present)}
+    }
     if rest in getattr(stage, "choose", {}):  # a value that is given is not chosen
         changed["choose"] = {k: v for k, v in stage.choose.items() if k != rest}
     return replace(stage, **changed)
@@ -173,7 +175,7 @@ def _renamed(stage: Any, name: str, part: Part, value: Any) -> Any:
         value = None
     for kind in value if isinstance(value, tuple) else (value,):
         if kind is not None and kind not in part.catalogue:
-            raise UsageError(f"unknown {name} {kind!r}; {_nearest(kind, part.catalogue)}")
+            raise UsageError(f"unknown {name} {kind!r}; {nearest(kind, part.catalogue)}")
     if value == getattr(stage, name):
         return stage
     changed: dict[str, Any] = {name: value}
@@ -193,7 +195,7 @@ def _with_grid(stage: Any, name: str, values: Any) -> Any:
     ((part_name, part),) = PARTS[type(stage)].items()
     example = _options(stage, part_name, part)[name]
     texts = values.split(",") if isinstance(values, str) else values
-    grid = tuple(_read(f"choose.{name}", text, example) for text in texts)
+    grid = tuple(read_setting(f"choose.{name}", text, example) for text in texts)
     others = {k: v for k, v in stage.choose.items() if k != name}
     return replace(stage, choose={**others, name: grid} if grid else others)
 
@@ -206,7 +208,12 @@ def _example(key: str, value: Any) -> Any:
     return 0 if annotated.startswith("int") else value
 
 
-def _read(key: str, value: Any, example: Any) -> Any:
+def read_setting(key: str, value: Any, example: Any) -> Any:
+    """Return a value as the type of the present one; ``none`` is None unless that is a text.
+
+    Raises:
+        UsageError: it cannot be read so.
+    """
     if isinstance(value, str) and value.lower() == "none" and not isinstance(example, str):
         return None  # a name may be "none", such as feature.transform's
     if value is None:
@@ -236,7 +243,8 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
+def nearest(key: str, known: Mapping[str, Any]) -> str:
+    """Return in words the known name that an unknown one is nearest to, and all of them."""
     near = get_close_matches(str(key), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(known)}"

@@ -1,0 +1,35 @@
+"""LIFT: few weights in every block of a frozen tower, a cosine head from the class texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ltcache.finetune.spec import Adapter, Classifier, FineTuning, Term, TuningOptimisation
+
+LIFT = FineTuning(
+    name="lift",
+    title="AdaptFormer in every block, cosine head from the class texts, logit adjustment",
+    reference="Shi et al., Long-tail learning with foundation model (LIFT), ICML 2024",
+    fidelity="exact",
+    differs="float32 unless optimisation.precision says otherwise; validation images choose the "
+    "epoch; test-time crops are eval_view=five. Convolutional towers, which LIFT does not have, "
+    "get residual adapters after their blocks.",
+    equation="x' = MLP(LN x) + x + s W_up ReLU(W_down LN x); CE(25 <f, w_c> + log pi_c, y)",
+    adapters=(Adapter("adaptformer"),),
+    classifier=Classifier("cosine", {"scale": 25.0}, init="text|class_mean"),
+    terms=(Term("logit_adjustment"),),
+    optimisation=TuningOptimisation(lr=1e-2, batch=128, epochs=10),
+)
+
+TUNINGS = (
+    LIFT,
+    replace(
+        LIFT,
+        name="lift-plus",
+        title="LIFT in half the epochs, crops that grow over the training, no flip",
+        reference="Shi et al., LIFT+: lightweight fine-tuning for long-tail learning, "
+        "arXiv 2504.13282",
+        augmentation="minimalist",
+        optimisation=replace(LIFT.optimisation, lr=2e-2, epochs=5),
+    ),
+)

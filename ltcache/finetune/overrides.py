@@ -1,0 +1,223 @@
+"""Changes to a fine-tuning by dotted key: ``{"optimisation.lr": 1e-3, "image.train": "none"}``.
+
+Names are those of the parts (``image.train``, ``classifier.head``, ``optimisation.lr``,
+``lr_factors.text``), what is named in a catalogue (``loss``, ``adapters``, ``sampler``,
+``augmentation``; several with commas), and the hyper-parameters of what is named there
+(``loss.tau``, ``loss_weights.contrastive``, ``classifier.scale``, ``augmentation.scale``,
+``adapters.bottleneck``), which are the keyword arguments of the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ltcache.errors import UsageError
+from ltcache.finetune.spec import CONTRASTIVE, TEXTS, Adapter, Classifier, FineTuning, Term
+from ltcache.heads import HEADS
+from ltcache.heads.base import hyper_parameters as keyword_arguments
+from ltcache.losses import LOSSES
+from ltcache.methods.overrides import hyper_parameters, nearest, read_setting
+from ltcache.sampling import SAMPLERS
+
+_PLAIN = ("template", "sampler", "augmentation", "eval_view", "logit_scale", "average")
+_RECORDS = ("image", "text", "optimisation")
+_NAMES = ("classifier.head", "loss", "adapters", "augmentation", "sampler")  # changed first
+_STATISTIC = "compensation"  # what losses with needs are given
+_MAY_BE_NONE = ("template", "average", "optimisation.clip")
+
+
+def override_tuning(tuning: FineTuning, overrides: Mapping[str, Any] | None) -> FineTuning:
+    """Return the fine-tuning with some settings changed, all hyper-parameters written out.
+
+    Args:
+        overrides: dotted key -> value; a text is read as the type of the present value.
+
+    Raises:
+        UsageError: an unknown key or name (the nearest is given), or a value that cannot be meant.
+    """
+    for key in sorted(overrides or {}, key=lambda key: key not in _NAMES):
+        tuning = _changed(tuning, key, (overrides or {})[key])
+    return _written_out(tuning)
+
+
+def tuning_settings(tuning: FineTuning) -> dict[str, Any]:
+    """Return every key that :func:`override_tuning` takes, with its present value."""
+    known: dict[str, Any] = {name: getattr(tuning, name) for name in _PLAIN}
+    for part in _RECORDS:
+        known |= {f"{part}.{k}": v for k, v in asdict(getattr(tuning, part)).items()}
+    known |= {f"lr_factors.{k}": v for k, v in tuning.lr_factors.items()}
+    known |= {f"{tuning.statistic}.{k}": v for k, v in tuning.statistic_options.items()}
+    known |= {f"augmentation.{k}": v for k, v in _augmentation(tuning).items()}
+    known |= {f"classifier.{k}": getattr(tuning.classifier, k) for k in ("head", "init", "field")}
+    known |= {f"classifier.{k}": v for k, v in _head(tuning.classifier).items()}
+    known["loss"] = ",".join(term.name for term in tuning.terms)
+    for term in tuning.terms:
+        known |= {f"loss.{k}": v for k, v in _loss(term).items()}
+        known[f"loss_weights.{term.name}"] = term.weight
+    known["adapters"] = ",".join(adapter.name for adapter in tuning.adapters)
+    for adapter in tuning.adapters:
+        known |= {f"adapters.{k}": v for k, v in _adapter(adapter).items()}
+    return known
+
+
+def _changed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
+    known = tuning_settings(tuning)
+    if key not in known:
+        raise UsageError(f"fine-tuning {tuning.name}: no setting {key!r}; {nearest(key, known)}")
+    part, _, name = key.partition(".")
+    if key in ("loss", "adapters"):
+        return _renamed(tuning, key, value)
+    if key in _MAY_BE_NONE and isinstance(value, str) and value.lower() == "none":
+        value = None
+    read = _read(key, value, known[key])
+    if key in _CATALOGUES:
+        _require_name(key, read, _CATALOGUES[key]())
+    if key == "augmentation":
+        options = tuning.augmentation_options if read == tuning.augmentation else {}
+        return replace(tuning, augmentation=read, augmentation_options=options)
+    if not name:
+        return replace(tuning, **{key: read})
+    if part in ("loss", "loss_weights", "adapters"):
+        return _with_option(tuning, part, name, read)
+    return _in_part(tuning, part, name, read)
+
+
+def _read(key: str, value: Any, present: Any) -> Any:
+    """Return a value as the type of the present one; of several numbers all are read."""
+    if isinstance(present, (list, tuple)):
+        texts = value.split(",") if isinstance(value, str) else value
+        return [read_setting(key, text, 0.0) for text in texts]
+    if present is None and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return read_setting(key, value, present)
+
+
+def _in_part(tuning: FineTuning, part: str, name: str, value: Any) -> FineTuning:
+    """Return the fine-tuning with one setting of one part changed."""
+    if part in _RECORDS:
+        return replace(tuning, **{part: replace(getattr(tuning, part), **{name: value})})
+    if part == "classifier":
+        classifier = tuning.classifier
+        if name == "head":
+            options = classifier.options if value == classifier.head else {}
+            changed = replace(classifier, head=value, options=options)
+        elif name in ("init", "field"):
+            changed = replace(classifier, **{name: value})
+        else:
+            changed = replace(classifier, options={**classifier.options, name: value})
+        return replace(tuning, classifier=changed)
+    fields = {"augmentation": "augmentation_options", "lr_factors": "lr_factors"}
+    place = fields.get(part, "statistic_options")
+    changes: dict[str, Any] = {place: {**getattr(tuning, place), name: value}}
+    return replace(tuning, **changes)
+
+
+def _renamed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
+    """Return the fine-tuning with other losses or adapters; those that stay keep their options."""
+    names = _split(value)
+    if key == "loss":
+        for name in names:
+            _require_name("loss", name, {**LOSSES, CONTRASTIVE: None})
+        terms = {term.name: term for term in tuning.terms}
+        kept = tuple(terms.get(name, Term(name)) for name in names)
+        needed = any(getattr(LOSSES.get(term.name), "needs", ()) for term in kept)
+        if needed == (tuning.statistic is not None):
+            return replace(tuning, terms=kept)
+        statistic, options = (_STATISTIC, _statistic(_STATISTIC)) if needed else (None, {})
+        return replace(tuning, terms=kept, statistic=statistic, statistic_options=options)
+    for name in names:
+        _require_name("adapters", name, _tower_adapters())
+    there = {adapter.name: adapter for adapter in tuning.adapters}
+    return replace(tuning, adapters=tuple(there.get(name, Adapter(name)) for name in names))
+
+
+def _with_option(tuning: FineTuning, part: str, name: str, value: Any) -> FineTuning:
+    """Return the fine-tuning with an option of those losses or adapters that have it changed."""
+    if part == "loss_weights":
+        terms = [replace(t, weight=value) if t.name == name else t for t in tuning.terms]
+        return replace(tuning, terms=tuple(terms))
+    if part == "loss":
+        terms = [_given(term, _loss(term), name, value) for term in tuning.terms]
+        return replace(tuning, terms=tuple(terms))
+    adapters = [_given(entry, _adapter(entry), name, value) for entry in tuning.adapters]
+    return replace(tuning, adapters=tuple(adapters))
+
+
+def _given(entry: Any, options: Mapping[str, Any], name: str, value: Any) -> Any:
+    if name not in options:
+        return entry
+    return replace(entry, options={**entry.options, name: value})
+
+
+def _split(value: Any) -> Sequence[str]:
+    if value is None:
+        return ()
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names if name.strip() not in ("", "none"))
+
+
+def _require_name(key: str, name: str, catalogue: Mapping[str, Any]) -> None:
+    if name not in catalogue:
+        raise UsageError(f"unknown {key} {name!r}; {nearest(name, catalogue)}")
+
+
+def _written_out(tuning: FineTuning) -> FineTuning:
+    return replace(
+        tuning,
+        classifier=replace(tuning.classifier, options=_head(tuning.classifier)),
+        terms=tuple(replace(term, options=_loss(term)) for term in tuning.terms),
+        adapters=tuple(replace(entry, options=_adapter(entry)) for entry in tuning.adapters),
+        augmentation_options=_augmentation(tuning),
+    )
+
+
+def _head(classifier: Classifier) -> dict[str, Any]:
+    if classifier.head == TEXTS:
+        return {}
+    return hyper_parameters(HEADS[classifier.head]) | dict(classifier.options)
+
+
+def _loss(term: Term) -> dict[str, Any]:
+    if term.name == CONTRASTIVE:
+        return {}
+    return hyper_parameters(LOSSES[term.name]) | dict(term.options)
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    kind = _tower_adapters()[adapter.name]
+    given = ("seed", "context")
+    defaults = {k: v for k, v in keyword_arguments(kind).items() if k not in given}
+    return defaults | dict(adapter.options)
+
+
+def _augmentation(tuning: FineTuning) -> dict[str, Any]:
+    kind = _augmentations()[tuning.augmentation]
+    written: dict[str, Any] = kind(**tuning.augmentation_options).to_dict()
+    return written
+
+
+def _statistic(name: str) -> dict[str, Any]:
+    from ltcache.fit.statistics import STATISTICS
+
+    return keyword_arguments(STATISTICS[name])
+
+
+def _tower_adapters() -> Mapping[str, Any]:
+    from ltcache.encoder.towers import TOWER_ADAPTERS
+
+    return TOWER_ADAPTERS
+
+
+def _augmentations() -> Mapping[str, Any]:
+    from ltcache.finetune.augmentation import AUGMENTATIONS
+
+    return AUGMENTATIONS
+
+
+_CATALOGUES: Mapping[str, Callable[[], Mapping[str, Any]]] = {
+    "classifier.head": lambda: {TEXTS: None, **HEADS},
+    "sampler": lambda: SAMPLERS,
+    "augmentation": _augmentations,
+}
