@@ -124,11 +124,11 @@ def tap_of(model: Any) -> Tap | None:
         return Tap(visual) if whole and visual.transformer.batch_first else None
     if type(visual) is ModifiedResNet:
         return Tap(visual)
-    convolutional = type(visual) is TimmModel and _ends_in_a_map(visual.trunk)
+    convolutional = type(visual) is TimmModel and ends_in_a_map(visual.trunk)
     return Tap(visual) if convolutional else None
 
 
-def _ends_in_a_map(trunk: Any) -> bool:
+def ends_in_a_map(trunk: Any) -> bool:
     """Whether a trunk's last features are a map (N, P, H, W)."""
     return (
         hasattr(trunk, "forward_head")

@@ -48,6 +48,12 @@ def gated(field: Tensor, layers: LargeKernel) -> Tensor:
     return field * gate
 
 
+def gated_tokens(tokens: Tensor, layers: LargeKernel, grid: tuple[int, int], first: int) -> Tensor:
+    """Return tokens (N, T, D) with their map gated; the ``first`` tokens stand beside it."""
+    field = tokens[:, first:].mT.unflatten(2, grid)  # (N, D, H, W)
+    return torch.cat([tokens[:, :first], gated(field, layers).flatten(2).mT], dim=1)
+
+
 @torch.no_grad()
 def start_at_one(layers: LargeKernel, generator: Generator) -> None:
     """Draw the depthwise kernels; the pointwise weight 0 and bias 1 make the gate exactly one."""

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Generator, Tensor
 
 from ltcache.errors import FitError
 from ltcache.heads.base import HeadContext
-from ltcache.heads.large_kernel import LargeKernel, gated, large_kernel, start_at_one
+from ltcache.heads.large_kernel import LargeKernel, gated_tokens, large_kernel, start_at_one
 from ltcache.heads.scored import CLASSIFIERS, ScoredHead, check_choice
 
 POOLS = ("mean", "class_token")
@@ -87,10 +86,7 @@ class VisualAttentionHead(ScoredHead):
             FitError: the tokens are no such map.
         """
         first = int(self.class_token)
-        rows, columns = self._grid(tokens, first)
-        field = tokens[:, first:].mT.unflatten(2, (rows, columns))  # (N, D, H, W)
-        field = gated(field, self._layers)
-        return torch.cat([tokens[:, :first], field.flatten(2).mT], dim=1)
+        return gated_tokens(tokens, self._layers, self._grid(tokens, first), first)
 
     def represent(self, features: Tensor) -> Tensor:
         """Return (1, N, D') for tokens (N, T, D)."""

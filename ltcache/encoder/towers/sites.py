@@ -1,0 +1,176 @@
+"""The places in an image tower where an adapter acts: one per block.
+
+Transformer blocks take it in parallel to their MLP, on the residual stream: x is what enters the
+second layer norm, and the delta joins what the MLP adds. Blocks of convolutional towers take it in
+series, on their output (residual adapters: Rebuffi et al., Efficient parametrization of
+multi-domain deep neural networks, CVPR 2018): an ``analogue`` of methods that state transformers
+only. Adapters act through hooks, so the tensors of the tower keep their names, and so do
+checkpointed and compiled blocks, which run the hooks again.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from open_clip.modified_resnet import Bottleneck, ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ltcache.encoder.towers.base import tower_name
+from ltcache.errors import EncoderError
+
+Delta = Callable[[Tensor], Tensor]
+
+
+class Site:
+    """A block of an image tower that adapters can be added to.
+
+    Attributes:
+        width: W of its tokens. block: the module.
+        parallel: beside the MLP of a transformer, not after the block.
+    """
+
+    def __init__(self, width: int, block: nn.Module, ends: tuple[nn.Module, nn.Module] | None):
+        self.width = width
+        self.parallel = ends is not None
+        self.block, self._ends = block, ends
+
+    def add(self, module: Delta) -> None:
+        """Add ``module(x)`` at this block, x and the delta being tokens (N, T, W).
+
+        The hooks hold the module but do not register it as a part of the tower.
+        """
+        if self._ends is None:
+            self.block.register_forward_hook(_Series(module))
+            return
+        entry, end = self._ends
+        branch = _Parallel(module)
+        entry.register_forward_pre_hook(branch.note)
+        end.register_forward_hook(branch.add)
+
+
+def sites_of(visual: nn.Module) -> list[Site]:
+    """Return the blocks of an image tower, from the input to the output.
+
+    Raises:
+        EncoderError: a tower whose blocks are not known.
+    """
+    if isinstance(visual, VisionTransformer):
+        blocks: Any = visual.transformer.resblocks
+        found = [Site(visual.transformer.width, b, (b.ln_2, b.ls_2)) for b in blocks]
+    elif isinstance(visual, ModifiedResNet):
+        bottlenecks = (m for m in visual.modules() if isinstance(m, Bottleneck))
+        found = [Site(block.bn3.num_features, block, None) for block in bottlenecks]
+    else:
+        found = _timm_sites(visual) if isinstance(visual, TimmModel) else []
+    if not found:
+        raise EncoderError(f"adapters do not know the blocks of this image tower: "
+                           f"{tower_name(visual)}")  # fmt: skip
+    return found
+
+
+class _Noted(threading.local):
+    """What one thread's forward pass carries between two hooks of a block."""
+
+    x: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Noted:
+        return _Noted()  # of a copied model
+
+
+class _Parallel:
+    """Two hooks around an MLP. Methods and not closures, so that a copied model has its own."""
+
+    def __init__(self, module: Delta) -> None:
+        self._module = module
+        self._noted = _Noted()
+
+    def note(self, entry: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._noted.x = inputs[0]
+
+    def add(self, end: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x, self._noted.x = self._noted.x, None
+        assert x is not None, "the second norm of a block runs before its end"
+        return output + self._module(x)
+
+
+class _Series:
+    """A hook after a block: a map (N, W, H, W'), or tokens."""
+
+    def __init__(self, module: Delta) -> None:
+        self._module = module
+
+    def __call__(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if output.ndim != 4:
+            return output + self._module(output)
+        tokens = output.flatten(2).transpose(1, 2)
+        delta = self._module(tokens).transpose(1, 2).unflatten(2, tuple(output.shape[2:]))
+        return output + delta
+
+
+def _timm_sites(visual: TimmModel) -> list[Site]:
+    """Return the sites of a timm trunk, whose blocks and widths a run of shapes alone finds."""
+    named = dict(visual.trunk.named_modules())
+    blocks = [named[name] for name in _block_names(visual.trunk)]
+    ends = {block: _mlp_ends(block) for block in blocks}
+    shapes, order = _run_of_shapes(visual)
+    found = []
+    for block in blocks:
+        pair = ends[block]
+        if block not in shapes:
+            continue
+        if pair is not None and order.index(pair[0]) < order.index(block.mlp):
+            found.append(Site(shapes[pair[0]][-1], block, pair))
+        elif len(shapes[block]) in (3, 4) and getattr(visual.trunk, "output_fmt", "") != "NHWC":
+            axis = 1 if len(shapes[block]) == 4 else 2
+            found.append(Site(shapes[block][axis], block, None))
+    return found
+
+
+def _block_names(trunk: Any) -> Iterator[str]:
+    """Yield the names of a trunk's blocks, as timm's own grouping of parameters tells them."""
+    if not hasattr(trunk, "group_matcher"):
+        return
+    blocks = trunk.group_matcher(coarse=False).get("blocks", [])
+    patterns = [(blocks, None)] if isinstance(blocks, str) else blocks
+    for name, _ in trunk.named_modules():
+        if any(fixed is None and re.fullmatch(pattern, name) for pattern, fixed in patterns):
+            yield name
+
+
+def _mlp_ends(block: Any) -> tuple[nn.Module, nn.Module] | None:
+    """Return the norm before a transformer block's MLP and what its branch ends with, if any."""
+    end = getattr(block, "ls2", None) or getattr(block, "drop_path2", None)
+    entry = getattr(block, "norm2", None)
+    if entry is None or end is None or not hasattr(block, "mlp"):
+        return None
+    return entry, end
+
+
+def _run_of_shapes(visual: TimmModel) -> tuple[dict[nn.Module, torch.Size], list[nn.Module]]:
+    """Return the shape of what each module gives, and the order in which modules end, of a
+    forward pass on the meta device: without arithmetic."""
+    shapes: dict[nn.Module, torch.Size] = {}
+    order: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        order.append(module)
+        if isinstance(output, Tensor):
+            shapes[module] = output.shape
+
+    hooks = [module.register_forward_hook(note) for module in visual.modules()]
+    state = {**dict(visual.named_parameters()), **dict(visual.named_buffers())}
+    meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    kind = next(visual.parameters()).dtype
+    images = torch.empty(2, 3, *visual.image_size, device="meta", dtype=kind)
+    try:
+        torch.func.functional_call(visual, meta, (images,))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes, order
