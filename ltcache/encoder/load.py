@@ -15,12 +15,14 @@ import torch
 from open_clip.transform import PreprocessCfg
 from torch.overrides import TorchFunctionMode
 
+from ltcache.encoder.child import require_recorded, restore
 from ltcache.encoder.device import choose_device
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
 from ltcache.encoder.identity import (
     ACTIVATIONS,
     architecture,
+    float_state,
     tokenizer_identity,
     tower_digests,
 )
@@ -44,14 +46,18 @@ def load_encoder(
     activation: str | None = None,
     cache_dir: str | None = None,
 ) -> Encoder:
-    """Load a dual encoder through open_clip and identify it by its weights.
+    """Load an encoder through open_clip, or an image-only one through timm, and identify it by its
+    weights.
 
     Args:
         model: ``embedded``; an architecture of open_clip (``ViT-B-32``), also with its tag
             (``ViT-B-32,openai``); ``hf-hub:org/name``; or ``local-dir:/path``, a folder with
-            ``open_clip_config.json`` and weights.
+            ``open_clip_config.json`` and weights, or a checkpoint of ``finetune`` (also its plain
+            path). ``timm:NAME``, also with its tag
+            (``timm:resnet50.a1_in1k``), has no text tower (:mod:`ltcache.encoder.timm_tower`).
         pretrained: for an architecture: a tag, the path of a weights file (a training checkpoint
-            too), or ``random:SEED`` for tests and timing.
+            too), or ``random:SEED`` for tests and timing. For a checkpoint with adapters: the
+            model that it was tuned from, where that is no longer where it was.
         device: ``auto`` (an NVIDIA GPU if torch can use one), ``cpu``, ``cuda``, ``cuda:1``...
         precision: ``fp32``, ``bf16`` (weights too) or ``fp16`` (GPU only).
         activation: ``gelu`` or ``quick_gelu``; needed for a weights file that comes without a
@@ -67,10 +73,28 @@ def load_encoder(
     place = choose_device(device)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
+    if model.startswith("timm:"):
+        from ltcache.encoder.timm_tower import load_timm
+
+        return load_timm(
+            model,
+            pretrained,
+            device=place,
+            precision=precision,
+            activation=activation,
+            cache_dir=cache_dir,
+        )
     source = resolve(model, pretrained, activation, cache_dir)
     built = build(source, cache_dir)
     tokenizer = load_tokenizer(source, cache_dir)
-    return encoder_of(built, source, tokenizer, device=place, precision=precision)
+    child = source.child
+    adapters = child.adapters if child else ()
+    encoder = encoder_of(
+        built, source, tokenizer, device=place, precision=precision, adapters=adapters
+    )
+    if child:
+        require_recorded(encoder.identity, child)
+    return encoder
 
 
 def encoder_of(
@@ -90,7 +114,7 @@ def encoder_of(
         adapters: what was inserted into its image tower and not merged, ``{name, options}`` each;
             such a tower has no tokens, because the rest behind them would lack the adapters.
     """
-    state = {name: _as_loaded(tensor) for name, tensor in model.state_dict().items()}
+    state = float_state(model)
     fields, tap = fields_of(model), None if adapters else tap_of(model)
     model.to(device=device, dtype=PRECISIONS[precision])
     encoder = Encoder(
@@ -112,11 +136,6 @@ def encoder_of(
     if is_convolutional(model.visual) and (device.type == "cpu" or precision != "fp32"):
         encoder.use_channels_last()
     return encoder
-
-
-def _as_loaded(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as a file of weights gives it: on the CPU, floating ones in float32."""
-    return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
 
 
 def is_convolutional(tower: torch.nn.Module) -> bool:
@@ -143,6 +162,8 @@ def build(source: Source, cache_dir: str | None = None) -> Any:
             raise EncoderError(f"{source.name}: cannot be built ({first_line(error)})") from None
         if source.checkpoint is not None:
             load_weights(model, source.checkpoint, source.name)
+        for layer in source.layers:
+            restore(model, layer)
     return model.eval().requires_grad_(False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,14 @@ from open_clip import (
 from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
+from ltcache.encoder.child import (
+    ADAPTED,
+    RECORD_FILE,
+    Child,
+    is_checkpoint,
+    read_checkpoint,
+    remedy,
+)
 from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.encoder.record import (
     CONFIG_FILE,
@@ -31,7 +39,7 @@ from ltcache.encoder.record import (
 from ltcache.errors import EncoderError, UsageError
 
 HUB = "hf-hub:"
-_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 _OFFLINE = (
     "Where the network is not reachable, copy the model's folder here and name it "
     f"{LOCAL}/path/to/folder, or give the path of its weights file as pretrained."
@@ -51,6 +59,8 @@ class Source:
         preprocess: what the record says about preprocessing, open_clip's names without the size.
         folder: the folder that relative paths in the configuration mean.
         provenance: how the user named it; not part of any identity.
+        layers: checkpoints with adapters that are loaded on top of the weights, in this order.
+        child: of a checkpoint of ``finetune``, its record.
     """
 
     name: str
@@ -61,6 +71,8 @@ class Source:
     seed: int | None = None
     folder: Path | None = None
     provenance: Mapping[str, str | None] = field(default_factory=dict)
+    layers: tuple[Child, ...] = ()
+    child: Child | None = None
 
 
 def resolve(
@@ -83,9 +95,15 @@ def resolve(
         from ltcache.embedded import encoder_path
 
         return _from_folder(Path(encoder_path()), activation, provenance)
+    if not model.startswith((LOCAL, HUB)) and _is_path_of_checkpoint(model):
+        model = f"{LOCAL}{model}"
+        provenance["model"] = model
     if model.startswith(LOCAL):
+        folder = Path(model[len(LOCAL) :]).expanduser()
+        if is_checkpoint(folder):
+            return _from_checkpoint(folder, pretrained, activation, provenance, cache_dir)
         _refuse_pretrained(model, pretrained)
-        return _from_folder(Path(model[len(LOCAL) :]).expanduser(), activation, provenance)
+        return _from_folder(folder, activation, provenance)
     if model.startswith(HUB):
         _refuse_pretrained(model, pretrained)
         return _from_hub(model, activation, provenance, cache_dir)
@@ -126,6 +144,55 @@ def _from_folder(
         folder=folder,
         provenance=provenance,
     )
+
+
+def _is_path_of_checkpoint(model: str) -> bool:
+    return get_model_config(model.replace("/", "-")) is None and is_checkpoint(
+        Path(model).expanduser()
+    )
+
+
+def _from_checkpoint(
+    folder: Path,
+    pretrained: str | None,
+    activation: str | None,
+    provenance: Mapping[str, str | None],
+    cache_dir: str | None,
+) -> Source:
+    child = read_checkpoint(folder)
+    named = {**provenance, "parent": child.parent_name}
+    if child.kind != ADAPTED:
+        _refuse_pretrained(f"{LOCAL}{folder}", pretrained)
+        return replace(_from_folder(folder, activation, named), child=child)
+    parent = _parent(child, pretrained, cache_dir)
+    trained = parent.activation == ACTIVATIONS[True]
+    agreed_activation(activation, trained, trained, str(folder / RECORD_FILE))
+    return replace(parent, provenance=named, layers=(*parent.layers, child), child=child)
+
+
+def _parent(child: Child, pretrained: str | None, cache_dir: str | None) -> Source:
+    """Return the source of a checkpoint's parent: as given, as recorded, or beside the checkpoint.
+
+    Raises:
+        EncoderError: it cannot be had under any of these names.
+    """
+    model, weights = child.parent["model"], child.parent["pretrained"]
+    if pretrained is not None:
+        model, weights = pretrained, None
+    elif model.startswith(LOCAL):
+        moved = child.folder.resolve().parent / Path(model.removeprefix(LOCAL)).name
+        if moved.is_dir() and not Path(model.removeprefix(LOCAL)).is_dir():
+            model = f"{LOCAL}{moved}"
+    where = Path(model.removeprefix(LOCAL)).expanduser()
+    if where.exists() and where.resolve() == child.folder.resolve():
+        raise EncoderError(f"{child.folder} cannot be its own parent. {remedy(child.folder)}")
+    try:
+        return resolve(model, weights, child.parent["activation"], cache_dir)
+    except (EncoderError, UsageError) as error:
+        raise EncoderError(
+            f"{child.folder} holds what was tuned of {child.parent_name}, which cannot be loaded: "
+            f"{error}\n{remedy(child.folder)}"
+        ) from None
 
 
 def _from_hub(
@@ -175,7 +242,7 @@ def _from_architecture(
     built = bool(config.get("quick_gelu", False))
     if pretrained.split(":")[0] == "random":
         chosen = activation or ACTIVATIONS[built]
-        seed = _seed(pretrained)
+        seed = parse_seed(pretrained)
         provenance = {**provenance, "pretrained": f"random:{seed}"}
         return Source(name, config, None, chosen, seed=seed, provenance=provenance)
     if tag := get_pretrained_cfg(name, pretrained):
@@ -236,7 +303,7 @@ def _weights_file(name: str, pretrained: str) -> Path:
     path = Path(pretrained).expanduser()
     if path.is_file():
         return path
-    if path.suffix in _SUFFIXES or "/" in pretrained:
+    if path.suffix in WEIGHT_SUFFIXES or "/" in pretrained:
         raise EncoderError(f"{path}: no such weights file")
     tags = list_pretrained_tags_by_model(name)
     raise EncoderError(
@@ -245,7 +312,8 @@ def _weights_file(name: str, pretrained: str) -> Path:
     )
 
 
-def _seed(pretrained: str) -> int:
+def parse_seed(pretrained: str) -> int:
+    """Return the seed of ``random:SEED``, 0 where it has none."""
     _, _, seed = pretrained.partition(":")
     if seed and not seed.isdecimal():
         raise UsageError(f"pretrained={pretrained!r}: the seed is a whole number, as in 'random:0'")

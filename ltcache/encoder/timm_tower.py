@@ -1,0 +1,411 @@
+"""Image-only encoders: timm's models without their classifiers, and without any text.
+
+``pooled`` (N, P) is what timm's own ``model(x)`` gives with ``num_classes=0``. There is no joint
+space with texts, so there is no ``embedding``, no logit scale and no tokenizer; TACKLE's poster
+mixes such a backbone's classifier with CLIP, which ``ltcache ensemble`` does row by row.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.models import (
+    get_pretrained_cfg,
+    is_model,
+    load_model_config_from_hf,
+    load_state_dict,
+    split_model_name_tag,
+)
+
+from ltcache.cache.fingerprint import canonical_json
+from ltcache.encoder.encoder import Encoder
+from ltcache.encoder.fields import POOLED, Projection
+from ltcache.encoder.identity import tensors_digest
+from ltcache.encoder.load import PRECISIONS, is_convolutional, skip_random_start
+from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, Source, parse_seed
+from ltcache.encoder.weights import first_line
+from ltcache.errors import EncoderError, ImageError, UsageError
+from ltcache.images import Preprocessing
+
+log = logging.getLogger(__name__)
+
+TIMM = "timm:"
+_RECORD = "config.json"
+_RESIZE = {"center": "shortest", "squash": "squash"}
+_CLASSIFIERS = ("head", "fc", "classifier")  # of files in a form of their own, which timm renames
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What timm is to build, and where its weights come from.
+
+    Args:
+        architecture: timm's name of it, without a tag.
+        record: timm's ``pretrained_cfg``: preprocessing, classifier, and where weights lie.
+        arguments: of the architecture, where a model on the hub departs from it.
+        weights: a file in place of those that the record names.
+        seed: of random weights, in place of both.
+    """
+
+    architecture: str
+    record: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    seed: int | None = None
+
+
+class ImageEncoder(Encoder):
+    """An encoder without a text tower: ``pooled`` alone."""
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> NoReturn:
+        """Refuse: a network that never saw a text has no place for one.
+
+        Raises:
+            UsageError: names the remedy.
+        """
+        raise UsageError(
+            f"{self.identity['architecture']['name']} has no text tower: encode texts with a dual "
+            "encoder, such as --model ViT-B-16 --pretrained openai"
+        )
+
+    def with_model(self, model: Any, adapters: Sequence[Any] | None = None) -> NoReturn:
+        """Refuse: only dual encoders are tuned.
+
+        Raises:
+            UsageError: names the remedy.
+        """
+        raise UsageError(
+            f"{self.identity['architecture']['name']} is not tuned here: tune it with timm, and "
+            "give the file that timm saves as pretrained"
+        )
+
+    def numerics(self) -> dict[str, Any]:
+        """Return what the last bits of the features depend on besides the identity."""
+        found = super().numerics()
+        versions = {n: v for n, v in found["versions"].items() if n != "open_clip_torch"}
+        return {**found, "versions": {**versions, "timm": importlib.metadata.version("timm")}}
+
+
+class PooledOnly:
+    """The field of a tower whose end is its pooling."""
+
+    projection: Projection | None = None
+    dims: dict[str, int] | None = None
+
+    def __init__(self, tower: torch.nn.Module) -> None:
+        self._tower = tower
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {POOLED: self._tower(images)}
+
+
+class _ImageOnly(torch.nn.Module):
+    """A tower where a dual encoder has its image tower."""
+
+    def __init__(self, visual: torch.nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+
+def load_timm(
+    model: str,
+    pretrained: str | None,
+    *,
+    device: torch.device,
+    precision: str,
+    activation: str | None = None,
+    cache_dir: str | None = None,
+) -> ImageEncoder:
+    """Load an image-only encoder from timm and identify it by its weights.
+
+    Args:
+        model: ``timm:NAME``, ``timm:NAME.TAG`` as timm names published weights, or
+            ``timm:hf-hub:ORG/NAME``.
+        pretrained: a tag, the path of a weights file, or ``random:SEED``. The preprocessing of a
+            file is that of a ``config.json`` beside it (as on the hub), or else that of the tag.
+
+    Raises:
+        UsageError: options that cannot go together.
+        EncoderError: unknown, missing, damaged, unreachable, or not an encoder of RGB images.
+    """
+    if activation is not None:
+        raise UsageError(f"{model!r} has the activation that timm gives it: leave it out")
+    tower = resolve_tower(model, pretrained, cache_dir)
+    trunk = build_tower(tower, model, cache_dir)
+    preprocessing = preprocessing_of_tower(trunk, model)
+    digest = tensors_digest({name: tensor.detach() for name, tensor in trunk.state_dict().items()})
+    config = {"timm": tower.architecture, "arguments": dict(tower.arguments)}
+    edge = "x".join(map(str, dict.fromkeys(preprocessing.size)))
+    seeded = None if tower.seed is None else f"random:{tower.seed}"
+    named = {"model": model, "pretrained": seeded or pretrained, "activation": None}
+    trunk.to(device=device, dtype=PRECISIONS[precision])
+    encoder = ImageEncoder(
+        _ImageOnly(trunk),
+        None,
+        PooledOnly(trunk),
+        preprocessing,
+        source=Source(model, config, tower.weights, "", seed=tower.seed, provenance=named),
+        architecture={
+            "name": f"timm {tower.architecture} at {edge} px",
+            "config": config,
+            "activation": None,
+            "adapters": None,
+        },
+        towers={"image": digest},
+        tokenizer_identity={},
+        provenance=named,
+        logit_scale=None,
+        logit_bias=None,
+        device=device,
+        precision=precision,
+    )
+    encoder.identity["tokenizer"] = None
+    if is_convolutional(trunk) and (device.type == "cpu" or precision != "fp32"):
+        encoder.use_channels_last()
+    return encoder
+
+
+def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = None) -> Tower:
+    """Resolve a model's name; see :func:`load_timm` for the forms.
+
+    Raises:
+        UsageError: options that cannot go together.
+        EncoderError: unknown, missing or unreachable.
+    """
+    name = model.removeprefix(TIMM)
+    if name.startswith(HUB):
+        return _from_hub(model, pretrained, cache_dir)
+    architecture, tag = split_model_name_tag(name)
+    if not is_model(architecture):
+        near = get_close_matches(architecture.lower(), timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; nearest: {', '.join(TIMM + item for item in near)}" if near else ""
+        raise EncoderError(f"timm {timm.__version__} has no model {architecture!r}{hint}")
+    if pretrained is None and not tag:
+        raise UsageError(
+            f"{model!r} names an architecture without weights: give pretrained (one of "
+            f"{', '.join(_tags(architecture)) or 'no published tag'}, or the path of a weights "
+            "file); 'random:0' builds it with random weights, for tests and timing only"
+        )
+    if tag and tag not in _tags(architecture):
+        raise _unknown_tag(architecture, tag)
+    start = Tower(architecture, _registered(architecture, tag))
+    if pretrained is None or pretrained == tag:
+        return start
+    if pretrained.split(":")[0] == "random":
+        return replace(start, seed=parse_seed(pretrained))
+    if pretrained in _tags(architecture):
+        if tag:
+            raise UsageError(f"{model!r} names its weights: leave out pretrained={pretrained!r}")
+        return replace(start, record=_registered(architecture, pretrained))
+    return _from_file(start, pretrained, tag)
+
+
+def build_tower(tower: Tower, name: str, cache_dir: str | None = None) -> Any:
+    """Return timm's model without its classifier, in float32 on the CPU, for inference.
+
+    Weights are loaded strictly, with their classifier, which is dropped afterwards.
+
+    Raises:
+        EncoderError: weights that are damaged, do not fit or cannot be fetched, or a configuration
+            that timm cannot build.
+    """
+    overlay: dict[str, Any] = {}
+    if tower.weights is not None:
+        state = _state(tower.weights)
+        classes = _classes(tower.record, state)
+        overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0}
+        overlay["custom_load"] = False
+    loads = tower.seed is None
+    # weights in a form of their own are copied by the model itself, which nothing can call strict
+    quick = loads and not {**tower.record, **overlay}.get("custom_load")
+    with torch.random.fork_rng(devices=[]), skip_random_start() if quick else nullcontext():
+        torch.default_generator.manual_seed(tower.seed or 0)
+        try:
+            model = timm.create_model(
+                tower.architecture,
+                pretrained=loads,
+                pretrained_cfg=dict(tower.record),
+                pretrained_cfg_overlay=overlay,
+                cache_dir=cache_dir,
+                **tower.arguments,
+                **({} if loads else {"num_classes": 0}),
+            )
+        except Exception as error:  # timm, the hub's client and torch raise many kinds
+            raise _unusable(tower, name, error) from None
+        if loads and model.num_classes:
+            model.reset_classifier(0)
+    return model.eval().requires_grad_(False)
+
+
+def preprocessing_of_tower(model: Any, name: str) -> Preprocessing:
+    """Return timm's own preprocessing for evaluation (``resolve_data_config``) as a value.
+
+    Raises:
+        EncoderError: not of RGB images, or of a geometry that is not known here.
+    """
+    found = resolve_data_config({}, model=model)
+    channels, height, width = found["input_size"]
+    if channels != 3:
+        raise EncoderError(f"{name} takes images of {channels} channels, not RGB")
+    if found["crop_mode"] not in _RESIZE:
+        raise EncoderError(f"{name}: crop mode {found['crop_mode']!r} of timm is not known here")
+    try:
+        return Preprocessing.from_dict(
+            {
+                "size": (height, width),
+                **{part: found[part] for part in ("mean", "std", "interpolation")},
+                "resize_mode": _RESIZE[found["crop_mode"]],
+                "crop_pct": float(found["crop_pct"]),
+            }
+        )
+    except ImageError as error:
+        raise EncoderError(f"{name}: {error}") from None
+
+
+def _from_hub(model: str, pretrained: str | None, cache_dir: str | None) -> Tower:
+    if pretrained is not None:
+        raise UsageError(f"{model!r} brings its own weights: leave out pretrained={pretrained!r}")
+    try:
+        record, architecture, arguments = load_model_config_from_hf(
+            model.removeprefix(TIMM + HUB), cache_dir=cache_dir
+        )
+    except Exception as error:  # the hub's client raises many kinds
+        raise EncoderError(f"{model}: cannot be fetched ({first_line(error)})") from None
+    if not is_model(architecture):
+        raise EncoderError(f"{model}: timm {timm.__version__} has no model {architecture!r}")
+    return Tower(architecture, record, arguments or {})
+
+
+def _from_file(start: Tower, pretrained: str, tag: str) -> Tower:
+    path = Path(pretrained).expanduser()
+    if not path.is_file():
+        if path.suffix in WEIGHT_SUFFIXES or "/" in pretrained:
+            raise EncoderError(f"{path}: no such weights file")
+        raise _unknown_tag(start.architecture, pretrained)
+    beside = path.parent / _RECORD
+    if beside.is_file():
+        record, arguments = _read_record(beside, start)
+        return replace(start, record=record, arguments=arguments, weights=path)
+    if not tag:
+        _warn_of_preprocessing(start.architecture, path)
+    return replace(start, weights=path)
+
+
+def _read_record(path: Path, start: Tower) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return ``pretrained_cfg`` and arguments of a ``config.json`` as timm's models on the hub
+    have it.
+
+    Raises:
+        EncoderError: not JSON, or of another architecture.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record, named = dict(content["pretrained_cfg"]), content["architecture"]
+        arguments = dict(content.get("model_args") or {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(
+            f"{path}: no record of timm's, which has architecture and pretrained_cfg "
+            f"({type(error).__name__}: {first_line(error)}); put the weights into another folder "
+            "to go without it"
+        ) from None
+    if named != start.architecture:
+        raise EncoderError(
+            f"{path} describes {named!r}, not {start.architecture!r}: name it {TIMM}{named}"
+        )
+    return {**start.record, **record}, arguments
+
+
+def _registered(architecture: str, tag: str = "") -> dict[str, Any]:
+    found = get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    return {} if found is None else dict(found.to_dict())
+
+
+def _tags(architecture: str) -> list[str]:
+    names = timm.list_pretrained(f"{architecture}.*")
+    return [name.partition(".")[2] for name in names]
+
+
+def _warn_of_preprocessing(architecture: str, path: Path) -> None:
+    """Published weights of one architecture often differ in size and crop."""
+    parts = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+    tags = _tags(architecture)
+    known = {
+        canonical_json({part: _plain(found.get(part)) for part in parts})
+        for found in (_registered(architecture, tag) for tag in tags)
+    }
+    if len(known) > 1:
+        log.warning(
+            "%s does not say how images are preprocessed, and weights of %s differ in it; timm's "
+            "default is taken (name a tag to say otherwise, as in %s%s.%s, or lay the model's "
+            "config.json beside it)",
+            path, architecture, TIMM, architecture, tags[0],
+        )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file, averaged weights before others.
+
+    Raises:
+        EncoderError: damaged, or it holds more than tensors.
+    """
+    try:
+        found = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:  # unpickling and safetensors raise many kinds
+        hint = ""
+        if "weights_only" in str(error).lower():
+            hint = "; it holds more than tensors, and code is never run from a file"
+        raise EncoderError(
+            f"{path}: cannot be read as weights ({type(error).__name__}: {first_line(error)}){hint}"
+        ) from None
+    if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise EncoderError(f"{path}: cannot be read as weights (not a table of tensors)")
+    return dict(found)
+
+
+def _classes(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> int:
+    """Return how many classes the classifier of a file has; 0 where it has none."""
+    named = record.get("classifier") or ()
+    names = (named,) if isinstance(named, str) else tuple(named)
+    found = (state.get(f"{name}.weight") for name in (*names, *_CLASSIFIERS))
+    return next((len(weight) for weight in found if weight is not None), 0)
+
+
+def _unknown_tag(architecture: str, tag: str) -> EncoderError:
+    tags = _tags(architecture)
+    near = get_close_matches(tag, tags, n=3, cutoff=0.5)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return EncoderError(
+        f"unknown weights {tag!r} for {TIMM}{architecture}{hint}; known tags: "
+        f"{', '.join(tags) or 'none'}; or give the path of a weights file"
+    )
+
+
+def _unusable(tower: Tower, name: str, error: Exception) -> EncoderError:
+    if isinstance(error, ImportError):
+        return EncoderError(f"{name} needs {error.name or error}")
+    lines = [line.strip()[:300] for line in str(error).strip().splitlines()[:3]]
+    text = " ".join(lines) or type(error).__name__
+    if tower.weights is not None:
+        return EncoderError(f"{tower.weights} does not fit {TIMM}{tower.architecture}: {text}")
+    if tower.seed is not None:
+        return EncoderError(f"{name}: cannot be built ({text})")
+    return EncoderError(
+        f"{name}: its weights cannot be fetched or loaded ({text}). Where the network is not "
+        "reachable, copy the weights file (and the config.json beside it) here and give its path "
+        "as pretrained"
+    )
