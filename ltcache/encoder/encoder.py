@@ -6,17 +6,21 @@ import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ltcache.encoder.child import short_name
 from ltcache.encoder.fields import EMBEDDING, POOLED, Fields
 from ltcache.encoder.rest import TOKENS, Tap, save_rest
 from ltcache.encoder.source import Source
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
+
+if TYPE_CHECKING:
+    from ltcache.encoder.towers import AdapterSpec
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +108,14 @@ class Encoder:
             "dims": dict(self.dims),
         }
 
-    def with_model(self, model: Any, adapters: Sequence[Mapping[str, Any]] = ()) -> Encoder:
+    @property
+    def adapters(self) -> list[dict[str, Any]]:
+        """Return what was inserted into the image tower and not merged, ``{name, options}``."""
+        return list(self.identity["architecture"]["adapters"] or ())
+
+    def with_model(
+        self, model: Any, adapters: Sequence[AdapterSpec | Mapping[str, Any]] | None = None
+    ) -> Encoder:
         """Return an encoder of a model that was tuned from a copy of this encoder's.
 
         It has the same tokenizer, preprocessing and architecture, and an identity of its own: the
@@ -114,20 +125,25 @@ class Encoder:
         Args:
             model: ``copy.deepcopy(encoder.model)`` after training; it is used, not copied, stays on
                 its device, and is put into inference mode.
-            adapters: those left in its image tower, ``{name, options}`` each.
+            adapters: those left in its image tower, with resolved options; None: those it has.
         """
         from ltcache.encoder.load import encoder_of
+        from ltcache.encoder.towers import adapters_of
 
-        parent = self.provenance.get("model") or self.provenance.get("parent")
+        parent = short_name(self.provenance) if self.provenance.get("model") else None
         named = {"model": None, "pretrained": None, "activation": None, "parent": parent}
-        return encoder_of(
+        left = adapters_of(model) if adapters is None else adapters
+        child = encoder_of(
             model.eval(),
-            replace(self.source, provenance=named),
+            replace(self.source, provenance=named, child=None),
             self.tokenizer,
             device=next(model.parameters()).device,
             precision=self.precision,
-            adapters=adapters,
+            adapters=[_adapter_record(adapter) for adapter in left],
         )
+        # a tokenizer that has been used remembers how it padded, and would look like another one
+        child.identity["tokenizer"] = self.identity["tokenizer"]
+        return child
 
     @property
     def token_shape(self) -> tuple[int, int] | None:
@@ -291,6 +307,11 @@ class Encoder:
         main.wait_stream(self._copies)
         pixels.record_stream(main)
         return pixels
+
+
+def _adapter_record(adapter: AdapterSpec | Mapping[str, Any]) -> dict[str, Any]:
+    fields = adapter if isinstance(adapter, Mapping) else vars(adapter)
+    return {"name": fields["name"], "options": dict(fields["options"])}
 
 
 def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,7 @@ def tower_digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     has the same names, and so the same digest, whether open_clip nests it (``text.``) or not.
 
     Args:
-        state: the model's ``state_dict`` in float32, on the CPU.
+        state: see :func:`float_state`.
     """
     image = {n.removeprefix("visual."): t for n, t in state.items() if n.startswith("visual.")}
     text = {
@@ -78,6 +78,14 @@ def tower_digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
         if not name.startswith(("visual.", "text_decoder.")) and name not in _APART
     }
     return {"image": tensors_digest(image), "text": tensors_digest(text)}
+
+
+def float_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's tensors as a file of weights gives them: on the CPU, floats in float32."""
+    return {
+        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:

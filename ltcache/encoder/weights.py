@@ -32,9 +32,9 @@ def load_weights(model: Any, path: Path, name: str) -> None:
         found = _state(path)
         if found is None:
             raise _damaged(path, error) from None
-        misfits = _misfits(model.state_dict(), found)
         raise EncoderError(
-            f"{path} does not fit {name}:\n{misfits or '  ' + first_line(error)}"
+            f"{path} does not fit {name}:\n"
+            + (misfits(model.state_dict(), found) or f"  {first_line(error)}")
         ) from None
     _warn_of_resizing(model, path, name)
 
@@ -57,7 +57,8 @@ def _state(path: Path) -> dict[str, torch.Tensor] | None:
     return dict(found) if is_state else None
 
 
-def _misfits(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+def misfits(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """Return what is missing, unexpected or of another shape, a line for each; empty if nothing."""
     lines = []
     for kind, names in (
         ("missing", [name for name in expected if name not in found]),
