@@ -59,9 +59,10 @@ from ltcache.errors import UsageError
 @click.option(
     "--false-alarm",
     type=float,
-    default=0.01,
+    default=0.003,
     show_default=True,
-    help="Share of unlike training images that may count as near duplicates: sets the threshold.",
+    help="Share of unlike training images that may count as near duplicates: sets the threshold. "
+    "Higher finds more copies and refuses more images of rare classes.",
 )
 @click.option("--per-source", type=click.IntRange(1), help="Most images of a source in one class.")
 @click.option("--source-column", help="Column of the pool.  [default: source, or the url's host]")
