@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ltcache.encoder.checkpoint import mix_weights, save_checkpoint
+from ltcache.encoder.child import Child, is_checkpoint, read_checkpoint
 from ltcache.encoder.encoder import Encoder, PendingFeatures
 from ltcache.encoder.load import load_encoder
 from ltcache.encoder.rest import Rest, build_rest
@@ -9,13 +11,18 @@ from ltcache.encoder.text import encode_prompts, openai_simple_templates, openai
 from ltcache.encoder.tower import ImageTower
 
 __all__ = [
+    "Child",
     "Encoder",
     "ImageTower",
     "PendingFeatures",
     "Rest",
     "build_rest",
     "encode_prompts",
+    "is_checkpoint",
     "load_encoder",
+    "mix_weights",
     "openai_simple_templates",
     "openai_templates",
+    "read_checkpoint",
+    "save_checkpoint",
 ]

@@ -93,7 +93,7 @@ def read_checkpoint(folder: str | Path) -> Child:
 
 def short_name(named: Mapping[str, Any]) -> str:
     """Return how an encoder was named, in one word and without folders."""
-    model = str(named.get("model"))
+    model = named.get("model") or "an encoder that was never saved"
     if model.startswith(LOCAL):
         model = LOCAL + Path(model.removeprefix(LOCAL)).name
     weights = named.get("pretrained")
