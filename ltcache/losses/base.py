@@ -52,6 +52,7 @@ class Loss(nn.Module):
         weights_from: share of the training, 0..1, from which they count (deferred re-weighting).
         needs: keyword arguments, tensors (C,), that an earlier stage has to have estimated.
         generator: of a loss with noise, which it draws in training mode only; None: torch's own.
+        of_rows: whether a row's loss depends on that row alone, not on others of the batch.
         corrects: what the loss does about the prior: ``none``; ``full``: it removes a stated share
             (see :meth:`residual_prior`); ``partial``: some of it, by an amount nobody can state.
     """
@@ -60,6 +61,7 @@ class Loss(nn.Module):
     reference: ClassVar[str]
     equation: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    of_rows: ClassVar[bool] = True
     class_counts: Tensor
     prior: Tensor
     class_weights: Tensor | None

@@ -51,6 +51,7 @@ class LADE(Loss):
     reference = "Hong et al., CVPR 2021"
     equation = "CE(z + log pi, y) + alpha R"
     corrects: ClassVar[Literal["none", "partial", "full"]] = "full"
+    of_rows: ClassVar[bool] = False
 
     def __init__(
         self,

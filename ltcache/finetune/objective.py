@@ -1,0 +1,180 @@
+"""What a fine-tuning minimises: a weighted sum of terms on the embeddings of a joined batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ltcache.errors import FitError
+from ltcache.finetune.contrastive import supervised_contrastive, unit_rows
+from ltcache.finetune.spec import CONTRASTIVE, Term
+from ltcache.losses import LOSSES, Loss
+from ltcache.objectives import Batch, WeightedMean
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What the towers, and the head where there is one, say about a batch.
+
+    Attributes:
+        images: image embeddings (N, D), of any length.
+        labels: (N,).
+        logit_scale: the factor on cosines itself, not its logarithm.
+        texts: text embeddings (K, D): of all C classes, or of those of ``classes``; or None.
+        classes: labels of ``texts``, (K,), ascending as torch.unique gives them; they hold every
+            label of the batch. None: all C in order.
+        logits: of a head, (N, C), or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    logit_scale: Tensor | float = 1.0
+    texts: Tensor | None = None
+    classes: Tensor | None = None
+    logits: Tensor | None = None
+
+    def own_texts(self) -> Tensor:
+        """Return the text of each image's class, (N, D).
+
+        Raises:
+            FitError: there are no texts.
+        """
+        texts = self._texts("the contrastive term")
+        if self.classes is None:
+            return texts[self.labels]
+        return texts[torch.searchsorted(self.classes, self.labels)]
+
+    def class_logits(self) -> Tensor:
+        """Return the head's logits, else logit_scale * cos(image, class text), (N, C), in float32
+        at least, whatever autocast says.
+
+        Raises:
+            FitError: neither a head nor texts of all classes.
+        """
+        if self.logits is not None:
+            return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        texts = self._texts("a loss on logits")
+        if self.classes is not None:
+            raise FitError(
+                "a loss on logits needs a head or the texts of all classes, not only of those that "
+                "occur in the batch"
+            )
+        with torch.autocast(self.images.device.type, enabled=False):
+            return self.logit_scale * unit_rows(self.images) @ unit_rows(texts).T
+
+    def _texts(self, what: str) -> Tensor:
+        if self.texts is None:
+            raise FitError(f"{what} needs the texts of classes: tune an encoder with a text tower")
+        return self.texts
+
+
+class Objective(nn.Module):
+    """sum over terms of weight * term, a scalar.
+
+    The term ``contrastive`` is :func:`supervised_contrastive` of the images and their own class
+    texts; any other one is the mean over rows of that entry of ``LOSSES`` on the logits, weighted
+    by class where the loss says so, as it is for heads on cached features.
+
+    Buffers of losses that change during the training (counts seen by seesaw) are part of its state.
+
+    Args:
+        terms: at least one. class_counts: training rows of each class as drawn, (C,).
+        estimated: what losses may need, such as ``delta``, tensors (C,); see ``Loss.needs``.
+        seed: of losses with noise, the same on every rank.
+
+    Raises:
+        FitError: no term, an unknown one, one that is there twice, a loss that lacks what it needs,
+            or options that it does not have.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        class_counts: Tensor,
+        *,
+        estimated: Mapping[str, Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        names = [term.name for term in terms]
+        if not names or len(set(names)) < len(names):
+            raise FitError(f"terms must be at least one, each once, not {names}")
+        self.weights = {term.name: float(term.weight) for term in terms}
+        self.means = nn.ModuleDict(
+            {
+                term.name: WeightedMean(_loss(term, class_counts, estimated or {}))
+                for term in terms
+                if term.name != CONTRASTIVE
+            }
+        )
+        self._seed = seed
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a batch's value is the mean of its rows' own values.
+
+        Then micro-batches weighted by their share of the rows add up to it; if not, they need the
+        embeddings of the whole batch. Losses with noise draw it for the logits they are given.
+        """
+        return CONTRASTIVE not in self.weights and all(
+            loss.of_rows and loss.class_weights is None for loss in self._losses()
+        )
+
+    def observe(self, labels: Tensor) -> None:
+        """Tell the losses the labels (N,) of a joined batch: once a step, before its value."""
+        for loss in self._losses():
+            loss.observe(labels)
+
+    def begin_step(self, step: int) -> None:
+        """Let losses with noise draw what belongs to a step, also after a resume."""
+        for number, loss in enumerate(self._losses()):
+            seed = (self._seed + (step * 64 + number + 1) * 0x9E3779B97F4A7C15) % 2**63
+            loss.generator = Generator(loss.prior.device).manual_seed(seed)
+
+    def forward(self, embedded: Embedded, progress: float = 0.0) -> Tensor:
+        """Return the value of a batch; ``progress`` runs from 0 to 1 over the training.
+
+        Raises:
+            FitError: a term lacks texts or logits.
+        """
+        terms = self.terms(embedded, progress)
+        return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+
+    def terms(self, embedded: Embedded, progress: float = 0.0) -> dict[str, Tensor]:
+        """Return the value of each term, a scalar, without its weight."""
+        values: dict[str, Tensor] = {}
+        if CONTRASTIVE in self.weights:
+            own = embedded.own_texts()
+            values[CONTRASTIVE] = supervised_contrastive(
+                embedded.images, own, embedded.labels, embedded.logit_scale
+            )
+        if self.means:
+            logits = embedded.class_logits()
+            batch = Batch(embedded.images, embedded.labels)
+            for name, mean in self.means.items():
+                assert isinstance(mean, WeightedMean)
+                values[name] = mean.mean_loss(logits, batch, progress)
+        return values
+
+    def _losses(self) -> list[Loss]:
+        return [mean.loss for mean in self.means.values() if isinstance(mean, WeightedMean)]
+
+
+def _loss(term: Term, class_counts: Tensor, estimated: Mapping[str, Tensor]) -> Loss:
+    kind: Any = LOSSES.get(term.name)
+    if kind is None:
+        raise FitError(f"no term {term.name!r}; there are {CONTRASTIVE}, {', '.join(LOSSES)}")
+    if missing := [name for name in kind.needs if name not in estimated]:
+        raise FitError(
+            f"the loss {term.name!r} needs {', '.join(missing)}, which was not estimated"
+        )
+    given = {name: estimated[name] for name in kind.needs}
+    try:
+        loss: Loss = kind(class_counts, **given, **term.options)
+    except TypeError as error:
+        raise FitError(f"the loss {term.name!r}: {error}") from None
+    return loss
