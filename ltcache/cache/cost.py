@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ltcache.cache.fingerprint import canonical_json
 
+_COSTS = ("images", "seconds", "finetune_seconds", "finetune_passes")
+
 
 def add_cost(cache: Path, **cost: float | int | str) -> None:
     """Append one line to the cache's ledger of costs."""
@@ -22,10 +24,12 @@ def add_cost(cache: Path, **cost: float | int | str) -> None:
 def read_cost(cache: Path) -> dict[str, float]:
     """Return images encoded and seconds spent, over all processes that worked on the cache.
 
+    ``finetune_seconds`` and ``finetune_passes`` (over the images) are those of tuning its encoder.
+
     A line that a killed process left half-written is passed over: costs are information, nothing
     depends on them.
     """
-    total = {"images": 0.0, "seconds": 0.0}
+    total = dict.fromkeys(_COSTS, 0.0)
     try:
         lines = (cache / "cost.jsonl").read_text().splitlines()
     except OSError:

@@ -317,10 +317,11 @@ def check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple
 def _cost(cache: Cache, fitted: Fitted, crops: int) -> dict[str, Any]:
     from ltcache.cache.cost import read_cost
 
+    spent = read_cost(Path(cache.path))
     return {
-        "encoder_passes": crops,
-        "extraction_seconds": read_cost(Path(cache.path))["seconds"],
-        "finetune_seconds": 0.0,
+        "encoder_passes": crops + spent["finetune_passes"],
+        "extraction_seconds": spent["seconds"],
+        "finetune_seconds": spent["finetune_seconds"],
         "head_seconds": fitted.seconds,
     }
 

@@ -112,10 +112,13 @@ def test_identities_refuse_or_mark(cache: Cache) -> None:
 
 
 def test_costs_add_up_over_processes_and_torn_lines(tmp_path: Path) -> None:
-    assert read_cost(tmp_path) == {"images": 0.0, "seconds": 0.0}
+    nothing = {"images": 0, "seconds": 0, "finetune_seconds": 0, "finetune_passes": 0}
+    assert read_cost(tmp_path) == nothing
     add_cost(tmp_path, images=10, seconds=1.5)
     with (tmp_path / "cost.jsonl").open("a") as file:
         file.write('{"images": 7')
         file.write("\n")
     add_cost(tmp_path, images=5, seconds=0.5)
-    assert read_cost(tmp_path) == {"images": 15.0, "seconds": 2.0}
+    add_cost(tmp_path, finetune_seconds=60.0, finetune_passes=10)
+    spent = {"images": 15, "seconds": 2, "finetune_seconds": 60, "finetune_passes": 10}
+    assert read_cost(tmp_path) == spent
