@@ -48,8 +48,10 @@ class TowerAdapter(nn.Module):
         mergeable: :meth:`merge` leaves a tower of the same architecture as before.
         fidelity: ``exact``, ``analogue`` or ``reconstruction`` of reference.
         reference, equation: where it is from, and what it computes.
+        needs: parts of the context without which it cannot be built anew.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     mergeable: ClassVar[bool] = False
     fidelity: ClassVar[str]
     reference: ClassVar[str]

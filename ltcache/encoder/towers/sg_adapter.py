@@ -18,7 +18,6 @@ from ltcache.encoder.towers.base import (
 )
 from ltcache.encoder.towers.sites import sites_of
 from ltcache.errors import UsageError
-from ltcache.heads.scored import uniform
 
 
 class Guidance(nn.Module):
@@ -33,8 +32,8 @@ class Guidance(nn.Module):
         self.output = nn.Linear(bottleneck, width, bias=False)
         with torch.no_grad():
             for layer in (self.query, self.key, self.value):
-                rows, inputs = layer.weight.shape
-                layer.weight.copy_(uniform((rows, inputs), inputs, generator))
+                drawn = torch.randn(layer.weight.shape, generator=generator)
+                layer.weight.copy_(drawn * layer.in_features**-0.5)
         nn.init.zeros_(self.output.weight)
 
     def forward(self, tokens: Tensor, texts: Tensor) -> Tensor:
@@ -50,8 +49,10 @@ class SGAdapter(TowerAdapter):
     """Tokens attend to the descriptions of the classes beside the MLP of every block (after every
     block of a convolutional tower).
 
-    The descriptions are a frozen buffer, ``texts`` (C, D): rows of length sqrt(D), so that a drawn
-    key has the spread that attention needs to tell classes apart.
+    The descriptions are a frozen buffer, ``texts`` (C, D): unit rows less their mean over the
+    classes, which all embeddings of texts share and no softmax sees, scaled to unit variance. With
+    W_q, W_k and W_v drawn with variance 1 / inputs, scores start with a spread of about one;
+    otherwise every token would attend to all classes alike.
 
     Args:
         bottleneck: b. classes, text_dim: C and D; they follow from the context's descriptions, and
@@ -61,6 +62,7 @@ class SGAdapter(TowerAdapter):
     fidelity = "reconstruction"
     reference = "Peng et al., Sage, arXiv 2507.12807 (equations not public)"
     equation = "h = x + MLP(LN(x)) + W_o softmax(q K^T / sqrt(b)) V, q = W_q LN'(x), K, V of T"
+    needs = ("descriptions",)
     texts: Tensor
 
     def __init__(
@@ -105,4 +107,6 @@ def _texts(given: Tensor | None, classes: int | None, text_dim: int | None) -> T
     for name, known, found in (("classes", classes, rows), ("text_dim", text_dim, dim)):
         if known not in (None, found):
             raise UsageError(f"sg_adapter.{name}={known}, but the descriptions are {rows} x {dim}")
-    return F.normalize(given.detach().to("cpu", torch.float32), dim=1) * dim**0.5
+    unit = F.normalize(given.detach().to("cpu", torch.float32), dim=1)
+    centred = unit - unit.mean(dim=0)
+    return centred / centred.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
