@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ltcache.embedded import vit_encoder_path
 from ltcache.encoder import (
     Encoder,
     load_encoder,
@@ -211,18 +212,30 @@ def test_merged_adapters_leave_a_whole_model(tiny: Any, tmp_path: Path) -> None:
     require_plain(child, tmp_path / "tuned")
 
 
-@pytest.mark.parametrize("name", ["embedded", "RN50", "ViT-B-32"])
+@pytest.mark.parametrize("name", ["embedded", f"local-dir:{vit_encoder_path()}", "ViT-B-32"])
 @pytest.mark.slow
-def test_real_architectures(name: str, tmp_path: Path) -> None:
-    encoder = load(name, *(() if name == "embedded" else ("random:0",)))
-    whole, partly = tuned(encoder, step=1e-3), tuned(encoder, "visual_attention", everything=False)
-    save_checkpoint(tmp_path / "whole", whole, parent=encoder, record={})
-    require_same(whole, load(tmp_path / "whole"))
-    require_plain(whole, tmp_path / "whole")
-    save_checkpoint(tmp_path / "partly", partly, parent=encoder, record={})
-    require_same(partly, load(tmp_path / "partly"))
-    stored = load_file(tmp_path / "partly" / "adapters.safetensors")
-    assert all(tensor.startswith("visual.adapters.") for tensor in stored)
+def test_real_whole_models(name: str, tmp_path: Path) -> None:
+    encoder = load(name, *(("random:0",) if name == "ViT-B-32" else ()))
+    child = tuned(encoder, step=1e-3)
+    save_checkpoint(tmp_path / "c", child, parent=encoder, record={})
+    require_same(child, load(tmp_path / "c"))
+    require_plain(child, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [
+        ("embedded", "visual_attention"),
+        (f"local-dir:{vit_encoder_path()}", "sg_adapter"),
+        ("RN50", "visual_attention"),
+    ],
+)
+@pytest.mark.slow
+def test_real_adapted_models(name: str, adapter: str, tmp_path: Path) -> None:
+    encoder = load(name, *(("random:0",) if name == "RN50" else ()))
+    child = tuned(encoder, adapter, everything=False)
+    save_checkpoint(tmp_path / "c", child, parent=encoder, record={})
+    require_same(child, load(tmp_path / "c"))
 
 
 def test_the_activation_of_a_weights_file_survives(
