@@ -277,7 +277,7 @@ def _turned(image: Image.Image, box: Box, size: tuple[int, int], angle: float) -
     across, down = (right - left) * (wide / width - 1) / 2, (bottom - top) * (high / height - 1) / 2
     around = (left - across, top - down, right + across, bottom + down)
     whole = _resized(image, around, (high, wide)).convert("RGB")
-    turned = whole.rotate(angle, Image.Resampling.BICUBIC)
+    turned = whole.rotate(angle, Image.Resampling.BILINEAR)
     x, y = (wide - width) // 2, (high - height) // 2
     return turned.crop((x, y, x + width, y + height))
 

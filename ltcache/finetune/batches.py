@@ -318,8 +318,8 @@ class Reader(Dataset[Any]):
         try:
             with opened(self._store().read(self.uris[row].as_py())) as image:
                 image.load()
-                image.info.clear()
-                return image.copy()
+                image.info.clear()  # a colour called transparent would be dropped with a warning
+                return image.convert("RGB") if self.preprocessing.rgb_first else image.copy()
         except ImageError as error:
             return str(error)
 

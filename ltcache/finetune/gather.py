@@ -7,9 +7,12 @@ right; what all ranks compute alike (class texts, scale, head) has the same grad
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def ranks() -> int:
@@ -41,10 +44,28 @@ def _sizes(own: int, device: torch.device) -> list[int]:
 
 
 def _joined(tensor: Tensor, sizes: list[int]) -> Tensor:
-    from torch.distributed.nn.functional import all_gather
-
     missing = max(sizes) - len(tensor)
     if missing:
         tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
-    parts = all_gather(tensor.contiguous())
+    parts = _AllGather.apply(tensor.contiguous())
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+class _AllGather(torch.autograd.Function):
+    """(n, ...) of each rank -> (R, n, ...); a gradient is the sum of those of all ranks.
+
+    torch.distributed.nn has one, which later versions of torch deprecate.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(ranks())]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]

@@ -145,7 +145,11 @@ class Objective(nn.Module):
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
     def terms(self, embedded: Embedded, progress: float = 0.0) -> dict[str, Tensor]:
-        """Return the value of each term, a scalar, without its weight."""
+        """Return the value of each term, a scalar, without its weight; outside of autocast."""
+        with torch.autocast(embedded.images.device.type, enabled=False):
+            return self._terms(embedded, progress)
+
+    def _terms(self, embedded: Embedded, progress: float) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         if CONTRASTIVE in self.weights:
             own = embedded.own_texts()
