@@ -13,7 +13,7 @@ TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""
 CONTRASTIVE = "contrastive"
 """Name of the loss between the images and the class texts of a batch."""
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "weights": ("pretrained", "random"),

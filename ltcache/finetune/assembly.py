@@ -1,0 +1,325 @@
+"""From a fine-tuning's description to what is trained: model, images, texts, head, loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ltcache.encoder import encode_prompts
+from ltcache.encoder.fields import fields_of
+from ltcache.encoder.towers import (
+    TOWER_ADAPTERS,
+    AdapterContext,
+    AdapterSpec,
+    insert_adapters,
+    reset_tower,
+    set_trainable,
+)
+from ltcache.errors import FitError, UsageError
+from ltcache.finetune.augmentation import AUGMENTATIONS
+from ltcache.finetune.averaging import start_of
+from ltcache.finetune.batches import ImageBatches
+from ltcache.finetune.classifier import ClassTexts
+from ltcache.finetune.loop import encode, part_of
+from ltcache.finetune.objective import Objective
+from ltcache.finetune.processes import Processes
+from ltcache.finetune.spec import FineTuning
+from ltcache.finetune.start import Start
+from ltcache.finetune.step import EMBEDDING, Embedder, Step, trained_parameters
+from ltcache.fit import Rows
+from ltcache.fit.train import choose_by
+from ltcache.heads import HEADS, Head, HeadContext
+from ltcache.manifest import Manifest
+from ltcache.methods import FIELDS
+from ltcache.prompts import class_sentences
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+_LOOKED_AT = 64  # images judged in one pass
+
+
+@dataclass(frozen=True)
+class Means:
+    """How to compute, without effect on what: but for last bits, results are the same.
+
+    Attributes:
+        workers: loading processes of each split; None: as many as there are processors to spare.
+        checkpointing: recompute activations on the way back. compiled: use torch.compile.
+    """
+
+    workers: int | None = None
+    checkpointing: bool = False
+    compiled: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """All parts of a training.
+
+    Attributes:
+        step: what trains. batches: of the training split. val: of the validation split, or None.
+        context: of heads, with the class texts of the start. templates: of the class texts.
+        init: the initialisation of the head that was taken.
+        residual_prior: exponent of the class prior that trained logits carry; None: unknown.
+        start: tensors to average with, or empty.
+        groups: the manifest's group setting. trained: number of trained parameters.
+    """
+
+    tuning: FineTuning
+    step: Step
+    batches: ImageBatches
+    val: ImageBatches | None
+    context: HeadContext
+    texts: ClassTexts
+    templates: tuple[str, ...]
+    init: str
+    residual_prior: float | None
+    start: Mapping[str, Tensor]
+    groups: Mapping[str, Any] | None
+    trained: int
+
+    @torch.no_grad()
+    def classifier(self) -> Head:
+        """Return what predicts now: the head, or the class texts as a head."""
+        if self.step.head is not None:
+            return self.step.head.eval()
+        context = HeadContext(
+            dim=self.context.dim,
+            num_classes=self.context.num_classes,
+            class_counts=self.context.class_counts,
+            text_features=self.texts(),
+            logit_scale=float(self.step.logit_scale),
+        )
+        return HEADS["zero_shot"](context).to(self.step.device).eval()
+
+    def judge(self) -> dict[str, float]:
+        """Return scores of the validation images, see :func:`ltcache.fit.train.choose_by`."""
+        assert self.val is not None
+        rows, labels = encode(self.step.embed, self.val, self.step.field)
+        return choose_by(self.classifier(), Rows(rows, labels))
+
+
+def assemble(
+    manifest: Manifest,
+    tuning: FineTuning,
+    parent: Encoder,
+    place: Processes,
+    *,
+    seed: int,
+    means: Means,
+    allow_double_correction: bool = False,
+) -> Assembly:
+    """Build a training.
+
+    Args:
+        manifest: of the images. tuning: with every setting written out.
+        parent: the encoder to begin with, which stays as it is.
+        place: where to compute.
+
+    Raises:
+        UsageError: settings that do not go together. FitError: data that cannot be trained on.
+    """
+    _check(tuning, parent)
+    model = _model(manifest, tuning, parent, seed).to(place.device)
+    if means.checkpointing:
+        model.set_grad_checkpointing(True)
+    field = _field(tuning, parent)
+    templates = manifest.templates if tuning.template is None else (tuning.template,)
+    sentences = class_sentences(templates, list(manifest.classes.names))
+    texts = ClassTexts(
+        model,
+        parent.tokenizer,
+        sentences,
+        trains=tuning.text.train != "none",
+        device=place.device,
+    )
+    trained_texts = texts if tuning.scores_texts or tuning.contrastive else None
+    embed = Embedder(
+        model,
+        fields := fields_of(model),
+        tuple(dict.fromkeys((field, EMBEDDING) if trained_texts is not None else (field,))),
+        parent.preprocessing,
+        device=place.device,
+        channels_last=_channels_last(model, parent, tuning, place),
+        precision=tuning.optimisation.precision,
+        compiled=means.compiled,
+    )
+    images = _Images(manifest, parent, place, means, seed)
+    projection = None
+    if field != EMBEDDING and fields.projection is not None:
+        projection = torch.from_numpy(fields.projection.weight)
+    with torch.no_grad():
+        rows = texts().cpu()
+    context = HeadContext(
+        dim=parent.dims[field],
+        num_classes=manifest.num_classes,
+        class_counts=torch.from_numpy(manifest.class_counts("train")),
+        text_features=rows,
+        projection=projection,
+        logit_scale=float(model.logit_scale.detach().exp()),
+    )
+
+    def features() -> Rows:
+        with images.plain("train") as plain:
+            found, labels = encode(embed, plain, field)
+        return Rows(found.cpu(), labels.cpu())
+
+    start = Start(tuning, context, features, seed=seed,
+                  allow_double_correction=allow_double_correction)  # fmt: skip
+    counts = start.counts()
+    estimated = start.estimated()
+    head, init = start.head()
+    objective = Objective(tuning.terms, counts, estimated=estimated, seed=seed)
+    step = Step(embed, objective, head=head, field=field, texts=trained_texts).to(place.device)
+    _freeze(step, tuning)
+    return Assembly(
+        tuning,
+        step,
+        images.augmented(tuning),
+        images.plain("val") if manifest.class_counts("val").sum() else None,
+        context,
+        texts,
+        tuple(templates),
+        init,
+        start.residual_prior(estimated),
+        start_of(step) if tuning.average is not None else {},
+        manifest.groups,
+        sum(parameter.numel() for parameter in trained_parameters(step).values()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Where batches of images come from."""
+
+    manifest: Manifest
+    parent: Encoder
+    place: Processes
+    means: Means
+    seed: int
+
+    def augmented(self, tuning: FineTuning) -> ImageBatches:
+        kind = AUGMENTATIONS[tuning.augmentation]
+        return self._of("train", kind(**tuning.augmentation_options), tuning.optimisation.batch)
+
+    def plain(self, split: str) -> ImageBatches:
+        return self._of(split, AUGMENTATIONS["none"](), _LOOKED_AT * self.place.ranks)
+
+    def _of(self, split: str, augmentation: Any, batch: int) -> ImageBatches:
+        return ImageBatches(
+            self.manifest,
+            split,
+            self.parent.preprocessing,
+            augmentation,
+            batch=batch,
+            seed=self.seed,
+            workers=self.means.workers,
+            rank=self.place.rank,
+            ranks=self.place.ranks,
+            pin=self.place.on_gpu,
+        )
+
+
+def _check(tuning: FineTuning, parent: Encoder) -> None:
+    """Refuse settings that cannot be meant together.
+
+    Raises:
+        UsageError: says which.
+    """
+    if parent.logit_scale is None:
+        raise UsageError(
+            f"{parent.identity['architecture']['name']} has no text tower: dual encoders are tuned"
+        )
+    if not tuning.scores_texts and not tuning.logit_terms:
+        raise UsageError("a head needs a loss on logits besides contrastive: name one in loss")
+    texts = tuning.scores_texts or tuning.contrastive
+    if not texts and (tuning.text.train != "none" or tuning.logit_scale == "trained"):
+        raise UsageError(
+            "text.train and logit_scale=trained have no effect: neither the classifier nor the "
+            "loss uses the text tower (classifier.head=texts, or loss=...,contrastive)"
+        )
+    left = [a.name for a in tuning.adapters if not TOWER_ADAPTERS[a.name].mergeable]
+    if tuning.average is not None and left:
+        raise UsageError(
+            f"average mixes weights with those of the start, which lacks {', '.join(left)}: set "
+            "average=none, or take adapters that can be merged, such as lora"
+        )
+
+
+def _model(manifest: Manifest, tuning: FineTuning, parent: Encoder, seed: int) -> Any:
+    """Return the model to train, on the CPU: random towers, adapters, and what may move."""
+    model = copy.deepcopy(parent.model)
+    for name, tower in (("image", tuning.image), ("text", tuning.text)):
+        if tower.weights == "random":
+            reset_tower(model, name, seed, architecture=parent.identity["architecture"])
+    needs = {part for a in tuning.adapters for part in TOWER_ADAPTERS[a.name].needs}
+    context = AdapterContext(
+        manifest.num_classes,
+        _descriptions(manifest, parent) if "descriptions" in needs else None,
+    )
+    specs = [AdapterSpec(adapter.name, _stated(adapter.options)) for adapter in tuning.adapters]
+    insert_adapters(model, specs, seed=seed, context=context)
+    set_trainable(
+        model,
+        image=tuning.image.train,
+        text=tuning.text.train,
+        logit_scale=tuning.logit_scale == "trained",
+    )
+    return model
+
+
+def _stated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that have a value; the others follow from the data."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _descriptions(manifest: Manifest, parent: Encoder) -> Tensor:
+    """Return the mean embedding of each class's descriptions by the text tower as it was, (C, D);
+    its templates stand in for a class without any."""
+    names = list(manifest.classes.names)
+    sentences = class_sentences(manifest.templates, names, manifest.descriptions)
+    return torch.from_numpy(encode_prompts(parent, sentences).mean)
+
+
+def _field(tuning: FineTuning, parent: Encoder) -> str:
+    """Return the field that the classifier works on."""
+    if tuning.scores_texts:
+        return EMBEDDING
+    for name in FIELDS[tuning.classifier.field]:
+        if name in parent.dims:
+            return name
+    raise FitError(
+        f"classifier.field={tuning.classifier.field}: the encoder has {', '.join(parent.dims)}"
+    )
+
+
+def _channels_last(model: Any, parent: Encoder, tuning: FineTuning, place: Processes) -> bool:
+    """Lay convolutional towers out channels last, where that is faster; see
+    :meth:`ltcache.encoder.Encoder.use_channels_last`."""
+    convolutional = parent.numerics()["memory_format"] == "channels_last"
+    if convolutional and (not place.on_gpu or tuning.optimisation.precision != "fp32"):
+        model.visual.to(memory_format=torch.channels_last)
+        return True
+    return False
+
+
+def _freeze(step: Step, tuning: FineTuning) -> None:
+    """Freeze parts whose learning rate has the factor 0.
+
+    Raises:
+        FitError: nothing is left to train.
+    """
+    for name, parameter in step.named_parameters():
+        if tuning.lr_factors[part_of(name)] == 0:
+            parameter.requires_grad_(False)
+    if not trained_parameters(step):
+        raise FitError(
+            "nothing trains: both towers are frozen, and there is neither adapter nor head (this "
+            "is zero-shot; ltcache zero-shot gives its numbers)"
+        )

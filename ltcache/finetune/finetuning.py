@@ -1,0 +1,360 @@
+"""``finetune``: from a manifest, an encoder and a method to a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ltcache.cache.fingerprint import digest
+from ltcache.encoder import is_checkpoint, load_encoder, read_checkpoint, save_checkpoint
+from ltcache.encoder.towers import merge_adapters
+from ltcache.errors import FitError, UsageError
+from ltcache.finetune.assembly import Assembly, Means, assemble
+from ltcache.finetune.averaging import Averaged, average_weights
+from ltcache.finetune.loop import Training, encode, train
+from ltcache.finetune.methods import tuning_by_name
+from ltcache.finetune.overrides import override_tuning
+from ltcache.finetune.processes import Processes, processes
+from ltcache.finetune.spec import FineTuning
+from ltcache.finetune.state import Place, StateFolder
+from ltcache.finetune.tracking import tracked
+from ltcache.heads import HEADS, Head, HeadContext
+from ltcache.manifest import Manifest, read_manifest
+from ltcache.metrics import Metrics, evaluate_logits
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+HEAD_FILE, HISTORY_FILE = "head.safetensors", "history.jsonl"
+_MICRO = 128  # images in one pass on a CPU; more only take memory
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A tuned encoder, the head that was tuned with it, and how they came about.
+
+    Attributes:
+        path: the checkpoint's folder, which ``local-dir:PATH`` names.
+        tuning: with every setting written out.
+        encoder: ready to extract with.
+        head: on ``field``, on the CPU, or None where the class texts are the classifier.
+        field: ``embedding`` or ``pooled``: what the classifier works on.
+        templates: of the class texts that were trained with.
+        history: one record per epoch: loss, images per second, scores of validation images.
+        chosen_epoch: from 1. average: share of the tuned weights in the result, or None.
+        metrics: of the result on the validation split, or None where there is none.
+        seconds: of training, validation between epochs included.
+        record: all of it as it stands in ``ltcache.json``.
+        fresh: False where a finished checkpoint was found and opened.
+    """
+
+    path: Path
+    tuning: FineTuning
+    encoder: Encoder
+    head: Head | None
+    field: str
+    templates: tuple[str, ...]
+    history: list[dict[str, Any]]
+    chosen_epoch: int
+    average: float | None
+    metrics: Metrics | None
+    seconds: float
+    record: dict[str, Any]
+    fresh: bool = True
+
+
+def finetune(
+    source: str | Path | Manifest,
+    method: FineTuning | str,
+    out: str | Path,
+    *,
+    model: str = "embedded",
+    pretrained: str | None = None,
+    activation: str | None = None,
+    root: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    micro_batch: int | None = None,
+    checkpointing: bool = False,
+    compiled: bool = False,
+    track: str | Path | None = None,
+    save_every: int | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    allow_double_correction: bool = False,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> FineTuned:
+    """Tune an encoder on the ``train`` split of a manifest and write it as a checkpoint.
+
+    The epoch is chosen on the ``val`` split by mean accuracy per class (ties: lower NLL, then the
+    earlier); without one the last epoch is kept. The ``test`` split is never read.
+
+    An interrupted training goes on where it was saved, with the same result; one that is finished
+    is opened. Under ``torchrun`` every process calls this with the same arguments: they share each
+    batch, and the first one writes.
+
+    Args:
+        source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
+        method: a fine-tuning or its name.
+        out: folder of the checkpoint; the state of the training lies beside it until it is done.
+        model, pretrained, activation: the encoder to begin with, see
+            :func:`ltcache.encoder.load_encoder`.
+        root: where the images are, if not where the source says.
+        overrides: dotted key -> value, see :func:`ltcache.finetune.override_tuning`.
+        seed: of start weights, order, augmentation and whatever else is random.
+        device: see :func:`ltcache.encoder.load_encoder`; under torchrun ``auto`` is the rank's GPU.
+        workers: loading processes; None: one less than the processors, 0: none.
+        micro_batch: most images in one pass through the tower; the gradient stays that of the
+            whole batch, whatever the loss. None: the whole batch on a GPU, 128 on a CPU.
+        checkpointing: compute activations again on the way back instead of keeping them.
+        compiled: let torch.compile make the image tower's forward.
+        track: folder of TensorBoard logs, or None.
+        save_every: steps between two savings of the state; None: five minutes. Every epoch is.
+        resume: False throws the state of an unfinished training away.
+        overwrite: replace a finished checkpoint of another configuration.
+        allow_double_correction: let a loss correct a prior that the sampler has balanced.
+        progress: called every two seconds with where the training is, and after every epoch.
+
+    Raises:
+        UsageError: an unknown method or setting, or a taken ``out``.
+        IdentityError: an unfinished training of other settings, source or encoder lies there.
+        FitError: data or settings that cannot be trained.
+        EncoderError, ManifestError, ImageError: what cannot be loaded or read.
+    """
+    out = Path(out)
+    manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
+    tuning = tuning_by_name(method) if isinstance(method, str) else method
+    tuning = override_tuning(tuning, overrides)
+    with processes(device) as place:
+        _check_precision(tuning, place)
+        parent = load_encoder(model, pretrained, device="cpu", activation=activation)
+        config = _config(tuning, seed, manifest, parent)
+        if (there := _finished(out, config, overwrite)) is not None:
+            return there
+        state = StateFolder(out.parent / f".{out.name}.tuning", config)
+        if not resume and place.first:
+            state.remove()
+        place.wait()
+        state.read()  # what cannot go on is refused before anything is built
+        assembly = assemble(
+            manifest, tuning, parent, place, seed=seed,
+            means=Means(workers, checkpointing, compiled),
+            allow_double_correction=allow_double_correction,
+        )  # fmt: skip
+        with tracked(progress, track if place.first else None) as report:
+            training = Training(
+                tuning, assembly.step, assembly.batches,
+                assembly.judge if assembly.val is not None else None,
+                state, seed, micro_batch or (tuning.optimisation.batch if place.on_gpu else _MICRO),
+                save_every, place.wrapped(assembly.step), place.first, report,
+            )  # fmt: skip
+            done = train(training)
+        place.wait()  # nobody takes the state away from under another
+        return _finish(assembly, done, parent, place, state, out)
+
+
+def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> dict[str, Any]:
+    """Return all that determines a result, but for last bits, as JSON gives it back."""
+    config = {
+        "method": tuning.to_dict(),
+        "seed": seed,
+        "source": manifest.identity(),
+        "encoder": parent.identity,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
+
+
+def _check_precision(tuning: FineTuning, place: Processes) -> None:
+    if tuning.optimisation.precision == "fp16" and not place.on_gpu:
+        raise UsageError("optimisation.precision=fp16 needs a GPU; on a CPU use fp32 or bf16")
+
+
+def _finished(out: Path, config: Mapping[str, Any], overwrite: bool) -> FineTuned | None:
+    """Return the checkpoint that is there, if it is what is asked for.
+
+    Raises:
+        UsageError: another one is there.
+    """
+    if not is_checkpoint(out):
+        return None
+    record = read_checkpoint(out).record
+    if record.get("key") == digest(config):
+        return replace(open_fine_tuned(out), fresh=False)
+    if overwrite:
+        return None
+    name = (record.get("method") or {}).get("name")
+    raise UsageError(
+        f"{out} holds another checkpoint (method {name!r}, seed {record.get('seed')}); choose "
+        "another --out, or pass --overwrite"
+    )
+
+
+def _finish(
+    assembly: Assembly,
+    done: Place,
+    parent: Encoder,
+    place: Processes,
+    state: StateFolder,
+    out: Path,
+) -> FineTuned:
+    """Merge, average, score and write what was trained."""
+    began = time.perf_counter()
+    step, tuning = assembly.step, assembly.tuning
+    step.requires_grad_(False)
+    step.model.eval()
+    if hasattr(step.model, "set_grad_checkpointing"):
+        step.model.set_grad_checkpointing(False)
+    merge_adapters(step.model)
+    averaged = None
+    if tuning.average is not None:
+        judge = assembly.judge if assembly.val is not None else None
+        averaged = average_weights(step, assembly.start, tuning, judge)
+    metrics = _metrics(assembly)
+    encoder = parent.with_model(step.model)
+    head = None if step.head is None else copy.deepcopy(step.head).cpu().eval()
+    seconds = done.seconds + time.perf_counter() - began
+    record = _record(assembly, done, averaged, metrics, state.config, place, seconds)
+
+    def extra(folder: Path) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in done.history)
+        (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")
+        if head is not None:
+            tensors = {name: value.contiguous() for name, value in head.state_dict().items()}
+            save_file(tensors, folder / HEAD_FILE)
+
+    if place.first:
+        save_checkpoint(out, encoder, parent=parent, record=record, extra=extra)
+        state.remove()
+    place.wait()
+    return _fine_tuned(out, tuning, encoder, head, done.history, record)
+
+
+def _metrics(assembly: Assembly) -> Metrics | None:
+    """Return the scores of the result on the validation split."""
+    if assembly.val is None:
+        return None
+    rows, labels = encode(assembly.step.embed, assembly.val, assembly.step.field)
+    with torch.no_grad():
+        logits = assembly.classifier()(rows)
+    return evaluate_logits(
+        logits.float().cpu().numpy(),
+        labels.cpu().numpy(),
+        assembly.context.class_counts.numpy(),
+        groups=assembly.groups,
+        bootstrap=0,
+    )
+
+
+def _record(
+    assembly: Assembly,
+    done: Place,
+    averaged: Averaged | None,
+    metrics: Metrics | None,
+    config: Mapping[str, Any],
+    place: Processes,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return what stands in ``ltcache.json`` about the tuning."""
+    val = assembly.val is not None
+    chosen: dict[str, Any] = {"epoch": done.best_epoch or len(done.history)}
+    tuned_on = {"epoch": "val" if val else "nothing: there is no val; the last epoch was kept"}
+    if averaged is not None:
+        chosen["average"], tuned_on["average"] = averaged.share, averaged.tuned_on
+    head = None
+    if assembly.step.head is not None:
+        head = {"dim": assembly.context.dim, "init": assembly.init}
+    return {
+        "key": digest(config),
+        **config,
+        "field": assembly.step.field,
+        "templates": list(assembly.templates),
+        "class_counts": assembly.context.class_counts.tolist(),
+        "head": head,
+        "logit_scale": float(assembly.step.logit_scale),
+        "residual_prior": assembly.residual_prior,
+        "chosen": chosen,
+        "tuned_on": tuned_on,
+        "averaged": {} if averaged is None else averaged.scores,
+        "splits": {"train": len(assembly.batches), "val": len(assembly.val or ())},
+        "failures": dict(assembly.batches.failures),
+        "val": None if metrics is None else metrics.to_dict(),
+        "cost": {
+            "finetune_seconds": seconds,
+            "device": place.device.type,
+            "ranks": place.ranks,
+            "trained_parameters": assembly.trained,
+        },
+    }
+
+
+def open_fine_tuned(path: str | Path, device: str = "auto") -> FineTuned:
+    """Open a checkpoint with its head.
+
+    Raises:
+        EncoderError: it cannot be loaded. FitError: its head is damaged.
+    """
+    path = Path(path)
+    record = dict(read_checkpoint(path).record)
+    encoder = load_encoder(f"local-dir:{path}", device=device)
+    try:
+        tuning = FineTuning.from_dict(record["method"])
+        lines = (path / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
+        head = None if record["head"] is None else _read_head(path / HEAD_FILE, tuning, record)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise FitError(f"{path}: the tuned head cannot be read ({error})") from error
+    return _fine_tuned(path, tuning, encoder, head, [json.loads(line) for line in lines], record)
+
+
+def _read_head(path: Path, tuning: FineTuning, record: Mapping[str, Any]) -> Head:
+    tensors = load_file(path)
+    kept: dict[str, Any] = {
+        name.removeprefix("context_"): value
+        for name, value in tensors.items()
+        if name.startswith("context_")
+    }
+    context = HeadContext(
+        dim=record["head"]["dim"],
+        num_classes=len(record["class_counts"]),
+        class_counts=torch.tensor(record["class_counts"]),
+        logit_scale=record["logit_scale"],
+        **kept,
+    )
+    head = HEADS[tuning.classifier.head](context, **tuning.classifier.options)
+    head.load_state_dict(tensors)
+    return head.eval()
+
+
+def _fine_tuned(
+    path: Path,
+    tuning: FineTuning,
+    encoder: Encoder,
+    head: Head | None,
+    history: list[dict[str, Any]],
+    record: dict[str, Any],
+) -> FineTuned:
+    return FineTuned(
+        path,
+        tuning,
+        encoder,
+        head,
+        record["field"],
+        tuple(record["templates"]),
+        history,
+        record["chosen"]["epoch"],
+        record["chosen"].get("average"),
+        None if record["val"] is None else Metrics.from_dict(record["val"]),
+        record["cost"]["finetune_seconds"],
+        record,
+    )

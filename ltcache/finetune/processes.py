@@ -1,0 +1,84 @@
+"""One process or several that train together, as torchrun and accelerate start them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ltcache.encoder.device import choose_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        device: of this process. rank: its number, from 0. ranks: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this process computes on a GPU."""
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.ranks > 1:
+            dist.barrier()
+
+    def wrapped(self, step: nn.Module) -> nn.Module:
+        """Return a step whose gradients are the mean over all processes."""
+        if self.ranks == 1:
+            return step
+        # towers may hold weights that no loss reaches, such as a projection behind `pooled`
+        return nn.parallel.DistributedDataParallel(
+            step,
+            device_ids=[self.device] if self.on_gpu else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+        )
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun has started (RANK and WORLD_SIZE are set), if it has.
+
+    A process group that is there is used; one that is made here ends here. GPUs talk through NCCL,
+    each rank with its own, and CPUs through Gloo.
+
+    Args:
+        device: see :func:`ltcache.encoder.load_encoder`.
+    """
+    there = dist.is_available() and dist.is_initialized()
+    if not there and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Processes(choose_device(device))
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    own = device
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        own = f"cuda:{local}"
+    place = choose_device(own)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if not there:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(place, dist.get_rank(), dist.get_world_size())
+    finally:
+        if not there:
+            dist.destroy_process_group()

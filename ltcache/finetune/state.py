@@ -1,0 +1,177 @@
+"""The state of a training that is under way: written whole, read by the process that goes on.
+
+    .OUT.tuning/
+      state.json                 where the training is; names the tensors' file and its SHA-256
+      tensors-<step>.safetensors what trains, the optimiser's state, buffers of losses
+      best-<epoch>.safetensors   what trains, at the epoch that validation images like best
+
+No pickles. ``state.json`` is replaced last, so a kill at any moment leaves the state before.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ltcache.cache.fingerprint import file_digest, require_equal
+from ltcache.cache.layout import committed, write_whole
+from ltcache.errors import FitError
+
+FORMAT = 1
+_STATE = "state.json"
+
+
+@dataclass
+class Place:
+    """Where a training is.
+
+    Attributes:
+        epoch: from 0. step: within the epoch, the next one to be done.
+        losses, images: sum of the losses of this epoch's steps so far, and their images.
+        history: one record per finished epoch.
+        best_epoch: from 1; 0: none yet. best: its rank, higher is better.
+        seconds: of training before, over all processes that had a part in it.
+        scaler: of the gradient scaler, or empty.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: float = 0.0
+    images: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: tuple[float, float] = (-1.0, 0.0)
+    seconds: float = 0.0
+    scaler: dict[str, float] = field(default_factory=dict)
+
+
+class StateFolder:
+    """The folder of a training's state.
+
+    Args:
+        path: where it is to be. config: all that determines the result, as JSON.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        self.config = dict(config)
+
+    def read(self) -> tuple[Place, dict[str, Tensor]] | None:
+        """Return where the training is and its tensors, or None where none has begun.
+
+        Raises:
+            IdentityError: another method, seed, source or encoder began it; names what differs.
+            FitError: a file of it is damaged.
+        """
+        path = self.path / _STATE
+        if not path.exists():
+            return None
+        remedy = (
+            f"an unfinished training lies in {self.path}: continue it with its own settings, "
+            "choose another --out, or give it up with --restart"
+        )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            require_equal("fine-tuning", content["config"], self.config, remedy=remedy)
+            place = Place(**{**content["place"], "best": tuple(content["place"]["best"])})
+            tensors = self._tensors(content["tensors"], content["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if hasattr(error, "exit_status"):
+                raise
+            raise FitError(
+                f"{path}: cannot be read ({error}); start again with --restart"
+            ) from None
+        return place, tensors
+
+    def write(self, place: Place, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the state, in one step."""
+        name = f"tensors-{place.epoch}-{place.step}.safetensors"
+        self._save(name, tensors)
+        content = {
+            "format": FORMAT,
+            "config": self.config,
+            "place": asdict(place),
+            "tensors": name,
+            "sha256": file_digest(self.path / name),
+        }
+        write_whole(self.path / _STATE, (json.dumps(content, indent=1) + "\n").encode())
+        kept = {name, _best_name(place.best_epoch), _STATE}
+        for file in self.path.iterdir():
+            if file.name not in kept and file.is_file():
+                file.unlink(missing_ok=True)
+
+    def write_best(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what trains as it is after an epoch (from 1)."""
+        self._save(_best_name(epoch), tensors)
+
+    def read_best(self, epoch: int) -> dict[str, Tensor]:
+        """Return what :meth:`write_best` kept.
+
+        Raises:
+            FitError: it is damaged.
+        """
+        try:
+            return self._tensors(_best_name(epoch), None)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise FitError(f"{self.path}: cannot be read ({error}); use --restart") from None
+
+    def remove(self) -> None:
+        """Take the folder away."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with committed(self.path / name) as temporary:
+            save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
+
+    def _tensors(self, name: str, digest: str | None) -> dict[str, Tensor]:
+        path = self.path / name
+        if digest is not None and file_digest(path) != digest:
+            raise ValueError(f"{name} is damaged")
+        found: dict[str, Tensor] = load_file(path)
+        return found
+
+
+def _best_name(epoch: int) -> str:
+    return f"best-{epoch}.safetensors"
+
+
+def optimiser_tensors(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """Return the optimiser's state as ``optimiser.KEY.PARAMETER`` -> tensor."""
+    return {
+        f"optimiser.{key}.{name}": torch.as_tensor(value)
+        for name, parameter in parameters.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def load_optimiser(
+    optimiser: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Put back what :func:`optimiser_tensors` gave."""
+    for name, value in tensors.items():
+        if not name.startswith("optimiser."):
+            continue
+        key, _, parameter = name.removeprefix("optimiser.").partition(".")
+        target = parameters[parameter]
+        # counts of steps stay where the optimiser made them, on the CPU unless it is fused
+        value = value.to(target.device) if value.ndim or _fused(optimiser) else value
+        optimiser.state[target][key] = value.clone()
+
+
+def _fused(optimiser: torch.optim.Optimizer) -> bool:
+    return any(group.get("fused") for group in optimiser.param_groups)

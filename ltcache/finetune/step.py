@@ -1,0 +1,299 @@
+"""One module that holds all that trains and its loss, so that DistributedDataParallel can wrap it.
+
+A batch that is too large for one pass is split into micro-batches, with the gradient of the whole:
+
+- a loss that is a mean over rows adds up, weighted by rows;
+- any other one, such as a contrastive loss, which compares all images of a batch, is trained in two
+  passes (GradCache; Gao et al., RepL4NLP 2021): the first one embeds every micro-batch without a
+  graph, and the gradient of the loss with respect to the embeddings is found; the second one embeds
+  again, with a graph, and sends that gradient back through the tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ltcache.finetune.classifier import ClassTexts
+from ltcache.finetune.gather import joined, ranks
+from ltcache.finetune.objective import Embedded, Objective
+from ltcache.heads import Head
+from ltcache.images import Preprocessing
+
+EMBEDDING = "embedding"
+Fields = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """What the first pass leaves for a micro-batch of the second.
+
+    Attributes:
+        gradients: field -> gradient of the loss with respect to this micro-batch's rows.
+        fields, labels: of the joined batch; None but for the last micro-batch, which also brings
+            the loss's own gradient to texts, head and scale.
+    """
+
+    gradients: Fields
+    fields: Fields | None = None
+    labels: Tensor | None = None
+
+
+class Embedder:
+    """Pixels to the fields of an image tower, with gradients where they are enabled.
+
+    Args:
+        model: an open_clip model, adapters inserted. fields: images (N, 3, H, W) -> field -> rows.
+        needed: which of the fields are used.
+        preprocessing: of the encoder, for its mean and deviation.
+        device: of the model. channels_last: the tower's memory format.
+        precision: ``fp32``, ``bf16`` or ``fp16``: of the towers.
+        compiled: let torch.compile make the forward.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        fields: Callable[[Tensor], Fields],
+        needed: Sequence[str],
+        preprocessing: Preprocessing,
+        *,
+        device: torch.device,
+        channels_last: bool = False,
+        precision: str = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        self.model = model
+        self.needed = tuple(needed)
+        self.device = device
+        self.precision = precision
+        self._fields: Callable[[Tensor], Fields] = torch.compile(fields) if compiled else fields
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, pixels: Tensor) -> Fields:
+        """Return the needed fields, float32 (n, dim), of pixels uint8 (n, 3, H, W)."""
+        images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        with self.autocast():
+            found = self._fields(images.contiguous(memory_format=self._format))
+        return {name: found[name].float() for name in self.needed}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which towers compute."""
+        if self.precision == "fp32":
+            return nullcontext()
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return torch.autocast(self.device.type, kind)
+
+
+class Step(nn.Module):
+    """Images and labels to a scalar whose gradient is that of the objective.
+
+    Args:
+        embed: the image tower; its model's parameters are this module's.
+        objective: what is minimised.
+        head: on ``field``, or None where images are compared with class texts.
+        field: what the classifier works on.
+        texts: class texts, or None where nothing needs them.
+    """
+
+    def __init__(
+        self,
+        embed: Embedder,
+        objective: Objective,
+        *,
+        head: Head | None,
+        field: str,
+        texts: ClassTexts | None,
+    ) -> None:
+        super().__init__()
+        self.model = embed.model
+        self.head = head
+        self.texts = texts
+        self.objective = objective
+        self.field = field
+        self.embed = embed
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.embed.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor on cosines, not its logarithm."""
+        scale: Tensor = self.model.logit_scale.exp()
+        return scale
+
+    def loss(self, fields: Fields, labels: Tensor, progress: float) -> Tensor:
+        """Return the objective of a (joined) batch's fields (N, dim) and labels (N,)."""
+        texts, classes = None, None
+        if self.texts is not None:
+            if not self.objective.means or self.head is not None:  # only the batch's own classes
+                classes = torch.unique(labels)
+            with self.embed.autocast():
+                texts = self.texts(classes)
+        logits = None if self.head is None else self.head(fields[self.field])
+        images = fields[EMBEDDING if EMBEDDING in fields else self.field]
+        embedded = Embedded(images, labels, self.logit_scale, texts, classes, logits)
+        return self.objective(embedded, progress)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        progress: float,
+        weight: float | None = None,
+        cached: Cached | None = None,
+    ) -> Tensor:
+        """Return the scalar to go back from.
+
+        Args:
+            pixels: uint8 (n, 3, H, W). labels: (n,). progress: 0..1 of the training.
+            weight: of a micro-batch of a loss over rows; None: this is all of the rank's share.
+            cached: of a micro-batch's second pass.
+        """
+        fields = self.embed(pixels)
+        if cached is not None:
+            back = [(fields[name] * grad).sum() for name, grad in cached.gradients.items()]
+            if cached.fields is not None and cached.labels is not None:
+                back.append(self.loss(cached.fields, cached.labels, progress))
+            return torch.stack(back).sum()
+        if weight is not None:
+            return weight * self.loss(fields, labels, progress)
+        names = list(fields)
+        *rows, labels = joined(*(fields[name] for name in names), labels)
+        return self.loss(dict(zip(names, rows, strict=True)), labels, progress)
+
+
+Backward = Callable[[Tensor], None]
+Seeded = Callable[[int], None]
+
+
+def accumulate(
+    step: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    micro_batch: int,
+    progress: float,
+    backward: Backward,
+    seeded: Seeded,
+) -> Tensor:
+    """Add the gradient of a batch to ``.grad`` of all that trains; return its loss, a scalar.
+
+    Args:
+        step: a :class:`Step`, or DistributedDataParallel around one.
+        pixels, labels: this rank's share of the batch.
+        micro_batch: largest number of images in one pass.
+        backward: goes back from a scalar (and scales it, where gradients are).
+        seeded: sets the random state of a micro-batch by its number, for layers that draw.
+    """
+    inner = step.module if isinstance(step, DistributedDataParallel) else step
+    assert isinstance(inner, Step)
+    micro = list(zip(pixels.split(micro_batch), labels.split(micro_batch), strict=True))
+    (everything,) = joined(labels)
+    inner.objective.observe(everything)
+    if inner.objective.by_rows:
+        return _by_rows(step, micro, progress, len(everything), backward, seeded)
+    if _largest(len(micro), labels.device) == 1:
+        seeded(0)
+        loss = step(pixels, labels, progress)
+        backward(loss)
+        return loss.detach()
+    return _in_two_passes(step, inner, micro, progress, backward, seeded)
+
+
+def _by_rows(
+    step: nn.Module,
+    micro: list[tuple[Tensor, Tensor]],
+    progress: float,
+    rows: int,
+    backward: Backward,
+    seeded: Seeded,
+) -> Tensor:
+    total = torch.zeros((), device=micro[0][0].device)
+    for number, (pixels, labels) in enumerate(micro):
+        seeded(number)
+        weight = ranks() * len(labels) / rows  # data parallelism takes the mean over ranks
+        with _unsynchronised(step, number + 1 < len(micro)):
+            loss = step(pixels, labels, progress, weight)
+            backward(loss)
+        total += loss.detach()
+    return _mean_over_ranks(total)
+
+
+def _in_two_passes(
+    step: nn.Module,
+    inner: Step,
+    micro: list[tuple[Tensor, Tensor]],
+    progress: float,
+    backward: Backward,
+    seeded: Seeded,
+) -> Tensor:
+    parts: list[Fields] = []
+    with torch.no_grad():
+        for number, (pixels, _) in enumerate(micro):
+            seeded(number)
+            parts.append(inner.embed(pixels))
+    own = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
+    *rows, labels = joined(*own.values(), torch.cat([labels for _, labels in micro]))
+    fields = dict(zip(own, rows, strict=True))
+    loss = inner.loss(fields, labels, progress)
+    found = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+    gradients = {
+        name: grad.split([len(labels) for _, labels in micro])
+        for name, grad in zip(own, found, strict=True)
+        if grad is not None
+    }
+    joint = {name: value.detach() for name, value in fields.items()}
+    for number, (pixels, mine) in enumerate(micro):
+        seeded(number)
+        last = number + 1 == len(micro)
+        part = {name: pieces[number] for name, pieces in gradients.items()}
+        cached = Cached(part, joint, labels) if last else Cached(part)
+        with _unsynchronised(step, not last):
+            value = step(pixels, mine, progress, None, cached)
+            if value.requires_grad:
+                backward(value)
+    return loss.detach()
+
+
+def _unsynchronised(step: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Return the context in which data parallelism only accumulates."""
+    if wanted and isinstance(step, DistributedDataParallel):
+        context: AbstractContextManager[Any] = step.no_sync()
+        return context
+    return nullcontext()
+
+
+def _largest(value: int, device: torch.device) -> int:
+    """Return the largest value over all ranks."""
+    if ranks() == 1:
+        return value
+    import torch.distributed as dist
+
+    found = torch.tensor([value], device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    if ranks() == 1:
+        return value
+    import torch.distributed as dist
+
+    dist.all_reduce(value)
+    return value / ranks()
+
+
+def trained_parameters(step: Step) -> Mapping[str, nn.Parameter]:
+    """Return name -> parameter of all that trains; each once."""
+    return {name: p for name, p in step.named_parameters() if p.requires_grad}
