@@ -18,6 +18,7 @@ from ltcache.metrics import GroupScheme, paired_bootstrap, percent
 from ltcache.report import ScoredRows, markdown_table
 from ltcache.report.comparison import right_rows
 from ltcache.run import open_run
+from ltcache.tune import Grid
 
 TRIALS = 6
 STATISTICS = ("mean_per_class", "many", "medium", "few")
@@ -51,9 +52,17 @@ def compared(
     methods: Sequence[str | Method],
     chosen: argparse.Namespace,
     out: Path,
+    tried: Grid | None = None,
     **more: Any,
 ) -> Ablation:
-    """Tune every method with the same number of trials on validation data, fit it, compare."""
+    """Tune every method with the same number of trials on validation data, fit it, compare.
+
+    Args:
+        tried: what the trials try; None: what each method has of the default search space.
+        more: for :func:`ltcache.ablate.ablate`.
+    """
+    if tried is not None and chosen.trials > 1:
+        more["grid"] = tried
     return ablate(
         cache,
         methods,
@@ -87,14 +96,20 @@ def difference(
 def difference_table(
     cache: Cache, found: Ablation, pairs: Sequence[tuple[str, str]]
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return what the second of each pair of lines adds to the first, as Markdown and as data."""
+    """Return what the second of each pair of lines adds to the first, as Markdown and as data; of a
+    group without classes nothing, None."""
     entries = {entry["name"]: entry for entry in found.comparison["entries"]}
     rights = {n: right(cache, found.out, entries[n]) for pair in pairs for n in pair}
     records: list[dict[str, Any]] = [
         {
             "before": before,
             "after": after,
-            **{s: difference(cache, rights[before], rights[after], s) for s in STATISTICS},
+            **{
+                statistic: difference(cache, rights[before], rights[after], statistic)
+                if entries[after]["scores"]["test"][statistic] is not None
+                else None
+                for statistic in STATISTICS
+            },
         }
         for before, after in pairs
     ]
@@ -105,7 +120,9 @@ def difference_table(
     return markdown_table(["test, points", "against", *STATISTICS], rows), records
 
 
-def shown(found: Mapping[str, Any]) -> str:
+def shown(found: Mapping[str, Any] | None) -> str:
     """Return a difference with its 95 % interval, in points."""
+    if found is None:
+        return "-"
     low, high = percent(found["low"]), percent(found["high"])
     return f"{100 * found['difference']:+.1f} ({low} to {high})"

@@ -36,7 +36,7 @@ def main() -> None:
         row("attention", {"loss.lam": 0.0}),
         row("both", {}),
     ]
-    parts = compared(cache, rows, chosen, chosen.out / "parts", grid=TRIED, baseline="neither")
+    parts = compared(cache, rows, chosen, chosen.out / "parts", tried=TRIED, baseline="neither")
     plain = argparse.Namespace(**{**vars(chosen), "trials": 1})
     weights = compared(cache, ["sage"], plain, chosen.out / "weights", grid={"loss.lam": WEIGHTS})
     estimators = compared(

@@ -48,7 +48,7 @@ def main() -> None:
         ["zero-shot", *rows],
         chosen,
         chosen.out / "parts",
-        grid={"optimisation.lr": RATES},
+        tried={"optimisation.lr": RATES},
         baseline="base",
         prompts="tin",
     )
@@ -78,7 +78,8 @@ def with_template(cache: Cache, chosen: argparse.Namespace) -> Cache:
     file = chosen.out / "tin-template.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TEMPLATE + "\n")
-    add_class_texts(cache.path, file, name="tin")
+    named = None if chosen.model == "embedded" else chosen.model  # else as the cache records it
+    add_class_texts(cache.path, file, name="tin", model=named)
     return open_cache(cache.path)
 
 
