@@ -1,7 +1,7 @@
 """What differs between two caches, or between a cache and a list of images.
 
 Rows are compared by their key, contents by the SHA-256 that extraction stored, features by the
-cosine between the two caches' embeddings of one row.
+cosine between the two caches' embeddings of one row (of image-only encoders: pooled features).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Moved:
 
     Args:
         rows: how many were compared.
-        mean, minimum: cosine between the two embeddings of a row; ``worst`` is the minimum's key.
+        mean, minimum: cosine between the two features of a row; ``worst`` is the minimum's key.
         classes: label -> mean cosine, the furthest moved first.
         groups: many, medium, few -> mean cosine over their rows.
         scheme: how classes are grouped.
@@ -287,17 +287,23 @@ def _changed(a: Cache, b: Manifest, joined: _Joined, content: Sequence[str] | No
 
 
 def _features(a: Cache, b: Cache, joined: _Joined) -> tuple[Moved | None, str]:
-    """Compare embeddings of the rows that both have, in blocks."""
-    dims = [cache.field_dims().get("embedding") for cache in (a, b)]
-    if dims[0] is None or dims[0] != dims[1]:
-        return None, f"embeddings have {dims[0]} and {dims[1]} dimensions"
+    """Compare features of the rows that both have, in blocks: embeddings, or else ``pooled``."""
+    shared = [n for n in ("embedding", "pooled") if n in a.field_dims() and n in b.field_dims()]
+    if not shared:
+        fields = [", ".join(cache.field_dims()) for cache in (a, b)]
+        return None, f"one has {fields[0]}, the other {fields[1]}"
+    field = shared[0]
+    dims = [cache.field_dims()[field] for cache in (a, b)]
+    if dims[0] != dims[1]:
+        what = "embeddings have" if field == "embedding" else f"{field} has"
+        return None, f"{what} {dims[0]} and {dims[1]} dimensions"
     in_a, in_b = joined.shared
     both = np.isin(in_a, a.rows()) & np.isin(in_b, b.rows())
     in_a, in_b = in_a[both], in_b[both]
     if not len(in_a):
         return None, "no row has features in both"
     parts = [
-        cosines(a.row_features(in_a[part])[:, 0], b.row_features(in_b[part])[:, 0])
+        cosines(a.row_features(in_a[part], field)[:, 0], b.row_features(in_b[part], field)[:, 0])
         for part in (slice(i, i + _BLOCK) for i in range(0, len(in_a), _BLOCK))
     ]
     return _moved(a, in_a, np.concatenate(parts)), ""

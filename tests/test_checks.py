@@ -105,8 +105,8 @@ class Permuted(FakeCache):
         super().__init__(long_tail_counts(len(target), 60, 20), **settings)  # type: ignore[arg-type]
         self._text = self._text[np.argsort(target)]
 
-    def row_features(self, rows: np.ndarray) -> np.ndarray:
-        return self._features["embedding"][rows]
+    def row_features(self, rows: np.ndarray, field: str = "embedding") -> np.ndarray:
+        return self._features[field][rows]
 
     def field_dims(self) -> dict[str, int]:
         return {"embedding": self._features["embedding"].shape[2]}

@@ -81,6 +81,11 @@ class Cache:
         return _read_tensors(self.path / "rest.safetensors")
 
     @property
+    def image_only(self) -> bool:
+        """Whether the encoder has no text tower, so that there can be no class texts."""
+        return "text" not in self.encoder.get("towers", {"text": None})
+
+    @property
     def classes(self) -> ClassList:
         """The class list, in label order."""
         return self.manifest.classes
@@ -213,7 +218,7 @@ class Cache:
         if name not in self._index["prompts"]:
             raise CacheError(
                 f"{self.path}: no prompts {name!r} (there are: "
-                f"{', '.join(self.prompt_names) or 'none'}); add them with ltcache prompts"
+                f"{', '.join(self.prompt_names) or 'none'}); {self._texts_from()}"
             )
         return read_prompts(self.path, name, *self._index["prompts"][name])
 
@@ -230,6 +235,15 @@ class Cache:
         if prompts is not None:
             result["prompts"] = dict(prompts.identity)
         return result
+
+    def _texts_from(self) -> str:
+        if self.image_only:
+            return (
+                f"its encoder ({self.encoder['architecture']['name']}) has no text tower: extract "
+                "another cache with a dual encoder, such as --model ViT-B-16 --pretrained openai; "
+                "ltcache ensemble mixes its zero-shot with runs of this one"
+            )
+        return "add them with ltcache prompts"
 
     def _view(self, view: str) -> dict[str, Any]:
         if view not in self._index["views"]:

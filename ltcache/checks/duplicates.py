@@ -109,7 +109,7 @@ def near_duplicates(cache: Cache, *, seed: int = 0) -> Duplicates | None:
     Args:
         seed: of the pairs that the threshold is estimated on.
     """
-    if "embedding" not in cache.field_dims() or len(cache.splits) < 2:
+    if _field(cache) is None or len(cache.splits) < 2:
         return None
     threshold = near_threshold(cache, seed=seed)
     pairs: list[tuple[int, int, float]] = []
@@ -217,9 +217,14 @@ def _split_numbers(cache: Cache, rows: np.ndarray) -> np.ndarray:
 
 
 def _unit(cache: Cache, rows: np.ndarray) -> np.ndarray:
-    """Return float32 (n, D): embeddings of unit length, of the first crop."""
-    values = cache.row_features(rows)[:, 0]
+    """Return float32 (n, D): features of unit length, of the first crop."""
+    values = cache.row_features(rows, _field(cache) or "embedding")[:, 0]
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def _field(cache: Cache) -> str | None:
+    """Return the features that tell images apart: embeddings, or those of an image-only encoder."""
+    return next((name for name in ("embedding", "pooled") if name in cache.field_dims()), None)
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -17,6 +17,12 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 
+NO_TEXTS = (
+    "add them with ltcache prompts; an image-only encoder has none, so take another method or "
+    "init, or mix a run with the zero-shot of a dual encoder's cache (ltcache ensemble)"
+)
+"""What to do where a cache has no class texts."""
+
 
 @dataclass(frozen=True, eq=False)
 class TokenMap:
@@ -70,7 +76,7 @@ class HeadContext:
         if self.directions is not None:
             return self.directions
         if self.text_features is None:
-            raise FitError("text initialisation needs class texts; add them with ltcache prompts")
+            raise FitError(f"text initialisation needs class texts; {NO_TEXTS}")
         text = self.text_features.to(torch.float32)
         if self.projection is not None:
             text = text @ self.projection.to(torch.float32).T
@@ -95,7 +101,7 @@ class HeadContext:
             FitError: there are none, or they live in another space.
         """
         if self.text_features is None:
-            raise FitError("this head needs class texts; add them with ltcache prompts")
+            raise FitError(f"this head needs class texts; {NO_TEXTS}")
         joint = self.dim if self.projection is None else self.projection.shape[1]
         if self.text_features.shape != (self.num_classes, joint):
             raise FitError(
@@ -159,7 +165,10 @@ class Head(nn.Module):
         for name in (*self.keeps, *self.may_keep):
             value = context.kept(name)
             if value is None and name in self.keeps:
-                raise FitError(f"{type(self).__name__} needs {name}, which this cache lacks")
+                remedy = f"; {NO_TEXTS}" if name == "text_features" else ""
+                raise FitError(
+                    f"{type(self).__name__} needs {name}, which this cache lacks{remedy}"
+                )
             kept = None if value is None else value.detach().to(torch.float32).clone()
             self.register_buffer(f"context_{name}", kept)
 

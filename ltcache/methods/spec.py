@@ -53,9 +53,16 @@ class FeatureSpec:
         for name in FIELDS[self.field]:
             if name in available:
                 return name
+        remedy = "extract again with it, or override feature.field"
+        if self.field == "embedding" and "pooled" in available:
+            remedy = (
+                "an image-only encoder has no space that texts share, so extract with a dual one, "
+                "such as --model ViT-B-16 --pretrained openai; where the method does without "
+                "texts, give -s feature.field=pooled"
+            )
         raise FitError(
             f"the method needs the field {self.field!r}, the cache has {', '.join(available)}; "
-            "extract again with it, or override feature.field"
+            f"{remedy}"
         )
 
 

@@ -83,7 +83,11 @@ class CachedPool:
         self.rows = cache.rows(split)
         dims = cache.field_dims(view)
         if EMBEDDING not in dims:
-            raise CacheError(f"{cache.path}: retrieval needs embeddings, there are {list(dims)}")
+            raise CacheError(
+                f"{cache.path}: retrieval needs the field {EMBEDDING!r}, there is "
+                f"{', '.join(dims)}: extract it with a dual encoder, such as --model ViT-B-16 "
+                "--pretrained openai"
+            )
         if not len(self.rows):
             raise CacheError(f"{cache.path}: no row with features")
         self.dim = dims[EMBEDDING]

@@ -70,6 +70,7 @@ def search_pool(
     if top < 1:
         raise UsageError("top must be at least 1")
     pool = open_cache(pool) if isinstance(pool, (str, Path)) else pool
+    source = CachedPool(pool, view)
     if encoder is None:
         encoder = _load(pool, model, pretrained, device)
     require_equal(
@@ -80,7 +81,6 @@ def search_pool(
     )
     names = [*texts, *(str(image) for image in images)]
     vectors = unit(np.concatenate([_texts(encoder, texts), _images(encoder, images)]))
-    source = CachedPool(pool, view)
     rows = exact_products(source, vectors, top) if index is None else index.search(vectors, top)[1]
     return [
         found

@@ -190,6 +190,7 @@ def export_bundle(
     run = run if isinstance(run, Run) else open_run(run)
     folded = fold_head(run)
     run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
+    _require_open_clip(encoder)
     out = Path(out)
     config = _config(run, encoder, folded)
     with whole_folder(out) as partial:
@@ -229,6 +230,14 @@ def run_and_encoder(
         encoder = load_for_run(run, model, pretrained, activation, "cpu", "fp32")
     check_encoder(run, encoder)
     return run, encoder
+
+
+def _require_open_clip(encoder: Encoder) -> None:
+    if "embed_dim" not in encoder.identity["architecture"]["config"]:
+        raise EncoderError(
+            f"{encoder.identity['architecture']['name']} is not open_clip's, which the bundle's "
+            "script builds it with: --format onnx writes tower and head as one graph"
+        )
 
 
 def zero_shot_matrix(run: Run, folded: Folded) -> torch.Tensor | None:

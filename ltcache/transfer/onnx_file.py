@@ -53,20 +53,21 @@ HERE = Path(__file__).parent
 RECORD = json.loads((HERE / "model.json").read_text(encoding="utf-8"))
 
 
-def fitted(image, height, width, mode, filter, fill):
-    """Resize, then crop or pad about the centre, as open_clip does."""
+def fitted(image, height, width, mode, filter, fill, share=None):
+    """Resize, then crop or pad about the centre, as open_clip does; with a share as timm does."""
+    high, wide = (height, width) if share is None else (int(height / share), int(width / share))
     if mode == "squash":
-        return image.resize((width, height), filter)
-    if mode == "shortest" and height == width:
+        scaled = (wide, high)
+    elif mode == "shortest" and high == wide:
         short, long = sorted(image.size)
-        edge = int(height * long / short)
-        scaled = (height, edge) if image.width <= image.height else (edge, height)
-        scaled = image.size if short == height else scaled
+        edge = int(high * long / short)
+        scaled = (high, edge) if image.width <= image.height else (edge, high)
+        scaled = image.size if short == high else scaled
     else:
         choose = max if mode == "longest" else min
-        ratio = choose(image.height / height, image.width / width)
+        ratio = choose(image.height / high, image.width / wide)
         scaled = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
-        filter = filter if mode == "longest" else Image.Resampling.BICUBIC
+        filter = filter if mode == "longest" or share else Image.Resampling.BICUBIC
     image = image.resize(scaled, filter) if scaled != image.size else image
     across, down = max(width - image.width, 0), max(height - image.height, 0)
     if across or down:
@@ -84,7 +85,10 @@ def pixels(path):
     with Image.open(path) as image:
         image.load()
         image.info.pop("transparency", None)
-        image = fitted(image, *p["size"], p["resize_mode"], filter, p["fill_color"]).convert("RGB")
+        share = p.get("crop_pct")
+        image = image.convert("RGB") if share else image
+        settings = (p["resize_mode"], filter, p["fill_color"], share)
+        image = fitted(image, *p["size"], *settings).convert("RGB")
     values = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
     mean, std = (np.array(p[name], np.float32)[:, None, None] for name in ("mean", "std"))
     return ((values - mean) / std)[None]

@@ -141,18 +141,22 @@ def test_the_script_needs_neither_ltcache_nor_torch(
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("size", [(32, 32), (32, 24)])
-def test_the_script_preprocesses_as_ltcache(mode: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("share", [None, 0.875])
+def test_the_script_preprocesses_as_ltcache(
+    mode: str, size: tuple[int, int], share: float | None
+) -> None:
     from ltcache.images import Preprocessing
     from ltcache.transfer.onnx_file import _SCRIPT
 
-    cfg = Preprocessing(size, (0.5,) * 3, (0.5,) * 3, resize_mode=mode, fill_color=9)
+    share = None if mode == "longest" else share
+    cfg = Preprocessing(size, (0.5,) * 3, (0.5,) * 3, "bilinear", mode, 9, share)
     functions = _SCRIPT[_SCRIPT.index("def fitted") : _SCRIPT.index("def pixels")]
     found: dict[str, Any] = {}
     exec("from PIL import Image, ImageOps\n" + functions, found)
     rng = np.random.default_rng(0)
     for width, height in ((32, 32), (50, 20), (20, 50), (7, 90), (33, 32), (31, 64)):
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        ours = found["fitted"](image, *size, mode, Image.Resampling.BICUBIC, 9)
+        ours = found["fitted"](image, *size, mode, Image.Resampling.BILINEAR, 9, share)
         assert ours.tobytes() == cfg.geometry(image).tobytes()
 
 
