@@ -137,6 +137,7 @@ def ends_in_a_map(trunk: Any) -> bool:
             nn.Conv2d,
         )
         and not hasattr(trunk, "pos_embed")
+        and not hasattr(trunk, "patch_embed")  # Swin's map is (N, H, W, P)
     )
 
 

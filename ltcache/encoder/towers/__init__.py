@@ -63,7 +63,7 @@ def insert_adapters(
             given = {"seed": seed, "context": context or AdapterContext(), **spec.options}
             built[spec.name] = kind(visual, **given).to(device=weight.device, dtype=weight.dtype)
     for adapter in built.values():
-        adapter.attach(visual)
+        adapter.train(visual.training).attach(visual)
     if built:
         visual.adapters = nn.ModuleDict({**present, **built})
 

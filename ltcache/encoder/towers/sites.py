@@ -11,7 +11,6 @@ checkpointed and compiled blocks, which run the hooks again.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ltcache.encoder.fields import Noted
 from ltcache.encoder.towers.base import tower_name
 from ltcache.errors import EncoderError
 
@@ -74,27 +74,18 @@ def sites_of(visual: nn.Module) -> list[Site]:
     return found
 
 
-class _Noted(threading.local):
-    """What one thread's forward pass carries between two hooks of a block."""
-
-    x: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Noted:
-        return _Noted()  # of a copied model
-
-
 class _Parallel:
     """Two hooks around an MLP. Methods and not closures, so that a copied model has its own."""
 
     def __init__(self, module: Delta) -> None:
         self._module = module
-        self._noted = _Noted()
+        self._noted = Noted()
 
     def note(self, entry: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._noted.x = inputs[0]
+        self._noted.found = inputs[0]
 
     def add(self, end: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x, self._noted.x = self._noted.x, None
+        x, self._noted.found = self._noted.found, None
         assert x is not None, "the second norm of a block runs before its end"
         return output + self._module(x)
 
@@ -116,19 +107,18 @@ class _Series:
 def _timm_sites(visual: TimmModel) -> list[Site]:
     """Return the sites of a timm trunk, whose blocks and widths a run of shapes alone finds."""
     named = dict(visual.trunk.named_modules())
-    blocks = [named[name] for name in _block_names(visual.trunk)]
-    ends = {block: _mlp_ends(block) for block in blocks}
-    shapes, order = _run_of_shapes(visual)
+    blocks: list[Any] = [named[name] for name in _block_names(visual.trunk)]
+    shapes = _run_of_shapes(visual)
+    order = {module: place for place, module in enumerate(shapes)}
     found = []
     for block in blocks:
-        pair = ends[block]
-        if block not in shapes:
-            continue
-        if pair is not None and order.index(pair[0]) < order.index(block.mlp):
-            found.append(Site(shapes[pair[0]][-1], block, pair))
-        elif len(shapes[block]) in (3, 4) and getattr(visual.trunk, "output_fmt", "") != "NHWC":
-            axis = 1 if len(shapes[block]) == 4 else 2
-            found.append(Site(shapes[block][axis], block, None))
+        ends = _mlp_ends(block)
+        if ends is not None and order.get(ends[0], len(order)) < order.get(block.mlp, 0):
+            found.append(Site(shapes[ends[0]][-1], block, ends))  # the norm runs before the MLP
+        elif block in shapes and len(shapes[block]) == 3:
+            found.append(Site(shapes[block][2], block, None))
+        elif block in shapes and any(isinstance(part, nn.Conv2d) for part in block.modules()):
+            found.append(Site(shapes[block][1], block, None))  # without one, (N, H, W', W)
     return found
 
 
@@ -152,25 +142,23 @@ def _mlp_ends(block: Any) -> tuple[nn.Module, nn.Module] | None:
     return entry, end
 
 
-def _run_of_shapes(visual: TimmModel) -> tuple[dict[nn.Module, torch.Size], list[nn.Module]]:
-    """Return the shape of what each module gives, and the order in which modules end, of a
-    forward pass on the meta device: without arithmetic."""
+def _run_of_shapes(visual: TimmModel) -> dict[nn.Module, torch.Size]:
+    """Return the shape of what each module gives, in the order in which they end, of a forward
+    pass on the meta device: without arithmetic."""
     shapes: dict[nn.Module, torch.Size] = {}
-    order: list[nn.Module] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        order.append(module)
         if isinstance(output, Tensor):
             shapes[module] = output.shape
 
     hooks = [module.register_forward_hook(note) for module in visual.modules()]
     state = {**dict(visual.named_parameters()), **dict(visual.named_buffers())}
     meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    kind = next(visual.parameters()).dtype
-    images = torch.empty(2, 3, *visual.image_size, device="meta", dtype=kind)
+    dtype = next(visual.parameters()).dtype
+    images = torch.empty(2, 3, *visual.image_size, device="meta", dtype=dtype)
     try:
         torch.func.functional_call(visual, meta, (images,))
     finally:
         for hook in hooks:
             hook.remove()
-    return shapes, order
+    return shapes

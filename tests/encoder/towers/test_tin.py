@@ -3,6 +3,7 @@ the same gradients."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -51,7 +52,7 @@ def test_end_to_end_equals_the_head_on_cached_tokens(fresh: Callable[[], Encoder
         **OPTIONS,
     )
 
-    model = tuned.model
+    model = copy.deepcopy(tuned.model)  # with the hooks of an encoder
     insert_adapters(model, [AdapterSpec("visual_attention", OPTIONS)])
     set_trainable(model)
     train_mode(model)
