@@ -116,7 +116,7 @@ def make_scaler(training: Training) -> torch.amp.GradScaler:
 def lr_at(optimisation: TuningOptimisation, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over all epochs."""
     total = optimisation.epochs * steps_per_epoch
-    warmup = round(optimisation.warmup * steps_per_epoch)
+    warmup = min(round(optimisation.warmup * steps_per_epoch), total // 2)
     if step < warmup:
         return optimisation.lr * (step + 1) / (warmup + 1)
     done = (step - warmup) / (total - warmup)

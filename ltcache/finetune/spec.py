@@ -108,7 +108,8 @@ class TuningOptimisation:
         lr: highest learning rate. weight_decay: on matrices and kernels, never on vectors.
         momentum: of ``sgd``.
         batch: images of a step, over all devices and micro-batches.
-        epochs: passes over N images. warmup: epochs, may be a fraction.
+        epochs: passes over N images. warmup: epochs, may be a fraction; never more than half of
+            the training.
         precision: ``fp32``; ``bf16`` or ``fp16`` (GPU only) compute the towers in it, with float32
             weights, embeddings and loss.
         clip: largest norm of all gradients together, or None.
@@ -131,11 +132,8 @@ class TuningOptimisation:
                 raise UsageError(f"optimisation.{name}={getattr(self, name)} must be at least 1")
         if self.lr <= 0:
             raise UsageError(f"optimisation.lr={self.lr} must be positive")
-        if not 0 <= self.warmup < self.epochs:
-            raise UsageError(
-                f"optimisation.warmup={self.warmup:g} must be at least 0 and less than "
-                f"optimisation.epochs={self.epochs}"
-            )
+        if self.warmup < 0:
+            raise UsageError(f"optimisation.warmup={self.warmup:g} must be at least 0")
         if self.clip is not None and self.clip <= 0:
             raise UsageError(f"optimisation.clip={self.clip:g} must be positive, or none")
 
