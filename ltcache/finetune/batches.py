@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,18 +122,22 @@ class ImageBatches:
         self._reader.keep(keep, max(1, workers))
         self.workers = _within_memory(workers, -(-batch // ranks), preprocessing)
         self._plan = _Plan()
-        self._loader = DataLoader(
-            self._reader,
-            sampler=self._plan,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            persistent_workers=self.workers > 0,
-            prefetch_factor=_AHEAD if self.workers else None,
-            pin_memory=pin,
-            multiprocessing_context=start_method if self.workers else None,
-            generator=torch.Generator(),  # its seeds for workers are not drawn from the training's
-        )
+        self._loader = self._loading(pin, start_method)
+
+    def _loading(self, pin: bool, start_method: str | None) -> DataLoader[Any]:
+        with _as_many_workers_as_asked():
+            return DataLoader(
+                self._reader,
+                sampler=self._plan,
+                batch_size=None,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                persistent_workers=self.workers > 0,
+                prefetch_factor=_AHEAD if self.workers else None,
+                pin_memory=pin,
+                multiprocessing_context=start_method if self.workers else None,
+                generator=torch.Generator(),  # seeds of workers are not drawn from the training's
+            )
 
     def __len__(self) -> int:
         """The number of labelled images, N."""
@@ -212,8 +217,10 @@ class ImageBatches:
         return [np.array_split(batch, self.ranks)[self.rank] for batch in batches]
 
     def _parts(self) -> Iterator[Any]:
+        with _as_many_workers_as_asked():
+            parts = iter(self._loader)
         try:
-            yield from self._loader
+            yield from parts
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -368,6 +375,14 @@ def _within_memory(workers: int, batch: int, preprocessing: Preprocessing) -> in
     height, width = preprocessing.size
     each = batch * 3 * height * width * (_AHEAD + 1)
     return min(workers, shutil.disk_usage(_MEMORY).free // 2 // each)
+
+
+@contextmanager
+def _as_many_workers_as_asked() -> Iterator[None]:
+    """Keep torch from warning of more processes than processors: they may wait for a network."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 def _unreadable(failed: dict[str, str]) -> ImageError:
