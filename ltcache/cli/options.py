@@ -123,7 +123,7 @@ def encoder_options(function: F) -> F:
             default="embedded",
             show_default=True,
             help="open_clip name (ViT-B-16), 'ViT-B-16,openai', hf-hub:ORG/NAME, local-dir:PATH, "
-            "or the small embedded encoder.",
+            "timm:NAME.TAG (images only), or the small embedded encoder.",
         ),
     ):
         function = option(function)

@@ -1,4 +1,7 @@
-"""Encoders: open_clip's models with an identity of their own. The only importer of open_clip."""
+"""Encoders: open_clip's models, and timm's for images alone, with an identity of their own.
+
+The only importer of open_clip and timm.
+"""
 
 from __future__ import annotations
 

@@ -206,7 +206,8 @@ def _from_hub(
         config = Path(download_pretrained_from_hf(repository, CONFIG_FILE, cache_dir=cache_dir))
         weights = Path(download_pretrained_from_hf(repository, cache_dir=cache_dir))
     except Exception as error:  # the hub's client raises many kinds
-        raise _unreachable(model, error) from None
+        hint = f"; an image-only model of timm is named timm:{model}" if "timm/" in model else ""
+        raise _unreachable(model, error, hint) from None
     record = read_record(config)
     trained = bool(record["model_cfg"].get("quick_gelu", False))
     return Source(
@@ -330,6 +331,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) if names else "no published tag"
 
 
-def _unreachable(what: str, error: Exception) -> EncoderError:
+def _unreachable(what: str, error: Exception, hint: str = "") -> EncoderError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return EncoderError(f"{what}: cannot be fetched ({lines[0][:300]}). {_OFFLINE}")
+    return EncoderError(f"{what}: cannot be fetched ({lines[0][:300]}){hint}. {_OFFLINE}")
