@@ -62,10 +62,10 @@ def insert_adapters(
             kind = TOWER_ADAPTERS[spec.name]
             given = {"seed": seed, "context": context or AdapterContext(), **spec.options}
             built[spec.name] = kind(visual, **given).to(device=weight.device, dtype=weight.dtype)
+    if built:  # before they are attached: what runs the tower meanwhile finds all its tensors
+        visual.adapters = nn.ModuleDict({**present, **built})
     for adapter in built.values():
         adapter.train(visual.training).attach(visual)
-    if built:
-        visual.adapters = nn.ModuleDict({**present, **built})
 
 
 def adapters_of(model: Any) -> list[AdapterSpec]:

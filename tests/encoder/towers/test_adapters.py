@@ -25,6 +25,7 @@ from ltcache.encoder.towers import (
 )
 from ltcache.errors import EncoderError, FitError, UsageError
 from tests.encoder.towers.models import (
+    OPTIONS,
     TOWERS,
     adapted,
     base_model,
@@ -96,6 +97,26 @@ def test_checkpointed_blocks_give_the_same_gradients(kind: str, name: str) -> No
         found = free[name].grad
         assert found is not None
         torch.testing.assert_close(found, gradient)
+
+
+@in_tiny
+@each
+def test_mixed_precision_gives_nearly_the_same_and_full_precision_gradients(
+    kind: str, name: str
+) -> None:
+    model = adapted(kind, name)
+    set_trainable(model)
+    train_mode(disturb(model, 0.01))
+    images = images_for(model)
+    with torch.no_grad():
+        full = model.encode_image(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.encode_image(images)
+        loss_of(model, images).backward()
+    assert (mixed.float() - full).norm() < 0.05 * full.norm()
+    for parameter in trainable(model).values():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all() and parameter.grad.any()
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
@@ -183,9 +204,11 @@ def test_merged_lora_is_a_plain_tower_with_the_same_embeddings(kind: str) -> Non
     assert type(model.visual) is type(fresh.visual)
 
 
-def test_several_adapters_act_together_and_what_cannot_be_merged_is_left() -> None:
-    model = base_model("vit")
-    specs = [AdapterSpec("lora"), AdapterSpec("adaptformer"), AdapterSpec("visual_attention")]
+@in_tiny
+def test_several_adapters_act_together_and_what_cannot_be_merged_is_left(kind: str) -> None:
+    model = base_model(kind)
+    options = {"adaptformer": {"bottleneck": 8}, "visual_attention": OPTIONS["visual_attention"]}
+    specs = [AdapterSpec("lora"), *(AdapterSpec(n, o) for n, o in options.items())]
     insert_adapters(model, specs[:1], context=context())
     insert_adapters(model, specs[1:], context=context())
     set_trainable(model)
@@ -253,3 +276,21 @@ def test_names_and_descriptions_that_contradict_are_refused() -> None:
     for name in ("adaptformer", "visual_attention"):
         with pytest.raises(EncoderError, match="Linear"):
             insert_adapters(holder, [AdapterSpec(name)], context=AdapterContext(100))
+
+
+@pytest.mark.slow
+def test_a_compiled_tower_is_one_graph_with_the_same_gradients() -> None:
+    model = base_model("vit")
+    insert_adapters(model, [AdapterSpec(n, OPTIONS[n]) for n in TOWER_ADAPTERS], context=context())
+    set_trainable(model)
+    train_mode(disturb(model))
+    images, free = images_for(model), trainable(model)
+    plain = model.visual(images)
+    plain.square().sum().backward()
+    gradients = {name: p.grad.clone() for name, p in free.items() if p.grad is not None}
+    model.zero_grad()
+    compiled = torch.compile(model.visual, backend="eager", fullgraph=True)(images)
+    compiled.square().sum().backward()
+    torch.testing.assert_close(compiled, plain)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(free[name].grad, gradient)

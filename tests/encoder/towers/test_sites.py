@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
+from ltcache.encoder.rest import ends_in_a_map
 from ltcache.encoder.towers import AdapterSpec, insert_adapters, set_trainable, sites_of
 from ltcache.encoder.towers.adaptformer import Bottleneck, lift_bottleneck
 from ltcache.encoder.towers.lora import LowRank
 from ltcache.encoder.towers.sg_adapter import Guidance
-from ltcache.errors import UsageError
+from ltcache.encoder.towers.visual_attention import VisualAttention
+from ltcache.errors import EncoderError, UsageError
 from tests.encoder.towers.models import (
     CLASSES,
     DIM,
@@ -84,6 +87,22 @@ def test_every_block_is_found(kind: str, count: int, parallel: bool) -> None:
     sites = sites_of(base_model(kind).visual)
     assert len(sites) == count
     assert {site.parallel for site in sites} == {parallel}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("swin_tiny_patch4_window7_224", 12), ("swinv2_cr_tiny_224", None)]
+)
+def test_maps_with_channels_last_are_not_taken_for_others(name: str, count: int | None) -> None:
+    with torch.device("meta"):  # shapes alone: its weights are 28 million
+        visual = TimmModel(name, DIM, image_size=224, pool="avg", proj="linear").eval()
+    assert not ends_in_a_map(visual.trunk)
+    with pytest.raises(EncoderError, match="no place in this image tower: timm Swin"):
+        VisualAttention(visual, seed=0, context=context())
+    if count is not None:
+        assert [site.parallel for site in sites_of(visual)] == [True] * count
+    else:  # its norm follows the MLP, its blocks give (N, H, W', W)
+        with pytest.raises(EncoderError, match="do not know the blocks"):
+            sites_of(visual)
 
 
 @pytest.mark.parametrize(
