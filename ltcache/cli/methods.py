@@ -15,42 +15,56 @@ from ltcache.cli.options import general, print_json
 @click.argument("name", required=False)
 @general
 def command(name: str | None, as_json: bool) -> None:
-    """List the methods of fit-adapter, or print NAME's reference, fidelity, equations, settings.
+    """List the methods of fit-adapter and of finetune, or print NAME's reference, fidelity,
+    equations and settings.
 
-    Names of the literature that cached features cannot train are explained as well.
+    Where both commands have a NAME, both are told. Names of the literature that neither can train
+    are explained as well.
 
     \b
     ltcache methods
     ltcache methods logit-adjustment
+    ltcache methods ballad
     ltcache methods paco
     """
-    from ltcache.methods import METHODS, UNAVAILABLE, known_overrides, method_by_name
+    from ltcache.finetune import TUNINGS
+    from ltcache.methods import METHODS, UNAVAILABLE, method_by_name
 
     if name is None:
-        _list(METHODS, UNAVAILABLE, as_json)
-    elif name.lower() in UNAVAILABLE and name not in METHODS:
+        _list(METHODS, TUNINGS, UNAVAILABLE, as_json)
+    elif name.lower() in UNAVAILABLE and name not in {**METHODS, **TUNINGS}:
         entry = UNAVAILABLE[name.lower()]
         if as_json:
             print_json({**asdict(entry), "trainable": False})
-            return
-        click.echo("\n".join(_unavailable(entry)))
+        else:
+            click.echo("\n".join(_unavailable(entry)))
+    elif as_json:
+        records = [_tuning_record(TUNINGS[name])] if name in TUNINGS else []
+        if name in METHODS or not records:
+            records.insert(0, _record(method_by_name(name)))
+        print_json(records[0] if len(records) == 1 else records)
     else:
-        method = method_by_name(name)
-        settings = known_overrides(method)
-        if as_json:
-            equations = [_equations(stage) for stage in method.stages]
-            print_json({**method.to_dict(), "equations": equations, "settings": settings})
-            return
-        click.echo("\n".join(_lines(method, settings)))
+        told = [_tuning_lines(TUNINGS[name])] if name in TUNINGS else []
+        if name in METHODS or not told:
+            told.insert(0, _lines(method_by_name(name)))
+        click.echo("\n\n".join("\n".join(lines) for lines in told))
 
 
-def _list(methods: Mapping[str, Any], unavailable: Mapping[str, Any], as_json: bool) -> None:
+def _list(
+    methods: Mapping[str, Any],
+    tunings: Mapping[str, Any],
+    unavailable: Mapping[str, Any],
+    as_json: bool,
+) -> None:
     if as_json:
-        print_json({method.name: method.title for method in methods.values()})
+        both = {"fit-adapter": methods, "finetune": tunings}
+        print_json({c: {m.name: m.title for m in there.values()} for c, there in both.items()})
         return
-    width = max(map(len, methods))
-    for method in methods.values():
-        click.echo(f"{method.name:{width}}  {method.title}")
+    width = max(map(len, [*methods, *tunings]))
+    for command_, there in (("fit-adapter", methods), ("finetune", tunings)):
+        click.echo(f"ltcache {command_} --method")
+        for method in there.values():
+            click.echo(f"  {method.name:{width}}  {method.title}")
     if unavailable:
         names = ", ".join(unavailable)
         click.echo(f"known, but not trainable on cached features (ltcache methods NAME): {names}")
@@ -66,14 +80,44 @@ def _unavailable(entry: Any) -> list[str]:
     return lines + ([f"nearest here: {', '.join(entry.near)}"] if entry.near else [])
 
 
-def _lines(method: Any, settings: Mapping[str, Any]) -> list[str]:
+def _record(method: Any) -> dict[str, Any]:
+    from ltcache.methods import known_overrides
+
+    equations = [_equations(stage) for stage in method.stages]
+    return {**method.to_dict(), "equations": equations, "settings": known_overrides(method)}
+
+
+def _tuning_record(tuning: Any) -> dict[str, Any]:
+    from ltcache.finetune import override_tuning, tuning_settings
+
+    written = override_tuning(tuning, None)
+    return {**written.to_dict(), "settings": tuning_settings(written)}
+
+
+def _head(method: Any, command_: str) -> list[str]:
     lines = [
-        f"{method.name}: {method.title}",
+        f"{method.name}: {method.title} (ltcache {command_})",
         f"reference: {method.reference}",
         f"fidelity:  {method.fidelity}. {method.differs}",
     ]
-    if method.mechanism:
-        lines.append(f"mechanism: {method.mechanism}")
+    return lines + ([f"mechanism: {method.mechanism}"] if method.mechanism else [])
+
+
+def _tuning_lines(tuning: Any) -> list[str]:
+    from ltcache.finetune import override_tuning, tuning_settings
+
+    lines = _head(tuning, "finetune")
+    if tuning.equation:
+        lines.append(f"equation:  {tuning.equation}")
+    settings = tuning_settings(override_tuning(tuning, None))
+    lines.append("settings (change them with -s key=value):")
+    return lines + [f"  {key} = {value}" for key, value in settings.items()]
+
+
+def _lines(method: Any) -> list[str]:
+    from ltcache.methods import known_overrides
+
+    lines = _head(method, "fit-adapter")
     if method.ablation:
         off = " ".join(f"-s {key}={value}" for key, value in method.ablation.items())
         lines.append(f"ablation:  {off} switches it off")
@@ -87,7 +131,7 @@ def _lines(method: Any, settings: Mapping[str, Any]) -> list[str]:
         lines.append(f"stage {number}: {type(stage).__name__}")
         lines += [f"  {part}: {text}" for part, text in _equations(stage).items()]
     lines.append("settings (change them with -s key=value; stages.0.KEY is of the first stage):")
-    return lines + [f"  {key} = {value}" for key, value in settings.items()]
+    return lines + [f"  {key} = {value}" for key, value in known_overrides(method).items()]
 
 
 def _equations(stage: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -89,6 +90,25 @@ class ExtractionBar(Bar):
         if progress.failed:
             note += f", {progress.failed} failed"
         self.show(progress.done, progress.total, note)
+
+
+class TuningBar(Bar):
+    """Called with the records of :func:`ltcache.finetune.finetune`."""
+
+    doing, did = "tuning", "tuned epochs"
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Show one state: whole epochs, and where the present one is."""
+        note = f"loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s"
+        if "step" in record:
+            where = f"step {record['step']} of {record['steps']}"
+            left = f"{record['eta_seconds']:.0f} s left"
+            self.show(record["epoch"] - 1, record["epochs"], f"{where}, {left}, {note}")
+            return
+        if "val_mean_per_class" in record:
+            note += f", val mean/class {100 * record['val_mean_per_class']:.1f} %"
+        self._last = -math.inf  # the end of an epoch is always told
+        self.show(record["epoch"], record["epochs"], note)
 
 
 class AblationBar(Bar):

@@ -53,7 +53,17 @@ def test_help_teaches_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["demo", "inspect", "extract", "prompts", "zero-shot", "fit-adapter", "evaluate", "methods"],
+    [
+        "demo",
+        "inspect",
+        "extract",
+        "prompts",
+        "zero-shot",
+        "fit-adapter",
+        "finetune",
+        "evaluate",
+        "methods",
+    ],
 )
 def test_every_command_has_a_help_with_an_example(call: Call, name: str) -> None:
     status, out, _ = call(name, "--help")
@@ -105,7 +115,7 @@ def test_extraction_takes_other_templates(
 
 def test_json_for_machines(call: Call, cache: Path, images: Path, tmp_path: Path) -> None:
     assert json.loads(call("inspect", images, "--json")[1])["num_classes"] == 3
-    assert "lift-lp" in json.loads(call("methods", "--json")[1])
+    assert "lift-lp" in json.loads(call("methods", "--json")[1])["fit-adapter"]
     assert json.loads(call("methods", "ce", "--json")[1])["settings"]["head"] == "linear"
     assert 0 <= json.loads(call("zero-shot", cache, "--json")[1])["overall"] <= 1
     few = ("-s", "optimisation.epochs=2", "--json")

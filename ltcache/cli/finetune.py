@@ -1,0 +1,153 @@
+"""``ltcache finetune``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.fit_adapter import parse_settings
+from ltcache.cli.options import general, print_json
+from ltcache.errors import UsageError
+
+_PRECISIONS = ["fp32", "bf16", "fp16"]
+
+
+@click.command("finetune", short_help="Tune the encoder itself, then extract again.")
+@click.argument("source")
+@click.option("--method", default="lift", show_default=True, help="See ltcache methods.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="A cache of SOURCE: its encoder is tuned, and all that it holds is encoded again.",
+)
+@click.option(
+    "--new-cache", type=click.Path(path_type=Path), help="Where to; OUT/cache by default."
+)
+@click.option("--no-extract", is_flag=True, help="Stop at the checkpoint.")
+@click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@click.option("--model", help="As of ltcache extract; the encoder of --cache, else embedded.")
+@click.option("--pretrained", help="Tag or checkpoint path for --model.")
+@click.option(
+    "--activation", type=click.Choice(["gelu", "quick_gelu"]), help="For a bare weights file."
+)
+@click.option(
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting: optimisation.epochs=5, loss.tau=0.5, adapters=none, average=auto. "
+    "`ltcache methods NAME` lists them.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
+@click.option(
+    "--precision",
+    type=click.Choice(_PRECISIONS),
+    help="Of the towers in training; weights and loss stay in float32.",
+)
+@click.option("--workers", type=click.IntRange(0), help="Loading processes.")
+@click.option("--micro-batch", type=click.IntRange(1), help="Most images in the tower at once.")
+@click.option("--checkpointing", is_flag=True, help="Less memory: compute activations twice.")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile the image tower.")
+@click.option("--track", type=click.Path(path_type=Path), help="Folder for TensorBoard.")
+@click.option("--save-every", type=click.IntRange(1), help="Steps between savings; 5 minutes.")
+@click.option("--restart", is_flag=True, help="Throw an unfinished training away.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished checkpoint of other settings.")
+@click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
+@general
+def command(
+    source: str,
+    method: str,
+    out: Path,
+    cache: Path | None,
+    new_cache: Path | None,
+    no_extract: bool,
+    settings: tuple[str, ...],
+    precision: str | None,
+    restart: bool,
+    as_json: bool,
+    **options: Any,
+) -> int | None:
+    """Tune the encoder on the training split of SOURCE; validation images choose the epoch.
+
+    With --cache, everything in that cache is then encoded again, into a new one: heads of the old
+    cache refuse the new features, and the tuned classifier lies in OUT/run. A training that was
+    interrupted goes on when the same command runs again, with the same result. The checkpoint is
+    named local-dir:OUT wherever a --model is asked for; where no adapters are left in it, plain
+    open_clip loads it too.
+
+    \b
+    ltcache finetune photos/ --method lift --cache cache --out lift
+    ltcache diff cache lift/cache
+    ltcache fit-adapter lift/cache --method ballad --out runs/ballad
+    ltcache finetune photos/ --method ballad --model ViT-B-16,openai --precision bf16 --out ballad
+    torchrun --nproc-per-node 8 -m ltcache finetune photos/ --method full --cache cache --out full
+    """
+    from ltcache.cli.progress import ExtractionBar, TuningBar
+    from ltcache.finetune import Renewed, finetune, finetune_cache
+
+    if cache is None and new_cache is not None:
+        raise UsageError("--new-cache is of what --cache holds: give --cache too")
+    overrides: dict[str, Any] = dict(parse_settings(settings))
+    if precision is not None:
+        overrides.setdefault("optimisation.precision", precision)
+    options |= {"overrides": overrides, "resume": not restart}
+    first = not int(os.environ.get("RANK", "0"))
+    renewed: Renewed | None
+    if cache is None:
+        with TuningBar(quiet=not first) as bar:
+            renewed = Renewed(finetune(source, method, out, progress=bar, **options))
+    else:
+        with TuningBar(quiet=not first) as bar, ExtractionBar(quiet=not first) as encoding:
+            renewed = finetune_cache(
+                source, method, out, cache, new_cache=new_cache, extraction=not no_extract,
+                progress=bar, encoding=encoding, **options,
+            )  # fmt: skip
+    if renewed is None or not first:  # another process of the same torchrun tells
+        return None
+    if as_json:
+        print_json(_record(renewed))
+    else:
+        _show(renewed, cache)
+    return renewed.report.exit_status if renewed.report else 0
+
+
+def _record(renewed: Any) -> dict[str, Any]:
+    tuned, report, run = renewed.tuned, renewed.report, renewed.run
+    return {
+        **tuned.record,
+        "checkpoint": str(tuned.path),
+        "cache": str(report.path) if report else None,
+        "run": str(run.path) if run else None,
+        "splits": {split: m.to_dict() for split, m in run.metrics.items()} if run else {},
+    }
+
+
+def _show(renewed: Any, parent: Path | None) -> None:
+    from ltcache.report import footnote, results_table
+
+    tuned, report, run = renewed.tuned, renewed.report, renewed.run
+    epoch = f"epoch {tuned.chosen_epoch} of {len(tuned.history)}"
+    chosen = "the last; there is no val split" if tuned.metrics is None else "chosen on val"
+    mixed = "" if tuned.average is None else f", {tuned.average:g} of the way from its start"
+    click.echo(
+        f"{tuned.path}: {tuned.tuning.name}, {epoch} ({chosen}){mixed}, {tuned.seconds:.0f} s; "
+        f"name it --model local-dir:{tuned.path}"
+    )
+    if run is not None and run.metrics:
+        named = {f"{tuned.tuning.name}, {split}": values for split, values in run.metrics.items()}
+        click.echo(results_table(named))
+        last = list(run.metrics)[-1]
+        click.echo(footnote(run.metrics[last], last))
+    elif tuned.metrics is not None:
+        click.echo(results_table({f"{tuned.tuning.name}, val": tuned.metrics}))
+    if report is not None:
+        click.echo(
+            f"{report.path}: {report.encoded} images encoded anew; the tuned classifier is the run "
+            f"{run.path}; how far features moved: ltcache diff {parent} {report.path}"
+        )

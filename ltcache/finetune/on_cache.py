@@ -1,0 +1,110 @@
+"""Tune the encoder of a cache, encode the cache again, and say how far its features moved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcache.cache import open_cache
+from ltcache.encoder import load_encoder
+from ltcache.finetune.finetuning import FineTuned, finetune
+from ltcache.finetune.renewal import check_renewal, renew
+from ltcache.finetune.tuned_run import tuned_run
+from ltcache.manifest import Manifest, read_manifest
+from ltcache.run import Run
+
+if TYPE_CHECKING:
+    from ltcache.extract import ExtractReport, Progress
+
+CACHE, RUN = "cache", "run"
+"""Where the new cache and the run lie in a checkpoint, unless told otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Renewed:
+    """A fine-tuning and what it has made of a cache.
+
+    Attributes:
+        tuned: the checkpoint. report: of the extraction into the new cache, or None without one.
+        run: the tuned classifier on the new cache, or None without one.
+    """
+
+    tuned: FineTuned
+    report: ExtractReport | None = None
+    run: Run | None = None
+
+
+def finetune_cache(
+    source: str | Path | Manifest,
+    method: str | Any,
+    out: str | Path,
+    cache: str | Path,
+    *,
+    new_cache: str | Path | None = None,
+    extraction: bool = True,
+    root: str | Path | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    encoding: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Renewed | None:
+    """Tune the encoder of a cache on its own training split, then extract the cache again.
+
+    The parent's cache is not touched. Heads that were fitted on it refuse the new features
+    (status 4), and the other way round; ``ltcache diff`` compares the two.
+
+    Args:
+        source: of the images; the same rows as the cache.
+        method, out, options: see :func:`ltcache.finetune.finetune`.
+        new_cache: where the child's features go; None: ``out/cache``. The tuned classifier becomes
+            the run ``out/run``.
+        extraction: False stops at the checkpoint.
+        model, pretrained: the encoder that made the cache; None: as the cache names it.
+        encoding: called after every shard of the extraction.
+
+    Returns:
+        None in processes of a torchrun other than the first.
+
+    Raises:
+        IdentityError: the cache is of other rows, classes or of another encoder (status 4).
+        UsageError: the cache does not name an encoder that can be loaded, or a place is taken.
+    """
+    from ltcache.class_texts import named_encoder
+
+    parent_cache = open_cache(cache)
+    manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
+    if model is None:
+        model, pretrained = named_encoder(parent_cache)
+        options.setdefault("activation", parent_cache.provenance.get("activation"))
+    parent = load_encoder(model, pretrained, device="cpu", activation=options.get("activation"))
+    check_renewal(parent_cache, manifest, parent)
+    del parent
+    tuned = finetune(
+        manifest, method, out, model=model, pretrained=pretrained, overwrite=overwrite,
+        workers=workers, **options,
+    )  # fmt: skip
+    if int(os.environ.get("RANK", "0")):  # the first process writes
+        return None
+    if not extraction:
+        return Renewed(tuned)
+    place = Path(new_cache) if new_cache is not None else Path(out) / CACHE
+    report = renew(
+        parent_cache,
+        tuned.encoder,
+        manifest,
+        place,
+        template=tuned.tuning.template,
+        cost={
+            "finetune_seconds": tuned.seconds,
+            "finetune_passes": tuned.tuning.optimisation.epochs,
+        },
+        workers=workers,
+        progress=encoding,
+    )
+    run = tuned_run(tuned, open_cache(place), Path(out) / RUN, overwrite)
+    return Renewed(tuned, report, run)

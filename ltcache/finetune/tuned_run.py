@@ -1,0 +1,124 @@
+"""What was tuned, as a run on the features extracted anew: evaluate, predict and report take it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ltcache.cache import Cache
+from ltcache.cache.cost import read_cost
+from ltcache.finetune.spec import FineTuning
+from ltcache.fit import fit_adapter
+from ltcache.heads import FeatureTransform
+from ltcache.methods import FeatureSpec, Method, Optimisation, Train
+from ltcache.metrics import GroupScheme
+from ltcache.run import Run, check_place, score
+
+if TYPE_CHECKING:
+    from ltcache.finetune.finetuning import FineTuned
+
+_SCORED = ("val", "test")
+
+
+def tuned_run(tuned: FineTuned, cache: Cache, out: str | Path, overwrite: bool = False) -> Run:
+    """Write the classifier that a fine-tuning ended in as a run on the child's features.
+
+    A head is taken as it was tuned; where the class texts are the classifier, the run is zero-shot
+    with the child's texts. Scored on ``val`` and ``test``.
+
+    Args:
+        tuned: what :func:`ltcache.finetune.finetune` returned.
+        cache: the child's, of every split.
+        out: the run's directory.
+
+    Raises:
+        UsageError: ``out`` is taken.
+    """
+    if tuned.head is None:
+        return fit_adapter(cache, "zero-shot", out, overwrite=overwrite)
+    spec = head_method(tuned.tuning, tuned.field, cache)
+    run = Run(
+        spec,
+        tuned.head,
+        FeatureTransform("none", tuned.head.dim),
+        _record(tuned, spec, cache),
+        tuned.history,
+        class_names=tuple(cache.classes.names),
+    )
+    check_place(Path(out), run.key, overwrite)
+    run.record["cache"] = os.path.relpath(cache.path, Path(out).absolute())
+    for split in _SCORED:
+        if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
+            run.metrics[split] = score(run, cache, split)
+    run.save(out, overwrite)
+    return run
+
+
+def head_method(tuning: FineTuning, field: str, cache: Cache) -> Method:
+    """Return the tuned head as a method on cached features, named after the fine-tuning."""
+    optimisation = tuning.optimisation
+    loss = tuning.logit_terms[0]
+    view = tuning.eval_view if tuning.eval_view in cache.views else "center"
+    stage = Train(
+        head=tuning.classifier.head,
+        head_options=dict(tuning.classifier.options),
+        init=tuning.classifier.init,
+        loss=loss.name,
+        loss_options=dict(loss.options),
+        sampler=tuning.sampler,
+        optimisation=Optimisation(
+            optimisation.optimiser,
+            optimisation.lr,
+            optimisation.weight_decay,
+            optimisation.momentum,
+            optimisation.batch,
+            optimisation.epochs,
+        ),
+    )
+    return Method(
+        name=f"finetune-{tuning.name}",
+        title=tuning.title,
+        feature=FeatureSpec(field, "center", view),
+        stages=(stage,),
+        reference=tuning.reference,
+        fidelity=tuning.fidelity,
+        differs=f"The head was tuned together with the encoder. {tuning.differs}",
+        equation=tuning.equation,
+        mechanism=tuning.mechanism,
+    )
+
+
+def _record(tuned: FineTuned, method: Method, cache: Cache) -> dict[str, Any]:
+    counts = torch.from_numpy(cache.class_counts("train"))
+    groups = GroupScheme.from_mapping(cache.manifest.groups)
+    spent = read_cost(Path(cache.path))
+    assert tuned.head is not None
+    return {
+        "seed": tuned.record["seed"],
+        "field": tuned.field,
+        "dim": tuned.head.dim,
+        "identities": cache.identities(method.feature.eval_view),
+        "train_view": cache.identities("center")["view"],
+        "prompts": None,
+        "class_counts": counts.tolist(),
+        "groups": groups.to_mapping(),
+        "group_scheme": groups.describe(),
+        "logit_scale": cache.logit_scale,
+        "splits": {s: len(cache.rows(s)) for s in ("train", *_SCORED) if s in cache.splits},
+        "tuned_on": dict(tuned.record["tuned_on"]),
+        "choices": [{}],
+        "init": [tuned.record["head"]["init"]],
+        "residual_prior": tuned.record["residual_prior"],
+        "stale": [],
+        "cache": None,
+        "provenance": dict(cache.provenance),
+        "cost": {
+            "encoder_passes": cache.crops(method.feature.eval_view) + spent["finetune_passes"],
+            "extraction_seconds": spent["seconds"],
+            "finetune_seconds": spent["finetune_seconds"],
+            "head_seconds": 0.0,
+        },
+    }
