@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 from safetensors.torch import save_file
 
@@ -29,7 +30,7 @@ from ltcache.encoder.child import (
     short_name,
 )
 from ltcache.encoder.encoder import Encoder
-from ltcache.encoder.identity import ACTIVATIONS, float_state, tower_digests
+from ltcache.encoder.identity import ACTIVATIONS, float_state, tokenizer_identity, tower_digests
 from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.towers import adapters_of
@@ -49,7 +50,7 @@ def save_checkpoint(
     """Write a tuned encoder, so that ``load_encoder("local-dir:FOLDER")`` gives it again.
 
     Afterwards the encoder's provenance names the folder. A checkpoint that is there is replaced;
-    anything else is not.
+    anything else is not; a checkpoint goes with all that lies in it.
 
     Args:
         encoder: of :meth:`Encoder.with_model`, asked for after the last change of its model.
@@ -72,7 +73,6 @@ def save_checkpoint(
         "parent": {**_placed(parent.provenance), "identity": parent.identity},
         "record": dict(record),
     }
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     if encoder.adapters:
         _require_base(encoder, parent)
         own = {name: value for name, value in state.items() if _differs(value, before.get(name))}
@@ -87,7 +87,7 @@ def save_checkpoint(
             save_file(_apart(own), partial / ADAPTERS_FILE)
         else:
             _write_model(partial, encoder, state)
-        (partial / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+        (partial / RECORD_FILE).write_text(_json(content), encoding="utf-8")
 
     write_directory(folder, write)
     named = {"model": f"{LOCAL}{folder}", "pretrained": None, "activation": None}
@@ -163,6 +163,14 @@ def _placed(named: Mapping[str, str | None]) -> dict[str, str | None]:
     return {"model": model, "pretrained": weights, "activation": named.get("activation")}
 
 
+def _json(content: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the checkpoint's record cannot be written as JSON ({error})") from None
+    return text + "\n"
+
+
 def _differs(value: torch.Tensor, before: torch.Tensor | None) -> bool:
     return before is None or value.shape != before.shape or not torch.equal(value, before)
 
@@ -171,22 +179,24 @@ def _write_model(folder: Path, encoder: Encoder, state: Mapping[str, torch.Tenso
     """Write what plain open_clip reads: configuration, weights, and the tokenizer's own files."""
     config = copy.deepcopy(dict(encoder.source.config))
     config["quick_gelu"] = encoder.source.activation == ACTIVATIONS[True]
-    _write_tokenizer(folder, encoder, config["text_cfg"])
+    _copy_vocabulary(folder, encoder.source.folder, config["text_cfg"])
     preprocess = known_values(encoder.preprocessing.to_dict())
     record = {"model_cfg": config, "preprocess_cfg": preprocess}
     (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     save_file(_apart(state), folder / WEIGHTS_FILE)
-
-
-def _write_tokenizer(folder: Path, encoder: Encoder, text: dict[str, Any]) -> None:
-    """open_clip looks for a vocabulary of Hugging Face's in the folder itself."""
-    if hasattr(encoder.tokenizer, "save_pretrained"):
+    if hasattr(encoder.tokenizer, "save_pretrained"):  # open_clip looks for its files in the folder
         # a fresh one: a tokenizer that has been used would be saved with its padding
         load_tokenizer(encoder.source).save_pretrained(folder)
+        again = open_clip.get_tokenizer(f"{LOCAL}{folder}")
+        encoder.identity["tokenizer"] = tokenizer_identity(again)
+
+
+def _copy_vocabulary(folder: Path, source: Path | None, text: dict[str, Any]) -> None:
+    """Take a vocabulary along that lies in the parent's folder."""
     options = text.get("tokenizer_kwargs") or {}
     path = options.get("bpe_path")
-    if path and encoder.source.folder is not None and not Path(path).is_absolute():
-        shutil.copyfile(encoder.source.folder / path, folder / Path(path).name)
+    if path and source is not None and not Path(path).is_absolute():
+        shutil.copyfile(source / path, folder / Path(path).name)
         options["bpe_path"] = Path(path).name
 
 

@@ -63,6 +63,8 @@ def portable(provenance: Mapping[str, str | None]) -> dict[str, str | None]:
     model, pretrained = result.get("model") or "", result.get("pretrained") or ""
     if model.startswith(LOCAL):
         result["model"] = LOCAL + Path(model.removeprefix(LOCAL)).name
-    if os.sep in pretrained and Path(pretrained).suffix:
+    if pretrained.startswith(LOCAL):  # of a checkpoint with adapters: where its parent is
+        result["pretrained"] = LOCAL + Path(pretrained.removeprefix(LOCAL)).name
+    elif os.sep in pretrained and Path(pretrained).suffix:
         result["pretrained"] = Path(pretrained).name
     return result

@@ -238,6 +238,12 @@ def _require_open_clip(encoder: Encoder) -> None:
             f"{encoder.identity['architecture']['name']} is not open_clip's, which the bundle's "
             "script builds it with: --format onnx writes tower and head as one graph"
         )
+    if encoder.adapters:
+        names = ", ".join(adapter["name"] for adapter in encoder.adapters)
+        raise EncoderError(
+            f"the image tower has adapters ({names}), which open_clip alone cannot build: "
+            "--format onnx writes tower and head as one graph"
+        )
 
 
 def zero_shot_matrix(run: Run, folded: Folded) -> torch.Tensor | None:

@@ -139,6 +139,10 @@ def test_the_child_works_with_what_it_has_made(call: Call, made: Made, tmp_path:
         assert call("prompts", cache, *more)[0] == 0
         again = ("--sample", 3, "--source", made.images, "--model", child)
         assert call("verify", cache, *again)[0] == 0
+    status, _, err = call("export", run, "--out", tmp_path / "bundle", "--model", child)
+    assert status == 1
+    assert "adaptformer" in err
+    assert "--format onnx" in err
 
 
 def test_a_user_may_let_it_pass_and_the_result_says_so(call: Call, made: Made) -> None:

@@ -31,6 +31,7 @@ from ltcache.encoder.towers import (
     merge_adapters,
 )
 from ltcache.errors import EncoderError, LtcacheError, UsageError
+from ltcache.extract.texts import portable
 from tests.encoder.tiny_models import KINDS, build, tiny_config, write_folder
 
 UNMERGEABLE = tuple(name for name, kind in TOWER_ADAPTERS.items() if not kind.mergeable)
@@ -352,7 +353,12 @@ def test_a_parent_that_moved_is_found_beside_or_as_named(adapted: Path, tmp_path
     for part in (str(moved), "local-dir:parent", "no such folder", "--pretrained", "parent.model"):
         assert part in message
 
-    require_same(saved, load(moved, f"local-dir:{away}"))
+    named = load(moved, f"local-dir:{away}")
+    require_same(saved, named)
+    kept = portable(named.provenance)
+    assert kept["model"] == "local-dir:adapted"
+    assert kept["pretrained"] == "local-dir:base"
+    assert kept["parent"] == "local-dir:parent"
     record = json.loads((moved / "ltcache.json").read_text())
     record["parent"]["model"] = f"local-dir:{away}"
     (moved / "ltcache.json").write_text(json.dumps(record))
@@ -510,6 +516,20 @@ def test_a_parent_without_a_name_is_refused(parent: Encoder, tmp_path: Path) -> 
     save_checkpoint(tmp_path / "unsaved", unsaved, parent=parent, record={})
     save()
     require_same(child, load(tmp_path / "c"))
+
+
+def test_a_record_that_json_cannot_say_is_refused(parent: Encoder, tmp_path: Path) -> None:
+    child = tuned(parent)
+    for value in (float("nan"), object()):
+        record = {"loss": value}
+        message = refused(
+            lambda record=record: save_checkpoint(
+                tmp_path / "c", child, parent=parent, record=record
+            ),
+            UsageError,
+        )
+        assert "JSON" in message
+    assert os.listdir(tmp_path) == ["parent"]
 
 
 def test_places_that_are_taken_are_refused(parent: Encoder, tmp_path: Path) -> None:
