@@ -27,7 +27,7 @@ from ltcache.cache.fingerprint import differences
 from ltcache.encoder.identity import float_state, tower_digests
 from ltcache.encoder.record import LOCAL
 from ltcache.encoder.weights import first_line, misfits
-from ltcache.errors import EncoderError
+from ltcache.errors import EncoderError, LtcacheError
 
 FORMAT = 1
 RECORD_FILE, ADAPTERS_FILE = "ltcache.json", "adapters.safetensors"
@@ -82,13 +82,27 @@ def read_checkpoint(folder: str | Path) -> Child:
             Path(folder),
             **{name: content[name] for name in ("kind", "identity", "parent", "record")},
         )
-        if (found.kind == WHOLE and found.adapters) or not found.parent["identity"]["towers"]:
-            raise ValueError("kind and content contradict each other")
+        _require_whole(found)
     except OSError as error:
         raise EncoderError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise EncoderError(f"{path}: no record of a checkpoint ({error})") from None
     return found
+
+
+def _require_whole(child: Child) -> None:
+    """Raise the errors that reading a damaged record raises, where a part of it is missing."""
+    if bool(child.adapters) != (child.kind == ADAPTED):
+        raise ValueError("kind and adapters contradict each other")
+    for adapter in child.adapters:
+        dict(adapter["options"], name=adapter["name"])
+    for tower in ("image", "text"):
+        len(child.parent["identity"]["towers"][tower])
+    for name in ("model", "pretrained", "activation"):
+        if not isinstance(child.parent[name], str | None) or (
+            name == "model" and child.kind == ADAPTED and not child.parent[name]
+        ):
+            raise ValueError(f"parent.{name} is no name")
 
 
 def short_name(named: Mapping[str, Any]) -> str:
@@ -115,7 +129,12 @@ def restore(model: Any, child: Child) -> None:
     _require_parent(before, child)
     already = len(child.parent["identity"]["architecture"]["adapters"] or ())
     specs = [AdapterSpec(item["name"], item["options"]) for item in child.adapters[already:]]
-    insert_adapters(model, specs, context=AdapterContext())
+    try:
+        insert_adapters(model, specs, context=AdapterContext())
+    except (LtcacheError, TypeError, ValueError) as error:
+        raise EncoderError(
+            f"{child.folder / RECORD_FILE}: its adapters cannot be built ({error})"
+        ) from None
     own = _read_tensors(child.folder / ADAPTERS_FILE)
     expected = model.state_dict()
     fresh = {name: value for name, value in expected.items() if name not in before}

@@ -359,12 +359,9 @@ def test_a_parent_that_moved_is_found_beside_or_as_named(adapted: Path, tmp_path
     assert kept["model"] == "local-dir:adapted"
     assert kept["pretrained"] == "local-dir:base"
     assert kept["parent"] == "local-dir:parent"
-    record = json.loads((moved / "ltcache.json").read_text())
-    record["parent"]["model"] = f"local-dir:{away}"
-    (moved / "ltcache.json").write_text(json.dumps(record))
+    change(moved, f"local-dir:{away}", "parent", "model")
     require_same(saved, load(moved))
-    record["parent"]["model"] = f"local-dir:{moved}"
-    (moved / "ltcache.json").write_text(json.dumps(record))
+    change(moved, f"local-dir:{moved}", "parent", "model")
     assert "its own parent" in refused(lambda: load(moved))
 
 
@@ -416,6 +413,35 @@ def test_a_broken_record_is_named(adapted: Path, text: str, words: str) -> None:
     message = refused(lambda: load(f"local-dir:{adapted}"))
     assert str(adapted / "ltcache.json") in message
     assert words in message
+
+
+def change(adapted: Path, value: Any, *keys: Any) -> None:
+    """Set one value of a checkpoint's record."""
+    record = json.loads((adapted / "ltcache.json").read_text())
+    place = record
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (adapted / "ltcache.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        (None, ("parent", "model")),
+        (3, ("parent", "pretrained")),
+        ({}, ("parent", "identity", "towers")),
+        (None, ("identity", "architecture", "adapters")),
+        ([{"name": "adaptformer"}], ("identity", "architecture", "adapters")),
+        ("later", ("identity", "architecture", "adapters", 0, "name")),
+        ({"later": 1}, ("identity", "architecture", "adapters", 0, "options")),
+        ({"bottleneck": "x"}, ("identity", "architecture", "adapters", 0, "options")),
+        ("open_clip", ("kind",)),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_named(adapted: Path, value: Any, keys: Any) -> None:
+    change(adapted, value, *keys)
+    assert str(adapted / "ltcache.json") in refused(lambda: load(adapted))
 
 
 def drop(tensors: dict[str, torch.Tensor], name: str) -> None:
