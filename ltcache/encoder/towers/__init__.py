@@ -16,6 +16,7 @@ from torch import nn
 
 from ltcache.encoder.towers.adaptformer import AdaptFormer
 from ltcache.encoder.towers.base import AdapterContext, AdapterSpec, TowerAdapter
+from ltcache.encoder.towers.checkpointing import set_checkpointing
 from ltcache.encoder.towers.lora import LoRA
 from ltcache.encoder.towers.sg_adapter import SGAdapter
 from ltcache.encoder.towers.sites import Site, sites_of
@@ -118,6 +119,7 @@ __all__ = [
     "insert_adapters",
     "merge_adapters",
     "reset_tower",
+    "set_checkpointing",
     "set_trainable",
     "sites_of",
     "train_mode",
