@@ -18,6 +18,7 @@ from ltcache.encoder.towers import (
     AdapterSpec,
     insert_adapters,
     reset_tower,
+    set_checkpointing,
     set_trainable,
 )
 from ltcache.errors import FitError, UsageError
@@ -128,7 +129,7 @@ def assemble(
     _check(tuning, parent)
     model = _model(manifest, tuning, parent, seed).to(place.device)
     if means.checkpointing:
-        model.set_grad_checkpointing(True)
+        set_checkpointing(model)
     field = _field(tuning, parent)
     templates = manifest.templates if tuning.template is None else (tuning.template,)
     sentences = class_sentences(templates, list(manifest.classes.names))

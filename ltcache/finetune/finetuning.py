@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import digest
 from ltcache.encoder import is_checkpoint, load_encoder, read_checkpoint, save_checkpoint
-from ltcache.encoder.towers import merge_adapters
+from ltcache.encoder.towers import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
 from ltcache.finetune.assembly import Assembly, Means, assemble
 from ltcache.finetune.averaging import Averaged, average_weights
@@ -214,8 +214,7 @@ def _finish(
     step, tuning = assembly.step, assembly.tuning
     step.requires_grad_(False)
     step.model.eval()
-    if hasattr(step.model, "set_grad_checkpointing"):
-        step.model.set_grad_checkpointing(False)
+    set_checkpointing(step.model, False)
     merge_adapters(step.model)
     averaged = None
     if tuning.average is not None:

@@ -20,7 +20,8 @@ def set_checkpointing(model: Any, enable: bool = True) -> None:
     Args:
         model: an open_clip model, in place. enable: False undoes it.
     """
-    model.set_grad_checkpointing(enable)
+    if hasattr(model, "set_grad_checkpointing"):
+        model.set_grad_checkpointing(enable)
     blocks: list[nn.Module] = [m for m in model.visual.modules() if isinstance(m, Bottleneck)]
     for block in blocks:
         block.__dict__.pop("forward", None)
