@@ -36,6 +36,9 @@ def options(description: str | None, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=TRIALS, help="settings tried on validation")
     parser.add_argument("--workers", type=int, help="processes; one per core by default")
+    parser.add_argument(
+        "--together", action="store_true", help="runs of one architecture as one problem: faster"
+    )
     return parser
 
 
@@ -71,6 +74,7 @@ def compared(
         tune=chosen.trials > 1,
         trials=chosen.trials,
         workers=chosen.workers,
+        together=chosen.together or None,
         progress=lambda step: print(step, file=sys.stderr),
         **more,
     )
