@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,13 +46,17 @@ class Processes:
         """Return a step whose gradients are the mean over all processes."""
         if self.ranks == 1:
             return step
+        parallel = nn.parallel.DistributedDataParallel
+        known = inspect.signature(parallel).parameters  # torch 2.15 has given it another name
+        still = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         # towers may hold weights that no loss reaches, such as a projection behind `pooled`
-        return nn.parallel.DistributedDataParallel(
+        wrapped: nn.Module = parallel(
             step,
             device_ids=[self.device] if self.on_gpu else None,
-            broadcast_buffers=False,
             find_unused_parameters=True,
+            **{still: False},
         )
+        return wrapped
 
 
 @contextmanager

@@ -1,0 +1,152 @@
+"""Micro-batches have the gradient of the whole batch, whatever the loss, and on several ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ltcache.encoder import load_encoder
+from ltcache.encoder.fields import fields_of
+from ltcache.encoder.towers import set_trainable
+from ltcache.finetune.classifier import ClassTexts
+from ltcache.finetune.objective import Objective
+from ltcache.finetune.processes import Processes
+from ltcache.finetune.spec import Term
+from ltcache.finetune.step import Embedder, Step, accumulate, trained_parameters
+from ltcache.heads import HEADS, HeadContext
+
+CLASSES, SIZE = 5, 32
+COUNTS = torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0])
+CPU = torch.device("cpu")
+SENTENCES = [[f"a photo of thing {n}", f"thing {n}"][: 1 + n % 2] for n in range(CLASSES)]
+TERMS = {
+    "contrastive": (Term("contrastive"),),
+    "cross entropy": (Term("cross_entropy"),),
+    "weighted": (Term("class_balanced"),),
+    "online counts": (Term("seesaw"),),
+    "both": (Term("seesaw_static", {"p": 0.7}), Term("contrastive", weight=0.5)),
+}
+
+
+def make_step(folder: str, terms: tuple[Term, ...], head: bool) -> Step:
+    """Return a tiny dual encoder of which everything trains."""
+    encoder = load_encoder(folder, device="cpu")
+    set_trainable(encoder.model, image="full", text="full", logit_scale=True)
+    texts = ClassTexts(encoder.model, encoder.tokenizer, SENTENCES, trains=True, device=CPU)
+    embed = Embedder(
+        encoder.model, fields_of(encoder.model), ("embedding",), encoder.preprocessing, device=CPU
+    )
+    classifier = None
+    if head:
+        classifier = HEADS["cosine"](HeadContext(32, CLASSES, COUNTS))
+        with torch.no_grad():
+            classifier.set_weight(classifier.random_weight(torch.Generator().manual_seed(0)))
+    objective = Objective(terms, COUNTS)
+    return Step(embed, objective, head=classifier, field="embedding", texts=texts)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (10, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    return pixels, torch.tensor([0, 1, 2, 0, 0, 3, 1, 4, 2, 0])
+
+
+def gradients(step: Step, micro_batch: int, wrapped: Any = None, rows: slice = slice(None)) -> Any:
+    """Return the loss and parameter -> gradient of one batch."""
+    pixels, labels = batch()
+    step.objective.begin_step(0)
+    loss = accumulate(
+        wrapped or step, pixels[rows], labels[rows],
+        micro_batch=micro_batch, progress=0.5,
+        backward=lambda value: value.backward(), seeded=lambda number: None,
+    )  # fmt: skip
+    found = {n: p.grad for n, p in trained_parameters(step).items() if p.grad is not None}
+    return float(loss), found
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    largest = max(float(value.abs().max()) for value in expected[1].values())
+    assert largest > 0
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(
+            found[1][name], value, rtol=2e-3, atol=2e-5 * largest, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["texts", "head"])
+@pytest.mark.parametrize("kind", TERMS)
+def test_micro_batches_have_the_gradient_of_the_batch(
+    towers: dict[str, str], kind: str, head: bool
+) -> None:
+    if head and kind == "contrastive":
+        pytest.skip("nothing would train the head")
+    whole = gradients(make_step(towers["vit"], TERMS[kind], head), 10)
+    parts = gradients(make_step(towers["vit"], TERMS[kind], head), 4)
+    assert_same(parts, whole)
+    assert any(name.startswith("model.visual.") for name in whole[1])
+    assert any(name.startswith("model.transformer.") for name in whole[1]) or head
+
+
+def share_of(rank: int, folder: str, model: str, kind: str, micro_batch: int) -> None:
+    """Take one step as one of two processes, and leave loss and gradients in a file."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    step = make_step(model, TERMS[kind], False)
+    wrapped = Processes(CPU, rank, 2).wrapped(step)
+    rows = slice(0, 6) if rank == 0 else slice(6, 10)  # of unlike length
+    loss, found = gradients(step, micro_batch, wrapped, rows)
+    arrays = {name: value.numpy() for name, value in found.items()}
+    np.savez(f"{folder}/{rank}.npz", loss=loss, **arrays)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("kind", "micro_batch"), [("contrastive", 10), ("contrastive", 4), ("cross entropy", 4)]
+)
+def test_two_ranks_have_the_gradient_of_the_joined_batch(
+    towers: dict[str, str], tmp_path: Path, kind: str, micro_batch: int
+) -> None:
+    arguments = (str(tmp_path), towers["vit"], kind, micro_batch)
+    torch.multiprocessing.start_processes(share_of, arguments, 2, start_method="fork")
+    whole = gradients(make_step(towers["vit"], TERMS[kind], False), 10)
+    for rank in (0, 1):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            arrays = {name: torch.from_numpy(found[name]) for name in found if name != "loss"}
+            assert_same((float(found["loss"]), arrays), whole)
+
+
+def test_texts_of_a_frozen_tower_are_encoded_once(
+    towers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder(towers["vit"], device="cpu")
+    calls: list[int] = []
+    encode = encoder.model.encode_text
+    monkeypatch.setattr(encoder.model, "encode_text", lambda x: calls.append(len(x)) or encode(x))
+    texts = ClassTexts(encoder.model, encoder.tokenizer, SENTENCES, trains=False, device=CPU)
+    everything = texts()
+    some = texts(torch.tensor([1, 3]))
+    assert calls == [sum(map(len, SENTENCES))]
+    torch.testing.assert_close(some, everything[[1, 3]])
+    torch.testing.assert_close(everything.norm(dim=1), torch.ones(CLASSES))
+
+
+def test_a_tower_that_trains_encodes_the_classes_of_a_batch(towers: dict[str, str]) -> None:
+    encoder = load_encoder(towers["vit"], device="cpu")
+    set_trainable(encoder.model, text="full")
+    made = [
+        ClassTexts(encoder.model, encoder.tokenizer, SENTENCES, trains=trains, device=CPU)
+        for trains in (True, False)
+    ]
+    some = torch.tensor([1, 3])
+    rows = made[0](some)
+    assert rows.requires_grad
+    torch.testing.assert_close(rows.detach(), made[1](some), rtol=1e-5, atol=1e-6)
