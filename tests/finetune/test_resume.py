@@ -1,0 +1,114 @@
+"""A training that was killed goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ltcache.errors import FitError
+from ltcache.finetune import FineTuned, finetune
+from ltcache.manifest import Manifest
+
+EPOCHS = {"optimisation.epochs": 3, "optimisation.batch": 8, "optimisation.lr": 1e-2}
+
+
+def tuned(source: Manifest, model: str, out: Path, method: str, **options: Any) -> FineTuned:
+    return finetune(
+        source, method, out, model=model, device="cpu", workers=0, save_every=1,
+        overrides={**EPOCHS, **options.pop("overrides", {})}, **options,
+    )  # fmt: skip
+
+
+def until(where: tuple[int, int], told: Connection, arguments: dict[str, Any]) -> None:
+    """Train until a step, tell of it, and wait for what comes."""
+    torch.set_num_threads(1)
+
+    def stop(record: dict[str, Any]) -> None:
+        if (record["epoch"], record.get("step")) == where:
+            told.send(os.getpid())
+            time.sleep(600)
+
+    tuned(**arguments, progress=stop)
+
+
+def killed(where: tuple[int, int], arguments: dict[str, Any]) -> None:
+    """Train in a process of its own and kill it at a step."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=until, args=(where, there, arguments))
+    process.start()
+    assert here.poll(60)
+    os.kill(here.recv(), signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def assert_same_bytes(one: FineTuned, two: FineTuned) -> None:
+    states = [dict(done.encoder.model.state_dict()) for done in (one, two)]
+    for state, done in zip(states, (one, two), strict=True):
+        if done.head is not None:
+            state |= {f"head.{name}": value for name, value in done.head.state_dict().items()}
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    keys = ("epoch", "loss", "lr", "val_mean_per_class", "val_nll")
+    shown = [[{key: record[key] for key in keys} for record in d.history] for d in (one, two)]
+    assert shown[0] == shown[1]
+    assert one.chosen_epoch == two.chosen_epoch
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "where"),
+    [
+        ("ballad", {"sampler": "class_aware"}, (2, 2)),
+        ("full", {"loss": "seesaw", "classifier.init": "class_mean"}, (3, 2)),
+        ("lift", {"loss": "gcl", "loss.scale": 25.0}, (1, 3)),
+    ],
+    ids=["sgd", "adamw and online counts", "adapters and noise"],
+)
+def test_killed_and_resumed_is_as_uninterrupted(
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    method: str, overrides: dict[str, Any], where: tuple[int, int],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ltcache.finetune.loop._TICK", 0.0)
+    arguments = {
+        "source": pictures, "model": towers["vit"], "out": tmp_path / "killed",
+        "method": method, "overrides": overrides,
+    }  # fmt: skip
+    killed(where, arguments)
+    state = json.loads((tmp_path / ".killed.tuning" / "state.json").read_text())["place"]
+    assert 0 < state["epoch"] * 3 + state["step"] < 9
+    steps: list[tuple[int, int]] = []
+
+    def note(record: dict[str, Any]) -> None:
+        if "step" in record:
+            steps.append((record["epoch"] - 1, record["step"] - 1))
+
+    resumed = tuned(**arguments, progress=note)
+    assert steps[0] == (state["epoch"], state["step"])  # what was done is not done again
+    whole = tuned(pictures, towers["vit"], tmp_path / "whole", method, overrides=overrides)
+    assert_same_bytes(resumed, whole)
+    assert not (tmp_path / ".killed.tuning").exists()
+
+
+def test_a_damaged_state_is_a_clear_error(
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path
+) -> None:
+    def stop(record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(pictures, towers["vit"], tmp_path / "out", "lift", progress=stop)
+    (file,) = (tmp_path / ".out.tuning").glob("tensors-*.safetensors")
+    file.write_bytes(file.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(FitError, match="damaged.*--restart"):
+        tuned(pictures, towers["vit"], tmp_path / "out", "lift")
+    assert tuned(pictures, towers["vit"], tmp_path / "out", "lift", resume=False).fresh
