@@ -6,6 +6,21 @@ A reconstruction: of Sage only the abstract is public. Rows: a cosine head from 
 logit adjustment (neither part), with the compensation, with attention over the class texts, with
 both, each with the same learning rates and strengths of adjustment tried; then the weight of the
 compensation, and its three estimators, nothing tuned but the epoch.
+
+Measured on Emoji-LT with the embedded encoder: test split (1,651 images, 280 families), five seeds,
+mean ± sd; groups many n>100, medium, few n<20; differences in mean accuracy per class with 95 %
+intervals of the paired bootstrap over families. Four settings each tried on the validation split
+(seed 0), which also chose the epoch.
+
+                      mean/class        many      medium         few  against neither
+    neither           40.6 ± 0.2  59.3 ± 2.4  37.5 ± 0.8  29.8 ± 2.5
+    compensation      41.1 ± 0.2  61.7 ± 0.8  35.3 ± 0.4  32.8 ± 0.7  +0.5 (-0.5 to 1.6)
+    attention         41.0 ± 0.4  53.7 ± 1.7  38.1 ± 0.7  35.0 ± 1.2  +0.4 (-0.7 to 1.5)
+    both              39.9 ± 0.6  57.0 ± 1.7  35.0 ± 1.5  33.1 ± 1.9  -0.7 (-1.8 to 0.2)
+
+No row can be told from logit adjustment with neither part; attention moves accuracy from many to
+few. The rows took 8 minutes on a CPU core shared with other work; the sweeps of the weight and of
+the estimators are not measured yet.
 """
 
 from __future__ import annotations
