@@ -208,3 +208,19 @@ def test_the_class_token_enters_the_last_block_as_it_was() -> None:
         tokens = plain.transformer.resblocks[0](plain._embeds(images))
     assert torch.equal(seen[0][:, 0], tokens[:, 0])
     assert not torch.allclose(seen[0][:, 1:], tokens[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "stacked", "single"),
+    [("vit", "attn.parametrizations.in_proj_weight", "attn.out_proj.parametrizations.weight"),
+     ("timm_vit", "attn.qkv.parametrizations.weight", "attn.proj.parametrizations.weight")],
+)  # fmt: skip
+def test_query_key_and_value_have_changes_of_their_own(
+    kind: str, stacked: str, single: str
+) -> None:
+    state = adapted(kind, "lora", mlp=False).state_dict()
+    shapes = {name: tensor.shape for name, tensor in state.items() if name.endswith(".0.up")}
+    width = sites_of(base_model(kind).visual)[0].width
+    assert {tuple(s) for n, s in shapes.items() if stacked in n} == {(3, width, 2)}
+    assert {tuple(s) for n, s in shapes.items() if single in n} == {(1, width, 2)}
+    assert all(stacked in name or single in name for name in shapes)
