@@ -66,6 +66,16 @@ def test_passing_over_rows_by_their_bound_loses_none(classes: int, block: int, t
     check_lists(scores, values, queries, labels, 11)
 
 
+@pytest.mark.parametrize("sentences", [2, 3])
+def test_the_best_of_several_sentences_of_many_classes(sentences: int) -> None:
+    values, _ = make(900, 2, dim=16, seed=6)
+    rng = np.random.default_rng(6)
+    queries = Queries(unit(rng.normal(size=(sentences, 150, 16))), 0.05)
+    labels = rng.permutation(150)[:70]
+    scores = score_pool(ArrayPool(values), queries, labels, 9, block=128)
+    check_lists(scores, values, queries, labels, 9)
+
+
 def test_a_flood_of_equal_images_is_ordered_by_row() -> None:
     values, queries = make(4000, 300, dim=16, copies=2000, seed=3)
     labels = np.arange(0, 300, 9)
