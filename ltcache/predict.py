@@ -150,10 +150,14 @@ def load_for_run(
     device: str,
     precision: str,
 ) -> Encoder:
-    """Load the encoder that is named, or else the one that the run's record names."""
+    """Load the encoder that is named, or else the checkpoint that the run lies in (that of a
+    fine-tuning does), or else the one that the run's record names."""
     from ltcache.class_texts import recorded_encoder
-    from ltcache.encoder import load_encoder
+    from ltcache.encoder import is_checkpoint, load_encoder
 
+    above = None if run.path is None else run.path.resolve().parent
+    if model is None and pretrained is None and above is not None and is_checkpoint(above):
+        model = f"local-dir:{above}"
     if model is None:
         named = _provenance(run)
         model, pretrained = recorded_encoder(named, str(run.path or "the run"), pretrained)

@@ -57,7 +57,11 @@ _PRECISIONS = ["fp32", "bf16", "fp16"]
 @click.option("--track", type=click.Path(path_type=Path), help="Folder for TensorBoard.")
 @click.option("--save-every", type=click.IntRange(1), help="Steps between savings; 5 minutes.")
 @click.option("--restart", is_flag=True, help="Throw an unfinished training away.")
-@click.option("--overwrite", is_flag=True, help="Replace a finished checkpoint of other settings.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a finished checkpoint of other settings, with the cache and run in it.",
+)
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
 @general
 def command(
