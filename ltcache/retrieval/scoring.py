@@ -18,7 +18,7 @@ from torch import Tensor
 from ltcache.errors import UsageError
 from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import Queries
-from ltcache.retrieval.scoring_lists import TopLists
+from ltcache.retrieval.scoring_lists import Exact, TopLists
 from ltcache.retrieval.scoring_screen import Screen
 from ltcache.retrieval.scoring_screen import log_odds as log_odds
 
@@ -28,6 +28,7 @@ DECIMALS = 9
 """Digits of log-odds that count: below them the order of summation decides, and the row instead."""
 
 _OVERSAMPLING = {"fp32": 1, "bf16": 2}
+_LAST = 8  # entries of a list that errors of a low precision are measured on
 _EXACT_ROWS = 256  # rows scored in float64 at once
 
 
@@ -77,8 +78,9 @@ def score_pool(
     """Return the ``top`` images of each class in one pass over the pool.
 
     With ``fp32`` the lists are those of a float64 computation: what rounding could hide is kept
-    and scored again in float64. With ``bf16`` twice as many candidates as wanted are scored again;
-    an image that rounding moved further is lost. Equal log-odds are ordered by row number.
+    and scored again in float64. With ``bf16`` at most twice as many candidates as wanted are
+    scored again, those within reach of the largest error that was found where the lists end; an
+    image that rounding moved further is lost. Equal log-odds are ordered by row number.
 
     Args:
         pool: the images. queries: of all C classes.
@@ -109,9 +111,31 @@ def score_pool(
         done += len(rows)
         if progress:
             progress(done, total)
-    rows, where, _ = lists.entries()
+    rows, where, values = lists.entries()
+    if precision != "fp32":
+        rows, where = _within_reach(rows, where, values, exact, top)
     found = exact_scores(pool, queries, rows, labels[where], device=device)
     return ranked(rows, where, *found, labels, top)
+
+
+def _within_reach(
+    rows: np.ndarray, where: np.ndarray, values: np.ndarray, exact: Exact, top: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the candidates that rounding may have kept out of the first ``top`` of their class.
+
+    How far rounding reaches is measured where lists end, on the last of the first ``top``.
+
+    Args:
+        rows, where, values: candidates by place of class, then by value, best first.
+    """
+    counts = np.bincount(where)
+    start = np.cumsum(counts) - counts
+    rank = np.arange(len(where)) - start[where]
+    last = (rank < top) & (rank >= top - _LAST)
+    error = np.abs(exact(rows[last], where[last]) - values[last]).max(initial=0.0)
+    ends = values[start + np.minimum(counts, top) - 1]
+    stay = values >= ends[where] - 2 * error
+    return rows[stay], where[stay]
 
 
 def exact_scores(
