@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from ltcache.encoder import Encoder
 
 HEAD_FILE, HISTORY_FILE = "head.safetensors", "history.jsonl"
-_MICRO = 128  # images in one pass on a CPU; more only take memory
+_ON_CPU = 32  # images in one pass: activations stay in the cache, a third faster than 128
+_ALL_ON_CPU = 128  # where each pass has a price of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,8 @@ def finetune(
         device: see :func:`ltcache.encoder.load_encoder`; under torchrun ``auto`` is the rank's GPU.
         workers: loading processes; None: one less than the processors, 0: none.
         micro_batch: most images in one pass through the tower; the gradient stays that of the
-            whole batch, whatever the loss. None: the whole batch on a GPU, 128 on a CPU.
+            whole batch, whatever the loss. None: the whole batch on a GPU; 32 on a CPU, 128 where
+            a contrastive loss has to embed each image twice or texts are encoded in each pass.
         checkpointing: compute activations again on the way back instead of keeping them.
         compiled: let torch.compile make the image tower's forward.
         track: folder of TensorBoard logs, or None.
@@ -156,7 +158,7 @@ def finetune(
             training = Training(
                 tuning, assembly.step, assembly.batches,
                 assembly.judge if assembly.val is not None else None,
-                state, seed, micro_batch or (tuning.optimisation.batch if place.on_gpu else _MICRO),
+                state, seed, micro_batch or _micro_batch(assembly, place),
                 save_every, place.wrapped(assembly.step), place.first, report,
             )  # fmt: skip
             done = train(training)
@@ -179,6 +181,15 @@ def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) 
 def _check_precision(tuning: FineTuning, place: Processes) -> None:
     if tuning.optimisation.precision == "fp16" and not place.on_gpu:
         raise UsageError("optimisation.precision=fp16 needs a GPU; on a CPU use fp32 or bf16")
+
+
+def _micro_batch(assembly: Assembly, place: Processes) -> int:
+    """Return how many images go through the tower at once, where nobody says."""
+    if place.on_gpu:
+        return assembly.tuning.optimisation.batch
+    step = assembly.step
+    texts = step.texts is not None and step.texts.trains
+    return _ON_CPU if step.objective.by_rows and not texts else _ALL_ON_CPU
 
 
 def _finished(out: Path, config: Mapping[str, Any], overwrite: bool) -> FineTuned | None:

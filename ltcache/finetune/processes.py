@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,7 +47,7 @@ class Processes:
         """Return a step whose gradients are the mean over all processes."""
         if self.ranks == 1:
             return step
-        parallel = nn.parallel.DistributedDataParallel
+        parallel: Any = nn.parallel.DistributedDataParallel
         known = inspect.signature(parallel).parameters  # torch 2.15 has given it another name
         still = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         # towers may hold weights that no loss reaches, such as a projection behind `pooled`
