@@ -198,12 +198,12 @@ def calibrate_near(
     Two training images of different units (the manifest's ``unit`` column; without one every image
     is its own, but for equal bytes) are not duplicates, however alike; so the share of them whose
     nearest image of another unit scores a value or more is the rate of false alarms there. It is a
-    rate over training images. Images of rare classes, which is what a retrieval looks for, are taken
-    for copies more often: few of their kind are around them, and in training fewer than among all
-    labelled images, so that leaving out their own unit leaves hardly one that they could be taken
-    for. Of Emoji-LT's validation images of few-shot classes 3.7 % are, at a named rate of 1 %, and
-    1.1 % at the default of 0.3 %, for which planted crops and mirrored images are found half of the
-    time in place of three quarters.
+    rate over training images. Images of rare classes, which is what a retrieval looks for, are
+    taken for copies more often: few of their kind are around them, and in training fewer than among
+    all labelled images, so that leaving out their own unit leaves hardly one that they could be
+    taken for. Of Emoji-LT's validation images of few-shot classes 3.7 % are, at a named rate of
+    1 %, and 1.1 % at the default of 0.3 %, for which planted crops and mirrored images are found
+    half of the time in place of three quarters.
 
     Args:
         false_alarm: that share, above 0 and below 1.
