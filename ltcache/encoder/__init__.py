@@ -5,7 +5,7 @@ The only importer of open_clip and timm.
 
 from __future__ import annotations
 
-from ltcache.encoder.checkpoint import mix_weights, save_checkpoint
+from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
 from ltcache.encoder.child import Child, is_checkpoint, read_checkpoint
 from ltcache.encoder.encoder import Encoder, PendingFeatures
 from ltcache.encoder.load import load_encoder
@@ -27,5 +27,6 @@ __all__ = [
     "openai_simple_templates",
     "openai_templates",
     "read_checkpoint",
+    "require_place",
     "save_checkpoint",
 ]

@@ -63,7 +63,7 @@ def save_checkpoint(
             changed since its encoder was made, or a parent that no name can be given for.
     """
     folder = Path(folder)
-    _require_place(folder, parent)
+    require_place(folder, parent)
     state, before = _current_state(encoder, "encoder"), float_state(parent.model)
     content = {
         "format": FORMAT,
@@ -122,7 +122,12 @@ def mix_weights(model: Any, parent: Mapping[str, torch.Tensor], alpha: float) ->
                 tensor.copy_(torch.lerp(start, tensor, alpha))
 
 
-def _require_place(folder: Path, parent: Encoder) -> None:
+def require_place(folder: Path, parent: Encoder) -> None:
+    """Refuse a folder that :func:`save_checkpoint` could not write to, before there is anything.
+
+    Raises:
+        UsageError: something else lies there, or it is the parent.
+    """
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken and not is_checkpoint(folder):
         raise UsageError(f"{folder} exists and is no checkpoint; choose another --out")

@@ -85,6 +85,16 @@ class Assembly:
     groups: Mapping[str, Any] | None
     trained: int
 
+    def __enter__(self) -> Assembly:
+        """Nothing is opened before the first image."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the loading processes."""
+        self.batches.close()
+        if self.val is not None:
+            self.val.close()
+
     @torch.no_grad()
     def classifier(self) -> Head:
         """Return what predicts now: the head, or the class texts as a head."""
@@ -127,6 +137,8 @@ def assemble(
         UsageError: settings that do not go together. FitError: data that cannot be trained on.
     """
     _check(tuning, parent)
+    if not manifest.num_classes:
+        raise FitError(f"{manifest.name}: there are no classes to tune for")
     model = _model(manifest, tuning, parent, seed).to(place.device)
     if means.checkpointing:
         set_checkpointing(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import digest
-from ltcache.encoder import is_checkpoint, load_encoder, read_checkpoint, save_checkpoint
+from ltcache.encoder import (
+    is_checkpoint,
+    load_encoder,
+    read_checkpoint,
+    require_place,
+    save_checkpoint,
+)
 from ltcache.encoder.towers import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
 from ltcache.finetune.assembly import Assembly, Means, assemble
@@ -33,6 +40,8 @@ from ltcache.metrics import Metrics, evaluate_logits
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
+
+log = logging.getLogger(__name__)
 
 HEAD_FILE, HISTORY_FILE = "head.safetensors", "history.jsonl"
 _ON_CPU = 32  # images in one pass: activations stay in the cache, a third faster than 128
@@ -139,11 +148,12 @@ def finetune(
     tuning = tuning_by_name(method) if isinstance(method, str) else method
     tuning = override_tuning(tuning, overrides)
     with processes(device) as place:
-        _check_precision(tuning, place)
+        _check_device(tuning, place)
         parent = load_encoder(model, pretrained, device="cpu", activation=activation)
         config = _config(tuning, seed, manifest, parent)
         if (there := _finished(out, config, overwrite)) is not None:
             return there
+        require_place(out, parent)
         state = StateFolder(out.parent / f".{out.name}.tuning", config)
         if not resume and place.first:
             state.remove()
@@ -154,7 +164,7 @@ def finetune(
             means=Means(workers, checkpointing, compiled),
             allow_double_correction=allow_double_correction,
         )  # fmt: skip
-        with tracked(progress, track if place.first else None) as report:
+        with assembly, tracked(progress, track if place.first else None) as report:
             training = Training(
                 tuning, assembly.step, assembly.batches,
                 assembly.judge if assembly.val is not None else None,
@@ -162,8 +172,8 @@ def finetune(
                 save_every, place.wrapped(assembly.step), place.first, report,
             )  # fmt: skip
             done = train(training)
-        place.wait()  # nobody takes the state away from under another
-        return _finish(assembly, done, parent, place, state, out)
+            place.wait()  # nobody takes the state away from under another
+            return _finish(assembly, done, parent, place, state, out)
 
 
 def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> dict[str, Any]:
@@ -178,7 +188,9 @@ def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) 
     return plain
 
 
-def _check_precision(tuning: FineTuning, place: Processes) -> None:
+def _check_device(tuning: FineTuning, place: Processes) -> None:
+    if place.device.type not in ("cpu", "cuda"):  # losses keep their counts in float64
+        raise UsageError(f"device {place.device.type!r}: encoders are tuned on cpu or cuda")
     if tuning.optimisation.precision == "fp16" and not place.on_gpu:
         raise UsageError("optimisation.precision=fp16 needs a GPU; on a CPU use fp32 or bf16")
 
@@ -232,6 +244,12 @@ def _finish(
         judge = assembly.judge if assembly.val is not None else None
         averaged = average_weights(step, assembly.start, tuning, judge)
     metrics = _metrics(assembly)
+    if failures := assembly.batches.failures:
+        uri, reason = next(iter(failures.items()))
+        log.warning(
+            "%d images could not be read and were left out, such as %s (%s)",
+            len(failures), uri, reason,
+        )  # fmt: skip
     encoder = parent.with_model(step.model)
     head = None if step.head is None else copy.deepcopy(step.head).cpu().eval()
     seconds = done.seconds + time.perf_counter() - began

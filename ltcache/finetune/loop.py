@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,15 +208,16 @@ class _Epoch:
         def seeded(micro: int) -> None:
             torch.manual_seed(mixed_seed(training.seed, number, rank, micro))
 
-        loss = accumulate(
-            training.distributed or training.step,
-            batch.pixels.to(self.device, non_blocking=True),
-            batch.labels.to(self.device, non_blocking=True),
-            micro_batch=training.micro_batch,
-            progress=number / (self.epochs * self.steps),
-            backward=lambda value: self.scaler.scale(value).backward(),
-            seeded=seeded,
-        )
+        with _enough_memory(training):
+            loss = accumulate(
+                training.distributed or training.step,
+                batch.pixels.to(self.device, non_blocking=True),
+                batch.labels.to(self.device, non_blocking=True),
+                micro_batch=training.micro_batch,
+                progress=number / (self.epochs * self.steps),
+                backward=lambda value: self.scaler.scale(value).backward(),
+                seeded=seeded,
+            )
         if optimisation.clip is not None:
             self.scaler.unscale_(self.optimiser)
             torch.nn.utils.clip_grad_norm_(list(training.parameters.values()), optimisation.clip)
@@ -310,6 +312,20 @@ class _Epoch:
         state = training.step.objective.state_dict()
         tensors |= {f"objective.{name}": value for name, value in state.items()}
         training.state.write(place, tensors)
+
+
+@contextmanager
+def _enough_memory(training: Training) -> Iterator[None]:
+    """Say what to do where a GPU's memory does not hold a pass."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        size = min(training.micro_batch, training.tuning.optimisation.batch)
+        raise FitError(
+            f"the GPU's memory does not hold {size} images at a time: pass --micro-batch "
+            f"{max(1, size // 2)} (the gradient stays that of the batch), --checkpointing, or "
+            "-s optimisation.precision=bf16; the training goes on where it was saved"
+        ) from None
 
 
 def _factor(optimiser: torch.optim.Optimizer) -> float:

@@ -169,6 +169,38 @@ def test_a_finished_checkpoint_is_opened_and_never_replaced_by_another(tune: Tun
     assert tune("full", overwrite=True).fresh
 
 
+def test_a_place_that_is_taken_is_refused_before_anything_is_trained(
+    tune: Tune, tmp_path: Path
+) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "notes.txt").write_text("mine")
+    told: list[Any] = []
+    with pytest.raises(UsageError, match="is no checkpoint"):
+        tune("lift", progress=told.append)
+    assert not told and not (tmp_path / ".tuned.tuning").exists()
+
+
+def test_a_pass_that_memory_does_not_hold_names_the_remedy(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("ltcache.finetune.loop.accumulate", full)
+    with pytest.raises(FitError, match="does not hold 8 images.*--micro-batch 4"):
+        tune("lift")
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(
+    tune: Tune, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_pictures(tmp_path / "images")
+    (folder / "red fox" / "010.png").write_bytes(b"no image")
+    tuned = tune("lift", source=read_pictures(folder))
+    assert list(tuned.record["failures"]) == ["red fox/010.png"]
+    assert "1 images could not be read" in caplog.text
+
+
 def test_progress_tells_speed_and_time_left(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ltcache.finetune.loop._TICK", 0.0)
     told: list[dict[str, Any]] = []
