@@ -1,0 +1,147 @@
+"""How much of an encoder should be tuned: nothing, few weights in every block (LIFT), or all?
+
+    python -m pipelines.lift --out lift-tuned
+
+Zero-shot; the best head on frozen features (of ten, chosen on the validation split); LIFT and
+LIFT+; the same with biases, normalisations or low-rank changes in place of the adapters; every
+weight, the same weights averaged with those of the start (WiSE-FT), and every weight after a linear
+probe. LIFT also with the logits of five test-time crops. WiSE-FT and five crops are of the same
+training as the line above them.
+
+Of every line the learning rate is tried (three, first seed) and the epoch chosen on the validation
+split, and so is WiSE-FT's share; frozen heads have as many trials. Epochs (4) and batch (128) are
+those of every pipeline that tunes encoders; the source has 10 and 128. Results lie in OUT/tunings
+and are shared with pipelines.finetuned.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ltcache.cache import open_cache
+from ltcache.encoder import load_encoder
+from ltcache.extract import extract
+from ltcache.finetune import FineTuned, override_tuning, tuning_by_name
+from ltcache.finetune.assembly import Means, assemble
+from ltcache.finetune.averaging import average_weights
+from ltcache.finetune.processes import processes
+from ltcache.finetune.renewal import renew
+from ltcache.finetune.tuned_run import tuned_run
+from ltcache.manifest import Manifest
+from ltcache.report import Scored
+from ltcache.report.comparison import scored
+from ltcache.run import open_run
+from pipelines.tunings import (
+    TEST,
+    Child,
+    Line,
+    Study,
+    best_frozen,
+    measured,
+    options,
+    rates,
+    report,
+    scored_logits,
+    zero_shot,
+)
+
+FEW = rates(3e-2, 1e-2, 1e-1)
+ALL = rates(1e-4, 3e-5, 3e-4)
+CROPS = "five"
+AVERAGED = "wise-ft"
+
+
+def five_crops(child: Child) -> Scored:
+    """Return the tuned head on the mean of the logits of five crops of each test image."""
+    run = open_run(child.tuned.path / "run")
+    place = child.tuned.path / CROPS
+    extract(of_split(child.study.manifest, TEST), place, encoder=child.tuned.encoder, views=[CROPS])
+    cache = open_cache(place)
+    logits = run.logits(cache.features(TEST, run.record["field"], CROPS))
+    like = scored(run, child.cache)
+    cost = {**like.record["cost"], "encoder_passes": _passes(like) + cache.crops(CROPS) - 1}
+    return scored_logits(child.cache, {TEST: logits}, like, cost=cost)
+
+
+def averaged(child: Child) -> Scored:
+    """Return WiSE-FT of what was tuned: weights and head averaged with those of the start, the
+    share chosen on the validation split."""
+    tuned = between(child)
+    place = child.tuned.path / AVERAGED
+    cost = {
+        "finetune_seconds": tuned.seconds,
+        "finetune_passes": float(tuned.tuning.optimisation.epochs),
+    }
+    renew(child.study.cache, tuned.encoder, child.study.manifest, place / "cache", cost=cost)
+    cache = open_cache(place / "cache")
+    return scored(tuned_run(tuned, cache, place / "run", overwrite=True), cache)
+
+
+def between(child: Child) -> FineTuned:
+    """Return the tuned encoder and head after averaging, as `--method wise-ft` would leave them."""
+    study, tuned = child.study, child.tuned
+    tuning = override_tuning(tuning_by_name(AVERAGED), child.settings)
+    with processes(study.chosen.device) as place:
+        parent = load_encoder(study.chosen.model, device="cpu")
+        means = Means(study.chosen.loaders)
+        assembly = assemble(study.manifest, tuning, parent, place, seed=child.seed, means=means)
+        step = assembly.step.requires_grad_(False)
+        step.model.load_state_dict(tuned.encoder.model.state_dict())
+        assert step.head is not None and tuned.head is not None
+        step.head.load_state_dict(tuned.head.state_dict())
+        step.model.eval()
+        judge = assembly.judge if assembly.val is not None else None
+        found = average_weights(step, assembly.start, tuning, judge)
+        encoder = parent.with_model(step.model)
+    record = {
+        **tuned.record,
+        "tuned_on": {**tuned.record["tuned_on"], "average": found.tuned_on},
+        "chosen": {**tuned.record["chosen"], "average": found.share},
+        "averaged": found.scores,
+    }
+    head = copy.deepcopy(step.head).cpu().eval()
+    return replace(
+        tuned, tuning=tuning, encoder=encoder, head=head, average=found.share, record=record
+    )
+
+
+def of_split(manifest: Manifest, split: str) -> Manifest:
+    """Return the rows of one split as a manifest of their own."""
+    rows = manifest.rows.filter(pc.equal(manifest.rows["split"], split))
+    number = pa.array(np.arange(len(rows)), pa.int64())
+    return replace(manifest, rows=rows.set_column(rows.column_names.index("row_id"),
+                                                  rows.schema.field("row_id"), number))  # fmt: skip
+
+
+def _passes(line: Scored) -> float:
+    passes: float = line.record["cost"]["encoder_passes"]
+    return passes
+
+
+LIFT = Line("LIFT", "lift", FEW, then={"LIFT, five crops": five_crops})
+FULL = Line("full fine-tuning", "full", ALL, then={"WiSE-FT": averaged})
+LINES = (
+    LIFT,
+    Line("LIFT+", "lift-plus", FEW),
+    Line("bias", "bias", FEW),
+    Line("layer norm", "layer-norm", FEW),
+    Line("LoRA", "lora", FEW),
+    FULL,
+    Line("linear probe, then full", "lp-ft", ALL),
+)
+
+
+def main() -> None:
+    """Tune and print the table."""
+    study = Study.of(options(__doc__, "lift-tuned").parse_args())
+    frozen = best_frozen(study)
+    report(study, [zero_shot(study), frozen, *measured(study, LINES)], frozen.name, "lift")
+
+
+if __name__ == "__main__":
+    main()

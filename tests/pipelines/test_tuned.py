@@ -1,0 +1,171 @@
+"""The pipelines that tune encoders: from a few images to their tables, each tuning done once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache.errors import FitError
+from pipelines import ballad, finetuned, lift, sage, tin, tunings
+from tests.conftest import write_images
+from tests.encoder.tiny_models import write_tiny_clip
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a folder of images and the name of a tiny encoder."""
+    folder = tmp_path_factory.mktemp("tuned")
+    for split, counts in {"train": (24, 12, 6), "val": (4, 4, 4), "test": (6, 6, 6)}.items():
+        write_images(folder / split, dict(zip(("moth", "newt", "owl"), counts, strict=True)))
+    model = write_tiny_clip(tmp_path_factory.mktemp("model") / "tiny")
+    return folder, f"local-dir:{model}"
+
+
+@pytest.fixture
+def run(
+    few: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Any:  # fmt: skip
+    """Return a function that runs a pipeline as typed: what it printed, and what was tuned."""
+    source, model = few
+    tuned: list[tuple[str, bool]] = []
+    real = tunings.finetune_cache
+
+    def counted(source: Any, method: str, *arguments: Any, **more: Any) -> Any:
+        found = real(source, method, *arguments, **more)
+        tuned.append((method, found.tuned.fresh))
+        return found
+
+    monkeypatch.setattr(tunings, "finetune_cache", counted)
+    monkeypatch.setattr(tunings, "FROZEN", ("ncm", "lift-lp"))
+
+    def called(pipeline: ModuleType, *more: object, seeds: int = 1, trials: int = 1) -> str:
+        tuned.clear()
+        typed = ["--source", source, "--model", model, "--out", tmp_path / "out", "--epochs", 1,
+                 "--batch", 16, "--loaders", 0, "--workers", 1, "--device", "cpu",
+                 "--seeds", seeds, "--trials", trials, *more]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", [pipeline.__name__, *map(str, typed)])
+        pipeline.main()
+        return capsys.readouterr().out
+
+    called.tuned = tuned  # type: ignore[attr-defined]
+    called.out = tmp_path / "out"  # type: ignore[attr-defined]
+    return called
+
+
+def lines(file: Path) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in json.loads(file.read_text())["entries"]}
+
+
+def test_each_tuning_is_done_once_and_leaves_no_checkpoint(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sage, "LINES", sage.LINES[:2])
+    shown = run(sage, seeds=2, trials=2)
+    assert [fresh for _, fresh in run.tuned].count(True) == 2 * (2 + 1)  # trials, further seed
+    found = lines(run.out / "sage.json")
+    assert list(found) == ["Sage base", "+ guidance"]
+    for name, line in found.items():
+        assert line["trials"] == 2 and line["tuned_on"]["optimisation.lr"] == "val", name
+        assert line["cost"]["finetune_seconds"] > 0 and line["cost"]["encoder_passes"] == 2
+        tried = (
+            [record["settings"] for record in line["tuning"]["tried"]] if "tuning" in line else []
+        )
+        assert all(record["optimisation.epochs"] == 1 for record in tried)
+    assert "| + guidance" in shown and "nan" not in shown
+    left = sorted((run.out / "tunings").iterdir())
+    assert {"".join(path.suffixes) for path in left} == {".json", ".npz", ".trial.json"}
+    assert run(sage, seeds=2, trials=2) == shown and run.tuned == []
+    next(iter(run.out.glob("tunings/*-seed1.json"))).unlink()
+    assert run(sage, seeds=2, trials=2) and [fresh for _, fresh in run.tuned] == [True]
+
+
+def test_one_command_makes_the_table_and_takes_what_is_there(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(ballad)
+    monkeypatch.setattr(lift, "LINES", (lift.LIFT, lift.FULL))
+    run(lift)
+    assert [method for method, _ in run.tuned].count("full") == 1  # WiSE-FT is of the same
+    found = lines(run.out / "lift.json")
+    assert list(found)[2:4] == ["LIFT", "LIFT, five crops"] and "WiSE-FT" in found
+    assert found["WiSE-FT"]["tuned_on"]["average"] == "val"
+    five, one = found["LIFT, five crops"], found["LIFT"]
+    assert five["cost"]["encoder_passes"] == one["cost"]["encoder_passes"] + 4
+    assert five["scores"]["test"]["nll"] != one["scores"]["test"]["nll"]
+    shown = run(finetuned)
+    assert [method for method, _ in run.tuned] == ["tin", *["sage"] * 4]
+    table = lines(run.out / "finetuned.json")
+    assert table["LIFT"] == found["LIFT"] | {
+        key: table["LIFT"][key] for key in ("rank", "difference")
+    }
+    assert {"zero-shot", "BALLAD A", "BALLAD A+B", "TIN", "LIFT", "full fine-tuning"} <= set(table)
+    frozen = next(name for name in table if name.startswith("best frozen head: "))
+    assert f"points against {frozen}" in shown
+
+
+def test_every_table_of_tin(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tin, "POWERS", (0.7,))
+    shown = run(tin, "--table", "all")
+    assert len(run.tuned) == 4 + 2 + 3  # of tables 6, 7, 9; TIN itself is in all of them
+    assert all(f"Table {number}" in shown for number in "6789")
+    weights, towers, powers, parts = (lines(run.out / f"tin-table-{n}.json") for n in "6789")
+    same = [weights["image pretrained, text pretrained"], towers["image tuned, text tuned"],
+            powers["p = 0.7"], parts["+ seesaw, attention"]]  # fmt: skip
+    assert len({json.dumps(line["scores"]) for line in same}) == 1
+    assert len({json.dumps(line["scores"]) for line in parts.values()}) == 4
+    assert towers[tin.FROZEN]["cost"]["encoder_passes"] == 1
+
+
+def test_ballad_over_several_encoders(run: Any, few: tuple[Path, str], tmp_path: Path) -> None:
+    other = write_tiny_clip(tmp_path / "resnet", kind="resnet")
+    shown = run(ballad, "--models", f"{few[1]}:local-dir:{other}", "--code")
+    found = json.loads((run.out / "models.json").read_text())
+    assert len(found) == 2 and f"| local-dir:{other}" in shown
+    names = [entry["name"] for entry in found[few[1]]["entries"]]
+    assert (
+        names[:4] == ["zero-shot", "BALLAD B alone", "BALLAD A", "BALLAD A+B"] and len(names) == 6
+    )
+    assert ballad.split_models("RN50,openai:local-dir:/a:b") == [
+        "RN50,openai", "local-dir:/a", "b"
+    ]  # fmt: skip
+
+
+def test_a_trial_that_cannot_be_tuned_is_recorded_and_not_chosen(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tunings.finetune_cache
+
+    def diverging(*arguments: Any, **more: Any) -> Any:
+        if more["overrides"]["optimisation.lr"] == 1e-2:
+            raise FitError("the loss is nan")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(tunings, "finetune_cache", diverging)
+    monkeypatch.setattr(sage, "LINES", sage.LINES[:1])
+    run(sage, trials=2)
+    record = json.loads((run.out / "sage.json").read_text())["tunings"][sage.BASE]
+    assert record["tried"][1]["failed"] == "the loss is nan"
+    assert record["chosen"] == {"optimisation.lr": 3e-2}
+    monkeypatch.setattr(sage, "LINES", (tunings.Line("x", "sage", sage.RATES[1:2] * 2),))
+    with pytest.raises(FitError, match="no trial could be tuned: the loss is nan"):
+        run(sage, "--seeds", "1", trials=2)
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    from ltcache.metrics import evaluate_logits
+    from ltcache.report import Scored
+
+    metrics = evaluate_logits(np.eye(3), np.arange(3), np.array([3, 2, 1]), bootstrap=10)
+    right = np.array([True, False, True])
+    one = Scored(4, {"test": metrics}, {"test": right}, {"tuned_on": {"epoch": "val"}})
+    tunings.write_scored(tmp_path / "x.json", {"": one})
+    found = tunings.read_scored(tmp_path / "x.json", 4)[""]
+    assert found.metrics["test"] == metrics and (found.right["test"] == right).all()
+    assert found.record == one.record and found.seed == 4
