@@ -35,6 +35,7 @@ from ltcache.finetune.step import EMBEDDING, Embedder, Step, trained_parameters
 from ltcache.fit import Rows
 from ltcache.fit.train import choose_by
 from ltcache.heads import HEADS, Head, HeadContext
+from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest
 from ltcache.methods import FIELDS
 from ltcache.prompts import class_sentences
@@ -190,7 +191,7 @@ def assemble(
     head, init = start.head()
     objective = Objective(tuning.terms, counts, estimated=estimated, seed=seed)
     step = Step(embed, objective, head=head, field=field, texts=trained_texts).to(place.device)
-    _freeze(step, tuning)
+    _freeze(step, tuning, parent.preprocessing)
     return Assembly(
         tuning,
         step,
@@ -322,8 +323,8 @@ def _channels_last(model: Any, parent: Encoder, tuning: FineTuning, place: Proce
     return False
 
 
-def _freeze(step: Step, tuning: FineTuning) -> None:
-    """Freeze parts whose learning rate has the factor 0.
+def _freeze(step: Step, tuning: FineTuning, preprocessing: Preprocessing) -> None:
+    """Freeze parts whose learning rate has the factor 0, and what no loss reaches.
 
     Raises:
         FitError: nothing is left to train.
@@ -331,8 +332,31 @@ def _freeze(step: Step, tuning: FineTuning) -> None:
     for name, parameter in step.named_parameters():
         if tuning.lr_factors[part_of(name)] == 0:
             parameter.requires_grad_(False)
+    _freeze_unreached(step, preprocessing)
     if not trained_parameters(step):
         raise FitError(
             "nothing trains: both towers are frozen, and there is neither adapter nor head (this "
             "is zero-shot; ltcache zero-shot gives its numbers)"
         )
+
+
+def _freeze_unreached(step: Step, preprocessing: Preprocessing) -> None:
+    """Freeze weights that what is trained does not depend on, such as the projection behind
+    ``pooled``: they would stay as they are, and several processes would wait for their gradients.
+    """
+    step.eval()
+    grey = torch.full((1, 3, *preprocessing.size), 127, dtype=torch.uint8, device=step.device)
+    fields = step.embed(grey)
+    reached = [rows.sum() for rows in fields.values()]
+    if step.texts is not None:
+        label = torch.zeros(1, dtype=torch.long, device=step.device)
+        reached += [step.texts(label).sum(), step.logit_scale.sum()]
+    if step.head is not None:
+        reached.append(step.head(fields[step.field]).sum())
+    total = torch.stack(reached).sum()
+    if total.requires_grad:
+        total.backward()
+    for parameter in step.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None

@@ -77,8 +77,18 @@ def train(training: Training) -> Place:
         while place.epoch < epochs:
             _Epoch(training, optimiser, scaler, place).run()
     if place.best_epoch:
-        load_trained(training.parameters, training.state.read_best(place.best_epoch))
+        _to_best(training, place.best_epoch)
     return place
+
+
+@torch.no_grad()
+def _to_best(training: Training, epoch: int) -> None:
+    """Put the best epoch's values in place, in all processes."""
+    if training.writer:
+        load_trained(training.parameters, training.state.read_best(epoch))
+    if ranks() > 1:
+        for parameter in training.parameters.values():
+            torch.distributed.broadcast(parameter, 0)
 
 
 def make_optimiser(training: Training) -> torch.optim.Optimizer:

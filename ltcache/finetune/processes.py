@@ -50,11 +50,9 @@ class Processes:
         parallel: Any = nn.parallel.DistributedDataParallel
         known = inspect.signature(parallel).parameters  # torch 2.15 has given it another name
         still = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        # towers may hold weights that no loss reaches, such as a projection behind `pooled`
         wrapped: nn.Module = parallel(
             step,
             device_ids=[self.device] if self.on_gpu else None,
-            find_unused_parameters=True,
             **{still: False},
         )
         return wrapped
