@@ -60,9 +60,9 @@ class (mean of the two classes, then the common and the rare one; test split):
     tau-norm           78.5 ± 0.6  60.6 ± 1.3  96.3 ± 0.0
 
 These 38 methods took 6 minutes of training, counted run by run. The other 16 ran with one seed and
-10 epochs: ballad+h2t 94.8, ride-linear+h2t 94.0, ride+h2t 93.8, ballad-linear+h2t 93.5, ballad-linear
-93.1, ballad-cosine+h2t 92.2, reslt-cosine+h2t 90.7, ballad-cosine 86.4, mislas-cosine+h2t 85.9,
-gcl-linear+h2t 85.1, reslt-cosine 85.0, reslt+h2t 84.7, mislas-cosine 82.1, ride-linear 81.3,
+10 epochs: ballad+h2t 94.8, ride-linear+h2t 94.0, ride+h2t 93.8, ballad-linear+h2t 93.5, ballad-
+linear 93.1, ballad-cosine+h2t 92.2, reslt-cosine+h2t 90.7, ballad-cosine 86.4, mislas-cosine+h2t
+85.9, gcl-linear+h2t 85.1, reslt-cosine 85.0, reslt+h2t 84.7, mislas-cosine 82.1, ride-linear 81.3,
 gcl-linear 79.7, reslt 79.6. With 27 test images of the rare class one of them is 3.7 points of its
 accuracy, so most of these differences are within chance.
 """

@@ -25,10 +25,10 @@ epoch (of five, chosen for cost) chosen on the validation split.
 The seesaw gives what there is to gain; the attention adds nothing that the intervals can tell from
 nothing. Validation data kept epochs 2 to 5 of the base and 1 to 5 of the attention.
 Of p, against 0, which is cross entropy (34.1 ± 0.6, few 19.3 ± 1.1): .3 35.0 ± 0.6 (few 21.3), .5
-36.2 ± 0.6 (24.6), .7 36.4 ± 0.4 (25.0 ± 2.8), .9 36.7 ± 0.2 (24.8), 1.1 36.9 ± 0.6 (27.3 ± 3.7; +2.8
-points, 1.8 to 3.7): it goes on rising past the 0.7 that the source found best, but more slowly.
-The rows took 30 minutes on a CPU core shared with other work, 2 s for a run on vectors and more
-than two minutes for one of the attention; the sweep of p took one minute.
+36.2 ± 0.6 (24.6), .7 36.4 ± 0.4 (25.0 ± 2.8), .9 36.7 ± 0.2 (24.8), 1.1 36.9 ± 0.6 (27.3 ± 3.7;
++2.8 points, 1.8 to 3.7): it goes on rising past the 0.7 that the source found best, but more
+slowly. The rows took 30 minutes on a CPU core shared with other work, 2 s for a run on vectors and
+more than two minutes for one of the attention; the sweep of p took one minute.
 """
 
 from __future__ import annotations
