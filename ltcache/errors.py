@@ -43,6 +43,10 @@ class FitError(LtcacheError, ValueError):
     """Data or settings that a head cannot be fitted with."""
 
 
+class DivergedError(FitError):
+    """A training whose loss is no longer finite: its learning rate is too high."""
+
+
 class IdentityError(LtcacheError, ValueError):
     """Features, classes or prompts that another encoder, list or checkpoint made.
 

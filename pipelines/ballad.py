@@ -39,7 +39,7 @@ from pipelines.tunings import (
 )
 
 HEAD = "ballad"
-RATES = rates(1e-3, 1e-4, 1e-2)
+RATES = rates(1e-3, 3e-4, 3e-3)
 B, A, BOTH = "BALLAD B alone", "BALLAD A", "BALLAD A+B"
 
 

@@ -9,9 +9,9 @@ probe. LIFT also with the logits of five test-time crops. WiSE-FT and five crops
 training as the line above them.
 
 Of every line the learning rate is tried (three, first seed) and the epoch chosen on the validation
-split, and so is WiSE-FT's share; frozen heads have as many trials. Epochs (4) and batch (128) are
-those of every pipeline that tunes encoders; the source has 10 and 128. Results lie in OUT/tunings
-and are shared with pipelines.finetuned.
+split, and so is WiSE-FT's share, at the learning rate of full fine-tuning; frozen heads have as
+many trials. Epochs (4) and batch (128) are those of every pipeline that tunes encoders; the source
+has 10 and 128. Results lie in OUT/tunings and are shared with pipelines.finetuned.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from pipelines.tunings import Line, Study, measured, options, rates, report
 RATES = rates(3e-2, 1e-2, 1e-1)
 PLAIN = {"loss": "logit_adjustment"}
 BARE = {"adapters": "none"}
-BASE, GUIDED, COMPENSATED, BOTH = "Sage base", "+ guidance", "+ compensation", "Sage (both)"
+BASE, BOTH = "Sage base", "Sage (both)"
+GUIDED, COMPENSATED = f"{BASE} + guidance", f"{BASE} + compensation"
 
 LINES = (
     Line(BASE, "sage", RATES, {**BARE, **PLAIN}),

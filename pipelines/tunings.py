@@ -22,7 +22,7 @@ import numpy as np
 
 from ltcache.cache import Cache, open_cache
 from ltcache.cache.fingerprint import digest
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import DivergedError, FitError, UsageError
 from ltcache.finetune import (
     FineTuned,
     FineTuning,
@@ -238,7 +238,7 @@ def trial(study: Study, line: Line, settings: dict[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {"settings": settings}
     try:
         tuned = study.tuned(line, settings, seed, extraction=False).tuned
-    except FitError as error:  # such as a loss that is no longer finite
+    except DivergedError as error:
         record["failed"] = str(error)
     else:
         assert tuned.metrics is not None

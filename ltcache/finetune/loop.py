@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ltcache.encoder.towers import train_mode
-from ltcache.errors import FitError
+from ltcache.errors import DivergedError, FitError
 from ltcache.finetune.batches import Batch, ImageBatches
 from ltcache.finetune.gather import joined, ranks
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
@@ -66,7 +66,8 @@ def train(training: Training) -> Place:
     """Train to the end, from where the state's folder says; the best epoch is put in place.
 
     Raises:
-        FitError: the loss is no longer finite. IdentityError: the state is of another training.
+        DivergedError: the loss is no longer finite.
+        IdentityError: the state is of another training.
     """
     optimiser = make_optimiser(training)
     scaler = make_scaler(training)
@@ -279,7 +280,7 @@ class _Epoch:
     def _require_finite(self) -> None:
         if not math.isfinite(value := float(self.total)):
             lr = self.training.tuning.optimisation.lr
-            raise FitError(
+            raise DivergedError(
                 f"the loss is {value} in epoch {self.place.epoch + 1}, step {self.place.step}; "
                 f"lower optimisation.lr ({lr:g}), or set optimisation.clip=1"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,7 +71,7 @@ def test_each_tuning_is_done_once_and_leaves_no_checkpoint(
     shown = run(sage, seeds=2, trials=2)
     assert [fresh for _, fresh in run.tuned].count(True) == 2 * (2 + 1)  # trials, further seed
     found = lines(run.out / "sage.json")
-    assert list(found) == ["Sage base", "+ guidance"]
+    assert list(found) == ["Sage base", "Sage base + guidance"]
     for name, line in found.items():
         assert line["trials"] == 2 and line["tuned_on"]["optimisation.lr"] == "val", name
         assert line["cost"]["finetune_seconds"] > 0 and line["cost"]["encoder_passes"] == 2
@@ -78,7 +79,7 @@ def test_each_tuning_is_done_once_and_leaves_no_checkpoint(
             [record["settings"] for record in line["tuning"]["tried"]] if "tuning" in line else []
         )
         assert all(record["optimisation.epochs"] == 1 for record in tried)
-    assert "| + guidance" in shown and "nan" not in shown
+    assert "| Sage base + guidance" in shown and "nan" not in shown
     left = sorted((run.out / "tunings").iterdir())
     assert {"".join(path.suffixes) for path in left} == {".json", ".npz", ".trial.json"}
     assert run(sage, seeds=2, trials=2) == shown and run.tuned == []
@@ -137,25 +138,34 @@ def test_ballad_over_several_encoders(run: Any, few: tuple[Path, str], tmp_path:
     ]  # fmt: skip
 
 
-def test_a_trial_that_cannot_be_tuned_is_recorded_and_not_chosen(
+def test_a_trial_that_diverges_is_recorded_and_not_chosen(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = tunings.finetune_cache
-
-    def diverging(*arguments: Any, **more: Any) -> Any:
-        if more["overrides"]["optimisation.lr"] == 1e-2:
-            raise FitError("the loss is nan")
-        return real(*arguments, **more)
-
-    monkeypatch.setattr(tunings, "finetune_cache", diverging)
-    monkeypatch.setattr(sage, "LINES", sage.LINES[:1])
+    line = tunings.Line("bias", "bias", tunings.rates(3e-2, 1e36))
+    monkeypatch.setattr(sage, "LINES", (line,))
+    monkeypatch.setattr(sage, "BASE", "bias")
     run(sage, trials=2)
-    record = json.loads((run.out / "sage.json").read_text())["tunings"][sage.BASE]
-    assert record["tried"][1]["failed"] == "the loss is nan"
-    assert record["chosen"] == {"optimisation.lr": 3e-2}
-    monkeypatch.setattr(sage, "LINES", (tunings.Line("x", "sage", sage.RATES[1:2] * 2),))
-    with pytest.raises(FitError, match="no trial could be tuned: the loss is nan"):
-        run(sage, "--seeds", "1", trials=2)
+    record = json.loads((run.out / "sage.json").read_text())["tunings"]["bias"]
+    assert "lower optimisation.lr (1e+36)" in record["tried"][1]["failed"]
+    assert record["chosen"] == {"optimisation.lr": 3e-2} and record["trials"] == 2
+    assert not list(run.out.glob("tunings/.*"))
+    monkeypatch.setattr(sage, "LINES", (replace(line, tried=line.tried[1:] * 2),))
+    with pytest.raises(FitError, match="bias: no trial could be tuned: the loss is"):
+        run(sage, trials=2)
+
+
+def test_a_trial_that_something_else_ends_is_tried_again(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **more: Any) -> Any:
+        raise FitError("the GPU's memory does not hold 128 images")
+
+    monkeypatch.setattr(sage, "LINES", sage.LINES[:1])
+    with monkeypatch.context() as patch, pytest.raises(FitError, match="does not hold"):
+        patch.setattr(tunings, "finetune_cache", full)
+        run(sage, trials=2)
+    run(sage, trials=2)
+    assert len(run.tuned) == 3  # two trials, and the extraction of the chosen one
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
