@@ -111,11 +111,12 @@ def between(child: Child) -> FineTuned:
 
 
 def of_split(manifest: Manifest, split: str) -> Manifest:
-    """Return the rows of one split as a manifest of their own."""
+    """Return the rows of one split as a manifest of their own, without descriptions."""
     rows = manifest.rows.filter(pc.equal(manifest.rows["split"], split))
     number = pa.array(np.arange(len(rows)), pa.int64())
-    return replace(manifest, rows=rows.set_column(rows.column_names.index("row_id"),
-                                                  rows.schema.field("row_id"), number))  # fmt: skip
+    place = rows.column_names.index("row_id")
+    rows = rows.set_column(place, rows.schema.field(place), number)
+    return replace(manifest, rows=rows, descriptions=None)
 
 
 def _passes(line: Scored) -> float:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ FROZEN = (
 """Heads on frozen features that validation data choose among."""
 ZERO_SHOT = "zero-shot"
 TEST = "test"
+_MINUTE = 60.0
 
 Settings = Mapping[str, Any]
 
@@ -286,10 +288,14 @@ def zero_shot(study: Study, prompts: str | None = None, name: str = ZERO_SHOT) -
     return Entry(name, ZERO_SHOT, {}, [replace(one, seed=seed) for seed in study.seeds])
 
 
-def best_frozen(study: Study, methods: Sequence[str] = FROZEN) -> Entry:
-    """Return the head on frozen features that is best on the validation split, each method tuned
-    there with the same number of trials."""
-    found = compared(study.cache, methods, study.chosen, study.chosen.out / "frozen")
+def best_frozen(study: Study) -> Entry:
+    """Return the head of :data:`FROZEN` that is best on the validation split, each method tuned
+    there with the same number of trials.
+
+    Raises:
+        UsageError: there is no validation split.
+    """
+    found = compared(study.cache, FROZEN, study.chosen, Path(study.chosen.out) / "frozen")
     entries = found.comparison["entries"]
     best = max(entries, key=lambda entry: _val_mean(entry, study))
     runs = [scored(open_run(found.out / path), study.cache) for path in best["runs"]]
@@ -441,16 +447,23 @@ def _with_trials(found: Scored, tuning: Settings) -> Scored:
 
 
 def _told(line: Line, settings: Settings, seed: int) -> Callable[[dict[str, Any]], None]:
-    """Return what prints a line per epoch."""
+    """Return what prints a line per epoch, and one a minute within it."""
     tried = ", ".join(f"{k.split('.')[-1]} {settings[k]}" for k in sorted(line.tried[0]))
+    told = time.monotonic()
 
     def tell(record: dict[str, Any]) -> None:
-        if "seconds" not in record:  # within an epoch
+        nonlocal told
+        if "seconds" in record:  # the end of an epoch
+            scored = "val_mean_per_class" in record
+            more = f", val {percent(record['val_mean_per_class'])}" if scored else ""
+        elif time.monotonic() - told < _MINUTE:
             return
-        scores = f", val {percent(record['val_mean_per_class'])}" if "val_nll" in record else ""
+        else:
+            more = f", step {record['step']} of {record['steps']}"
+        told = time.monotonic()
         print(
-            f"{line.name}, {tried}, seed {seed}: epoch {record['epoch']} of {record['epochs']}, "
-            f"loss {record['loss']:.3f}{scores}, {record['images_per_second']:.0f} images/s",
+            f"{line.name}, {tried}, seed {seed}: epoch {record['epoch']} of {record['epochs']}"
+            f"{more}, loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s",
             file=sys.stderr,
         )
 
