@@ -79,13 +79,23 @@ def command(
         options["extra"] = extra_rows(extra, weight)
     if seeds > 1:
         found = fit_seeds(cache, method, out, seeds=range(seeds), **options)
+        _say_unused(found.runs[0], options["prompts"])
         _show_seeds(found, out, as_json)
         return
     run = fit_adapter(cache, method, out, **options)
+    _say_unused(run, options["prompts"])
     if as_json:
         print_json(run.metrics_record())
         return
     _show(run)
+
+
+def _say_unused(run: Any, prompts: str | None) -> None:
+    if prompts is not None and run.record["prompts"] is None:
+        click.echo(
+            f"note: {run.method.name} uses no class texts, so --prompts {prompts} had no effect",
+            err=True,
+        )
 
 
 def _choose(

@@ -123,6 +123,16 @@ def test_json_for_machines(call: Call, cache: Path, images: Path, tmp_path: Path
     assert set(found["splits"]) == {"val", "test"}
 
 
+def test_prompts_that_a_method_does_not_use_are_said(
+    call: Call, cache: Path, tmp_path: Path
+) -> None:
+    quick = ("--prompts", "default", "-s", "optimisation.epochs=1")
+    status, _, err = call("fit-adapter", cache, "--method", "crt", "--out", tmp_path / "r", *quick)
+    assert status == 0 and "crt uses no class texts" in err
+    used = ("--method", "ballad", "--out", tmp_path / "b", *quick)
+    assert "no class texts" not in call("fit-adapter", cache, *used)[2]
+
+
 def test_prompts_are_added_by_their_own_encoder(
     call: Call, cache: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
