@@ -7,8 +7,13 @@ from typing import Any
 
 import click
 
-from ltcache.cli.fit_adapter import parse_settings
-from ltcache.cli.options import allow_stale, cache_argument, general
+from ltcache.cli.options import (
+    allow_stale,
+    cache_argument,
+    general,
+    parse_settings,
+    settings_option,
+)
 from ltcache.cli.tuning import parse_grid, tuning_options
 
 FAILED = 3
@@ -43,14 +48,7 @@ FAILED = 3
     help="Train runs of one architecture as one problem, equal up to rounding; default on a GPU.",
 )
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
-@click.option(
-    "-s",
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a setting of every method that has it.",
-)
+@settings_option("Change a setting of every method that has it.")
 @tuning_options("A line of the table for each value; with --tune the values that it tries instead.")
 @allow_stale
 @general

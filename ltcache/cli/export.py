@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ltcache.cli.options import general, print_json
+from ltcache.cli.options import general, other_encoder, print_json
 
 FORMATS = {"run": ("bundle", "onnx"), "cache": ("plain", "hf")}
 
@@ -20,11 +20,7 @@ FORMATS = {"run": ("bundle", "onnx"), "cache": ("plain", "hf")}
     type=click.Choice([form for forms in FORMATS.values() for form in forms]),
     help="Of a run: bundle (default) or onnx. Of a cache: plain (default) or hf.",
 )
-@click.option("--model", help="Of a run: its encoder, if not the one the run names.")
-@click.option("--pretrained", help="Its tag or checkpoint.")
-@click.option(
-    "--activation", type=click.Choice(["gelu", "quick_gelu"]), help="For a bare weights file."
-)
+@other_encoder("Of a run: its encoder, if not the one the run names.")
 @general
 def command(
     source: Path,

@@ -8,8 +8,13 @@ from typing import Any
 
 import click
 
-from ltcache.cli.fit_adapter import parse_settings
-from ltcache.cli.options import general, print_json
+from ltcache.cli.options import (
+    general,
+    other_encoder,
+    parse_settings,
+    print_json,
+    settings_option,
+)
 from ltcache.errors import UsageError
 
 _PRECISIONS = ["fp32", "bf16", "fp16"]
@@ -29,19 +34,10 @@ _PRECISIONS = ["fp32", "bf16", "fp16"]
 )
 @click.option("--no-extract", is_flag=True, help="Stop at the checkpoint.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
-@click.option("--model", help="As of ltcache extract; the encoder of --cache, else embedded.")
-@click.option("--pretrained", help="Tag or checkpoint path for --model.")
-@click.option(
-    "--activation", type=click.Choice(["gelu", "quick_gelu"]), help="For a bare weights file."
-)
-@click.option(
-    "-s",
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a setting: optimisation.epochs=5, loss.tau=0.5, adapters=none, average=auto. "
-    "`ltcache methods NAME` lists them.",
+@other_encoder("As of ltcache extract; the encoder of --cache, else embedded.")
+@settings_option(
+    "Change a setting: optimisation.epochs=5, loss.tau=0.5, adapters=none, average=auto. "
+    "`ltcache methods NAME` lists them."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from ltcache.cli.options import allow_stale, cache_argument, general, print_json
+from ltcache.cli.options import (
+    allow_stale,
+    cache_argument,
+    general,
+    parse_settings,
+    print_json,
+    settings_option,
+)
 from ltcache.cli.tuning import parse_grid, tuning_options
 from ltcache.errors import UsageError
 
@@ -27,14 +34,9 @@ from ltcache.errors import UsageError
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--overwrite", is_flag=True, help="Replace a run of other content.")
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
-@click.option(
-    "-s",
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a setting of the method: loss.tau=0.5, head=cosine, init=class_mean, "
-    "optimisation.epochs=20. `ltcache methods NAME` lists them.",
+@settings_option(
+    "Change a setting of the method: loss.tau=0.5, head=cosine, init=class_mean, "
+    "optimisation.epochs=20. `ltcache methods NAME` lists them."
 )
 @click.option(
     "--extra",
@@ -153,15 +155,6 @@ def _say_trial(record: dict[str, Any]) -> None:
 
 def _pairs(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items()) or "the defaults"
-
-
-def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
-    """Return key -> value of ``key=value`` texts."""
-    pairs = [text.partition("=") for text in settings]
-    for key, equals, _ in pairs:
-        if not equals or not key:
-            raise UsageError(f"-s {key}: write it as key=value, such as -s loss.tau=0.5")
-    return {key: value for key, _, value in pairs}
 
 
 def _show(run: Any) -> None:

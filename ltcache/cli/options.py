@@ -130,6 +130,41 @@ def encoder_options(function: F) -> F:
     return function
 
 
+def other_encoder(help_text: str) -> Callable[[F], F]:
+    """Return what adds the options that name an encoder where there is one already."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option(
+                "--activation",
+                type=click.Choice(["gelu", "quick_gelu"]),
+                help="For a bare weights file.",
+            ),
+            click.option("--pretrained", help="Its tag or checkpoint."),
+            click.option("--model", help=help_text),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def settings_option(help_text: str) -> Callable[[F], F]:
+    """Return what adds ``-s KEY=VALUE``, for :func:`parse_settings`."""
+    return click.option(
+        "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text
+    )
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
+    """Return key -> value of ``key=value`` texts."""
+    pairs = [text.partition("=") for text in settings]
+    for key, equals, _ in pairs:
+        if not equals or not key:
+            raise UsageError(f"-s {key}: write it as key=value, such as -s loss.tau=0.5")
+    return {key: value for key, _, value in pairs}
+
+
 cache_argument = click.argument("cache", type=click.Path(path_type=Path))
 allow_stale = click.option(
     "--allow-stale",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.options import allow_stale, general
+from ltcache.cli.options import allow_stale, general, other_encoder
 from ltcache.errors import LtcacheError
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ FAILED = 3
     show_default=True,
     help="csv: one line per image, one column per answer. --json is jsonl.",
 )
-@click.option("--model", help="The encoder, if not the one the run names.")
-@click.option("--pretrained", help="Its tag or checkpoint.")
-@click.option(
-    "--activation", type=click.Choice(["gelu", "quick_gelu"]), help="For a bare weights file."
-)
+@other_encoder("The encoder, if not the one the run names.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltcache.cli.options import cache_argument, general, print_json
+from ltcache.cli.options import cache_argument, general, other_encoder, print_json
 
 if TYPE_CHECKING:
     from ltcache.cache.verify import VerifyReport
@@ -25,11 +25,7 @@ _SHOWN = 20
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
 @click.option("--source", help="What the cache was extracted from; it may say where they are.")
-@click.option("--model", help="The encoder, if not the one the cache names.")
-@click.option("--pretrained", help="Its tag or checkpoint.")
-@click.option(
-    "--activation", type=click.Choice(["gelu", "quick_gelu"]), help="For a bare weights file."
-)
+@other_encoder("The encoder, if not the one the cache names.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.option(
     "--shards",
