@@ -116,10 +116,18 @@ class CropFlip(Augmentation):
         """See :class:`Augmentation`."""
         uniform = draws.random(DRAWS)
         box, _ = random_box(image.size, uniform, self.scale, self.ratio)
-        crop = _resized(image, box, preprocessing.size)
+        crop = self._cut(image, box, preprocessing.size, draws)
         if uniform[-1] < self.flip:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return _channels(crop)
+        return _channels(self._coloured(crop, draws))
+
+    def _cut(
+        self, image: Image.Image, box: Box, size: tuple[int, int], draws: np.random.Generator
+    ) -> Image.Image:
+        return _resized(image, box, size)
+
+    def _coloured(self, image: Image.Image, draws: np.random.Generator) -> Image.Image:
+        return image
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class Minimalist(Augmentation):
 
 
 @dataclass(frozen=True)
-class RotateCropColour(Augmentation):
+class RotateCropColour(CropFlip):
     """Random resized crop, turned about its centre, then brightness, contrast and saturation.
 
     TIN names rotation, cropping and colour without amounts. Colour is that of the ImageNet-LT
@@ -183,10 +191,8 @@ class RotateCropColour(Augmentation):
         UsageError: an option outside its range.
     """
 
-    degrees: float = 15.0
-    scale: Sequence[float] = SCALE
-    ratio: Sequence[float] = RATIO
     flip: float = 0.0
+    degrees: float = 15.0
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.4
@@ -194,30 +200,19 @@ class RotateCropColour(Augmentation):
     reference: ClassVar[str] = "TIN names the kinds; amounts are a reconstruction"
 
     def __post_init__(self) -> None:
-        _range(self, "scale", 1.0)
-        _range(self, "ratio", math.inf)
-        for name in ("flip", "brightness", "contrast", "saturation"):
+        super().__post_init__()
+        for name in ("brightness", "contrast", "saturation"):
             _share(self, name)
         if not 0 <= self.degrees <= 180:
             raise UsageError(f"degrees={self.degrees:g} must be 0 to 180")
 
-    def __call__(
-        self,
-        image: Image.Image,
-        preprocessing: Preprocessing,
-        draws: np.random.Generator,
-        progress: float = 0.0,
-    ) -> np.ndarray:
-        """See :class:`Augmentation`."""
-        uniform = draws.random(DRAWS)
-        box, _ = random_box(image.size, uniform, self.scale, self.ratio)
-        angle = self.degrees * (2 * draws.random() - 1)
-        crop = _turned(image, box, preprocessing.size, angle)
-        if uniform[-1] < self.flip:
-            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return _channels(self._coloured(crop, draws.random(6)))
+    def _cut(
+        self, image: Image.Image, box: Box, size: tuple[int, int], draws: np.random.Generator
+    ) -> Image.Image:
+        return _turned(image, box, size, self.degrees * (2 * draws.random() - 1))
 
-    def _coloured(self, image: Image.Image, uniform: np.ndarray) -> Image.Image:
+    def _coloured(self, image: Image.Image, draws: np.random.Generator) -> Image.Image:
+        uniform = draws.random(6)
         kinds = (
             (ImageEnhance.Brightness, self.brightness),
             (ImageEnhance.Contrast, self.contrast),
