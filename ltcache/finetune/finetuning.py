@@ -87,6 +87,7 @@ def finetune(
     method: FineTuning | str,
     out: str | Path,
     *,
+    encoder: Encoder | None = None,
     model: str = "embedded",
     pretrained: str | None = None,
     activation: str | None = None,
@@ -118,8 +119,8 @@ def finetune(
         source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
         method: a fine-tuning or its name.
         out: folder of the checkpoint; the state of the training lies beside it until it is done.
-        model, pretrained, activation: the encoder to begin with, see
-            :func:`ltcache.encoder.load_encoder`.
+        encoder: to begin with, in float32 on the CPU; it stays as it is. None: ``model``,
+            ``pretrained`` and ``activation`` name it (:func:`ltcache.encoder.load_encoder`).
         root: where the images are, if not where the source says.
         overrides: dotted key -> value, see :func:`ltcache.finetune.override_tuning`.
         seed: of start weights, order, augmentation and whatever else is random.
@@ -149,7 +150,7 @@ def finetune(
     tuning = override_tuning(tuning, overrides)
     with processes(device) as place:
         _check_device(tuning, place)
-        parent = load_encoder(model, pretrained, device="cpu", activation=activation)
+        parent = encoder or load_encoder(model, pretrained, device="cpu", activation=activation)
         config = _config(tuning, seed, manifest, parent)
         if (there := _finished(out, config, overwrite)) is not None:
             return there

@@ -78,16 +78,15 @@ def finetune_cache(
 
     parent_cache = open_cache(cache)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
+    activation = options.pop("activation", None)
     if model is None:
         model, pretrained = named_encoder(parent_cache)
-        options.setdefault("activation", parent_cache.provenance.get("activation"))
-    parent = load_encoder(model, pretrained, device="cpu", activation=options.get("activation"))
+        activation = activation or parent_cache.provenance.get("activation")
+    parent = load_encoder(model, pretrained, device="cpu", activation=activation)
     check_renewal(parent_cache, manifest, parent)
-    del parent
     tuned = finetune(
-        manifest, method, out, model=model, pretrained=pretrained, overwrite=overwrite,
-        workers=workers, **options,
-    )  # fmt: skip
+        manifest, method, out, encoder=parent, overwrite=overwrite, workers=workers, **options
+    )
     if int(os.environ.get("RANK", "0")):  # the first process writes
         return None
     if not extraction:
