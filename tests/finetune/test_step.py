@@ -80,13 +80,13 @@ def assert_same(found: Any, expected: Any) -> None:
         )
 
 
-@pytest.mark.parametrize("head", [False, True], ids=["texts", "head"])
-@pytest.mark.parametrize("kind", TERMS)
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [(kind, head) for kind in TERMS for head in (False, True) if not head or kind != "contrastive"],
+)  # contrastive alone would not train a head
 def test_micro_batches_have_the_gradient_of_the_batch(
     towers: dict[str, str], kind: str, head: bool
 ) -> None:
-    if head and kind == "contrastive":
-        pytest.skip("nothing would train the head")
     whole = gradients(make_step(towers["vit"], TERMS[kind], head), 10)
     parts = gradients(make_step(towers["vit"], TERMS[kind], head), 4)
     assert_same(parts, whole)
