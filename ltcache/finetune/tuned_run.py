@@ -6,15 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ltcache.cache import Cache
-from ltcache.cache.cost import read_cost
 from ltcache.finetune.spec import FineTuning
-from ltcache.fit import fit_adapter
+from ltcache.fit.adapter import data_record, fit_adapter, spent
 from ltcache.heads import FeatureTransform
 from ltcache.methods import FeatureSpec, Method, Optimisation, Train
-from ltcache.metrics import GroupScheme
 from ltcache.run import Run, check_place, score
 
 if TYPE_CHECKING:
@@ -92,33 +88,17 @@ def head_method(tuning: FineTuning, field: str, cache: Cache) -> Method:
 
 
 def _record(tuned: FineTuned, method: Method, cache: Cache) -> dict[str, Any]:
-    counts = torch.from_numpy(cache.class_counts("train"))
-    groups = GroupScheme.from_mapping(cache.manifest.groups)
-    spent = read_cost(Path(cache.path))
     assert tuned.head is not None
     return {
+        **data_record(cache, method.feature),
         "seed": tuned.record["seed"],
         "field": tuned.field,
         "dim": tuned.head.dim,
-        "identities": cache.identities(method.feature.eval_view),
-        "train_view": cache.identities("center")["view"],
-        "prompts": None,
-        "class_counts": counts.tolist(),
-        "groups": groups.to_mapping(),
-        "group_scheme": groups.describe(),
-        "logit_scale": cache.logit_scale,
-        "splits": {s: len(cache.rows(s)) for s in ("train", *_SCORED) if s in cache.splits},
+        "class_counts": cache.class_counts("train").tolist(),
         "tuned_on": dict(tuned.record["tuned_on"]),
         "choices": [{}],
         "init": [tuned.record["head"]["init"]],
         "residual_prior": tuned.record["residual_prior"],
         "stale": [],
-        "cache": None,
-        "provenance": dict(cache.provenance),
-        "cost": {
-            "encoder_passes": cache.crops(method.feature.eval_view) + spent["finetune_passes"],
-            "extraction_seconds": spent["seconds"],
-            "finetune_seconds": spent["finetune_seconds"],
-            "head_seconds": 0.0,
-        },
+        "cost": spent(cache, cache.crops(method.feature.eval_view), 0.0),
     }

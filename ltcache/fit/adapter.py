@@ -22,6 +22,7 @@ from ltcache.heads import HEADS, Head, HeadContext, uses_texts
 from ltcache.methods import (
     Adjust,
     Estimate,
+    FeatureSpec,
     Method,
     Solve,
     Stage,
@@ -263,27 +264,55 @@ def _record(
     crops: int,
 ) -> dict[str, Any]:
     used = text_set if "text" in fitted.init or _uses_texts(method) else None
-    splits = [s for s in ("train", *_SCORED) if s in cache.manifest.splits]
     return {
+        **data_record(cache, method.feature, used),
         "seed": seed,
         "field": field,
         "dim": context.dim,
-        "identities": cache.identities(method.feature.eval_view, used),
-        "train_view": cache.identities(method.feature.view)["view"],
-        "prompts": None if used is None else used.name,
         "class_counts": context.class_counts.tolist(),
-        "groups": GroupScheme.from_mapping(cache.manifest.groups).to_mapping(),
-        "group_scheme": GroupScheme.from_mapping(cache.manifest.groups).describe(),
-        "logit_scale": context.logit_scale,
-        "splits": {split: len(cache.rows(split)) for split in splits},
         "tuned_on": dict.fromkeys(_chosen(fitted), fitted.tuned_on),
         "choices": list(fitted.choices),
         "init": list(fitted.init),
         "residual_prior": fitted.residual_prior,
         "stale": list(stale),
+        "cost": spent(cache, crops, fitted.seconds),
+    }
+
+
+def data_record(cache: Cache, feature: FeatureSpec, texts: Any = None) -> dict[str, Any]:
+    """Return what a run's record says of the cache that it was fitted on.
+
+    Args:
+        feature: which views were used. texts: the class texts that were, or None.
+    """
+    groups = GroupScheme.from_mapping(cache.manifest.groups)
+    return {
+        "identities": cache.identities(feature.eval_view, texts),
+        "train_view": cache.identities(feature.view)["view"],
+        "prompts": None if texts is None else texts.name,
+        "groups": groups.to_mapping(),
+        "group_scheme": groups.describe(),
+        "logit_scale": cache.logit_scale,
+        "splits": {s: len(cache.rows(s)) for s in ("train", *_SCORED) if s in cache.splits},
         "cache": None,
         "provenance": dict(cache.provenance),
-        "cost": _cost(cache, fitted, crops),
+    }
+
+
+def spent(cache: Cache, crops: int, head_seconds: float) -> dict[str, float]:
+    """Return the cost of a run: passes of the encoder over the images, and seconds by stage.
+
+    Args:
+        crops: of an image that were encoded for it.
+    """
+    from ltcache.cache.cost import read_cost
+
+    before = read_cost(Path(cache.path))
+    return {
+        "encoder_passes": crops + before["finetune_passes"],
+        "extraction_seconds": before["seconds"],
+        "finetune_seconds": before["finetune_seconds"],
+        "head_seconds": head_seconds,
     }
 
 
@@ -312,18 +341,6 @@ def check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple
     }
     found = {name: texts.identity.get(name) for name in expected}
     return tuple(require_equal("prompts", expected, found, allow_stale=allow_stale))
-
-
-def _cost(cache: Cache, fitted: Fitted, crops: int) -> dict[str, Any]:
-    from ltcache.cache.cost import read_cost
-
-    spent = read_cost(Path(cache.path))
-    return {
-        "encoder_passes": crops + spent["finetune_passes"],
-        "extraction_seconds": spent["seconds"],
-        "finetune_seconds": spent["finetune_seconds"],
-        "head_seconds": fitted.seconds,
-    }
 
 
 def _device(name: str) -> torch.device:
