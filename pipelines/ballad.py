@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,24 @@ from pipelines.tunings import (
 )
 
 HEAD = "ballad"
+HEADS = ("lift-lp", "sade")
+"""Further heads on the features of phase A."""
 RATES = rates(1e-3, 3e-4, 3e-3)
 B, A, BOTH = "BALLAD B alone", "BALLAD A", "BALLAD A+B"
 
 
 def phase_b(child: Child) -> Scored:
     """Return phase B on the features of what phase A has tuned."""
-    return fitted(child.cache, HEAD, child.study.chosen.trials, child.seed)
+    return head(child, HEAD)
 
 
-POSTER = Line(A, "ballad", RATES, then={BOTH: phase_b})
+def head(child: Child, method: str) -> Scored:
+    """Return a head on the features of what phase A has tuned."""
+    return fitted(child.cache, method, child.study.chosen.trials, child.seed)
+
+
+OTHERS = {f"{A}, then {name}": partial(head, method=name) for name in HEADS}
+POSTER = Line(A, "ballad", RATES, then={BOTH: phase_b, **OTHERS})
 CODE = Line(f"{A} (code)", "ballad-code", RATES, then={f"{BOTH} (code)": phase_b})
 
 

@@ -15,7 +15,15 @@ Lines that pipelines.ballad, tin, sage and lift have made in the same --out are 
 from __future__ import annotations
 
 from pipelines import ballad, lift, sage, tin
-from pipelines.tunings import Study, best_frozen, measured, options, report, zero_shot
+from pipelines.tunings import (
+    Study,
+    best_frozen,
+    frozen_heads,
+    measured,
+    options,
+    report,
+    zero_shot,
+)
 
 LINES = (ballad.POSTER, tin.TIN, *sage.LINES, lift.LIFT, lift.FULL)
 
@@ -23,8 +31,9 @@ LINES = (ballad.POSTER, tin.TIN, *sage.LINES, lift.LIFT, lift.FULL)
 def main() -> None:
     """Tune and print the table."""
     study = Study.of(options(__doc__, "finetuned-results").parse_args())
-    frozen = best_frozen(study)
-    entries = [zero_shot(study), frozen, *measured(study, LINES)]
+    frozen, heads = best_frozen(study), frozen_heads(study)
+    entries = [zero_shot(study), frozen, lift.frozen_crops(study, frozen)]
+    entries += [*(heads[name] for name in ballad.HEADS), *measured(study, LINES)]
     report(study, entries, frozen.name, "finetuned")
 
 

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache import open_cache
+from ltcache.cache import Cache, open_cache
 from ltcache.encoder import load_encoder
 from ltcache.extract import extract
 from ltcache.finetune import FineTuned, override_tuning, tuning_by_name
@@ -33,14 +35,15 @@ from ltcache.finetune.processes import processes
 from ltcache.finetune.renewal import renew
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest
-from ltcache.report import Scored
+from ltcache.report import Entry, Scored
 from ltcache.report.comparison import scored
-from ltcache.run import open_run
+from ltcache.run import Run, open_run
 from pipelines.tunings import (
     TEST,
     Child,
     Line,
     Study,
+    adapter_rates,
     best_frozen,
     measured,
     options,
@@ -51,6 +54,8 @@ from pipelines.tunings import (
 )
 
 FEW = rates(3e-2, 1e-2, 1e-1)
+ADAPTERS = adapter_rates(3e-2, 10, 1, 40)
+WIDE = {"adapters.bottleneck": 16}
 ALL = rates(1e-4, 3e-5, 3e-4)
 CROPS = "five"
 AVERAGED = "wise-ft"
@@ -58,14 +63,30 @@ AVERAGED = "wise-ft"
 
 def five_crops(child: Child) -> Scored:
     """Return the tuned head on the mean of the logits of five crops of each test image."""
-    run = open_run(child.tuned.path / "run")
-    place = child.tuned.path / CROPS
-    extract(of_split(child.study.manifest, TEST), place, encoder=child.tuned.encoder, views=[CROPS])
-    cache = open_cache(place)
-    logits = run.logits(cache.features(TEST, run.record["field"], CROPS))
-    like = scored(run, child.cache)
-    cost = {**like.record["cost"], "encoder_passes": _passes(like) + cache.crops(CROPS) - 1}
-    return scored_logits(child.cache, {TEST: logits}, like, cost=cost)
+    run, place = open_run(child.tuned.path / "run"), child.tuned.path / CROPS
+    return on_crops(child.study, run, child.cache, place, encoder=child.tuned.encoder)
+
+
+def frozen_crops(study: Study, head: Entry) -> Entry:
+    """Return a head on frozen features, on five crops of each test image."""
+    place, model = Path(study.chosen.out) / f"frozen-{CROPS}", study.chosen.model
+    runs = [open_run(str(run.path)) for run in head.runs]
+    found = [on_crops(study, run, study.cache, place, model=model) for run in runs]
+    return replace(head, name=f"{head.name}, five crops", runs=found)
+
+
+def on_crops(study: Study, run: Run, cache: Cache, place: Path, **encoder: Any) -> Scored:
+    """Return a run on five crops of each test image.
+
+    Args:
+        cache: of the run. place: where the crops are encoded to. encoder: that of the cache.
+    """
+    extract(of_split(study.manifest, TEST), place, views=[CROPS], **encoder)
+    crops = open_cache(place)
+    logits = run.logits(crops.features(TEST, run.record["field"], CROPS))
+    like = scored(run, cache)
+    cost = {**like.record["cost"], "encoder_passes": _passes(like) + crops.crops(CROPS) - 1}
+    return scored_logits(cache, {TEST: logits}, like, cost=cost)
 
 
 def averaged(child: Child) -> Scored:
@@ -124,11 +145,11 @@ def _passes(line: Scored) -> float:
     return passes
 
 
-LIFT = Line("LIFT", "lift", FEW, then={"LIFT, five crops": five_crops})
+LIFT = Line("LIFT", "lift", ADAPTERS, WIDE, {"LIFT, five crops": five_crops})
 FULL = Line("full fine-tuning", "full", ALL, then={"WiSE-FT": averaged})
 LINES = (
     LIFT,
-    Line("LIFT+", "lift-plus", FEW),
+    Line("LIFT+", "lift-plus", ADAPTERS, WIDE),
     Line("bias", "bias", FEW),
     Line("layer norm", "layer-norm", FEW),
     Line("LoRA", "lora", FEW),
@@ -141,7 +162,8 @@ def main() -> None:
     """Tune and print the table."""
     study = Study.of(options(__doc__, "lift-tuned").parse_args())
     frozen = best_frozen(study)
-    report(study, [zero_shot(study), frozen, *measured(study, LINES)], frozen.name, "lift")
+    entries = [zero_shot(study), frozen, frozen_crops(study, frozen), *measured(study, LINES)]
+    report(study, entries, frozen.name, "lift")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ OUT/tunings and are shared with pipelines.finetuned.
 
 from __future__ import annotations
 
-from pipelines.tunings import Line, Study, measured, options, rates, report
+from pipelines.tunings import Line, Study, adapter_rates, measured, options, rates, report
 
 RATES = rates(3e-2, 1e-2, 1e-1)
+ADAPTERS = adapter_rates(3e-2, 10, 1, 40)
 PLAIN = {"loss": "logit_adjustment"}
 BARE = {"adapters": "none"}
 BASE, BOTH = "Sage base", "Sage (both)"
@@ -23,9 +24,9 @@ GUIDED, COMPENSATED = f"{BASE} + guidance", f"{BASE} + compensation"
 
 LINES = (
     Line(BASE, "sage", RATES, {**BARE, **PLAIN}),
-    Line(GUIDED, "sage", RATES, PLAIN),
+    Line(GUIDED, "sage", ADAPTERS, PLAIN),
     Line(COMPENSATED, "sage", RATES, BARE),
-    Line(BOTH, "sage", RATES),
+    Line(BOTH, "sage", ADAPTERS),
 )
 
 

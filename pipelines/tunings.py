@@ -42,7 +42,7 @@ from ltcache.tune import tune
 from pipelines import comparisons
 from pipelines.comparisons import STATISTICS, cache_of, compared, difference, shown
 
-EPOCHS = 4
+EPOCHS = 5
 """Passes over the training images in every tuning: few enough for a laptop."""
 BATCH = 128
 FROZEN = (
@@ -60,6 +60,11 @@ Settings = Mapping[str, Any]
 def rates(*values: float) -> tuple[Settings, ...]:
     """Return learning rates as settings to try; the first is tried where there is one trial."""
     return tuple({"optimisation.lr": value} for value in values)
+
+
+def adapter_rates(rate: float, *factors: float) -> tuple[Settings, ...]:
+    """Return one learning rate with several factors on that of the adapters."""
+    return tuple({"optimisation.lr": rate, "lr_factors.adapters": factor} for factor in factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,18 +293,24 @@ def zero_shot(study: Study, prompts: str | None = None, name: str = ZERO_SHOT) -
     return Entry(name, ZERO_SHOT, {}, [replace(one, seed=seed) for seed in study.seeds])
 
 
+def frozen_heads(study: Study) -> dict[str, Entry]:
+    """Return every head of :data:`FROZEN` by name, each tuned on the validation split with the same
+    number of trials."""
+    found = compared(study.cache, FROZEN, study.chosen, Path(study.chosen.out) / "frozen")
+    return {
+        entry["name"]: _frozen(study, entry, found.out) for entry in found.comparison["entries"]
+    }
+
+
 def best_frozen(study: Study) -> Entry:
-    """Return the head of :data:`FROZEN` that is best on the validation split, each method tuned
-    there with the same number of trials.
+    """Return the head of :data:`FROZEN` that is best on the validation split.
 
     Raises:
         UsageError: there is no validation split.
     """
-    found = compared(study.cache, FROZEN, study.chosen, Path(study.chosen.out) / "frozen")
-    entries = found.comparison["entries"]
-    best = max(entries, key=lambda entry: _val_mean(entry, study))
-    runs = [scored(open_run(found.out / path), study.cache) for path in best["runs"]]
-    return Entry(f"best frozen head: {best['name']}", best["method"], best["chosen"], runs)
+    heads = frozen_heads(study)
+    name = max(heads, key=lambda name: _val_mean(heads[name], study))
+    return replace(heads[name], name=f"best frozen head: {name}")
 
 
 def report(study: Study, entries: Sequence[Entry], baseline: str, name: str) -> dict[str, Any]:
@@ -428,11 +439,16 @@ def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
     return record["val_mean_per_class"], -record["val_nll"]
 
 
-def _val_mean(entry: Mapping[str, Any], study: Study) -> float:
-    if "val" not in entry["scores"]:
+def _frozen(study: Study, entry: Mapping[str, Any], out: Path) -> Entry:
+    places = [out / path for path in entry["runs"]]
+    runs = [scored(open_run(place), study.cache, str(place)) for place in places]
+    return Entry(f"frozen features, {entry['name']}", entry["method"], entry["chosen"], runs)
+
+
+def _val_mean(entry: Entry, study: Study) -> float:
+    if "val" not in entry.runs[0].metrics:
         raise UsageError(f"{study.manifest.name} has no val split to choose the best head on")
-    mean: float = entry["scores"]["val"]["mean_per_class"]["mean"]
-    return mean
+    return float(np.mean([run.metrics["val"].mean_per_class for run in entry.runs]))
 
 
 def _with_trials(found: Scored, tuning: Settings) -> Scored:
