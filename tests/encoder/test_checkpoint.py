@@ -213,10 +213,12 @@ def test_merged_adapters_leave_a_whole_model(tiny: Any, tmp_path: Path) -> None:
     require_plain(child, tmp_path / "tuned")
 
 
-@pytest.mark.parametrize("name", ["embedded", f"local-dir:{vit_encoder_path()}", "ViT-B-32"])
+@pytest.mark.parametrize(
+    "name", ["embedded", f"local-dir:{vit_encoder_path()}", "ViT-B-32", "RN50"]
+)
 @pytest.mark.slow
 def test_real_whole_models(name: str, tmp_path: Path) -> None:
-    encoder = load(name, *(("random:0",) if name == "ViT-B-32" else ()))
+    encoder = load(name, *(("random:0",) if name in ("ViT-B-32", "RN50") else ()))
     child = tuned(encoder, step=1e-3)
     save_checkpoint(tmp_path / "c", child, parent=encoder, record={})
     require_same(child, load(tmp_path / "c"))
