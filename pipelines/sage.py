@@ -16,7 +16,7 @@ from __future__ import annotations
 from pipelines.tunings import Line, Study, adapter_rates, measured, options, rates, report
 
 RATES = rates(3e-2, 1e-2, 1e-1)
-ADAPTERS = adapter_rates(3e-2, 40, 10, 160)
+ADAPTERS = adapter_rates(3e-2, 10, 1, 40)
 PLAIN = {"loss": "logit_adjustment"}
 BARE = {"adapters": "none"}
 BASE, BOTH = "Sage base", "Sage (both)"
