@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from ltcache.cache.shards import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
 from ltcache.images import Preprocessing, View, decode_views
 from ltcache.inputs import Input, inputs
+from ltcache.processors import usable_processors
 from ltcache.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def predict(
     if encoder is None:
         encoder = load_for_run(run, model, pretrained, activation, device, precision)
     check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_processors()
     return _predictions(run, encoder, view, inputs(images, lines), top, batch_size, workers)
 
 

@@ -22,6 +22,7 @@ from ltcache.ablate.runs import (
     setting_key,
 )
 from ltcache.errors import FitError, UsageError
+from ltcache.processors import usable_processors
 from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare
 from ltcache.report.frequency import plot_by_frequency
 from ltcache.tune import TRIALS, TUNERS
@@ -123,7 +124,7 @@ def ablate(
     together = device != "cpu" if together is None else together
     options = Options(fit, search if tune else None, together)
     if workers is None:
-        workers = _cores() if device == "cpu" else 1
+        workers = usable_processors() if device == "cpu" else 1
     outcomes = _execute(cache, settings, numbers, out, options, workers, progress)
     comparison = _compared(cache, settings, outcomes, named, out, notes)
     if split not in comparison["splits"]:
@@ -257,12 +258,6 @@ def _plain(grid: Grid | None) -> dict[str, list[Any]] | None:
 def _slug(name: str) -> str:
     """Return a name as a directory of at most 80 characters can be called."""
     return re.sub(r"[^A-Za-z0-9.=+]+", "-", name).strip("-.")[:80]
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _opened(cache: Cache | str | Path) -> Cache:

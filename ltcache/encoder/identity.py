@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from open_clip import CLIPTextCfg, CLIPVisionCfg
 
 from ltcache.cache.fingerprint import digest
+from ltcache.processors import usable_processors
 
 ACTIVATIONS = ("gelu", "quick_gelu")
 """Indexed by ``quick_gelu`` of an open_clip configuration."""
@@ -91,7 +91,7 @@ def float_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return one SHA-256 over the sorted (name, shape, dtype, SHA-256 of the bytes) of tensors."""
     items = sorted(tensors.items())
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # hashlib lets other threads run
+    with ThreadPoolExecutor(usable_processors()) as pool:  # hashlib lets other threads run
         hashes = list(pool.map(_tensor_digest, [tensor for _, tensor in items]))
     return digest(
         [

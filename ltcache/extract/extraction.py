@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from ltcache.extract.pipeline import Stages
 from ltcache.extract.report import ExtractReport, Progress, make_report
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
 from ltcache.manifest import Manifest, read_manifest
+from ltcache.processors import usable_processors
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -104,7 +104,7 @@ def extract(
         encoder = load_encoder(
             model, pretrained, device=device, precision=precision, activation=activation
         )
-    options = Options(workers or os.cpu_count() or 1, max_failures, progress)
+    options = Options(workers or usable_processors(), max_failures, progress)
     plan = Plan(
         encoder=encoder.identity,
         numerics=encoder.numerics() | {"decoder": "pillow"},

@@ -33,6 +33,7 @@ from ltcache.finetune.augmentation import Augmentation, sample_draws
 from ltcache.images import ImageStore, Preprocessing, open_store
 from ltcache.images.decoding import opened
 from ltcache.manifest import Manifest, Root
+from ltcache.processors import usable_processors
 
 KEEP = 1 << 29
 """Bytes of decoded images, over all of them, up to which they are kept in memory."""
@@ -362,9 +363,7 @@ def _repeats(order: np.ndarray) -> np.ndarray:
 def _default_workers() -> int:
     """Return one less than the processors that this rank has, at least one."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    usable = getattr(os, "sched_getaffinity", None)  # not on every platform
-    processors = len(usable(0)) if usable else os.cpu_count() or 1
-    return max(1, processors // local - 1)
+    return max(1, usable_processors() // local - 1)
 
 
 def _within_memory(workers: int, batch: int, preprocessing: Preprocessing) -> int:
