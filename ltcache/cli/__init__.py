@@ -17,6 +17,7 @@ from ltcache.cli import (
     ablate,
     demo,
     diff,
+    doctor,
     ensemble,
     evaluate,
     export,
@@ -102,6 +103,7 @@ for _command in (
     import_.command,
     export.command,
     methods.command,
+    doctor.command,
 ):
     cli.add_command(_command)
 
