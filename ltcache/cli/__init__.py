@@ -15,6 +15,7 @@ import click
 from ltcache import __version__
 from ltcache.cli import (
     ablate,
+    bench,
     demo,
     diff,
     doctor,
@@ -103,6 +104,7 @@ for _command in (
     import_.command,
     export.command,
     methods.command,
+    bench.command,
     doctor.command,
 ):
     cli.add_command(_command)
