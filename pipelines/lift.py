@@ -56,7 +56,7 @@ from pipelines.tunings import (
 FEW = rates(3e-2, 1e-2, 1e-1)
 ADAPTERS = adapter_rates(3e-2, 40, 10, 160)
 WIDE = {"adapters.bottleneck": 16}
-ALL = rates(1e-4, 3e-5, 3e-4)
+ALL = rates(1e-4, 3e-4, 1e-3)
 CROPS = "five"
 AVERAGED = "wise-ft"
 
