@@ -33,7 +33,7 @@ from pipelines.tunings import (
     zero_shot,
 )
 
-RATES = rates(1e-3, 3e-4, 3e-3)
+RATES = rates(3e-4, 1e-3, 1e-4)
 POWERS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.1)
 PROMPTS = "tin"
 FULL = "TIN"
