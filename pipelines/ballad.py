@@ -4,14 +4,14 @@
     python -m pipelines.ballad --models RN50,openai:ViT-B-32,openai --source LIST --device cuda
 
 Zero-shot; phase B alone, on the encoder as it is; phase A, both towers tuned on images against
-class-labelled texts and used as zero-shot; A and then B on features extracted anew. `--code` adds
-phase A as the released code does it, by cross entropy over the texts of all classes. `--models`
-(separated by colons, since a name may have a comma) makes the table over encoders, each in a folder
-of its own.
+class-labelled texts and used as zero-shot; A and then B, or another head, on features extracted
+anew. `--code` adds phase A as the released code does it, by cross entropy over the texts of all
+classes. `--models` (separated by colons, since a name may have a comma) makes the table over
+encoders, each in a folder of its own.
 
 Of phase A the learning rate is tried (three, first seed) and the epoch chosen; of phase B the
 settings of the default search (as many trials, each seed by itself) and the epoch: all on the
-validation split. Epochs (4) and batch (128) are those of every pipeline that tunes encoders; the
+validation split. Epochs (5) and batch (128) are those of every pipeline that tunes encoders; the
 publication has 50 and 512. Results lie in OUT/tunings and are shared with pipelines.finetuned.
 """
 

@@ -8,10 +8,12 @@ weight, the same weights averaged with those of the start (WiSE-FT), and every w
 probe. LIFT also with the logits of five test-time crops. WiSE-FT and five crops are of the same
 training as the line above them.
 
-Of every line the learning rate is tried (three, first seed) and the epoch chosen on the validation
-split, and so is WiSE-FT's share, at the learning rate of full fine-tuning; frozen heads have as
-many trials. Epochs (4) and batch (128) are those of every pipeline that tunes encoders; the source
-has 10 and 128. Results lie in OUT/tunings and are shared with pipelines.finetuned.
+Of every line the learning rate (of LIFT and LIFT+ the adapters' factor on it) is tried, three with
+the first seed, and the epoch chosen on the validation split, and so is WiSE-FT's share, at the
+learning rate of full fine-tuning; frozen heads have as many trials. Epochs (5) and batch (128) are
+those of every pipeline that tunes encoders; the source has 10 and 128. Results lie in OUT/tunings
+and are shared with pipelines.finetuned, whose docstring has what was measured of LIFT, full
+fine-tuning and WiSE-FT on Emoji-LT; the other lines have not been run there.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the source's prompt. Table 8: the seesaw's p. Table 9: base (cross entropy, no a
 seesaw, with the large-kernel visual attention, with both.
 
 Of every line the learning rate is tried (three, first seed) and the epoch chosen on the validation
-split; table 8 takes the learning rate that p = 0.7 has chosen, so that p alone differs. Epochs (4)
+split; table 8 takes the learning rate that p = 0.7 has chosen, so that p alone differs. Epochs (5)
 and batch (128) are those of every pipeline that tunes encoders; the source has 50 and 128. Lines
 that tables share are tuned once; results lie in OUT/tunings.
 """
