@@ -24,6 +24,8 @@ BATCHES = {"cpu": (16, 64), "cuda": (64, 256, 1024), "mps": (16, 64)}
 """Kind of device -> the batch sizes that are tried."""
 LEAST_GAIN = 1.2
 """How much faster than float32 another precision must be to be worth features that move."""
+LEAST_COSINE = 0.99
+"""How near to float32 all features of another precision must be to recommend it."""
 SECONDS = 1.5
 """What is timed goes on for at least so long."""
 
@@ -63,9 +65,11 @@ class Bench:
 
     @property
     def best(self) -> Speed:
-        """The fastest of float32, or of a precision that is faster by :data:`LEAST_GAIN`."""
+        """The fastest of float32, or of a precision that is faster by :data:`LEAST_GAIN` and as
+        near to it as :data:`LEAST_COSINE`."""
         exact = max((s for s in self.speeds if s.precision == "fp32"), key=_rate)
-        fastest = max(self.speeds, key=_rate)
+        near = [s for s in self.speeds if s.least_cosine >= LEAST_COSINE]
+        fastest = max(near, key=_rate, default=exact)
         return fastest if _rate(fastest) >= LEAST_GAIN * _rate(exact) else exact
 
     @property

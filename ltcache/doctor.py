@@ -123,7 +123,7 @@ def device() -> Finding:
     if float((ones @ ones).sum()) != 64.0**3:
         return Finding("device", FAILED, f"{place} gives a wrong product of matrices", _DRIVER)
     if place.type != "cuda":
-        return Finding("device", OK, "cpu: extraction takes minutes per thousand images")
+        return Finding("device", OK, "cpu: ltcache bench tells how long extraction takes")
     about = torch.cuda.get_device_properties(place)
     half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     detail = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"

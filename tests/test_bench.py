@@ -63,7 +63,10 @@ def test_what_is_printed_can_be_given_to_extract(tiny_clip: Path, photos: Path, 
 
 def test_another_precision_must_be_worth_it() -> None:
     assert made(100, fp32=100, bf16=119).best.precision == "fp32"
-    assert made(100, fp32=100, bf16=121).best.precision == "bf16"
+    worth = made(100, fp32=100, bf16=121)
+    assert worth.best.precision == "bf16"
+    far = tuple(replace(s, least_cosine=0.98) for s in worth.speeds if s.precision == "bf16")
+    assert replace(worth, speeds=worth.speeds[:1] + far).best.precision == "fp32"
 
 
 def test_processors_are_shared_on_a_cpu_alone() -> None:
