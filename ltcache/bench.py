@@ -35,6 +35,7 @@ class Speed:
     """Forward passes in one precision with one batch size.
 
     Args:
+        precision: ``fp32``, ``bf16`` or ``fp16``. batch: images in one pass.
         images_per_second: forward passes alone. least_cosine: of features to those of float32, over
             the sample. gigabytes: the most that the GPU's memory held, None elsewhere.
     """
@@ -51,6 +52,7 @@ class Bench:
     """What was measured on a sample of images.
 
     Args:
+        model, device: what was measured, and where.
         images: of the sample; failed: of it, could not be decoded. decoding: images a second that
             all ``workers`` threads read and decode. speeds: by precision and batch size.
     """

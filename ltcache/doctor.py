@@ -123,11 +123,10 @@ def device() -> Finding:
     if float((ones @ ones).sum()) != 64.0**3:
         return Finding("device", FAILED, f"{place} gives a wrong product of matrices", _DRIVER)
     if place.type != "cuda":
-        return Finding("device", OK, "cpu: ltcache bench tells how long extraction takes")
+        return Finding("device", OK, f"{place.type}: ltcache bench tells how fast it is")
     about = torch.cuda.get_device_properties(place)
-    half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     detail = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    return Finding("device", OK, f"{detail}; --precision {half} is faster here")
+    return Finding("device", OK, f"{detail}: ltcache bench tells how fast it is")
 
 
 def shared_memory() -> Finding:

@@ -73,7 +73,8 @@ LINES = (ballad.POSTER, tin.TIN, *sage.LINES, lift.LIFT, lift.FULL)
 def main() -> None:
     """Tune and print the table."""
     study = Study.of(options(__doc__, "finetuned-results").parse_args())
-    frozen, heads = best_frozen(study), frozen_heads(study)
+    heads = frozen_heads(study)
+    frozen = best_frozen(study, heads)
     entries = [zero_shot(study), frozen, lift.frozen_crops(study, frozen)]
     entries += [*(heads[name] for name in ballad.HEADS), *measured(study, LINES)]
     report(study, entries, frozen.name, "finetuned")

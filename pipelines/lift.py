@@ -47,6 +47,7 @@ from pipelines.tunings import (
     Study,
     adapter_rates,
     best_frozen,
+    frozen_heads,
     measured,
     options,
     rates,
@@ -163,7 +164,7 @@ LINES = (
 def main() -> None:
     """Tune and print the table."""
     study = Study.of(options(__doc__, "lift-tuned").parse_args())
-    frozen = best_frozen(study)
+    frozen = best_frozen(study, frozen_heads(study))
     entries = [zero_shot(study), frozen, frozen_crops(study, frozen), *measured(study, LINES)]
     report(study, entries, frozen.name, "lift")
 

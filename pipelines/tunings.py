@@ -302,13 +302,12 @@ def frozen_heads(study: Study) -> dict[str, Entry]:
     }
 
 
-def best_frozen(study: Study) -> Entry:
-    """Return the head of :data:`FROZEN` that is best on the validation split.
+def best_frozen(study: Study, heads: Mapping[str, Entry]) -> Entry:
+    """Return the one of :func:`frozen_heads` that is best on the validation split.
 
     Raises:
         UsageError: there is no validation split.
     """
-    heads = frozen_heads(study)
     name = max(heads, key=lambda name: _val_mean(heads[name], study))
     return replace(heads[name], name=f"best frozen head: {name}")
 

@@ -29,9 +29,7 @@ def found() -> dict[str, Finding]:
     return {finding.name: finding for finding in examine()}
 
 
-def test_everything_is_looked_at_and_nothing_is_left_behind(
-    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_is_looked_at_and_nothing_is_left_behind(tmp_path: Path, call: Call) -> None:
     status, printed, _ = call("doctor", "--json")
     findings = json.loads(printed)
     names = [finding["name"] for finding in findings]
