@@ -173,8 +173,8 @@ def _decoded(
     def read(uri: str) -> np.ndarray | ImageError:
         try:
             return decode(store.read(uri), preprocessing).pixels
-        except ImageError as error:
-            return error
+        except (ImageError, OSError) as error:
+            return ImageError(f"{uri}: {error}; the images are looked for in {manifest.root}")
 
     with ThreadPoolExecutor(workers) as pool:
         started = time.perf_counter()

@@ -115,6 +115,10 @@ def test_bad_input_is_refused(tiny_clip: Path, photos: Path, call: Call) -> None
             bench(manifest, model, **wrong)
     for path in photos.rglob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match="moth/000.png: "):
+        bench(manifest, model)
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(ImageError, match=f"moth/000.png: .*looked for in {photos}"):
         bench(manifest, model)
     assert call("bench", photos, "--batch-size", "4,x")[0] == 2
