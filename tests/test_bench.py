@@ -113,6 +113,7 @@ def test_bad_input_is_refused(tiny_clip: Path, photos: Path, call: Call) -> None
     for wrong in ({"images": 0}, {"batches": [4, 0]}):
         with pytest.raises(UsageError, match="at least one"):
             bench(manifest, model, **wrong)
+    assert call("bench", photos, "--batch-size", "4,x")[0] == 2
     for path in photos.rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(ImageError, match="moth/000.png: "):
@@ -121,4 +122,3 @@ def test_bad_input_is_refused(tiny_clip: Path, photos: Path, call: Call) -> None
         path.unlink()
     with pytest.raises(ImageError, match=f"moth/000.png: .*looked for in {photos}"):
         bench(manifest, model)
-    assert call("bench", photos, "--batch-size", "4,x")[0] == 2
