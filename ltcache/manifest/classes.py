@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,14 @@ def readable_name(raw: str) -> str:
     """
     words = " ".join(raw.replace("_", " ").split())
     return _QUALIFIED.sub(r" \1", words) or raw
+
+
+def composed(text: str) -> str:
+    """Return a text in Unicode's composed form (NFC), in which names are compared.
+
+    macOS writes ``é`` in file names as two characters (NFD), most others as one.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,11 @@ class ClassList:
 
     @classmethod
     def from_raw(cls, raw: Sequence[str]) -> ClassList:
-        """Return classes named after folders: readable names, the raw ones as source ids."""
-        return cls(tuple(readable_name(name) for name in raw), tuple(raw))
+        """Return classes named after folders: readable names, the raw ones as source ids.
+
+        Names are composed (NFC), so that a folder names the same class on every file system.
+        """
+        return cls(tuple(readable_name(composed(name)) for name in raw), tuple(raw))
 
     def __len__(self) -> int:
         """The number of classes, C."""
@@ -95,22 +106,28 @@ class ClassList:
             raise ManifestError(f"not a record of classes: {error!r}") from None
 
     def repeated_names(self) -> dict[str, list[int]]:
-        """Return name -> labels for each name that more than one class bears."""
-        labels: dict[str, list[int]] = {
-            name: [] for name, count in Counter(self.names).items() if count > 1
-        }
+        """Return name -> labels for each name that more than one class bears.
+
+        Names that differ in their Unicode form alone are one; the key is the composed form.
+        """
+        labels: dict[str, list[int]] = {}
         for label, name in enumerate(self.names):
-            if name in labels:
-                labels[name].append(label)
-        return labels
+            labels.setdefault(composed(name), []).append(label)
+        return {name: found for name, found in labels.items() if len(found) > 1}
 
     def warnings(self) -> list[str]:
         """Return a sentence for each thing in the list that a user should know."""
         repeated = self.repeated_names()
         if not repeated:
             return []
-        shown = some(f"{name!r} (labels {some(labels)})" for name, labels in repeated.items())
+        found = [(self._shown(labels), some(labels)) for labels in repeated.values()]
+        shown = some(f"{name} (labels {labels})" for name, labels in found)
         return [f"{len(repeated)} class name(s) are used more than once: {shown}"]
+
+    def _shown(self, labels: Sequence[int]) -> str:
+        """Return the one name of some classes, or its Unicode forms, escaped so as to differ."""
+        forms = list(dict.fromkeys(self.names[label] for label in labels))
+        return repr(forms[0]) if len(forms) == 1 else " = ".join(map(ascii, forms))
 
 
 def _encodable(text: str) -> bool:

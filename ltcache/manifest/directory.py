@@ -132,7 +132,7 @@ def _listing(path: Path, split: str, file: Path, request: Request) -> Listing:
     if suffix in LIST_SUFFIXES:
         return read_list(file, request.labelled, split)
     if suffix in TABLE_SUFFIXES:
-        return read_table(file, split=split, labelled=request.labelled)
+        return read_table(file, request, split=split)
     raise ManifestError(f"{path / CARD}: the list {file.name!r} is none of .csv .jsonl .txt...")
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
-from ltcache.manifest.matching import label_by_name, named_after_values
+from ltcache.manifest.matching import resolve_labels
 from ltcache.manifest.roots import Root
 from ltcache.manifest.rows import Listing, build_rows
 from ltcache.manifest.splits import canonical_split
@@ -29,6 +29,19 @@ class Request:
     classes: ClassList | Path | None = None
     labelled: bool | None = None
     verify_images: bool = False
+    label_column: str | None = None
+
+    def refuse_label_column(self, where: object) -> None:
+        """Refuse the name of a column of labels for a source that has no columns.
+
+        Raises:
+            ManifestError: one was named.
+        """
+        if self.label_column is not None:
+            raise ManifestError(
+                f"{where}: only tables, saved data sets and tar shards have a column "
+                f"{self.label_column!r} to take labels from; leave out --label-column"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,15 +69,16 @@ def finish(draft: Draft, request: Request, splits: Sequence[str] | None) -> Mani
     listings = list(draft.listings)
     if request.labelled is False:
         listings = [replace(item, labels=_unlabelled(len(item.uris))) for item in listings]
-    classes, listings, noticed = _resolve(draft, listings)
+    resolved = resolve_labels(listings, draft.classes)
+    classes = resolved.classes
     manifest = Manifest(
         name=draft.name,
-        rows=build_rows(listings, len(classes)),
+        rows=build_rows(resolved.listings, len(classes)),
         classes=classes,
         templates=draft.templates,
         groups=draft.groups,
         descriptions=draft.descriptions,
-        card={**draft.card, **noticed},
+        card={**draft.card, **resolved.card},
         root=request.root or draft.root,
     )
     if splits is not None:
@@ -72,7 +86,7 @@ def finish(draft: Draft, request: Request, splits: Sequence[str] | None) -> Mani
     if request.labelled and (manifest.labels() < 0).any():
         count = int((manifest.labels() < 0).sum())
         raise ManifestError(f"{draft.name}: {count} of {len(manifest)} rows have no label")
-    return replace(manifest, warnings=(*draft.warnings, *notice(manifest)))
+    return replace(manifest, warnings=(*draft.warnings, *resolved.notes, *notice(manifest)))
 
 
 def choose_splits(manifest: Manifest, splits: Sequence[str]) -> Manifest:
@@ -117,19 +131,3 @@ def _missing_classes(manifest: Manifest, split: str) -> list[str]:
 
 def _unlabelled(count: int) -> np.ndarray:
     return np.full(count, -1, dtype=np.int64)
-
-
-def _resolve(
-    draft: Draft, listings: list[Listing]
-) -> tuple[ClassList, list[Listing], dict[str, Any]]:
-    """Return the class list, listings with int labels only, and what to add to the card."""
-    if draft.classes is not None:
-        return draft.classes, [label_by_name(item, draft.classes) for item in listings], {}
-    named = [listing for listing in listings if not isinstance(listing.labels, np.ndarray)]
-    numbered = next((listing for listing in listings if (listing.numbers >= 0).any()), None)
-    if numbered and named:
-        raise ManifestError(
-            f"{named[0].where} has class names and {numbered.where} has numbers as labels"
-        )
-    classes, noticed = named_after_values(named)
-    return classes, [label_by_name(listing, classes) for listing in listings], noticed

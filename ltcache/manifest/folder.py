@@ -19,7 +19,7 @@ from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots import Root, root_name
 from ltcache.manifest.rows import Listing
-from ltcache.manifest.splits import known_split
+from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, splits_of
 from ltcache.manifest.text import natural_key, some
 from ltcache.manifest.tree import IMAGE_SUFFIXES, Tree, read_tree
 
@@ -40,6 +40,7 @@ def read_folder(path: Root, request: Request) -> Draft:
         ManifestError: no images, folder names that look like splits beside others, or two
             folders for one split.
     """
+    request.refuse_label_column(path)
     tree = read_tree(path)
     if not len(tree.images):
         raise ManifestError(f"{path}: no images below it ({' '.join(IMAGE_SUFFIXES)})")
@@ -79,19 +80,45 @@ def _parts(path: Root, tree: Tree) -> tuple[list[_Part], list[str]]:
     tops = sorted(pc.unique(_top(inner.filter(in_folder))).to_pylist())
     if not tops:
         return [_Part(prefix, "pool", False)], warnings
-    splits = {top: known_split(top) for top in tops}
-    if not all(splits.values()):
-        _refuse_splits_beside_classes(path, splits, inner)
-        return [_Part(prefix, "train", True)], warnings
+    splits = splits_of(tops)
+    if splits is None:
+        _refuse_splits_beside_classes(path, tops, inner)
+        return [_Part(prefix, "train", True)], warnings + _not_splits(path, prefix, tops)
     parts: list[_Part] = []
-    for top, split in sorted(splits.items(), key=lambda pair: _order(pair[1])):
+    for top, split in sorted(splits.items(), key=lambda pair: SPLITS.index(pair[1])):
         if any(part.split == split for part in parts):
             raise ManifestError(f"{path}: more than one folder for the split {split!r}: {tops}")
-        nested = _any(pc.match_substring(_below(inner, f"{top}/"), "/"))
-        parts.append(_Part(f"{prefix}{top}/", str(split), nested and split != "pool"))
+        within = _doubled(_below(inner, f"{top}/"), split)
+        below = _below(inner, f"{top}/{within}")
+        nested = _any(pc.match_substring(below, "/"))
+        parts.append(_Part(f"{prefix}{top}/{within}", split, nested and split != "pool"))
     if loose := inner.filter(pc.invert(in_folder)).to_pylist():
         warnings.append(f"{len(loose)} image(s) beside the splits are left out: {some(loose)}")
     return parts, warnings
+
+
+def _not_splits(path: Root, prefix: str, tops: Sequence[str]) -> list[str]:
+    """Return what to say of names that look like splits and are not taken as such."""
+    found = []
+    if known_split(root_name(path)) not in (None, "train") and not prefix:
+        found.append(
+            f"{path} has the name of a split, but its rows are taken as 'train'; give the folder "
+            f"above it to take them as {known_split(root_name(path))!r}"
+        )
+    if classes := [top for top in tops if looks_like_split(top)]:
+        found.append(
+            f"class folder(s) whose names look like a split: {some(map(repr, classes))}; splits "
+            "are folders called train, val, test or pool with no others beside them"
+        )
+    return found
+
+
+def _doubled(names: pa.StringArray, split: str) -> str:
+    """Return ``training_set/`` where a split's folder holds nothing but that of the same split."""
+    tops = pc.unique(_top(names)).to_pylist()
+    if len(tops) != 1 or known_split(tops[0]) != split:
+        return ""
+    return f"{tops[0]}/" if pc.min(pc.count_substring(names, "/")).as_py() > 1 else ""
 
 
 def _below(names: pa.StringArray, prefix: str) -> pa.StringArray:
@@ -110,10 +137,6 @@ def _any(mask: pa.Array) -> bool:
     return bool(pc.any(mask).as_py())
 
 
-def _order(split: str | None) -> int:
-    return ("train", "val", "test", "pool").index(str(split))
-
-
 def _descend(tree: Tree) -> str:
     """Return the one folder that wraps everything, as archives often have it (``images/``)."""
     prefix = ""
@@ -128,13 +151,11 @@ def _descend(tree: Tree) -> str:
         prefix += f"{top}/"
 
 
-def _refuse_splits_beside_classes(
-    path: Root, splits: dict[str, str | None], inner: pa.StringArray
-) -> None:
+def _refuse_splits_beside_classes(path: Root, tops: Sequence[str], inner: pa.StringArray) -> None:
     """Refuse ``train/cat/1.jpg`` beside ``extra/1.jpg``; a class may be called ``train``."""
-    for top in [top for top, split in splits.items() if split]:
+    for top in filter(known_split, tops):
         if not _any(pc.invert(pc.match_substring(_below(inner, f"{top}/"), "/"))):
-            others = [other for other, split in splits.items() if not split]
+            others = [other for other in tops if not known_split(other)]
             raise ManifestError(
                 f"{path}: {top!r} looks like a split, but {some(others)} stand(s) beside it; "
                 f"move the others away, or give {path}/{top}"

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
-from ltcache.manifest.derive import derived_classes, parent_folders
+from ltcache.manifest.derive import parent_folders
 from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.labels import Labels, is_whole, read_labels
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
@@ -26,7 +26,6 @@ from ltcache.manifest.text import read_lines
 from ltcache.manifest.tree import is_image
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
-_INTEGER = r"^-?[0-9]{1,18}$"
 
 
 def read_lists(paths: Sequence[Path], request: Request) -> Draft:
@@ -35,6 +34,7 @@ def read_lists(paths: Sequence[Path], request: Request) -> Draft:
     Raises:
         ManifestError: a line is not ``path label`` with a whole number; names file and line.
     """
+    request.refuse_label_column(paths[0])
     listings = [read_list(path, request.labelled) for path in paths]
     dataset = next((name for path in paths if (name := split_in(path.stem)[1])), "")
     folder = paths[0].resolve().parent
@@ -60,25 +60,28 @@ def read_list(path: Path, labelled: bool | None = None, split: str | None = None
     kept = [line for line in lines if line]
     pairs = [line.rsplit(maxsplit=1) for line in kept]
     if labelled is False:
-        uris, labels = _without_labels(kept, pairs), np.full(len(kept), -1, dtype=np.int64)
+        uris, labels = _without_labels(kept, pairs), Labels(np.full(len(kept), -1, np.int64))
     else:
         uris, labels = _with_labels(path, numbers, pairs)
     told = split or split_in(path.stem)[0] or ("pool" if labelled is False else "train")
-    return Listing(str(path), uris, labels, told, lines=numbers)
+    return Listing(str(path), uris, labels.values, told, lines=numbers, notes=labels.notes)
 
 
 def _with_labels(
     path: Path, numbers: Sequence[int], pairs: Sequence[Sequence[str]]
-) -> tuple[list[str], np.ndarray]:
-    """Return paths and int64 labels; refuses the first line that has not both."""
-    labels = pa.array([pair[-1] if len(pair) == 2 else "" for pair in pairs], pa.string())
-    good = pc.match_substring_regex(labels, _INTEGER)
-    if (row := pc.index(good, False).as_py()) >= 0:
+) -> tuple[list[str], Labels]:
+    """Return paths and labels; refuses the first line that has not both."""
+    texts = [pair[-1] if len(pair) == 2 else "" for pair in pairs]
+    row = texts.index("") if "" in texts else None
+    labels = read_labels(str(path), "label", pa.array(texts, pa.string()))
+    if row is None and not isinstance(labels.values, np.ndarray):
+        row = next((row for row, text in enumerate(texts) if not is_whole(text)), 0)
+    if row is not None:
         raise ManifestError(
             f"{path} line {numbers[row]}: expected 'path label' with a whole number at the end, "
             f"found {' '.join(pairs[row])[:120]!r} (labelled=False reads a list of paths alone)"
         )
-    return [pair[0] for pair in pairs], pc.cast(labels, pa.int64()).to_numpy()
+    return [pair[0] for pair in pairs], labels
 
 
 def _without_labels(lines: Sequence[str], pairs: Sequence[Sequence[str]]) -> list[str]:
@@ -89,12 +92,12 @@ def _without_labels(lines: Sequence[str], pairs: Sequence[Sequence[str]]) -> lis
 
 def _classes(
     paths: Sequence[Path], dataset: str, listings: Sequence[Listing], request: Request
-) -> tuple[ClassList, dict[str, Any]]:
+) -> tuple[ClassList | None, dict[str, Any]]:
     if isinstance(request.classes, ClassList):
         return request.classes, {}
     path = request.classes or (None if request.labelled is False else names_beside(paths[0]))
     if path is None:
-        return derived_classes(listings)
+        return None, {}
     folders = parent_folders(listings) if path.suffix.lower() not in (".csv", ".json") else ()
     classes = read_classes(path, folders=folders, dataset=dataset)
     return classes, {"class_names": NAME_NORMALISER} if path.suffix.lower() != ".csv" else {}

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.roots import Root
+from ltcache.manifest.splits import SPLITS
 from ltcache.manifest.text import json_digest
 
 COLUMNS = pa.schema(
@@ -30,7 +31,6 @@ COLUMNS = pa.schema(
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _SLICE = 8192  # rows turned into Python values at a time
-_SPLIT_ORDER = ("train", "val", "test", "pool")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Manifest:
     def splits(self) -> tuple[str, ...]:
         """The splits that occur: train, val, test and pool first, then others as they appear."""
         found = pc.unique(self.rows["split"]).to_pylist()
-        first = [split for split in _SPLIT_ORDER if split in found]
+        first = [split for split in SPLITS if split in found]
         return tuple(first + [split for split in found if split not in first])
 
     def indices(self, split: str | None = None) -> np.ndarray:

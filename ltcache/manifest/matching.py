@@ -3,29 +3,176 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.classes import NAME_NORMALISER, ClassList, readable_name
+from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed, readable_name
+from ltcache.manifest.derive import derived_classes
+from ltcache.manifest.labels import is_whole, only_missing_words
 from ltcache.manifest.rows import Listing
-from ltcache.manifest.text import natural_key
+from ltcache.manifest.text import natural_key, some
 
 _AMBIGUOUS = -2
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """Listings whose labels are numbers that count into ``classes``.
+
+    Args:
+        classes: C classes.
+        listings: as they were, with int64 labels.
+        card: what to record about the names.
+        notes: what a user should know.
+    """
+
+    classes: ClassList
+    listings: list[Listing]
+    card: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def resolve_labels(listings: Sequence[Listing], classes: ClassList | None) -> Resolved:
+    """Return listings with numbers as labels, and the class list they count into.
+
+    Where no class list is given, the names that a file itself gives its labels serve, else names
+    derived from what stands beside the numbers, else the class names that occur, sorted naturally.
+
+    Raises:
+        ManifestError: files that name their classes differently, or mix names and numbers; a name
+            that is not in the class list, or that two classes bear.
+    """
+    listings, card = list(listings), {}
+    if classes is None and (names := _own_names(listings)) is not None:
+        classes, card = ClassList.from_raw(names), {"class_names": NAME_NORMALISER}
+    listings = _without_missing_words(listings, classes)
+    notes = [note for listing in listings for note in listing.notes]
+    if classes is None:
+        named = [listing for listing in listings if _has_names(listing)]
+        _refuse_mixed(named, listings)
+        classes, card = named_after_values(named) if named else derived_classes(listings)
+        notes += _spellings(named)
+    else:
+        notes += _numbers_called_otherwise(listings, classes)
+    listings = [label_by_name(listing, classes) for listing in listings]
+    return Resolved(classes, listings, card, tuple(notes))
+
+
+def _own_names(listings: Sequence[Listing]) -> Sequence[str] | None:
+    """Return the names that the files themselves give their labels; None where they give none."""
+    named = [listing for listing in listings if listing.class_names is not None]
+    for other in named[1:]:
+        first, second = named[0].class_names or (), other.class_names or ()
+        if list(first) != list(second):
+            pairs = zip(first, second, strict=False)
+            label = next((k for k, (a, b) in enumerate(pairs) if a != b), None)
+            what = (
+                f"{len(first)} and {len(second)} classes"
+                if label is None
+                else f"label {label} is {first[label]!r} and {second[label]!r}"
+            )
+            raise ManifestError(
+                f"{named[0].where} and {other.where} name their classes differently: {what}; give "
+                "them one at a time, or the class list with --classes"
+            )
+    return named[0].class_names if named else None
+
+
+def _without_missing_words(listings: Sequence[Listing], classes: ClassList | None) -> list[Listing]:
+    """Return listings in which words for a missing value are labels only where they are a class.
+
+    It concerns a listing that has nothing but such words (``nan``, ``None``) for labels: they are
+    classes if the class list, or another listing beside other names, has a class of that name.
+    """
+    if classes is not None:
+        known = set(_lookup(classes))
+    else:
+        known = {
+            composed(value)
+            for listing in listings
+            if _has_names(listing) and not only_missing_words(listing.labels)
+            for value in listing.labels
+            if value is not None
+        }
+    return [_keep_labels(listing, known) for listing in listings]
+
+
+def _has_names(listing: Listing) -> bool:
+    return not isinstance(listing.labels, np.ndarray)
+
+
+def _keep_labels(listing: Listing, known: set[str]) -> Listing:
+    """Return a listing of nothing but words for a missing value with those among ``known``."""
+    if isinstance(listing.labels, np.ndarray) or not only_missing_words(listing.labels):
+        return listing
+    kept = [value if value in known else None for value in listing.labels]
+    lost = [value for value in listing.labels if value is not None and value not in known]
+    if not lost:
+        return listing
+    note = (
+        f"{listing.where}: {len(lost)} label(s) {some(map(repr, sorted(set(lost))))} are taken as "
+        "missing, not as a class"
+    )
+    labels = kept if any(kept) else np.full(len(kept), -1, dtype=np.int64)
+    return replace(listing, labels=labels, notes=(*listing.notes, note))
+
+
+def _refuse_mixed(named: Sequence[Listing], listings: Sequence[Listing]) -> None:
+    numbered = next((listing for listing in listings if (listing.numbers >= 0).any()), None)
+    if numbered and named:
+        raise ManifestError(
+            f"{named[0].where} has class names and {numbered.where} has numbers as labels"
+        )
+
+
+def _numbers_called_otherwise(listings: Iterable[Listing], classes: ClassList) -> list[str]:
+    """Return a note where numbers serve as labels and classes bear other numbers as names."""
+    numbered = next((item for item in listings if (item.numbers >= 0).any()), None)
+    if numbered is None or not all(map(is_whole, classes.names)):
+        return []
+    other = [f"label {k} is called {n!r}" for k, n in enumerate(classes.names) if int(n) != k]
+    if not other:
+        return []
+    return [
+        f"{numbered.where}: the labels are numbers, and so are the names of the classes, which "
+        f"differ ({some(other, 3)}): the numbers are taken as labels, not as names"
+    ]
+
+
 def named_after_values(listings: Iterable[Listing]) -> tuple[ClassList, dict[str, Any]]:
     """Return the class names that occur in some listings, sorted naturally, and a card entry."""
-    values = {value for listing in listings for value in listing.labels if value is not None}
+    values = {
+        composed(value) for listing in listings for value in listing.labels if value is not None
+    }
     classes = ClassList.from_raw(sorted(values, key=natural_key))
     return classes, {"class_names": NAME_NORMALISER}
 
 
+def _spellings(listings: Iterable[Listing]) -> list[str]:
+    return one_class_notes({value for item in listings for value in item.labels if value})
+
+
+def one_class_notes(names: Iterable[str]) -> list[str]:
+    """Return a note for each name that occurs in several Unicode forms, which make one class."""
+    forms: dict[str, list[str]] = {}
+    for name in sorted(names):
+        forms.setdefault(composed(name), []).append(name)
+    return [
+        f"the class {name!r} is written in {len(found)} Unicode forms "
+        f"({some(map(ascii, found))}); they are taken as one class"
+        for name, found in forms.items()
+        if len(found) > 1
+    ]
+
+
 def label_by_name(listing: Listing, classes: ClassList) -> Listing:
     """Return ``listing`` with numbers for class names (source ids and readable forms count too).
+
+    Unicode forms do not count: names are compared composed (NFC).
 
     Raises:
         ManifestError: a name is not in the list, or two classes bear it; names the line.
@@ -57,6 +204,7 @@ def _lookup(classes: ClassList) -> dict[str, int]:
         found: dict[str, int] = {}
         for label, value in enumerate(layer):
             if value is not None:
+                value = composed(value)
                 found[value] = _AMBIGUOUS if value in found else label
         table = {**found, **table}
     return table
@@ -65,6 +213,7 @@ def _lookup(classes: ClassList) -> dict[str, int]:
 def _find(table: dict[str, int], value: str | None) -> int | None:
     if value is None:
         return -1
+    value = composed(value)
     return table.get(value, table.get(readable_name(value)))
 
 

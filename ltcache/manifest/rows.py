@@ -31,6 +31,8 @@ class Listing:
         lines: the line of each row in the file; None where the rows are files in a folder.
         keys: n keys, or None for the default (the uri).
         extra: user columns of n values.
+        class_names: names in label order, where the file itself gives them.
+        notes: what the reader noticed and a user should see.
     """
 
     where: str
@@ -40,6 +42,8 @@ class Listing:
     lines: Sequence[int] | None = None
     keys: list[str] | None = None
     extra: Mapping[str, pa.Array] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> np.ndarray:
@@ -128,14 +132,24 @@ def _splits(listing: Listing) -> pa.Array:
     """Return the split of each row; a split is also a file name, so it must be able to be one."""
     splits = [listing.split] if isinstance(listing.split, str) else listing.split
     for split in dict.fromkeys(splits):
-        if not _SPLIT_NAME.fullmatch(split):
-            place = listing.place(splits.index(split)) if len(splits) > 1 else listing.where
-            raise ManifestError(
-                f"{place}: the split {split!r} is not a name of letters, digits, '.', '_', '-'"
-            )
+        place = listing.place(splits.index(split)) if len(splits) > 1 else listing.where
+        checked_split(place, split)
     if isinstance(listing.split, str):
         return pa.repeat(listing.split, len(listing.uris))
     return pa.array(listing.split, pa.string())
+
+
+def checked_split(place: str, split: str) -> str:
+    """Return a split whose name can also be that of a file.
+
+    Raises:
+        ManifestError: it cannot; names the place.
+    """
+    if not _SPLIT_NAME.fullmatch(split):
+        raise ManifestError(
+            f"{place}: the split {split!r} is not a name of letters, digits, '.', '_', '-'"
+        )
+    return split
 
 
 class _Places:

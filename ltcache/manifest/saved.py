@@ -7,19 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.classes import NAME_NORMALISER, ClassList
-from ltcache.manifest.derive import derived_classes
+from ltcache.manifest.classes import ClassList
+from ltcache.manifest.columns import Columns
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.parquet import image_column
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import canonical_split
-from ltcache.manifest.table_forms import Columns
-from ltcache.manifest.tables import LABEL_COLUMNS, rows_of
+from ltcache.manifest.tables import rows_of
 from ltcache.manifest.text import some
 
 
@@ -31,8 +29,7 @@ def read_saved(path: Path, request: Request) -> Draft:
     """
     splits = saved_splits(path)
     listings = [_listing(path, name, part, request) for name, part in splits.items()]
-    classes, card = _classes(path, next(iter(splits.values())), listings, request)
-    return Draft(path.resolve().name, listings, path, classes, card=card)
+    return Draft(path.resolve().name, listings, path, _classes(path, request))
 
 
 def _listing(path: Path, split: str, dataset: Any, request: Request) -> Listing:
@@ -40,26 +37,19 @@ def _listing(path: Path, split: str, dataset: Any, request: Request) -> Listing:
     rows = dataset.remove_columns([images])[:] if len(dataset.column_names) > 1 else pa.table({})
     values = {name.lower(): rows[name].combine_chunks() for name in rows.column_names}
     uris = [f"{split}/{row}" for row in range(len(dataset))]
-    columns = Columns(values, range(len(dataset)))
-    where = str(path / split)
-    told = canonical_split(split)
-    return rows_of(where, columns, values, uris, split=told, labelled=request.labelled)
+    named = {
+        name.lower(): tuple(names)
+        for name, feature in dataset.features.items()
+        if (names := getattr(feature, "names", None))
+    }
+    columns = Columns(values, range(len(dataset)), named)
+    return rows_of(str(path / split), columns, values, uris, request, split=canonical_split(split))
 
 
-def _classes(
-    path: Path, dataset: Any, listings: list[Listing], request: Request
-) -> tuple[ClassList | None, dict[str, Any]]:
-    if isinstance(request.classes, ClassList):
-        return request.classes, {}
-    if request.classes is not None:
-        return read_classes(request.classes, dataset=path.name), {}
-    features = {name.lower(): feature for name, feature in dataset.features.items()}
-    label = next((features[name] for name in LABEL_COLUMNS if name in features), None)
-    if names := getattr(label, "names", None):
-        return ClassList.from_raw(names), {"class_names": NAME_NORMALISER}
-    if all(isinstance(listing.labels, np.ndarray) for listing in listings):
-        return derived_classes(listings)
-    return None, {}
+def _classes(path: Path, request: Request) -> ClassList | None:
+    if isinstance(request.classes, ClassList) or request.classes is None:
+        return request.classes
+    return read_classes(request.classes, dataset=path.name)
 
 
 def saved_splits(path: Path) -> dict[str, Any]:

@@ -28,13 +28,13 @@ from ltcache.manifest.roots import (
     root_kind,
 )
 from ltcache.manifest.saved import read_saved
-from ltcache.manifest.splits import split_in
+from ltcache.manifest.splits import SPLITS, split_in
 from ltcache.manifest.tables import TABLE_SUFFIXES, has_path_column, read_tables
 from ltcache.manifest.text import some
 from ltcache.manifest.webdataset import read_tars
 
 _SAMPLE = 1 << 16
-_ORDER = ("train", "val", "test", "pool", None)
+_ORDER = (*SPLITS, None)
 
 
 def read_manifest(
@@ -45,6 +45,7 @@ def read_manifest(
     splits: Sequence[str] | None = None,
     labelled: bool | None = None,
     verify_images: bool = False,
+    label_column: str | None = None,
 ) -> Manifest:
     """Read any source of images and classes into the canonical form.
 
@@ -61,6 +62,9 @@ def read_manifest(
         splits: keep these only; the class list stays whole.
         labelled: False ignores or does without labels, True insists on them.
         verify_images: also compare the SHA-256 of a manifest directory's image archive.
+        label_column: of tables, saved data sets and tar shards with .json files: the column (or
+            field) of the labels; by default ``label``, ``class`` or ``target``, else the only one
+            that its file calls a ``ClassLabel``.
 
     Returns:
         The manifest; what a user should know about it stands in ``warnings``.
@@ -74,6 +78,7 @@ def read_manifest(
         classes=classes if isinstance(classes, ClassList) or classes is None else Path(classes),
         labelled=labelled,
         verify_images=verify_images,
+        label_column=label_column,
     )
     try:
         with fetching(source) as (place, renamed):

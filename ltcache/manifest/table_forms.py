@@ -5,24 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.parquet import image_column, open_parquet
+from ltcache.manifest.columns import Columns
+from ltcache.manifest.parquet import class_names, image_column, open_parquet
 from ltcache.manifest.text import parse_json, read_lines, read_text
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A table as read: columns by lower-case name, and the line of each row."""
-
-    values: Mapping[str, pa.Array]
-    lines: Sequence[int]
 
 
 def _read_csv(path: Path) -> Columns:
@@ -97,13 +89,15 @@ def _read_parquet(path: Path) -> Columns:
         table = file.read(columns=names).combine_chunks()
         header = _header(path, table.column_names)
         arrays = [column.combine_chunks() for column in table.columns]
+        named = {n.lower(): found for n in names if (found := class_names(file.schema_arrow, n))}
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, ManifestError):
             raise
         raise ManifestError(f"{path}: cannot be read as Parquet: {error}") from None
     finally:
         file.close()
-    return Columns(dict(zip(header, arrays, strict=True)), range(1, file.metadata.num_rows + 1))
+    lines = range(1, file.metadata.num_rows + 1)
+    return Columns(dict(zip(header, arrays, strict=True)), lines, named)
 
 
 FORMS = {

@@ -17,17 +17,17 @@ import pyarrow as pa
 
 from ltcache.errors import ImageError, ManifestError
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.derive import derived_classes
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.folder import read_folder
+from ltcache.manifest.labels import Labels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.ranges import read_range
 from ltcache.manifest.roots import Place, Remote, one_root
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
-from ltcache.manifest.table_forms import Columns, json_array
-from ltcache.manifest.tables import LABEL_COLUMNS, labels_of, renamed
+from ltcache.manifest.table_forms import json_array
+from ltcache.manifest.tables import LABEL_COLUMNS, renamed
 from ltcache.manifest.tars import TarIndex, tar_index
 from ltcache.manifest.text import parse_json
 from ltcache.manifest.tree import is_image
@@ -59,8 +59,8 @@ def read_tars(places: Sequence[Place], request: Request) -> Draft:
                 f"{shard.place.name}: its name tells no split; its rows are taken as 'train'"
             )
     dataset = split_in(places[0].stem)[1] or places[0].parent.name
-    classes, card = _classes(places[0], dataset, listings, request)
-    return Draft(dataset, listings, root, classes, card=card, warnings=tuple(warnings))
+    classes = _classes(places[0], dataset, request)
+    return Draft(dataset, listings, root, classes, warnings=tuple(warnings))
 
 
 def _sidecar(name: str) -> bool:
@@ -85,20 +85,26 @@ def _listing(shard: TarIndex, request: Request) -> Listing:
         if suffix in _SIDECARS:
             samples.setdefault(sample, {})[suffix] = name
     found = [samples.get(_split_name(name)[0], {}) for name in images]
-    columns = _columns(shard, found) if any(found) else {}
-    labels: np.ndarray | list[str | None] = np.full(len(images), -1, dtype=np.int64)
+    columns = _columns(shard, found, request.label_column) if any(found) else {}
+    if request.label_column is not None and "label" not in columns:
+        raise ManifestError(
+            f"{shard.place}: no .json beside its images has a field {request.label_column!r} to "
+            "take labels from; correct --label-column"
+        )
+    labels = Labels(np.full(len(images), -1, dtype=np.int64))
     label = columns.pop("label", None)
     where = str(shard.place)
     if label is not None and request.labelled is not False:
-        table = Columns({}, range(1, len(images) + 1))
-        labels = labels_of(where, table, "label", label)
+        labels = read_labels(where, "label", label)
     split = told or ("pool" if label is None else "train")
-    return Listing(where, uris, labels, split, extra=renamed(columns))
+    return Listing(where, uris, labels.values, split, extra=renamed(columns), notes=labels.notes)
 
 
-def _columns(shard: TarIndex, found: Sequence[Mapping[str, str]]) -> dict[str, pa.Array]:
+def _columns(
+    shard: TarIndex, found: Sequence[Mapping[str, str]], wanted: str | None
+) -> dict[str, pa.Array]:
     """Return the label (if there is any) and what is carried along, one value per image."""
-    records: list[dict[str, Any]] = [_fields(shard, files) for files in found]
+    records: list[dict[str, Any]] = [_fields(shard, files, wanted) for files in found]
     texts = [str(record["caption"]) for record in records if "caption" in record]
     labelled = any("label" in record for record in records)
     if texts and not labelled and all(text.strip().isdecimal() for text in texts):
@@ -110,8 +116,12 @@ def _columns(shard: TarIndex, found: Sequence[Mapping[str, str]]) -> dict[str, p
     }
 
 
-def _fields(shard: TarIndex, files: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the files beside one image say: ``label``, ``caption`` and fields of its JSON."""
+def _fields(shard: TarIndex, files: Mapping[str, str], wanted: str | None) -> dict[str, Any]:
+    """Return what the files beside one image say: ``label``, ``caption`` and fields of its JSON.
+
+    Args:
+        wanted: the field of the JSON that is the label, in place of the usual names and of .cls.
+    """
     fields: dict[str, Any] = {}
     if "txt" in files:
         fields["caption"] = _text(shard, files["txt"])
@@ -120,12 +130,13 @@ def _fields(shard: TarIndex, files: Mapping[str, str]) -> dict[str, Any]:
         value = parse_json(_text(shard, files["json"]), where)
         if not isinstance(value, dict):
             value = {"label": value}
-        label = next((name for name in LABEL_COLUMNS if name in value), None)
-        if label is not None:
-            value = {"label": value[label], **{k: v for k, v in value.items() if k != label}}
+        usual = LABEL_COLUMNS if wanted is None else (wanted,)
+        label = next((name for name in usual if name in value), None)
+        labelled = {} if label is None else {"label": value[label]}
+        value = {k: v for k, v in value.items() if k not in (label, "label")} | labelled
         kept = {k: v for k, v in value.items() if not isinstance(v, (dict, list))}
         fields |= {k.lower(): v for k, v in kept.items() if k not in ("key", "split")}
-    if "cls" in files:
+    if "cls" in files and wanted is None:
         fields["label"] = _text(shard, files["cls"]).strip()
     if isinstance(fields.get("label"), int):
         fields["label"] = str(fields["label"])
@@ -137,23 +148,17 @@ def _text(shard: TarIndex, name: str) -> str:
     try:
         if size > _MOST_BYTES:
             raise ImageError(f"{size} bytes are too many for a label")
-        return read_range(shard.place, shard.stamp, start, size).decode()
+        return read_range(shard.place, shard.stamp, start, size).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ManifestError(f"{shard.place}: the member {name!r} is not UTF-8") from None
     except ImageError as error:
         raise ManifestError(f"{shard.place}: the member {name!r}: {error}") from None
 
 
-def _classes(
-    place: Place, dataset: str, listings: Sequence[Listing], request: Request
-) -> tuple[ClassList | None, dict[str, Any]]:
+def _classes(place: Place, dataset: str, request: Request) -> ClassList | None:
     if isinstance(request.classes, ClassList):
-        return request.classes, {}
+        return request.classes
     path = request.classes
     if path is None and request.labelled is not False and not isinstance(place, Remote):
         path = names_beside(place)
-    if path is not None:
-        return read_classes(path, dataset=dataset), {}
-    if all(isinstance(listing.labels, np.ndarray) for listing in listings):
-        return derived_classes(listings)
-    return None, {}
+    return None if path is None else read_classes(path, dataset=dataset)

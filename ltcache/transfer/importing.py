@@ -87,8 +87,11 @@ def import_features(
         feature_field: ``embedding`` (the space of the class texts) or ``pooled`` (before the
             projection): what the source's features are.
         split: of rows for which nothing says it.
-        labels: one for each row in order: numbers, or class names. -1 = unlabelled.
-        splits: one for each row. classes: names in label order, or a file of them.
+        labels: one for each row in order: whole numbers (also as text; -1 = unlabelled), or class
+            names (also as bytes), which are sorted naturally where no ``classes`` are given. None,
+            NaN and an empty text are no label; names beside ``text`` need ``classes``.
+        splits: one for each row; ``valid``, ``training_set``... are known, numbers are names.
+        classes: names in label order, or a file of them.
         text: class embeddings (C, D) or (C, M, D), or a file of them.
         manifest: a list of the rows in the same order, in place of labels, splits and classes.
         encoder_of: a cache whose encoder made these features: its identity is taken, on your word.
@@ -96,6 +99,8 @@ def import_features(
 
     Raises:
         UsageError: unreadable, or rows, labels, classes and texts that do not fit each other.
+        ManifestError: a label that is none of the classes, a split that cannot be one, or a list
+            of rows or classes that breaks a rule.
         IdentityError: ``out`` holds something else (status 4).
     """
     source, out = Path(source), Path(out)
@@ -174,6 +179,7 @@ def _read(
     notes += found.notes
     stacks = stacks_of(found)
     rows = manifest_of(found, manifest, name, split)
+    notes += rows.warnings
     return _content(found, stacks, rows, name, logit_scale)
 
 

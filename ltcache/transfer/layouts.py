@@ -12,14 +12,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ltcache.errors import UsageError
+from ltcache.manifest import ClassList
+from ltcache.manifest.splits import SPLIT_WORDS, SPLITS, known_split, split_in
+from ltcache.manifest.text import read_lines
 from ltcache.transfer.arrays import SUFFIXES, read_arrays
+from ltcache.transfer.columns import texts_of_array
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "features": (
@@ -34,9 +38,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "text_features", "text_embeddings", "text_embeds", "class_embeddings"),
     "projection": ("projection",),
 }  # fmt: skip
-_SPLITS = ("train", "val", "test", "pool")
 _MEANING = {name: meaning for meaning, names in _NAMES.items() for name in names}
-_OF_SPLIT = re.compile(rf"^(?:({'|'.join(_SPLITS)})[_./-]?)?(.*?)(?:[_./-]({'|'.join(_SPLITS)}))?$")
 _TIP_SCALE = 100.0  # Tip-Adapter's logits are 100 times the cosine
 
 
@@ -47,7 +49,7 @@ class Part:
     Args:
         split: its name, or None where the source does not say.
         fields: field -> (n, D) or (n, v, D).
-        labels: (n,) numbers or class names, or (n, C) one-hot; None: unlabelled.
+        labels: (n,) numbers or class names (also as bytes), or (n, C) one-hot; None: unlabelled.
         keys: a name for each row, or None.
         splits: the split of each row, where one array mixes them.
     """
@@ -66,7 +68,7 @@ class Found:
     Args:
         parts: in the order of the rows.
         files: that the features came from; their digest becomes the encoder's identity.
-        classes: names in label order, or None.
+        classes: in label order, or None.
         text: (C, D) or (C, M, D) embeddings of the classes, or None.
         projection: (P, D) from pooled to embedding, or None.
         logit_scale: of the zero-shot logits, or None.
@@ -75,7 +77,7 @@ class Found:
 
     parts: list[Part]
     files: list[Path]
-    classes: list[str] | None = None
+    classes: ClassList | None = None
     text: np.ndarray | None = None
     projection: np.ndarray | None = None
     logit_scale: float | None = None
@@ -114,6 +116,7 @@ def read_named_arrays(path: Path) -> Found:
     lone = len(files) == 1
     parts: dict[str | None, Part] = {}
     found = Found([], [])
+    placed: dict[tuple[str | None, str], tuple[str, str]] = {}
     for file in files:
         arrays = read_arrays(file)
         if lone and len(arrays) == 1:
@@ -125,6 +128,12 @@ def read_named_arrays(path: Path) -> Found:
                 continue
             if meaning in ("features", "pooled") and file not in found.files:
                 found.files.append(file)
+            first = placed.setdefault((split, meaning), (file.name, name))
+            if first != (file.name, name):
+                raise UsageError(
+                    f"{path}: {first[1]!r} in {first[0]} and {name!r} in {file.name} are both the "
+                    f"{meaning}{f' of {split}' if split else ''}; move one away"
+                )
             _place(found, parts, split, meaning, array)
     found.parts = [parts[split] for split in _in_order(parts) if parts[split].fields]
     if not found.parts:
@@ -150,12 +159,15 @@ def _meaning(name: str, *, folder: bool) -> tuple[str | None, str | None]:
     lowered = name.lower()
     if lowered in _MEANING:
         return None, _MEANING[lowered]
-    match = _OF_SPLIT.match(lowered)
-    assert match is not None
-    split = match[1] or match[3]
-    if split is not None and not match[2] and folder:
+    split, rest = split_in(lowered.replace("/", "."))
+    if split is None:  # trainX
+        begun = max((word for word in SPLIT_WORDS if lowered.startswith(word)), key=len, default="")
+        split, rest = SPLIT_WORDS.get(begun), lowered.removeprefix(begun)
+        if rest not in _MEANING:
+            return None, None
+    if folder and known_split(lowered):
         return split, "features"
-    return split, _MEANING.get(match[2])
+    return split, _MEANING.get(rest.removeprefix("set_").removesuffix("_set"))
 
 
 def _place(
@@ -164,7 +176,7 @@ def _place(
     if meaning in ("text", "projection"):
         setattr(found, meaning, np.asarray(array, dtype=np.float32))
     elif meaning == "classes":
-        found.classes = [str(name) for name in array.tolist()]
+        found.classes = ClassList(tuple(texts_of_array("classes", array)))
     else:
         part = parts.setdefault(split, Part(split))
         if meaning in ("features", "pooled"):
@@ -174,7 +186,7 @@ def _place(
 
 
 def _in_order(parts: Mapping[str | None, Part]) -> list[str | None]:
-    return sorted(parts, key=lambda split: _SPLITS.index(split) if split in _SPLITS else -1)
+    return sorted(parts, key=lambda split: SPLITS.index(split) if split in SPLITS else -1)
 
 
 def read_clip_retrieval(path: Path) -> Found:
@@ -251,17 +263,10 @@ def read_column(path: Path, what: str) -> np.ndarray:
 
     Raises:
         UsageError: unreadable, or with more than one array in it.
+        ManifestError: text that is not UTF-8.
     """
     if path.suffix.lower() in SUFFIXES:
         return _only(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the {what} cannot be read ({error})") from None
-    return _numbers_or_texts([line.strip() for line in lines])
-
-
-def _numbers_or_texts(values: Sequence[str]) -> np.ndarray:
-    if all(re.fullmatch(r"-?\d+", value) for value in values):
-        return np.array([int(value) for value in values], dtype=np.int64)
-    return np.array(values, dtype=str)
+    if not path.is_file():
+        raise UsageError(f"{path}: the {what} cannot be read (no such file)")
+    return np.array([line.strip() for line in read_lines(path)], dtype=object)

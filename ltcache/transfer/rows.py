@@ -10,11 +10,15 @@ import pyarrow as pa
 
 from ltcache.errors import UsageError
 from ltcache.manifest import ClassList, Manifest, read_classes, read_manifest
+from ltcache.manifest.labels import read_labels
+from ltcache.manifest.matching import Resolved, resolve_labels
+from ltcache.manifest.rows import Listing, checked_split
+from ltcache.manifest.splits import canonical_split
 from ltcache.transfer.arrays import Stack
+from ltcache.transfer.columns import arrow_column, texts_of_array
 from ltcache.transfer.layouts import Found, Part, read_column
 
 _MOST_CLASSES = 10_000_000
-_UNLABELLED = ("", "None")  # how a list of class names says that a row has none
 
 
 def override(
@@ -31,9 +35,9 @@ def override(
         column = read_column(Path(value), what) if isinstance(value, (str, Path)) else value
         _spread(found.parts, what, np.asarray(column))
     if isinstance(classes, (str, Path)):
-        found.classes = list(read_classes(Path(classes)).names)
+        found.classes = read_classes(Path(classes))
     elif classes is not None:
-        found.classes = list(classes)
+        found.classes = ClassList(tuple(classes))
     if text is not None:
         array = read_column(Path(text), "text") if isinstance(text, (str, Path)) else text
         found.text = np.asarray(array, dtype=np.float32)
@@ -81,72 +85,99 @@ def stacks_of(found: Found) -> dict[str, Stack]:
 def manifest_of(
     found: Found, manifest: str | Path | Manifest | None, name: str, split: str
 ) -> Manifest:
-    """Return the rows of all parts as a manifest, or the one that is given if it is as long."""
+    """Return the rows of all parts as a manifest, or the one that is given if it is as long.
+
+    What a user should know about it stands in its ``warnings``.
+    """
     rows = sum(_length(part) for part in found.parts)
     if manifest is not None:
         listed = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
         if len(listed) != rows:
             raise UsageError(f"the manifest lists {len(listed)} rows for {rows} rows of features")
         return listed
-    split_of = np.concatenate([_splits_of(part, split) for part in found.parts])
-    labels, classes = _labels(found)
+    split_of = [name for part in found.parts for name in _splits_of(part, split)]
+    resolved = _resolved(found)
+    labels = np.concatenate([listing.numbers for listing in resolved.listings])
     keys = [key for part in found.parts for key in _keys_of(part)]
     if not all(keys) or len(set(keys)) != rows:
-        keys = [f"{of}/{row:08d}" for row, of in enumerate(split_of.tolist())]
+        keys = [f"{of}/{row:08d}" for row, of in enumerate(split_of)]
     table = pa.table(
         {
             "row_id": pa.array(np.arange(rows), pa.int64()),
             "key": pa.array(keys, pa.string()),
             "uri": pa.array(keys, pa.string()),
             "label": pa.array(labels, pa.int64()),
-            "split": pa.array(split_of.tolist(), pa.string()),
+            "split": pa.array(split_of, pa.string()),
         }
     )
-    return Manifest(name, table, classes, templates=(), card={"title": f"imported {name}"})
+    card = {"title": f"imported {name}", **resolved.card}
+    return Manifest(name, table, resolved.classes, templates=(), card=card, warnings=resolved.notes)
 
 
-def _splits_of(part: Part, split: str) -> np.ndarray:
-    if part.splits is not None:
-        if part.splits.ndim != 1 or len(part.splits) != _length(part):
-            raise UsageError(f"splits {part.splits.shape} for {_length(part)} rows of features")
-        return np.asarray(part.splits, dtype=object)
-    return np.full(_length(part), part.split or split, dtype=object)
+def _splits_of(part: Part, split: str) -> list[str]:
+    """Return the split of each row by its usual name; numbers are taken as names."""
+    if part.splits is None:
+        return [canonical_split(checked_split("the split", part.split or split))] * _length(part)
+    if part.splits.ndim != 1 or len(part.splits) != _length(part):
+        raise UsageError(f"splits {part.splits.shape} for {_length(part)} rows of features")
+    splits = [canonical_split(text) for text in texts_of_array("splits", part.splits)]
+    for row, found in enumerate(splits):
+        checked_split(f"row {row + 1}", found)
+    return splits
 
 
 def _keys_of(part: Part) -> list[str]:
     if part.keys is None or part.keys.shape != (_length(part),):
         return [""] * _length(part)
-    return [str(key) for key in part.keys.tolist()]
+    column = arrow_column("keys", part.keys)
+    if column.null_count or "" in column.to_pylist():
+        return [""] * _length(part)
+    return texts_of_array("keys", part.keys)
 
 
-def _labels(found: Found) -> tuple[np.ndarray, ClassList]:
-    """Return labels, int64 (n,), and the class list they count into."""
-    columns = []
-    for part in found.parts:
-        column = np.full(_length(part), -1) if part.labels is None else np.asarray(part.labels)
-        if column.ndim == 2:
-            column = _from_one_hot(column)
-        if column.shape != (_length(part),):
-            raise UsageError(f"labels {column.shape} for {_length(part)} rows of features")
-        columns.append(column)
-    named = any(column.dtype.kind in "OUS" for column in columns)
-    names = found.classes
-    if named and names is None:
-        named_by = {str(v) for c in columns if c.dtype.kind in "OUS" for v in c.tolist()}
-        names = sorted(named_by - set(_UNLABELLED))
-    labels = np.concatenate([_numbered(column, names) for column in columns])
-    most = int(labels.max(initial=-1)) + 1
+def _resolved(found: Found) -> Resolved:
+    """Return the labels of each part, and the class list that they count into."""
+    listings = [_listing(part) for part in found.parts]
+    named = any(not isinstance(listing.labels, np.ndarray) for listing in listings)
+    classes = found.classes
     of_text = 0 if found.text is None else _num_texts(found.text)
-    if names is None:
+    if classes is None and named and of_text:
+        raise UsageError(
+            "the labels are names, and nothing says in which order the class texts stand: give the "
+            "class names in the order of the texts with --classes"
+        )
+    most = 1 + max(int(listing.numbers.max(initial=-1)) for listing in listings)
+    if classes is None and not named:
         if most > _MOST_CLASSES:
             raise UsageError(f"label {most - 1} is too high to be one: name the classes")
-        names = [f"class {label}" for label in range(max(most, of_text))]
-    if most > len(names) or labels.min() < -1 or (of_text and of_text != len(names)):
+        classes = ClassList(tuple(f"class {label}" for label in range(max(most, of_text))))
+    least = min(int(listing.numbers.min(initial=-1)) for listing in listings)
+    if classes is not None and (
+        most > len(classes) or least < -1 or (of_text and of_text != len(classes))
+    ):
         raise UsageError(
-            f"labels run from {labels.min()} to {most - 1}, but there are {len(names)} classes"
+            f"labels run from {least} to {most - 1}, but there are {len(classes)} classes"
             + (f" and {of_text} class texts" if of_text else "")
         )
-    return labels, ClassList(tuple(names), (None,) * len(names))
+    return resolve_labels(listings, classes)
+
+
+def _listing(part: Part) -> Listing:
+    """Return the rows of a part with labels as they were read; a row is named by its number."""
+    count = _length(part)
+    column = np.full(count, -1) if part.labels is None else np.asarray(part.labels)
+    if column.ndim == 2:
+        column = _from_one_hot(column)
+    if column.shape != (count,):
+        raise UsageError(f"labels {column.shape} for {count} rows of features")
+    if column.dtype.kind == "f" and not (column[np.isfinite(column)] % 1 == 0).all():
+        raise UsageError("labels are not whole numbers")
+    where = f"labels of {part.split}" if part.split else "labels"
+    labels = read_labels(where, "labels", arrow_column(where, column))
+    rows = [str(row) for row in range(count)]
+    return Listing(
+        where, rows, labels.values, part.split or "", range(1, count + 1), notes=labels.notes
+    )
 
 
 def _num_texts(text: np.ndarray) -> int:
@@ -164,18 +195,3 @@ def _from_one_hot(column: np.ndarray) -> np.ndarray:
     if not ((column != 0).sum(axis=1) == 1).all():
         raise UsageError(f"labels {column.shape} are not one-hot")
     return np.asarray(column.argmax(axis=1))
-
-
-def _numbered(column: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
-    if column.dtype.kind not in "OUS":
-        if column.dtype.kind == "f" and not (column == np.floor(column)).all():
-            raise UsageError("labels are not whole numbers")
-        return column.astype(np.int64)
-    known = {name: label for label, name in enumerate(names or ())}
-    if len(known) != len(names or ()):
-        raise UsageError("labels are names, but two classes bear the same name: give numbers")
-    known = dict.fromkeys(_UNLABELLED, -1) | known
-    missing = sorted({str(value) for value in column.tolist()} - set(known))
-    if missing:
-        raise UsageError(f"label {missing[0]!r} is not in the class list")
-    return np.array([known[str(value)] for value in column.tolist()], dtype=np.int64)

@@ -156,7 +156,7 @@ def test_lists_of_paths_alone(tmp_path: Path) -> None:
     assert plain(stripped) == [("my cat.jpg", -1, "train"), ("x.png", -1, "train")]
 
 
-@pytest.mark.parametrize("label", ["x", "1.0", "0x10", "1_0", "+1", "9" * 30, "१"])
+@pytest.mark.parametrize("label", ["x", "1.5", "0x10", "1_0", "+1", "9" * 30, "१"])
 def test_labels_that_are_no_whole_numbers(tmp_path: Path, label: str) -> None:
     path = write(tmp_path / "train.txt", f"a/1.jpg 0\n\na/2.jpg {label}\n")
     with pytest.raises(ManifestError, match=r"train.txt line 3: expected 'path label'"):

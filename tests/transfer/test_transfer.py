@@ -21,7 +21,7 @@ from ltcache.cache import open_cache
 from ltcache.cache.verify import verify_files
 from ltcache.cli import main
 from ltcache.encoder import load_encoder
-from ltcache.errors import FitError, IdentityError, UsageError
+from ltcache.errors import FitError, IdentityError, ManifestError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
@@ -334,7 +334,7 @@ def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ({"features": _features(LABELS), "labels": LABELS}, {"text": 0 * MEANS}, "zero rows"),
         ({"features": _features(LABELS), "labels": LABELS}, {"feature_field": "x"}, "neither"),
         ({"features": _features(LABELS)}, {"labels": np.array(["a"] * 47), "classes": ["b"]},
-         "not in the class list"),
+         "labels line 1: 'a' is none of the 1 classes"),
         ({"features": _features(LABELS)}, {"layout": "hdf5"}, "unknown layout"),
     ],
 )  # fmt: skip
@@ -342,7 +342,7 @@ def test_what_does_not_fit_is_refused(
     arrays: dict[str, Any], options: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(UsageError, match=reason):
+    with pytest.raises((UsageError, ManifestError), match=reason):
         import_features(tmp_path / "a.npz", tmp_path / "c", **options)
     assert not (tmp_path / "c").exists()
 
