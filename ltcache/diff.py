@@ -112,6 +112,7 @@ def diff(
     *,
     root: str | Path | None = None,
     rehash: bool = False,
+    label_column: str | None = None,
 ) -> DiffReport:
     """Compare a cache with another cache, or with a source of images.
 
@@ -121,6 +122,7 @@ def diff(
         root: where B's images are, if not where the source says.
         rehash: read all of B's images, to know which have changed and which new ones have a
             content that A holds already.
+        label_column: where B's labels are (see :func:`ltcache.manifest.read_manifest`).
 
     Raises:
         CacheError: not a cache, unfinished or damaged.
@@ -128,7 +130,7 @@ def diff(
     """
     cache = a if isinstance(a, Cache) else open_cache(a)
     if isinstance(b, (str, Path)):
-        b = open_cache(b) if is_cache(b) else read_manifest(b, root=root)
+        b = open_cache(b) if is_cache(b) else read_manifest(b, root=root, label_column=label_column)
     other = b.manifest if isinstance(b, Cache) else b
     content = _contents(b, root, rehash=rehash)
     table = _joined(cache.manifest, other)

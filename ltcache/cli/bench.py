@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltcache.cli.options import general, other_encoder, print_json
+from ltcache.cli.options import general, label_column_option, other_encoder, print_json
 
 if TYPE_CHECKING:
     from ltcache.bench import Bench
@@ -20,6 +20,7 @@ _HOUR = 3600
 @click.argument("source", default="emoji_lt")
 @other_encoder("The encoder to measure; the embedded one by default.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@label_column_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
 @click.option(
     "--images", type=click.IntRange(1), default=256, show_default=True, help="In the sample."
@@ -33,6 +34,7 @@ def command(
     pretrained: str | None,
     activation: str | None,
     root: Path | None,
+    label_column: str | None,
     device: str,
     images: int,
     batch_size: str | None,
@@ -53,7 +55,7 @@ def command(
     from ltcache.manifest import read_manifest
 
     measured = bench(
-        read_manifest(source, root=root),
+        read_manifest(source, root=root, label_column=label_column),
         model or "embedded",
         pretrained,
         device=device,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.options import cache_argument, general, print_json
+from ltcache.cli.options import cache_argument, general, label_column_option, print_json
 
 if TYPE_CHECKING:
     from ltcache.diff import DiffReport, Moved, Rows
@@ -19,11 +19,19 @@ _TOP = 10
 @cache_argument
 @click.argument("other")
 @click.option("--root", type=click.Path(path_type=Path), help="Where OTHER's images are.")
+@label_column_option
 @click.option(
     "--rehash", is_flag=True, help="Read OTHER's images to find changed and renamed ones."
 )
 @general
-def command(cache: Path, other: str, root: Path | None, rehash: bool, as_json: bool) -> None:
+def command(
+    cache: Path,
+    other: str,
+    root: Path | None,
+    label_column: str | None,
+    rehash: bool,
+    as_json: bool,
+) -> None:
     """Show in what OTHER differs from CACHE; OTHER is a cache or whatever `extract` takes.
 
     Identities field by field, rows that came, went, changed label or split, images that would be
@@ -35,7 +43,7 @@ def command(cache: Path, other: str, root: Path | None, rehash: bool, as_json: b
     """
     from ltcache.diff import diff
 
-    report = diff(cache, other, root=root, rehash=rehash)
+    report = diff(cache, other, root=root, rehash=rehash, label_column=label_column)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from ltcache.cli.options import encoder_options, general, print_json
+from ltcache.cli.options import (
+    echo_warnings,
+    encoder_options,
+    general,
+    label_column_option,
+    print_json,
+)
 
 
 @click.command("extract", short_help="Encode images and class prompts into a cache.")
@@ -16,6 +22,7 @@ from ltcache.cli.options import encoder_options, general, print_json
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
 @click.option("--classes", type=click.Path(path_type=Path), help="Class names, in label order.")
+@label_column_option
 @click.option("--unlabelled", is_flag=True, help="Take SOURCE as a pool without labels.")
 @encoder_options
 @click.option(
@@ -59,7 +66,8 @@ def command(
 
     SOURCE is a folder of class folders, a 'path label' text list, a csv, jsonl or parquet file, tar
     shards (train-{00000..00009}.tar), a saved Hugging Face dataset, an fsspec address (s3://...), a
-    manifest directory or packaged name (emoji_lt), or a folder of unlabelled images.
+    manifest directory or packaged name (emoji_lt), or a folder of unlabelled images. DIR/NAME
+    takes all splits of lists and tables: DIR/NAME_train.txt, DIR/NAME_val.txt...
 
     An interrupted extraction goes on where it stopped when the same command runs again. A finished
     cache is reused at once, and where SOURCE has changed only new content is encoded: new labels,
@@ -69,7 +77,7 @@ def command(
     \b
     ltcache extract photos/ --out cache --model ViT-B-16 --pretrained openai
     ltcache extract photos/ --out cache --views rrc:4,five
-    ltcache extract ImageNet_LT_train.txt --root /data/imagenet --out cache --model ViT-B-32,openai
+    ltcache extract lists/ImageNet_LT --root /data/imagenet --out cache --model ViT-B-32,openai
     """
     from ltcache.cli.progress import ExtractionBar
     from ltcache.extract import extract
@@ -88,9 +96,9 @@ def command(
         root=options.pop("root"),
         classes=options.pop("classes"),
         labelled=False if options.pop("unlabelled") else None,
+        label_column=options.pop("label_column"),
     )
-    for warning in manifest.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    echo_warnings(manifest)
     if limit:
         manifest = manifest.head(limit)
     if templates:

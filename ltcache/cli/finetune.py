@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from ltcache.cli.options import (
+    echo_warnings,
     general,
+    label_column_option,
     other_encoder,
     parse_settings,
     print_json,
@@ -34,6 +36,7 @@ _PRECISIONS = ["fp32", "bf16", "fp16"]
 )
 @click.option("--no-extract", is_flag=True, help="Stop at the checkpoint.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@label_column_option
 @other_encoder("As of ltcache extract; the encoder of --cache, else embedded.")
 @settings_option(
     "Change a setting: optimisation.epochs=5, loss.tau=0.5, adapters=none, average=auto. "
@@ -90,6 +93,7 @@ def command(
     """
     from ltcache.cli.progress import ExtractionBar, TuningBar
     from ltcache.finetune import Renewed, finetune, finetune_cache
+    from ltcache.manifest import read_manifest
 
     if cache is None and new_cache is not None:
         raise UsageError("--new-cache is of what --cache holds: give --cache too")
@@ -98,14 +102,18 @@ def command(
         overrides.setdefault("optimisation.precision", precision)
     options |= {"overrides": overrides, "resume": not restart}
     first = not int(os.environ.get("RANK", "0"))
+    root, label_column = options.pop("root"), options.pop("label_column")
+    manifest = read_manifest(source, root=root, label_column=label_column)
+    if first:
+        echo_warnings(manifest)
     renewed: Renewed | None
     if cache is None:
         with TuningBar(quiet=not first) as bar:
-            renewed = Renewed(finetune(source, method, out, progress=bar, **options))
+            renewed = Renewed(finetune(manifest, method, out, progress=bar, **options))
     else:
         with TuningBar(quiet=not first) as bar, ExtractionBar(quiet=not first) as encoding:
             renewed = finetune_cache(
-                source, method, out, cache, new_cache=new_cache, extraction=not no_extract,
+                manifest, method, out, cache, new_cache=new_cache, extraction=not no_extract,
                 progress=bar, encoding=encoding, **options,
             )  # fmt: skip
     if renewed is None or not first:  # another process of the same torchrun tells

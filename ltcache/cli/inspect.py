@@ -7,26 +7,29 @@ from typing import Any
 
 import click
 
-from ltcache.cli.options import general, print_json
+from ltcache.cli.options import general, label_column_option, print_json
 
 
 @click.command("inspect", short_help="Show what a list of images or a cache holds.")
 @click.argument("source")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@label_column_option
 @click.option(
     "--checks",
     is_flag=True,
     help="Of a cache: look for permuted labels, repeated names and images that are in two splits.",
 )
 @general
-def command(source: str, root: Path | None, checks: bool, as_json: bool) -> None:
+def command(
+    source: str, root: Path | None, label_column: str | None, checks: bool, as_json: bool
+) -> None:
     """Show classes, counts per split, groups, imbalance ratio and missing files of SOURCE.
 
     SOURCE is whatever `ltcache extract` takes, or a cache.
 
     \b
     ltcache inspect emoji_lt
-    ltcache inspect Places_LT_train.txt --root /data/places
+    ltcache inspect lists/Places_LT --root /data/places
     ltcache inspect cache --checks
     """
     from ltcache.cache import open_cache
@@ -44,7 +47,7 @@ def command(source: str, root: Path | None, checks: bool, as_json: bool) -> None
     elif checks:
         raise UsageError(f"{source} is no cache: --checks looks at features")
     else:
-        summary = describe(read_manifest(source, root=root))
+        summary = describe(read_manifest(source, root=root, label_column=label_column))
     if as_json:
         print_json(summary)
     else:

@@ -98,6 +98,21 @@ def general(function: F) -> F:
     return function
 
 
+def label_column_option(function: F) -> F:
+    """Add the option that says which column of a source holds the labels."""
+    return click.option(
+        "--label-column",
+        help="Of tables and saved data sets: where the labels are; label, class, target, or the "
+        "only ClassLabel.",
+    )(function)
+
+
+def echo_warnings(manifest: Any) -> None:
+    """Print to stderr what the reader of a source noticed."""
+    for warning in manifest.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
 def encoder_options(function: F) -> F:
     """Add the options that say which encoder to load."""
     for option in (

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.classes import NAME_NORMALISER, ClassList, readable_name
+from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed, readable_name
 from ltcache.manifest.rows import Listing, clean_uris
 
 _MOST_CLASSES = 10_000_000
@@ -49,7 +49,7 @@ def _named(listings: Sequence[Listing]) -> dict[int, str] | None:
         if "name" not in listing.extra:
             return None
         values = listing.extra["name"].to_pylist()
-        names = [value if isinstance(value, str) else None for value in values]
+        names = [composed(value) if isinstance(value, str) else None for value in values]
         pairs |= set(zip(listing.numbers.tolist(), names, strict=True))
     return _consistent(pairs)
 
@@ -72,7 +72,7 @@ def _folders(listing: Listing) -> set[tuple[int, str]]:
     encoded = folders.dictionary_encode()
     names = encoded.dictionary.to_pylist()
     pairs = np.unique(np.stack([listing.numbers, encoded.indices.to_numpy()]), axis=1)
-    return {(int(label), names[code]) for label, code in pairs.T}
+    return {(int(label), composed(names[code])) for label, code in pairs.T}
 
 
 def _last(folder: str, depth: int) -> str:

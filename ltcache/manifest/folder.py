@@ -1,7 +1,7 @@
 """A folder of class folders, also under train/val/test, or a folder of unlabelled images.
 
 Class folders are sorted naturally (2 before 10), unlike torchvision's ImageFolder, and all splits
-share one class list.
+share one class list. Folders whose names differ in their Unicode form alone are one class.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.classes import NAME_NORMALISER, ClassList
+from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed
 from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.matching import one_class_notes
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots import Root, root_name
 from ltcache.manifest.rows import Listing
@@ -49,7 +50,9 @@ def read_folder(path: Root, request: Request) -> Draft:
         parts = [_Part("", "pool", False)]
     else:
         parts, warnings = _parts(path, tree)
-    raw = sorted(_class_folders(tree, parts), key=natural_key)
+    folders = _class_folders(tree, parts)
+    raw = sorted(set(map(composed, folders)), key=natural_key)
+    warnings += one_class_notes(folders)
     classes = _classes(path, raw, request)
     listings = []
     for part in parts:
@@ -193,7 +196,8 @@ def _listing(path: Root, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[L
     loose = images.filter(pc.invert(in_folder)).to_pylist()
     folders = _top(inner.filter(in_folder)).dictionary_encode()
     rank = {name: position for position, name in enumerate(raw)}
-    ranks = np.array([rank[name] for name in folders.dictionary.to_pylist()], dtype=np.int64)
+    found = folders.dictionary.to_pylist()
+    ranks = np.array([rank[composed(name)] for name in found], dtype=np.int64)
     codes = ranks[folders.indices.to_numpy()]
     order = np.argsort(codes, kind="stable")
     labels: list[str | None] = [raw[code] for code in codes[order].tolist()]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.classes import ClassList, readable_name
-from ltcache.manifest.text import read_json, read_lines, read_text
+from ltcache.manifest.classes import ClassList, composed, readable_name
+from ltcache.manifest.text import read_cells, read_json, read_lines
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -48,11 +46,7 @@ def read_classes(path: Path, *, folders: Collection[str] = (), dataset: str = ""
 
 
 def _from_csv(path: Path) -> ClassList:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    try:
-        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise ManifestError(f"{path} line {reader.line_num}: {error}") from None
+    lines = read_cells(path, ",")
     header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
     if not {"label", "name"} <= set(header):
         raise ManifestError(
@@ -148,7 +142,8 @@ def _first_words_are_ids(pairs: Sequence[Sequence[str]], folders: Collection[str
     if not pairs or any(len(pair) < 2 for pair in pairs):
         return False
     ids = [pair[0] for pair in pairs]
-    if all(map(_WORDNET_ID.fullmatch, ids)) or all(name in folders for name in ids):
+    known = set(map(composed, folders))
+    if all(map(_WORDNET_ID.fullmatch, ids)) or all(composed(name) in known for name in ids):
         return True
     if all(map(_NUMBER.fullmatch, ids)):
         return [int(text) - int(ids[0]) for text in ids] == list(range(len(ids)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _read(source: str | Path | Sequence[str | Path] | Root, request: Request) ->
     if path.is_dir():
         return _read_folder(path, request)
     if path.exists():
-        return _read_files([path], request)
+        return _with_notes(_read_files([path], request), _sisters_left_out(path))
     if begun := _beginning_with(path):
         return _read_files(begun, request)
     raise unknown_source(str(source))
@@ -126,8 +127,11 @@ def _read_folder(path: Path, request: Request) -> Draft:
         return read_directory(path, request)
     if is_saved_dataset(path):
         return read_saved(path, request)
-    if request.labelled is False or not (lists := _lists_in(path)):
+    if request.labelled is False:
         return read_folder(path, request)
+    lists, others = _lists_in(path)
+    if not lists:
+        return _with_notes(read_folder(path, request), others)
     datasets: dict[str, list[Path]] = {}
     for file in lists:
         datasets.setdefault(split_in(file.stem)[1], []).append(file)
@@ -136,7 +140,11 @@ def _read_folder(path: Path, request: Request) -> Draft:
             f"{path}: holds lists of several datasets ({some(file.name for file in lists)}); "
             f"give the beginning of one's name, such as {path / (min(datasets) or lists[0].stem)}"
         )
-    return _read_files(lists, request)
+    return _with_notes(_read_files(lists, request), others)
+
+
+def _with_notes(draft: Draft, notes: Sequence[str]) -> Draft:
+    return replace(draft, warnings=(*draft.warnings, *notes))
 
 
 def _read_files(paths: Sequence[Place], request: Request) -> Draft:
@@ -185,17 +193,26 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def _lists_in(path: Path) -> list[Path]:
-    """Return the lists or, where there are none, the tables of a directory, by split."""
+def _lists_in(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the lists or, where there are none, the tables of a directory, by split.
+
+    Besides, what to say of the others, which are left out.
+    """
     files = [file for file in sorted(path.iterdir()) if file.is_file() and file.name[0] != "."]
-    lists = _candidates(files, LIST_SUFFIXES, _looks_like_list)
-    return lists or _candidates(files, TABLE_SUFFIXES, has_path_column)
+    lists, others = _candidates(files, LIST_SUFFIXES, _looks_like_list)
+    if not lists:
+        lists, tables = _candidates(files, TABLE_SUFFIXES, has_path_column)
+        others = others + tables
+    if not others:
+        return lists, []
+    names = some(file.name for file in others)
+    return lists, [f"{names}: left out, for the name tells no split (train, val, test, pool)"]
 
 
 def _candidates(
     files: Iterable[Path], suffixes: Sequence[str], fits: Callable[[Path], bool]
-) -> list[Path]:
-    """Return the files that are lists: those with a split in their name, else a lone one."""
+) -> tuple[list[Path], list[Path]]:
+    """Return the lists (those with a split in their name, or a lone one), and all the others."""
     fitting = [
         file
         for file in files
@@ -203,7 +220,8 @@ def _candidates(
     ]
     told = [file for file in fitting if split_in(file.stem)[0]]
     chosen = told or (fitting if len(fitting) == 1 else [])
-    return sorted(chosen, key=lambda file: _ORDER.index(split_in(file.stem)[0]))
+    others = [file for file in fitting if file not in chosen]
+    return sorted(chosen, key=lambda file: _ORDER.index(split_in(file.stem)[0])), others
 
 
 def _looks_like_list(path: Path) -> bool:
@@ -218,8 +236,34 @@ def _beginning_with(path: Path) -> list[Path]:
     """Return the lists in a directory that begin with ``path``'s name (``DIR/Places_LT``)."""
     if not path.name or not path.parent.is_dir():
         return []
-    lists = _lists_in(path.parent)
+    lists, _ = _lists_in(path.parent)
     return [file for file in lists if split_in(file.stem)[1] == path.name]
+
+
+def _sisters_left_out(path: Path) -> list[str]:
+    """Return what to say where other lists, tables or shards of one dataset lie beside ``path``."""
+    split, dataset = split_in(path.stem)
+    suffix = path.suffix.lower()
+    if split is None or suffix == ".zip":
+        return []
+    beside = [other for other in sorted(path.parent.iterdir()) if other.suffix.lower() == suffix]
+    sisters = [
+        other.name
+        for other in beside
+        if other.name != path.name and other.is_file()
+        and split_in(other.stem)[0] and split_in(other.stem)[1] == dataset
+        and (suffix not in LIST_SUFFIXES or _looks_like_list(other))
+    ]  # fmt: skip
+    if not sisters:
+        return []
+    together = path.parent / dataset
+    if suffix == ".tar":
+        stems = ",".join(Path(name).stem for name in sorted([path.name, *sisters]))
+        together = path.parent / f"{{{stems}}}.tar"
+    return [
+        f"{path.name} alone is read; {some(sisters)} beside it belong(s) to it: give {together} "
+        "to take all of them"
+    ]
 
 
 def _existing_root(root: str | Path | Root | None) -> Root | None:

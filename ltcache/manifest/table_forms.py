@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,31 +12,18 @@ import pyarrow as pa
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import Columns
 from ltcache.manifest.parquet import class_names, image_column, open_parquet
-from ltcache.manifest.text import parse_json, read_lines, read_text
+from ltcache.manifest.text import parse_json, read_cells, read_lines
 
 
 def _read_csv(path: Path) -> Columns:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    text = io.StringIO(read_text(path), newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    last = 0
-    try:
-        for row in reader:
-            if row and any(row):
-                rows.append(row)
-                lines.append(last + 1)  # a quoted field may span lines: the row's first counts
-            last = reader.line_num
-    except csv.Error as error:
-        raise ManifestError(f"{path} line {reader.line_num}: {error}") from None
-    header = _header(path, rows[0] if rows else [])
-    for row, line in zip(rows, lines, strict=True):
+    found = read_cells(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+    header = _header(path, found[0][1] if found else [])
+    for line, row in found:
         if len(row) != len(header):
             raise ManifestError(f"{path} line {line}: {len(row)} fields, expected {len(header)}")
-    cells = list(zip(*rows[1:], strict=True)) or [()] * len(header)
+    cells = list(zip(*(row for _, row in found[1:]), strict=True)) or [()] * len(header)
     arrays = [pa.array(list(column), pa.string()) for column in cells]
-    return Columns(dict(zip(header, arrays, strict=True)), lines[1:])
+    return Columns(dict(zip(header, arrays, strict=True)), [line for line, _ in found[1:]])
 
 
 def _header(path: Path, names: Sequence[str]) -> list[str]:

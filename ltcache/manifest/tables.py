@@ -86,7 +86,7 @@ def read_table(path: Path, request: Request, *, split: str | None = None) -> Lis
     if uri is None:
         raise ManifestError(
             f"{path}: no column of paths ({', '.join(PATH_COLUMNS)}) among "
-            f"{some(columns.values, 12) or 'no columns at all'}"
+            f"{some(map(repr, columns.values), 12) or 'no columns at all'}"
         )
     uris = texts_of(str(path), columns, uri, values.pop(uri))
     return rows_of(str(path), columns, values, uris, request, split=split)

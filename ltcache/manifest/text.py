@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -14,6 +16,7 @@ from ltcache.errors import ManifestError
 
 _DIGITS = re.compile(r"([0-9]+)")
 _BLOCK = 1 << 20
+_DELIMITERS = (",", ";", "\t", "|")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -56,6 +59,37 @@ def read_lines(path: Path) -> list[str]:
     """
     text = read_text(path).replace("\r\n", "\n")
     return text.removesuffix("\n").split("\n")
+
+
+def read_cells(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table in text as (line, cells); rows without any content are left out.
+
+    Where the first line does not hold the delimiter but another usual one (``path;label``, as
+    spreadsheets write it where the comma is the decimal sign), that one counts.
+
+    Args:
+        delimiter: the one that the file's suffix stands for.
+
+    Raises:
+        ManifestError: a quoted cell that does not end; names the line.
+    """
+    text = read_text(path)
+    header = text.lstrip().partition("\n")[0].rstrip()
+    if delimiter not in header:
+        delimiter = max((delimiter, *_DELIMITERS), key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    found: list[tuple[int, list[str]]] = []
+    last = 0
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                found.append(
+                    (last + 1, row)
+                )  # a quoted cell may span lines: the row's first counts
+            last = reader.line_num
+    except csv.Error as error:
+        raise ManifestError(f"{path} line {reader.line_num}: {error}") from None
+    return found
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -65,7 +65,7 @@ def read_decisions(path: str | Path) -> Decisions:
         UsageError: no such file, or it holds something else, or two decisions about one image.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']!r} is unknown")
         chosen: dict[tuple[int, str], str] = {}

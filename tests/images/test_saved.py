@@ -57,6 +57,36 @@ def test_one_dataset_in_another_order(tmp_path: Path) -> None:
     assert manifest.labels().tolist() == [LABELS[5], LABELS[0], LABELS[3]]
 
 
+def named_otherwise(**columns: list[str]):
+    """A saved dataset with class labels in columns of other names; rows are 1, 0."""
+    labels = {name: datasets.ClassLabel(names=names) for name, names in columns.items()}
+    values = {"image": [{"bytes": PNGS[row], "path": None} for row in (0, 1)]}
+    return datasets.Dataset.from_dict(
+        values | {name: [1, 0] for name in columns},
+        features=datasets.Features({"image": datasets.Image(), **labels}),
+    )
+
+
+def test_class_labels_that_are_not_called_label(tmp_path: Path) -> None:
+    named_otherwise(Breed=["pug", "husky"]).save_to_disk(str(tmp_path / "one"))
+    manifest = read_manifest(tmp_path / "one")
+    assert manifest.classes.names == ("pug", "husky") and manifest.labels().tolist() == [1, 0]
+    two = named_otherwise(fine=["pug", "husky"], coarse=["dog", "cat"])
+    two.save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(ManifestError, match=r"hold class labels \(fine, coarse\); choose one"):
+        read_manifest(tmp_path / "two")
+    assert read_manifest(tmp_path / "two", label_column="coarse").classes.names == ("dog", "cat")
+
+
+def test_splits_that_name_their_classes_differently_are_refused(tmp_path: Path) -> None:
+    both = datasets.DatasetDict(
+        train=named_otherwise(label=["cat", "dog"]), test=named_otherwise(label=["dog", "cat"])
+    )
+    both.save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(ManifestError, match="name their classes differently: label 0 is 'cat'"):
+        read_manifest(tmp_path / "both")
+
+
 def test_without_the_library_and_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset([0, 1]).save_to_disk(str(tmp_path / "one"))
     arrow = next((tmp_path / "one").glob("*.arrow"))

@@ -163,3 +163,8 @@ def test_repeated_names_are_warned_of() -> None:
 def test_bad_class_lists(names: tuple[str, ...], ids: tuple[str, ...]) -> None:
     with pytest.raises(ManifestError):
         ClassList(names, ids)
+
+
+def test_names_that_look_the_same_are_shown_to_differ() -> None:
+    (text,) = ClassList(("Caf\u00e9", "bar", "Cafe\u0301")).warnings()
+    assert r"'Caf\xe9' = 'Cafe\u0301' (labels 0, 2)" in text

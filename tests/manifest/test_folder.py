@@ -146,3 +146,32 @@ def test_names_that_no_list_could_hold(tmp_path: Path) -> None:
         read_manifest(tmp_path)
     with pytest.raises(ManifestError, match="not below the root"):
         read_manifest(zip_of(tmp_path / "evil.zip", "ant/../../1.jpg", "ant/2.jpg"))
+
+
+def test_unicode_forms_of_one_name_are_one_class(tmp_path: Path) -> None:
+    nfc, nfd = "Caf\u00e9", "Cafe\u0301"
+    touch(tmp_path, f"train/{nfc}/1.jpg", f"train/{nfd}/2.jpg", "train/bar/3.jpg")
+    touch(tmp_path, f"test/{nfd}/1.jpg")
+    manifest = read_manifest(tmp_path)
+    assert manifest.classes.names == (nfc, "bar") and manifest.classes.source_ids == (nfc, "bar")
+    assert sorted(plain(manifest)) == sorted(
+        [
+            (f"train/{nfc}/1.jpg", 0, "train"),  # paths stay as they are on the disk
+            (f"train/{nfd}/2.jpg", 0, "train"),
+            ("train/bar/3.jpg", 1, "train"),
+            (f"test/{nfd}/1.jpg", 0, "test"),
+        ]
+    )
+    assert manifest.warnings[0] == (
+        f"the class {nfc!r} is written in 2 Unicode forms ('Cafe\\u0301', 'Caf\\xe9'); "
+        "they are taken as one class"
+    )
+    assert not missing_files(manifest)
+
+
+def test_class_ids_in_another_unicode_form_than_the_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "images", "Cafe\u0301/1.jpg", "bar/1.jpg")
+    names = write(tmp_path / "names.txt", "bar a place\nCaf\u00e9 another place\n")
+    manifest = read_manifest(tmp_path / "images", classes=names)
+    assert manifest.classes.names == ("a place", "another place")
+    assert sorted(plain(manifest))[0] == ("Cafe\u0301/1.jpg", 1, "train")

@@ -190,3 +190,84 @@ def test_names_and_numbers_do_not_mix(tmp_path: Path) -> None:
     write(tmp_path / "test.csv", "path,label\na.jpg,1\n")
     with pytest.raises(ManifestError, match=r"train.csv has class names and .*test.csv has numb"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_other_delimiters_than_the_comma(tmp_path: Path, delimiter: str) -> None:
+    rows = [["path", "label", "share"], ["a,b.jpg", "cat", "0,5"], ["c.jpg", "dog", "1,0"]]
+    text = "\ufeff" + "".join(f"{delimiter.join(row)}\r\n" for row in rows)
+    manifest = read_manifest(write(tmp_path / "train.csv", text))
+    assert plain(manifest) == [("a,b.jpg", 0, "train"), ("c.jpg", 1, "train")]
+    assert manifest.rows["share"].to_pylist() == ["0,5", "1,0"]
+    write(tmp_path / "classes.csv", f"label{delimiter}name\n0{delimiter}dog\n1{delimiter}cat\n")
+    assert read_manifest(tmp_path / "train.csv").classes.names == ("dog", "cat")
+
+
+def test_a_table_of_one_column_and_a_mixed_header(tmp_path: Path) -> None:
+    one = write(tmp_path / "web.tsv", "path\na,b.jpg\nc;d.jpg\n")
+    assert read_manifest(one).rows["uri"].to_pylist() == ["a,b.jpg", "c;d.jpg"]
+    mixed = write(tmp_path / "train.csv", "path;label,share\na.jpg;0,5\n")
+    with pytest.raises(ManifestError, match="no column of paths .* among 'path;label', 'share'"):
+        read_manifest(mixed)
+
+
+def class_labels(tmp_path: Path, name: str = "train.parquet", **columns: list[str]) -> Path:
+    """Write a Parquet file with columns of class labels, as Hugging Face does; labels are 1, 0."""
+    features = {k: {"names": names, "_type": "ClassLabel"} for k, names in columns.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"path": ["a.jpg", "b.jpg"], **{column: [1, 0] for column in columns}})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / name)
+    return tmp_path / name
+
+
+def test_the_only_class_label_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
+    manifest = read_manifest(class_labels(tmp_path, Breed=["pug", "husky"]))
+    assert manifest.classes.names == ("pug", "husky")
+    assert plain(manifest) == [("a.jpg", 1, "train"), ("b.jpg", 0, "train")]
+    usual = read_manifest(class_labels(tmp_path, Label=["cat", "dog"], breed=["pug", "husky"]))
+    assert usual.classes.names == ("cat", "dog")
+
+
+def test_several_class_labels_are_named_and_one_is_chosen(tmp_path: Path) -> None:
+    path = class_labels(tmp_path, fine_label=["pug", "husky"], coarse_label=["dog", "cat"])
+    with pytest.raises(
+        ManifestError, match="2 columns hold class labels .fine_label, coarse_label.; choose one"
+    ):
+        read_manifest(path)
+    assert read_manifest(path, label_column="coarse_label").classes.names == ("dog", "cat")
+    assert read_manifest(path, labelled=False).labels().tolist() == [-1, -1]
+    with pytest.raises(ManifestError, match="no column 'breed' to take labels from among"):
+        read_manifest(path, label_column="breed")
+
+
+def test_a_chosen_column_beside_one_called_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "path,label,species\na.jpg,0,fox\nb.jpg,0,crow\n")
+    manifest = read_manifest(path, label_column="Species")
+    assert manifest.classes.names == ("crow", "fox")
+    assert manifest.labels().tolist() == [1, 0]
+    assert manifest.rows["user_label"].to_pylist() == ["0", "0"]
+    with pytest.raises(ManifestError, match="leave out --label-column"):
+        read_manifest(write(tmp_path / "test.txt", "x/a.jpg 0\n"), label_column="species")
+
+
+def test_a_table_without_labels_says_which_columns_it_has(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path / "train.csv", "path,category\na.jpg,fox\n"))
+    assert manifest.labels().tolist() == [-1]
+    assert "no column of labels (label, class, target) among category" in manifest.warnings[0]
+    assert "--label-column" in manifest.warnings[0]
+
+
+def test_files_that_name_their_classes_differently_are_refused(tmp_path: Path) -> None:
+    class_labels(tmp_path, label=["cat", "dog"])
+    class_labels(tmp_path, "test.parquet", label=["dog", "cat"])
+    with pytest.raises(
+        ManifestError, match=r"train.parquet and .*test.parquet .*: label 0 is 'cat' and 'dog'"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_a_column_called_like_a_canonical_one_does_not_take_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "path,uri,label\na.jpg,http://x/1,0\n")
+    manifest = read_manifest(path)
+    assert manifest.rows["uri"].to_pylist() == ["a.jpg"]
+    assert manifest.rows["user_uri"].to_pylist() == ["http://x/1"]
