@@ -6,7 +6,7 @@ import difflib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import click
 from ltcache.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+EMBEDDED = "embedded"
 
 
 class OrderedGroup(click.Group):
@@ -23,6 +24,16 @@ class OrderedGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands as they were added."""
         return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; the environment names its options as they are typed:
+        ``LTCACHE_FIT_ADAPTER_SET`` is ``ltcache fit-adapter --set``."""
+        super().add_command(cmd, name)
+        prefix = f"LTCACHE_{name or cmd.name}"
+        for param in cmd.params:
+            if isinstance(param, click.Option) and param.envvar is None:
+                typed = f"{prefix}_{param.opts[-1].lstrip('-')}"
+                param.envvar = typed.replace("-", "_").upper()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -39,27 +50,11 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     """Take option values from a YAML or JSON file; flags and environment come before it."""
     if path is None:
         return
-    import yaml
+    from ltcache.cli.config import OF_CONFIG, read_config
 
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{path}: expected option: value lines")
-    known = [param.name or "" for param in ctx.command.params if isinstance(param, click.Option)]
-    given = {str(key).replace("-", "_"): value for key, value in values.items()}
-    for key in given:
-        check_known(key, known, f"{path}: option")
+    given = read_config(path, ctx.command, ctx)
+    ctx.meta[OF_CONFIG] = given
     ctx.default_map = {**(ctx.default_map or {}), **given}
-
-
-def check_known(name: str, known: list[str], what: str) -> None:
-    """Refuse an unknown name and suggest the nearest known one."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
-        raise UsageError(f"{what} {name!r} is unknown{hint}")
 
 
 def _set_log(_ctx: click.Context, _param: click.Parameter, verbose: int) -> None:
@@ -90,7 +85,7 @@ def general(function: F) -> F:
             is_eager=True,
             expose_value=False,
             callback=_read_config,
-            help="YAML file with values for these options (flags win).",
+            help="YAML or JSON file with values for these options (flags win).",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON for machines."),
     ):
@@ -135,7 +130,7 @@ def encoder_options(function: F) -> F:
         ),
         click.option(
             "--model",
-            default="embedded",
+            default=EMBEDDED,
             show_default=True,
             help="open_clip name (ViT-B-16), 'ViT-B-16,openai', hf-hub:ORG/NAME, local-dir:PATH, "
             "timm:NAME.TAG (images only), or the small embedded encoder.",
@@ -167,17 +162,47 @@ def other_encoder(help_text: str) -> Callable[[F], F]:
 def settings_option(help_text: str) -> Callable[[F], F]:
     """Return what adds ``-s KEY=VALUE``, for :func:`parse_settings`."""
     return click.option(
-        "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text
+        "-s",
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_with_those_of_config,
+        help=help_text,
     )
+
+
+def _with_those_of_config(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return settings with those of ``--config`` whose keys were not given otherwise."""
+    from ltcache.cli.config import OF_CONFIG
+
+    there = ctx.meta.get(OF_CONFIG, {}).get(param.name, ())
+    given = {text.partition("=")[0] for text in value}
+    return (*(text for text in there if text.partition("=")[0] not in given), *value)
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
     """Return key -> value of ``key=value`` texts."""
-    pairs = [text.partition("=") for text in settings]
-    for key, equals, _ in pairs:
+    found: dict[str, str] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"-s {key}: write it as key=value, such as -s loss.tau=0.5")
-    return {key: value for key, _, value in pairs}
+        if found.setdefault(key, value) != value:
+            raise UsageError(f"-s {key} is given twice, as {found[key]} and as {value}")
+    return found
+
+
+def say_embedded(model: str, doing: str) -> None:
+    """Say on stderr that the small embedded encoder is none for real work, where it is taken."""
+    if model == EMBEDDED:
+        click.echo(
+            f"{doing} with the small embedded encoder, a demonstration; for real work name a "
+            "model: --model ViT-B-16 --pretrained openai",
+            err=True,
+        )
 
 
 cache_argument = click.argument("cache", type=click.Path(path_type=Path))
