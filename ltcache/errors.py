@@ -47,6 +47,10 @@ class DivergedError(FitError):
     """A training whose loss is no longer finite: its learning rate is too high."""
 
 
+class UnfittedWarning(UserWarning):
+    """A training that ended before the head knew its own training rows."""
+
+
 class IdentityError(LtcacheError, ValueError):
     """Features, classes or prompts that another encoder, list or checkpoint made.
 

@@ -36,7 +36,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         settings: dotted key -> value, as of :func:`ltcache.methods.override`, such as
             ``{"loss.tau": 0.5}``. A search may also vary one key alone: ``settings__loss.tau``.
         max_epochs: upper limit on the epochs of each stage that trains; None: the method's own
-            schedule, about 1,500 steps.
+            schedule: for most about 1,500 steps, for none fewer than 96, however few the rows.
         hold_out: choose epochs and what the method leaves open on a stratified tenth of the rows,
             then fit all rows with that; False: keep the last epoch and the method's own values,
             in half the time.
@@ -228,4 +228,4 @@ def _limited(stage: Stage, rows: int, most: int | None) -> Stage:
     if most is None or not isinstance(stage, Train):
         return stage
     epochs = min(most, stage.optimisation.epochs_for(rows))
-    return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs))
+    return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs, min_steps=0))

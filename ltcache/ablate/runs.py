@@ -248,7 +248,8 @@ def _groups(jobs: Sequence[Job], together: bool) -> list[list[Job]]:
         first = method.stages[0]
         key: list[Any] = [asdict(method.feature), type(first).__name__]
         if together and isinstance(first, Train):
-            schedule = (first.optimisation.batch, first.optimisation.epochs)
+            how = first.optimisation
+            schedule = (how.batch, how.epochs, how.min_steps)
             key += [first.head, dict(first.head_options), first.init, schedule]
         else:
             key += [job.seed, asdict(first)]

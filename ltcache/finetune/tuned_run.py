@@ -72,6 +72,7 @@ def head_method(tuning: FineTuning, field: str, cache: Cache) -> Method:
             optimisation.momentum,
             optimisation.batch,
             optimisation.epochs,
+            min_steps=0,
         ),
     )
     return Method(

@@ -275,6 +275,7 @@ def _record(
         "init": list(fitted.init),
         "residual_prior": fitted.residual_prior,
         "stale": list(stale),
+        "training": None if fitted.training is None else fitted.training.to_dict(),
         "cost": spent(cache, crops, fitted.seconds),
     }
 

@@ -55,8 +55,8 @@ def architecture(training: Training) -> tuple[Any, ...] | None:
         closed, type(head), repr(head.config()), tuple(shapes), _bytes(dict(head.named_buffers())),
         loss, type(objective), repr(stage.objective_options), tuple(stage.lr_factors.items()),
         id(task.rows.features), None if task.val is None else id(task.val.features),
-        optimisation.batch, optimisation.epochs, optimisation.optimiser, optimisation.momentum,
-        optimisation.precision,
+        optimisation.batch, optimisation.epochs, optimisation.min_steps, optimisation.optimiser,
+        optimisation.momentum, optimisation.precision,
     )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ class _Problem:
 
     def _epoch(self, epoch: int) -> list[float]:
         """Train one epoch and return the mean objective of each run."""
-        steps = -(-len(self.task.rows) // self.batch)
+        steps = self.optimisation.steps_per_epoch(len(self.task.rows))
         self.stack.head.train()
         total = torch.zeros(len(self.stack), device=self.task.device)
         for number, index in enumerate(self._draw(epoch, steps)):

@@ -17,6 +17,7 @@ from ltcache.fit.extra import joined
 from ltcache.fit.rows import SHARE, Rows, hold_out
 from ltcache.fit.stages import run_stage
 from ltcache.fit.task import Progress, StageResult, Task
+from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import Method
 
@@ -37,6 +38,8 @@ class Fitted:
         residual_prior: exponent a of the class prior n**a that the logits still carry; None: it
             cannot be stated.
         seconds: wall time, with that of stages that were taken from a memo when they were run.
+        training: how well the head that was trained last knows its own training rows; None: none
+            was trained.
     """
 
     head: Head
@@ -47,6 +50,7 @@ class Fitted:
     init: tuple[str, ...]
     residual_prior: float | None
     seconds: float
+    training: TrainingFit | None = None
 
     @property
     def best_epochs(self) -> tuple[int, ...]:
@@ -70,6 +74,9 @@ def fit_head(
     memo: Memo | None = None,
 ) -> Fitted:
     """Fit a method.
+
+    A head that ends without having fitted its own training rows is warned of
+    (:class:`ltcache.errors.UnfittedWarning`).
 
     With the same seed, data, thread count and library versions the parameters have the same bytes
     on a CPU.
@@ -103,15 +110,25 @@ def fit_head(
         return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_ASKED, begin)
     if (slices := hold_out(rows, seed)) is None:
         return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_THERE, begin)
-    _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
-    transform, results = fit.run(rows, None, [result.choice for result in trial])
-    return fit.fitted(transform, with_history_of(trial, results), BY_A_SLICE, begin)
+    _, _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
+    transform, task, results = fit.run(rows, None, choices_of(trial))
+    return fit.fitted(transform, task, with_history_of(trial, results), BY_A_SLICE, begin)
 
 
 BY_VAL = "val"
 BY_NOTHING_ASKED = "nothing, as asked; the last epoch was kept"
 BY_NOTHING_THERE = "nothing: no class has rows to spare; the last epoch was kept"
 BY_A_SLICE = f"a stratified {SHARE:.0%} of train, then all of train with what it chose"
+
+
+def choices_of(trial: Sequence[StageResult]) -> list[dict[str, Any]]:
+    """Return what each stage chose, an epoch with the number of epochs that it was chosen from."""
+    return [
+        {**result.choice, "epochs": result.history[-1]["epochs"]}
+        if "epoch" in result.choice and result.history
+        else result.choice
+        for result in trial
+    ]
 
 
 def with_history_of(
@@ -158,7 +175,7 @@ class OneFit:
 
     def run(
         self, rows: Rows, val: Rows | None, choices: Sequence[dict[str, Any]] | None
-    ) -> tuple[FeatureTransform, list[StageResult]]:
+    ) -> tuple[FeatureTransform, Task, list[StageResult]]:
         """Run the stages one after another; ``choices`` are repeated where given."""
         transform, task = self.start(rows, val)
         head: Head | None = None
@@ -167,16 +184,20 @@ class OneFit:
             result, task = self.stage(number, task, head, choices)
             results.append(result)
             head = result.head
-        return transform, results
+        return transform, task, results
 
     def fitted(
         self,
         transform: FeatureTransform,
+        task: Task,
         results: Sequence[StageResult],
         tuned_on: str,
         begin: float,
     ) -> Fitted:
         """Return what is left of the stages; ``begin`` is when the fit began, in seconds.
+
+        Args:
+            task: of the last stage, with the training rows.
 
         Raises:
             FitError: no stage made a head.
@@ -184,6 +205,9 @@ class OneFit:
         head = results[-1].head
         if head is None:
             raise FitError(f"method {self.method.name} has no stage that makes a head")
+        training = _judged(results, task)
+        if training is not None:
+            training.warn(self.method.name)
         return Fitted(
             head=head.cpu().eval(),
             transform=transform.cpu().eval(),
@@ -193,6 +217,7 @@ class OneFit:
             init=tuple(result.init for result in results),
             residual_prior=results[-1].residual,
             seconds=time.perf_counter() - begin + sum(self.spared),
+            training=training,
         )
 
     def stage(
@@ -243,6 +268,14 @@ class OneFit:
         if self.memo is not None:
             state = task.generator.get_state().clone()
             self.memo[key] = (replace(result, head=deepcopy(result.head)), state)
+
+
+def _judged(results: Sequence[StageResult], task: Task) -> TrainingFit | None:
+    """Return how well the head that was trained last knows the training rows."""
+    trained = [result for result in results if result.steps is not None]
+    if not trained or trained[-1].head is None:
+        return None
+    return training_fit(trained[-1].head.eval(), task.rows, trained[-1].steps or 0)
 
 
 def with_texts(rows: Rows, context: HeadContext) -> Rows:

@@ -21,11 +21,12 @@ from ltcache.fit.head import (
     Fitted,
     Memo,
     OneFit,
+    choices_of,
     fit_head,
     with_history_of,
 )
 from ltcache.fit.rows import Rows, hold_out
-from ltcache.fit.stages import Training, ready
+from ltcache.fit.stages import Training, epoch_to_repeat, ready
 from ltcache.fit.task import StageResult, Task
 from ltcache.fit.train import Trained
 from ltcache.heads import FeatureTransform, Head, HeadContext
@@ -162,12 +163,14 @@ class _State:
 
     def choice(self) -> list[dict[str, Any]]:
         """Return what each stage chose."""
-        return [result.choice for result in self.results]
+        return choices_of(self.results)
 
     def fitted(self, tuned_on: str) -> Fitted:
         """Return what is left of the stages; its seconds are those of the stages alone."""
         assert self.transform is not None
-        return self.fit.fitted(self.transform, self.results, tuned_on, time.perf_counter())
+        assert self.task is not None
+        began = time.perf_counter()
+        return self.fit.fitted(self.transform, self.task, self.results, tuned_on, began)
 
     def key(self, number: int) -> str:
         """Return what the memo knows a stage by."""
@@ -266,4 +269,7 @@ def _trained(
 
 def _stop(state: _State, number: int) -> int | None:
     """Return the number of epochs that a choice repeats, or None."""
-    return None if state.choices is None else state.choices[number]["epoch"]
+    stage = state.fit.method.stages[number]
+    assert isinstance(stage, Train) and state.task is not None
+    choice = None if state.choices is None else state.choices[number]
+    return epoch_to_repeat(stage, choice, len(state.task.rows))

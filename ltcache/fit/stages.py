@@ -74,7 +74,9 @@ class Training:
         if self.objective.corrects == "none":
             residual = residual_prior(self.stage, self.objective.loss)
         choice = {"epoch": trained.best_epoch}
-        return StageResult(self.head, residual, choice, self.init, trained.history)
+        how, rows = self.stage.optimisation, len(self.task.rows)
+        steps = trained.best_epoch * (1 if how.optimiser == "lbfgs" else how.steps_per_epoch(rows))
+        return StageResult(self.head, residual, choice, self.init, trained.history, steps=steps)
 
 
 def ready(stage: Train, task: Task, previous: Head | None) -> Training:
@@ -90,8 +92,16 @@ def ready(stage: Train, task: Task, previous: Head | None) -> Training:
 def run_train(stage: Train, task: Task, previous: Head | None, choice: Choice) -> StageResult:
     """Run a :class:`ltcache.methods.Train` stage."""
     training = ready(stage, task, previous)
-    stop_after = None if choice is None else choice["epoch"]
-    return training.result(training.train(stop_after))
+    return training.result(training.train(epoch_to_repeat(stage, choice, len(task.rows))))
+
+
+def epoch_to_repeat(stage: Train, choice: Choice, rows: int) -> int | None:
+    """Return the epoch at which a repetition ends: at the share of its own schedule at which the
+    chosen epoch was in the schedule that chose it, which had fewer rows. None: at the last."""
+    if choice is None:
+        return None
+    total = stage.optimisation.epochs_for(rows)
+    return max(1, round(choice["epoch"] * total / choice.get("epochs", total)))
 
 
 def _head_to_train(stage: Train, task: Task, previous: Head | None) -> tuple[Head, str]:

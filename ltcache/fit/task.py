@@ -66,6 +66,7 @@ class StageResult:
         history: one record per epoch.
         statistics: what the stage estimated.
         seconds: wall time.
+        steps: gradient steps that made the head; None: it was not trained.
     """
 
     head: Head | None
@@ -75,3 +76,4 @@ class StageResult:
     history: list[dict[str, Any]] = field(default_factory=list)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    steps: int | None = None

@@ -48,7 +48,7 @@ def train(
     """
     rows, optimisation = task.rows, stage.optimisation
     epochs = optimisation.epochs_for(len(rows))
-    steps_per_epoch = -(-len(rows) // optimisation.batch_for(len(rows)))
+    steps_per_epoch = optimisation.steps_per_epoch(len(rows))
     step = make_step(head, objective, stage, task)
     optimiser = make_optimiser(head, stage)
     by_class = RowsByClass.of(rows.labels, head.num_classes)

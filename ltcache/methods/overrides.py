@@ -114,7 +114,7 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
     """
     stages, feature = list(method.stages), asdict(method.feature)
     # names first: they decide which hyper-parameters there are
-    for key in sorted(overrides or {}, key=lambda key: key.rpartition(".")[2] not in _NAMES):
+    for key in sorted(overrides or {}, key=_turn):
         value = (overrides or {})[key]
         name = key.removeprefix("feature.")
         if key.startswith("feature.") and name in feature:
@@ -127,6 +127,12 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
 
 
 _NAMES = frozenset(name for parts in PARTS.values() for name in parts)
+
+
+def _turn(key: str) -> tuple[bool, bool]:
+    """Return when a key is read: names first, and ``min_steps`` after the epochs that reset it."""
+    name = key.rpartition(".")[2]
+    return name not in _NAMES, name == "min_steps"
 
 
 def _find(method: Method, stages: Sequence[Stage], key: str) -> tuple[int, str]:
@@ -151,8 +157,10 @@ def _changed(stage: Any, key: str, value: Any) -> Any:
     if key in parts:
         return _renamed(stage, key, parts[key], value)
     if first == "optimisation" and isinstance(stage, Train):
-        read = read_setting(key, value, _example(key, present))
-        return replace(stage, optimisation=replace(stage.optimisation, **{rest: read}))
+        changes = {rest: read_setting(key, value, _example(key, present))}
+        if rest == "epochs" and changes[rest] is not None:
+            changes["min_steps"] = 0  # epochs that somebody names are meant
+        return replace(stage, optimisation=replace(stage.optimisation, **changes))
     if first == "choose":
         return _with_grid(stage, rest, value)
     if not rest:
