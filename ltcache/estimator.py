@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from ltcache.errors import FitError, UsageError
-from ltcache.fit import Rows, fit_head
+from ltcache.fit import Rows, fit_head, require_classes
 from ltcache.heads import HeadContext
 from ltcache.heads.base import predict
 from ltcache.methods import Method, Stage, Train, method_by_name, override
@@ -162,12 +162,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         return predict(self.head_, self.transform_(features))
 
     def _counts(self, rows: Rows) -> np.ndarray:
-        """Return the (weighted) rows of each class, refusing a single class."""
+        """Return the (weighted) rows of each class."""
         weights = None if rows.weights is None else rows.weights.numpy()
         counts = np.bincount(rows.labels.numpy(), weights, minlength=len(self.classes_))
-        if (counts > 0).sum() < 2:
-            only = self.classes_[counts.argmax()]
-            raise FitError(f"all training rows are of one class, {only}; at least 2 are needed")
+        require_classes(counts, self.classes_)
         return counts
 
     def _method(self, rows: int) -> Method:

@@ -7,7 +7,7 @@ from ltcache.fit.adapter import fit_adapter, fit_seeds
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import Fitted, fit_head
 from ltcache.fit.many import Job, fit_many
-from ltcache.fit.rows import Rows, hold_out
+from ltcache.fit.rows import Rows, hold_out, require_classes
 
 __all__ = [
     "ExtraRows",
@@ -19,4 +19,5 @@ __all__ = [
     "fit_many",
     "fit_seeds",
     "hold_out",
+    "require_classes",
 ]

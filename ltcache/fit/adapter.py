@@ -16,7 +16,7 @@ from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import FitError
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import Fitted, Memo, fit_head
-from ltcache.fit.rows import Rows
+from ltcache.fit.rows import Rows, require_classes
 from ltcache.fit.task import Progress
 from ltcache.heads import HEADS, Head, HeadContext, uses_texts
 from ltcache.methods import (
@@ -94,6 +94,7 @@ def fit_adapter(
     if extra is not None:
         stale += require_same(cache, extra, allow_stale)
         context = replace(context, class_counts=labelled + extra.counts(len(labelled)))
+    require_classes(context.class_counts, cache.classes.names)
     fitted = fit_head(
         method,
         rows,

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.extra import joined
-from ltcache.fit.rows import SHARE, Rows, hold_out
+from ltcache.fit.rows import SHARE, Rows, hold_out, require_classes
 from ltcache.fit.stages import run_stage
 from ltcache.fit.task import Progress, StageResult, Task
 from ltcache.fit.unfitted import TrainingFit, training_fit
@@ -99,8 +99,7 @@ def fit_head(
     Raises:
         FitError: data or settings that cannot be fitted.
     """
-    if not len(rows):
-        raise FitError("there are no labelled training rows")
+    require_classes(torch.bincount(joined(rows, extra).labels).cpu())
     begin = time.perf_counter()
     fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,
                allow_double_correction, memo, extra)  # fmt: skip

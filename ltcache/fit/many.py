@@ -25,7 +25,7 @@ from ltcache.fit.head import (
     fit_head,
     with_history_of,
 )
-from ltcache.fit.rows import Rows, hold_out
+from ltcache.fit.rows import Rows, hold_out, require_classes
 from ltcache.fit.stages import Training, epoch_to_repeat, ready
 from ltcache.fit.task import StageResult, Task
 from ltcache.fit.train import Trained
@@ -81,7 +81,8 @@ def fit_many(
                **options)
         for number, job in enumerate(jobs)
     ]  # fmt: skip
-    found = _fit(fits, rows, val, choose) if len(rows) else {}
+    require_classes(torch.bincount(rows.labels).cpu())
+    found = _fit(fits, rows, val, choose)
     return [
         found[number] if number in found else fit_head(
             job.method, rows, context, val=val, choose=choose, seed=job.seed, device=device,

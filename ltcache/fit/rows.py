@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +60,24 @@ class Rows:
         """Return the rows on a device."""
         weights = None if self.weights is None else self.weights.to(device)
         return Rows(self.features.to(device), self.labels.to(device), weights, self.units)
+
+
+def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None = None) -> None:
+    """Refuse rows that nobody can learn classes from; every kind of training asks here.
+
+    Args:
+        class_counts: training rows of each class, or their weight, (C,); some may be 0.
+        names: of the classes; None: their numbers.
+
+    Raises:
+        FitError: there are no rows, or all are of one class.
+    """
+    present = np.flatnonzero(np.asarray(class_counts) > 0)
+    if not len(present):
+        raise FitError("there are no labelled training rows")
+    if len(present) == 1:
+        only = f"label {present[0]}" if names is None else str(names[present[0]])
+        raise FitError(f"all training rows are of one class, {only}; at least 2 are needed")
 
 
 def hold_out(rows: Rows, seed: int = 0) -> tuple[Tensor, Tensor] | None:
