@@ -243,7 +243,8 @@ def _baseline(settings: Sequence[Setting], name: str | None) -> str:
     if not settings:
         raise UsageError("no methods to compare")
     for setting in settings:
-        if (name or BASELINE) in (setting.name, setting.method.name):
+        entry = setting.method.name.partition(" (")[0]
+        if (name or BASELINE) in (setting.name, setting.method.name, entry):
             return setting.name
     if name is None:
         return settings[0].name

@@ -19,7 +19,8 @@ class Setting:
     """One line of an ablation.
 
     Args:
-        name: the method's, with the settings of the grid: ``logit-adjustment, loss.tau=0.5``.
+        name: the method's, with the settings of the grid: ``logit-adjustment, loss.tau=0.5``; one
+            that is another method in all lines says so: ``logit-adjustment (loss=seesaw)``.
         method: with every setting written out. overrides: what the grid changed.
     """
 
@@ -57,7 +58,9 @@ def settings_of(
         for changed in _combinations(choices | fixed):
             taken, lacks = _taken(base, changed)
             shown = {key: value for key, value in taken.items() if key in choices}
-            name = ", ".join([base.name, *(f"{key}={value}" for key, value in shown.items())])
+            same = {key: value for key, value in taken.items() if key not in choices}
+            grown = [f"{key}={value}" for key, value in shown.items()]
+            name = ", ".join([_named(base, same), *grown])
             found.setdefault(name, Setting(name, override(base, taken), shown))
             for key in lacks:
                 if base.name not in missing[key]:
@@ -90,6 +93,15 @@ def _with_fusions(
             hint = f"methods with it: {', '.join(known)}" if known else f"no method ends in +{name}"
             raise UsageError(f"none of the methods has a form with fusion {name!r}; {hint}")
     return list(found.values())
+
+
+def _named(base: Method, same: Mapping[str, Any]) -> str:
+    """Return the name of a method with the settings that are the same in all lines, if it can be
+    had without those of the grid, on which they may depend."""
+    try:
+        return override(base, same).name
+    except UsageError:
+        return base.name
 
 
 def _combinations(grid: Grid) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,9 @@ from ltcache.finetune.processes import Processes
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.start import Start
 from ltcache.finetune.step import EMBEDDING, Embedder, Step, trained_parameters
-from ltcache.fit import Rows
+from ltcache.fit import Rows, require_classes
 from ltcache.fit.train import choose_by
+from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ltcache.encoder import Encoder
 
 _LOOKED_AT = 64  # images judged in one pass
+_JUDGED = 1024  # training images that the result is judged on, at most
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Assembly:
 
     Attributes:
         step: what trains. batches: of the training split. val: of the validation split, or None.
+        plain: makes batches of the training split without augmentation.
         context: of heads, with the class texts of the start. templates: of the class texts.
         init: the initialisation of the head that was taken.
         residual_prior: exponent of the class prior that trained logits carry; None: unknown.
@@ -77,6 +80,7 @@ class Assembly:
     step: Step
     batches: ImageBatches
     val: ImageBatches | None
+    plain: Callable[[], ImageBatches]
     context: HeadContext
     texts: ClassTexts
     templates: tuple[str, ...]
@@ -116,6 +120,15 @@ class Assembly:
         rows, labels = encode(self.step.embed, self.val, self.step.field)
         return choose_by(self.classifier(), Rows(rows, labels))
 
+    def training_fit(self, epoch: int, seed: int) -> TrainingFit:
+        """Judge the classifier as it is, of ``epoch``, on training images as they are, drawn by
+        ``seed`` where there are many."""
+        draw = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.batches), generator=draw)[:_JUDGED]
+        with self.plain() as plain:
+            rows, labels = encode(self.step.embed, plain, self.step.field, order)
+        return training_fit(self.classifier(), Rows(rows, labels), epoch * self.batches.steps())
+
 
 def assemble(
     manifest: Manifest,
@@ -140,6 +153,7 @@ def assemble(
     _check(tuning, parent)
     if not manifest.num_classes:
         raise FitError(f"{manifest.name}: there are no classes to tune for")
+    require_classes(manifest.class_counts("train"), manifest.classes.names)
     model = _model(manifest, tuning, parent, seed).to(place.device)
     if means.checkpointing:
         set_checkpointing(model)
@@ -197,6 +211,7 @@ def assemble(
         step,
         images.augmented(tuning),
         images.plain("val") if manifest.class_counts("val").sum() else None,
+        lambda: images.plain("train"),
         context,
         texts,
         tuple(templates),

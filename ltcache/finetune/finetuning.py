@@ -34,6 +34,7 @@ from ltcache.finetune.processes import Processes, processes
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.state import Place, StateFolder
 from ltcache.finetune.tracking import tracked
+from ltcache.fit.unfitted import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, evaluate_logits
@@ -148,6 +149,8 @@ def finetune(
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     tuning = tuning_by_name(method) if isinstance(method, str) else method
     tuning = override_tuning(tuning, overrides)
+    images = int(manifest.class_counts("train").sum())
+    tuning = replace(tuning, optimisation=tuning.optimisation.for_images(images))
     with processes(device) as place:
         _check_device(tuning, place)
         parent = encoder or load_encoder(model, pretrained, device="cpu", activation=activation)
@@ -240,6 +243,9 @@ def _finish(
     step.model.eval()
     set_checkpointing(step.model, False)
     merge_adapters(step.model)
+    fit = assembly.training_fit(done.best_epoch or len(done.history), state.config["seed"])
+    if place.first and not tuning.scores_texts:  # texts need not tell even what was fitted apart
+        fit.warn(tuning.name)
     averaged = None
     if tuning.average is not None:
         judge = assembly.judge if assembly.val is not None else None
@@ -254,7 +260,7 @@ def _finish(
     encoder = parent.with_model(step.model)
     head = None if step.head is None else copy.deepcopy(step.head).cpu().eval()
     seconds = done.seconds + time.perf_counter() - began
-    record = _record(assembly, done, averaged, metrics, state.config, place, seconds)
+    record = _record(assembly, done, averaged, metrics, fit, state.config, place, seconds)
 
     def extra(folder: Path) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in done.history)
@@ -291,6 +297,7 @@ def _record(
     done: Place,
     averaged: Averaged | None,
     metrics: Metrics | None,
+    fit: TrainingFit,
     config: Mapping[str, Any],
     place: Processes,
     seconds: float,
@@ -319,6 +326,7 @@ def _record(
         "splits": {"train": len(assembly.batches), "val": len(assembly.val or ())},
         "failures": dict(assembly.batches.failures),
         "val": None if metrics is None else metrics.to_dict(),
+        "training": fit.to_dict(),
         "cost": {
             "finetune_seconds": seconds,
             "device": place.device.type,

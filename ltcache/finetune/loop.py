@@ -345,11 +345,17 @@ def _factor(optimiser: torch.optim.Optimizer) -> float:
 
 
 @torch.no_grad()
-def encode(embed: Embedder, batches: ImageBatches, name: str) -> tuple[Tensor, Tensor]:
-    """Return one field (N, dim) and the labels (N,) of a split's images, of all ranks together."""
+def encode(
+    embed: Embedder, batches: ImageBatches, name: str, order: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return one field (N, dim) and the labels (N,) of a split's images, of all ranks together.
+
+    Args:
+        order: positions of the images to encode; None: all.
+    """
     embed.model.eval()
     found: list[tuple[Tensor, Tensor]] = []
-    for batch in batches.epoch():
+    for batch in batches.epoch(order):
         fields = embed(batch.pixels.to(embed.device, non_blocking=True))
         found.append((fields[name], batch.labels.to(embed.device)))
     rows, labels = joined(*(torch.cat(part) for part in zip(*found, strict=True)))

@@ -14,16 +14,20 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ltcache.errors import UsageError
+from ltcache.finetune.methods import TUNINGS
 from ltcache.finetune.spec import CONTRASTIVE, TEXTS, Adapter, Classifier, FineTuning, Term
 from ltcache.heads import HEADS
 from ltcache.heads.base import hyper_parameters as keyword_arguments
 from ltcache.losses import LOSSES
-from ltcache.methods.overrides import hyper_parameters, nearest, read_setting
+from ltcache.methods.changed import different, with_changes
+from ltcache.methods.overrides import nearest, read_setting
+from ltcache.methods.settings import SMOOTH, hyper_parameters
 from ltcache.sampling import SAMPLERS
 
 _PLAIN = ("template", "sampler", "augmentation", "eval_view", "logit_scale", "average")
 _RECORDS = ("image", "text", "optimisation")
 _NAMES = ("classifier.head", "loss", "adapters", "augmentation", "sampler")  # changed first
+_FLOOR = "optimisation.min_steps"  # changed last: epochs reset it
 _STATISTIC = "compensation"  # what losses with needs are given
 _MAY_BE_NONE = ("template", "average", "optimisation.clip")
 
@@ -37,9 +41,26 @@ def override_tuning(tuning: FineTuning, overrides: Mapping[str, Any] | None) -> 
     Raises:
         UsageError: an unknown key or name (the nearest is given), or a value that cannot be meant.
     """
-    for key in sorted(overrides or {}, key=lambda key: key not in _NAMES):
+    for key in sorted(overrides or {}, key=lambda key: (key not in _NAMES, key == _FLOOR)):
         tuning = _changed(tuning, key, (overrides or {})[key])
-    return _written_out(tuning)
+    return _named(_written_out(tuning))
+
+
+def _named(tuning: FineTuning) -> FineTuning:
+    """Return the fine-tuning with a name that says what was changed from the catalogue's entry."""
+    base = TUNINGS.get(tuning.name.partition(" (")[0])
+    if base is None:
+        return tuning
+    now, before = tuning_settings(tuning), _written_out(base)
+    changed: dict[str, Any] = {}
+    for key in _NAMES:
+        if now[key] != tuning_settings(before)[key]:
+            changed[key] = now[key]
+            before = _written_out(_changed(before, key, now[key]))
+    changed |= different(now, tuning_settings(before))
+    if changed.get(SMOOTH):
+        changed = {k: v for k, v in changed.items() if not k.endswith(f".{SMOOTH}")}
+    return replace(tuning, **with_changes(base, changed))
 
 
 def tuning_settings(tuning: FineTuning) -> dict[str, Any]:
@@ -53,6 +74,8 @@ def tuning_settings(tuning: FineTuning) -> dict[str, Any]:
     known |= {f"classifier.{k}": getattr(tuning.classifier, k) for k in ("head", "init", "field")}
     known |= {f"classifier.{k}": v for k, v in _head(tuning.classifier).items()}
     known["loss"] = ",".join(term.name for term in tuning.terms)
+    smooth = [_loss(term)[SMOOTH] for term in tuning.terms if SMOOTH in _loss(term)]
+    known |= {SMOOTH: all(smooth)} if smooth else {}
     for term in tuning.terms:
         known |= {f"loss.{k}": v for k, v in _loss(term).items()}
         known[f"loss_weights.{term.name}"] = term.weight
@@ -74,6 +97,8 @@ def _changed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
     read = _read(key, value, known[key])
     if key in _CATALOGUES:
         _require_name(key, read, _CATALOGUES[key]())
+    if key == SMOOTH:
+        return _with_option(tuning, "loss", SMOOTH, read)
     if key == "augmentation":
         options = tuning.augmentation_options if read == tuning.augmentation else {}
         return replace(tuning, augmentation=read, augmentation_options=options)
@@ -97,7 +122,10 @@ def _read(key: str, value: Any, present: Any) -> Any:
 def _in_part(tuning: FineTuning, part: str, name: str, value: Any) -> FineTuning:
     """Return the fine-tuning with one setting of one part changed."""
     if part in _RECORDS:
-        return replace(tuning, **{part: replace(getattr(tuning, part), **{name: value})})
+        named = {name: value}
+        if (part, name) == ("optimisation", "epochs"):
+            named["min_steps"] = 0  # epochs that somebody names are meant
+        return replace(tuning, **{part: replace(getattr(tuning, part), **named)})
     if part == "classifier":
         classifier = tuning.classifier
         if name == "head":

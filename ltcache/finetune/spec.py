@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ltcache.errors import UsageError
-from ltcache.methods import FIELDS
+from ltcache.methods import FIELDS, LEAST_STEPS, epochs_to_make
 
 TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""
@@ -110,6 +110,9 @@ class TuningOptimisation:
         batch: images of a step, over all devices and micro-batches.
         epochs: passes over N images. warmup: epochs, may be a fraction; never more than half of
             the training.
+        min_steps: where ``epochs`` passes are fewer steps than this, more passes are made, and the
+            warm-up grows with them; 0 takes ``epochs`` at its word, as a setting
+            ``optimisation.epochs=...`` does.
         precision: ``fp32``; ``bf16`` or ``fp16`` (GPU only) compute the towers in it, with float32
             weights, embeddings and loss.
         clip: largest norm of all gradients together, or None.
@@ -122,6 +125,7 @@ class TuningOptimisation:
     batch: int = 128
     epochs: int = 10
     warmup: float = 0.0
+    min_steps: int = LEAST_STEPS
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip: float | None = None
 
@@ -130,12 +134,20 @@ class TuningOptimisation:
         for name in ("batch", "epochs"):
             if getattr(self, name) < 1:
                 raise UsageError(f"optimisation.{name}={getattr(self, name)} must be at least 1")
+        if self.min_steps < 0:
+            raise UsageError(f"optimisation.min_steps={self.min_steps} must be at least 0")
         if self.lr <= 0:
             raise UsageError(f"optimisation.lr={self.lr} must be positive")
         if self.warmup < 0:
             raise UsageError(f"optimisation.warmup={self.warmup:g} must be at least 0")
         if self.clip is not None and self.clip <= 0:
             raise UsageError(f"optimisation.clip={self.clip:g} must be positive, or none")
+
+    def for_images(self, images: int) -> TuningOptimisation:
+        """Return the schedule over N images, with as many epochs as it makes of them."""
+        steps_per_epoch = max(1, -(-images // self.batch))
+        epochs = epochs_to_make(self.epochs, self.min_steps, steps_per_epoch)
+        return replace(self, epochs=epochs, warmup=self.warmup * epochs / self.epochs)
 
 
 PARTS = ("image", "text", "adapters", "classifier")

@@ -33,7 +33,7 @@ def class_prior(class_counts: Tensor, smooth_prior: bool = False) -> Tensor:
         shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         raise FitError(
             f"{len(empty)} of {len(counts)} classes have no training rows (labels {shown}); "
-            "leave them out of the class list, or set loss.smooth_prior=true"
+            "leave them out of the class list, or set smooth_prior=true"
         )
     return counts / counts.sum()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ltcache.methods.catalogue import METHODS, method_by_name
-from ltcache.methods.overrides import hyper_parameters, known_overrides, override
+from ltcache.methods.overrides import override
 from ltcache.methods.prior import counts_as_drawn, residual_prior
+from ltcache.methods.settings import hyper_parameters, known_overrides
 from ltcache.methods.spec import (
     FIELDS,
+    LEAST_STEPS,
     Adjust,
     Estimate,
     FeatureSpec,
@@ -16,12 +18,14 @@ from ltcache.methods.spec import (
     Stage,
     Train,
     Transform,
+    epochs_to_make,
 )
 from ltcache.methods.structure import build_head
 from ltcache.methods.unavailable import UNAVAILABLE, Unavailable
 
 __all__ = [
     "FIELDS",
+    "LEAST_STEPS",
     "METHODS",
     "UNAVAILABLE",
     "Adjust",
@@ -36,6 +40,7 @@ __all__ = [
     "Unavailable",
     "build_head",
     "counts_as_drawn",
+    "epochs_to_make",
     "hyper_parameters",
     "known_overrides",
     "method_by_name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 from ltcache.errors import UsageError
@@ -21,6 +22,11 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 if len(METHODS) != len(_ALL):
     raise RuntimeError("two methods share a name")
 
+ENCODER_TUNINGS = frozenset(
+    ["ballad-code", "bias", "full", "layer-norm", "lift", "lift-plus", "lora", "lp-ft", "wise-ft"]
+)
+"""Names of fine-tunings (``ltcache finetune``) that are no methods on cached features."""
+
 ALIASES = {"h2t": "dr+h2t", "zs": "zero-shot", "bs": "balanced-softmax", "la": "logit-adjustment"}
 
 
@@ -28,14 +34,25 @@ def method_by_name(name: str) -> Method:
     """Return a method.
 
     Raises:
-        UsageError: there is none of that name (the nearest are listed), or it is a known one that
-            cannot be trained here (with what it would need).
+        UsageError: there is none of that name (the nearest are named), it tunes the encoder, or it
+            is a known one that cannot be trained here (with what it would need).
     """
     name = ALIASES.get(name, name)
     if name in METHODS:
         return METHODS[name]
     if name.lower() in UNAVAILABLE:
         raise UsageError(f"not trainable on cached features: {UNAVAILABLE[name.lower()]}")
-    near = get_close_matches(name, METHODS, n=3, cutoff=0.4)
+    near = nearest_names(name, METHODS)
+    if name in ENCODER_TUNINGS:
+        raise UsageError(
+            f"{name} tunes the encoder, on images: ltcache finetune --method {name}; on cached "
+            f"features {near}"
+        )
+    raise UsageError(f"unknown method {name!r}; {near}")
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """Return in words which known names an unknown one is nearest to, and where all are listed."""
+    near = get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UsageError(f"unknown method {name!r}; {hint}known: {', '.join(METHODS)}")
+    return f"{hint}`ltcache methods` lists them all"

@@ -3,104 +3,38 @@
 Names are ``feature.*`` and, of a stage, what it is made of (``head``, ``loss``, ``sampler``,
 ``fusion``, ...), the hyper-parameters of each part (``head.scale``, ``loss.tau``), which are the
 keyword arguments of the class that is named, ``optimisation.*``, ``lr_factors.*`` and ``choose.*``.
-A name acts on the last stage that has it; ``stages.0.loss`` on the first stage.
+A name acts on the last stage that has it; ``stages.0.loss`` on the first stage. ``smooth_prior``
+reaches whatever takes a class prior, in all stages: a class without rows is missing in each.
+
+A method that is another one now says so: its name becomes ``ce (loss=seesaw)``. How it is optimised
+(``optimisation.*``) is no part of the name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import UsageError
-from ltcache.fusion import FUSIONS
-from ltcache.heads import HEADS
-from ltcache.heads.base import hyper_parameters as keyword_arguments
-from ltcache.losses import LOSSES
+from ltcache.methods.changed import named
+from ltcache.methods.settings import (
+    PARTS,
+    SMOOTH,
+    Part,
+    known_overrides,
+    options_of,
+    settings,
+    smoothing,
+)
 from ltcache.methods.spec import (
-    Adjust,
     FeatureSpec,
     Method,
     Optimisation,
-    Solve,
     Stage,
     Train,
-    Transform,
 )
-from ltcache.objectives import OBJECTIVES
-from ltcache.sampling import SAMPLERS
-
-
-@dataclass(frozen=True)
-class Part:
-    """A field of a stage that names something in a catalogue.
-
-    Args:
-        catalogue: name -> class. options: the stage's field of its hyper-parameters, or None.
-    """
-
-    catalogue: Mapping[str, Any]
-    options: str | None = None
-
-
-PARTS: Mapping[type[Stage], Mapping[str, Part]] = {
-    Train: {
-        "head": Part(HEADS, "head_options"),
-        "loss": Part(LOSSES, "loss_options"),
-        "objective": Part(OBJECTIVES, "objective_options"),
-        "fusion": Part(FUSIONS, "fusion_options"),
-        "sampler": Part(SAMPLERS),
-        "partner": Part(SAMPLERS),
-    },
-    Solve: {"head": Part(HEADS, "head_options")},
-    Transform: {"transform": Part(WEIGHT_TRANSFORMS, "options")},
-    Adjust: {"adjustment": Part(ADJUSTMENTS, "options")},
-}
-
-
-def hyper_parameters(kind: Callable[..., Any]) -> dict[str, Any]:
-    """Return name -> default of the keyword-only arguments of a class that a user may set."""
-    given = {"residual", *getattr(kind, "needs", ())}  # by the stages before
-    return {k: v for k, v in keyword_arguments(kind).items() if k not in given}
-
-
-def known_overrides(method: Method) -> dict[str, Any]:
-    """Return every bare key that :func:`override` takes for a method, with its present value."""
-    known = {f"feature.{key}": value for key, value in asdict(method.feature).items()}
-    for stage in method.stages:
-        known |= settings(stage)
-    return known
-
-
-def settings(stage: Stage) -> dict[str, Any]:
-    """Return every setting of a stage with its present value."""
-    found: dict[str, Any] = {}
-    for name, part in PARTS.get(type(stage), {}).items():
-        found[name] = getattr(stage, name)
-        if part.options is not None:
-            found |= {f"{name}.{k}": v for k, v in _options(stage, name, part).items()}
-    if isinstance(stage, Train):
-        found["init"] = stage.init
-        found |= {f"lr_factors.{k}": v for k, v in stage.lr_factors.items()}
-        found |= {f"optimisation.{k}": v for k, v in asdict(stage.optimisation).items()}
-    elif not isinstance(stage, (Solve, Transform, Adjust)):
-        found |= {f"{stage.statistic}.{k}": v for k, v in stage.options.items()}
-    if isinstance(stage, (Solve, Transform, Adjust)):
-        ((name, part),) = PARTS[type(stage)].items()
-        found |= {f"choose.{k}": stage.choose.get(k, ()) for k in _options(stage, name, part)}
-    return found
-
-
-def _options(stage: Stage, name: str, part: Part) -> dict[str, Any]:
-    """Return the hyper-parameters of a part, defaults written out."""
-    chosen = getattr(stage, name)
-    kinds = chosen if isinstance(chosen, tuple) else (chosen,)
-    defaults: dict[str, Any] = {}
-    for kind in kinds:
-        defaults |= hyper_parameters(part.catalogue[kind])
-    return defaults | dict(getattr(stage, part.options or ""))
 
 
 def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
@@ -116,6 +50,9 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
     # names first: they decide which hyper-parameters there are
     for key in sorted(overrides or {}, key=_turn):
         value = (overrides or {})[key]
+        if key == SMOOTH and any(map(smoothing, stages)):
+            stages = [_smoothed(stage, value) for stage in stages]
+            continue
         name = key.removeprefix("feature.")
         if key.startswith("feature.") and name in feature:
             feature[name] = read_setting(key, value, feature[name])
@@ -123,7 +60,13 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
         number, name = _find(method, stages, key)
         stages[number] = _changed(stages[number], name, value)
     written = tuple(_written_out(stage) for stage in stages)
-    return replace(method, feature=FeatureSpec(**feature), stages=written)
+    return named(replace(method, feature=FeatureSpec(**feature), stages=written), method)
+
+
+def _smoothed(stage: Stage, value: Any) -> Stage:
+    for key in smoothing(stage):
+        stage = _changed(stage, key, value)
+    return stage
 
 
 _NAMES = frozenset(name for parts in PARTS.values() for name in parts)
@@ -194,14 +137,14 @@ def _renamed(stage: Any, name: str, part: Part, value: Any) -> Any:
 
 def _written_out(stage: Any) -> Any:
     parts = PARTS.get(type(stage), {}).items()
-    changed = {p.options: _options(stage, name, p) for name, p in parts if p.options is not None}
+    changed = {p.options: options_of(stage, name, p) for name, p in parts if p.options is not None}
     return replace(stage, **changed)
 
 
 def _with_grid(stage: Any, name: str, values: Any) -> Any:
     """Return a stage that chooses a hyper-parameter from some values; from none: it is fixed."""
     ((part_name, part),) = PARTS[type(stage)].items()
-    example = _options(stage, part_name, part)[name]
+    example = options_of(stage, part_name, part)[name]
     texts = values.split(",") if isinstance(values, str) else values
     grid = tuple(read_setting(f"choose.{name}", text, example) for text in texts)
     others = {k: v for k, v in stage.choose.items() if k != name}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from ltcache.errors import UsageError
 from ltcache.finetune.methods import ballad, lift, sage, tin, tuning
 from ltcache.finetune.spec import FineTuning
+from ltcache.methods.catalogue import ALIASES, METHODS, nearest_names
 
 _ALL = (*ballad.TUNINGS, *tin.TUNINGS, *sage.TUNINGS, *lift.TUNINGS, *tuning.TUNINGS)
 
@@ -19,10 +18,15 @@ def tuning_by_name(name: str) -> FineTuning:
     """Return a fine-tuning.
 
     Raises:
-        UsageError: there is none of that name; the nearest are listed.
+        UsageError: there is none of that name (the nearest are named), or it is a method on cached
+            features.
     """
     if name in TUNINGS:
         return TUNINGS[name]
-    near = get_close_matches(name, TUNINGS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UsageError(f"unknown fine-tuning {name!r}; {hint}known: {', '.join(TUNINGS)}")
+    near = nearest_names(name, TUNINGS)
+    if name in METHODS or name in ALIASES:
+        raise UsageError(
+            f"{name} is fitted to cached features: ltcache fit-adapter --method {name}; of "
+            f"fine-tunings {near}"
+        )
+    raise UsageError(f"unknown fine-tuning {name!r}; {near}")
