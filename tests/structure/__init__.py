@@ -1,0 +1,1 @@
+"""What is held of the code's own structure: names, imports, sizes (see ``measures``)."""
