@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ltcache.errors import UsageError
-from ltcache.methods import FIELDS, LEAST_STEPS, epochs_to_make
+from ltcache.methods import (
+    FIELDS,
+    LEAST_STEPS,
+    epochs_to_make,
+    read_optimisation,
+    written_optimisation,
+)
 
 TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""
@@ -237,7 +243,8 @@ class FineTuning:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return asdict(self)
+        plain = asdict(self)
+        return {**plain, "optimisation": written_optimisation(plain["optimisation"])}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> FineTuning:
@@ -245,7 +252,7 @@ class FineTuning:
         values = dict(plain)
         for name, kind in (("image", Tower), ("text", Tower), ("classifier", Classifier)):
             values[name] = kind(**values[name])
-        values["optimisation"] = TuningOptimisation(**values["optimisation"])
+        values["optimisation"] = TuningOptimisation(**read_optimisation(values["optimisation"]))
         values["adapters"] = tuple(Adapter(**entry) for entry in values["adapters"])
         values["terms"] = tuple(Term(**entry) for entry in values["terms"])
         return cls(**values)

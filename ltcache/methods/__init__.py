@@ -19,6 +19,8 @@ from ltcache.methods.spec import (
     Train,
     Transform,
     epochs_to_make,
+    read_optimisation,
+    written_optimisation,
 )
 from ltcache.methods.structure import build_head
 from ltcache.methods.unavailable import UNAVAILABLE, Unavailable
@@ -45,5 +47,7 @@ __all__ = [
     "known_overrides",
     "method_by_name",
     "override",
+    "read_optimisation",
     "residual_prior",
+    "written_optimisation",
 ]

@@ -79,6 +79,19 @@ def epochs_to_make(epochs: int, min_steps: int, steps_per_epoch: int) -> int:
     return max(epochs, -(-min_steps // steps_per_epoch))
 
 
+def written_optimisation(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimisation for a record, without a ``min_steps`` of 0.
+
+    Records of versions that had no such floor lack it, and are the same configuration.
+    """
+    return {name: value for name, value in plain.items() if (name, value) != ("min_steps", 0)}
+
+
+def read_optimisation(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`written_optimisation` was given."""
+    return {"min_steps": 0, **written}
+
+
 @dataclass(frozen=True)
 class Optimisation:
     """How parameters are moved; the learning rate falls to zero along a cosine.
@@ -273,6 +286,9 @@ class Method:
         plain = asdict(self)
         names = {kind: name for name, kind in STAGES.items()}
         plain["stages"] = [{"stage": names[type(s)], **asdict(s)} for s in self.stages]
+        for stage in plain["stages"]:
+            if "optimisation" in stage:
+                stage["optimisation"] = written_optimisation(stage["optimisation"])
         return plain
 
     @classmethod
@@ -286,7 +302,7 @@ class Method:
 def _read_stage(entry: Mapping[str, Any]) -> Stage:
     values = {key: value for key, value in entry.items() if key != "stage"}
     if "optimisation" in values:
-        values["optimisation"] = Optimisation(**values["optimisation"])
+        values["optimisation"] = Optimisation(**read_optimisation(values["optimisation"]))
     if "fusion" in values:
         values["fusion"] = tuple(values["fusion"])
     if "choose" in values:
