@@ -9,19 +9,30 @@ from __future__ import annotations
 import lzma
 import os
 import tarfile
-import zipfile
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ltcache.errors import ImageError
+from ltcache.errors import ImageError, ManifestError
 from ltcache.images import open_store
 from ltcache.images.limits import check_size
 from ltcache.images.stores import DirectoryStore
+from ltcache.manifest.image_files import (
+    HEAD_BYTES,
+    LeftOut,
+    begins_as_image,
+    images_among,
+    is_image,
+    is_visible,
+    read_head,
+    suffix_of,
+)
 from ltcache.manifest.tars import tar_members
-from ltcache.manifest.tree import IMAGE_SUFFIXES
+from ltcache.manifest.walk import walk_folder
+from ltcache.manifest.zips import zip_heads, zip_index
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -42,27 +53,41 @@ class Input:
 def inputs(names: Iterable[str | Path], lines: Iterable[str] | None = None) -> Iterator[Input]:
     """Yield the images that names stand for, in order.
 
+    A file that is named is taken as it is. Of folders and archives the images are taken
+    (:mod:`ltcache.manifest.image_files`) and hidden files are not; the rest is counted, and a
+    warning at the end names the first few.
+
     Args:
         names: files; folders (images below them, sorted within each folder); .zip and .tar
             archives (their images in the archive's order); ``-``: the names in ``lines``.
         lines: one name each, such as standard input; blank lines are passed over.
     """
+    others = LeftOut("file(s) are not images and are left out")
+    yield from _named(names, lines, others)
+    for sentence in others.sentences():
+        warnings.warn(sentence, stacklevel=2)
+
+
+def _named(
+    names: Iterable[str | Path], lines: Iterable[str] | None, others: LeftOut
+) -> Iterator[Input]:
     for name in names:
         if str(name) == "-":
             stripped = (line.rstrip("\r\n") for line in lines or ())
-            yield from inputs(line for line in stripped if line.strip() not in ("", "-"))
+            named = (line for line in stripped if line.strip() not in ("", "-"))
+            yield from _named(named, None, others)
         else:
-            yield from _expand(Path(name))
+            yield from _expand(Path(name), others)
 
 
-def _expand(path: Path) -> Iterator[Input]:
+def _expand(path: Path, others: LeftOut) -> Iterator[Input]:
     # those of os.path answer "no" where pathlib's raise: a name too long, no permission
     if os.path.isdir(path):
-        return _of_folder(path)
+        return _of_folder(path, others)
     if path.name.lower().endswith(_TAR_SUFFIXES) and os.path.isfile(path):
-        return _of_tar(path)
+        return _of_tar(path, others)
     if path.suffix.lower() == ".zip" and os.path.isfile(path):
-        return _of_zip(path)
+        return _of_zip(path, others)
     return iter((_file(path),))
 
 
@@ -79,43 +104,56 @@ def _file(path: Path) -> Input:
     return Input(str(path), partial(read_file, path))
 
 
-def _of_folder(root: Path) -> Iterator[Input]:
-    failed: list[OSError] = []
-    for directory, folders, files in os.walk(root, onerror=failed.append):
-        folders.sort()
-        for name in sorted(files):
-            if _is_image(name):
-                yield _file(Path(directory, name))
-    for error in failed:
-        yield _unreadable(str(error.filename), error.strerror or type(error).__name__)
+def _of_folder(root: Path, others: LeftOut) -> Iterator[Input]:
+    for found in walk_folder(root):
+        if error := found.error:
+            yield _unreadable(str(root / found.prefix), error.strerror or type(error).__name__)
+        visible = [name for name in found.files if is_visible(name)]
+        images, rest = images_among(visible, lambda names: [read_head(root / n) for n in names])
+        others.add(str(root / name) for name in rest)
+        for name in images:
+            yield _file(root / name)
 
 
-def _of_zip(path: Path) -> Iterator[Input]:
+def _of_zip(path: Path, others: LeftOut) -> Iterator[Input]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [item for item in archive.infolist() if _is_image(item.filename)]
-    except (OSError, zipfile.BadZipFile) as error:
+        members = zip_index(path).members
+        visible = [uri for uri in members if is_visible(uri)]
+        images, rest = images_among(
+            visible, lambda uris: zip_heads(path, [members[uri] for uri in uris])
+        )
+        store = open_store(path)  # a handle for each thread
+    except ManifestError as error:
         yield _unreadable(str(path), f"not a zip archive ({error})")
         return
-    store = open_store(path)  # a handle for each thread
-    for member in members:
-        yield Input(f"{path}/{member.filename}", partial(store.read, member.filename))
+    others.add(f"{path}/{uri}" for uri in rest)
+    for uri in images:
+        yield Input(f"{path}/{uri}", partial(store.read, uri))
 
 
-def _of_tar(path: Path) -> Iterator[Input]:
+def _of_tar(path: Path, others: LeftOut) -> Iterator[Input]:
     """Read in the archive's order, compressed or not, and never unpack."""
     try:
         with tarfile.open(path, "r|*") as archive:
-            for member, _, complaint in tar_members(archive):
-                if _is_image(member.name):
-                    yield _of_member(f"{path}/{member.name}", archive, member, complaint)
+            for member, uri, complaint in tar_members(archive):
+                name = f"{path}/{uri}"
+                if not is_visible(uri):
+                    continue
+                found = _of_member(name, archive, member, complaint)
+                if found is None:
+                    others.add([name])
+                else:
+                    yield found
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
         yield _unreadable(str(path), f"the tar archive cannot be read further ({error})")
 
 
 def _of_member(
     name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, complaint: str
-) -> Input:
+) -> Input | None:
+    """Return the image that a member is, read now, or None where it is none."""
+    if suffix_of(name) and not is_image(name):
+        return None
     if complaint:
         return _unreadable(name, f"the member {complaint}")
     try:
@@ -123,12 +161,10 @@ def _of_member(
     except ImageError as error:
         return _unreadable(name, str(error))
     stream = archive.extractfile(member)
-    return Input(name, partial(bytes, stream.read() if stream else b""))
-
-
-def _is_image(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith("._")
+    head = stream.read(HEAD_BYTES) if stream else b""
+    if not is_image(name) and not begins_as_image(head):
+        return None
+    return Input(name, partial(bytes, head + (stream.read() if stream else b"")))
 
 
 def _unreadable(name: str, reason: str) -> Input:

@@ -113,9 +113,11 @@ def test_archives_hold_the_same_images(
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as tar:
         for file in files:
             tar.add(file, str(file.relative_to(images)))
+        tar.addfile(tarfile.TarInfo("notes.txt"))
     plain = [p.probabilities for p in predict(run, files, encoder=encoder)]
     for name in ("all.zip", "all.tar.gz"):
-        found = list(predict(run, [tmp_path / name], encoder=encoder))
+        with pytest.warns(UserWarning, match=r"1 file\(s\) are not images .*notes\.txt"):
+            found = list(predict(run, [tmp_path / name], encoder=encoder))
         assert [p.probabilities for p in found] == plain
         assert found[0].image == f"{tmp_path / name}/test/blue jay/000.png"
 

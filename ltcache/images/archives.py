@@ -18,6 +18,7 @@ from ltcache.manifest.ranges import read_range
 from ltcache.manifest.roots import Place, Root, open_place, places_of
 from ltcache.manifest.saved import saved_image_column, saved_splits
 from ltcache.manifest.tars import TarIndex, tar_index
+from ltcache.manifest.zips import zip_index
 
 _GROUPS = 2  # row groups of a Parquet file that are kept: reading runs over a border
 
@@ -28,14 +29,17 @@ class ZipStore:
     def __init__(self, place: Place) -> None:
         self.place = place
         self._local = threading.local()
+        members = zip_index(place).members
+        self._renamed = {uri: name for uri, name in members.items() if uri != name}
 
     def read(self, uri: str) -> bytes:
         """See :class:`ltcache.images.ImageStore`."""
         name = str(safe_uri(uri))
         try:
             archive = self._archive()
-            check_size(archive.getinfo(name).file_size)
-            return archive.read(name)
+            member = archive.getinfo(self._renamed.get(name, name))
+            check_size(member.file_size)
+            return archive.read(member)
         except KeyError:
             raise ImageError("No such member in the zip file") from None
         except ImageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from ltcache.errors import ImageError
+from ltcache.manifest.file_names import leaves_root
 
 MAX_BYTES = 1 << 30
 """Largest accepted encoded image: what is longer is no image, or a bomb."""
@@ -26,7 +27,6 @@ def safe_uri(uri: str) -> PurePosixPath:
     Raises:
         ImageError: absolute, or with a ``..`` part.
     """
-    path = PurePosixPath(uri)
-    if path.is_absolute() or ".." in path.parts:
+    if leaves_root(uri):
         raise ImageError("the path leaves the root of the images")
-    return path
+    return PurePosixPath(uri)

@@ -11,6 +11,7 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.images.archives import ParquetStore, SavedStore, TarStore, ZipStore
 from ltcache.images.decoding import stable_text
 from ltcache.images.limits import check_size, safe_uri
+from ltcache.manifest.file_names import local_path
 from ltcache.manifest.roots import Remote, Root, Shards, as_root, root_kind
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not block
@@ -54,7 +55,7 @@ class DirectoryStore:
 
     def read(self, uri: str) -> bytes:
         """See :class:`ImageStore`."""
-        path = self.root / safe_uri(uri)
+        path = local_path(self.root, str(safe_uri(uri)))
         try:
             return _read_file(path)
         except OSError as error:

@@ -22,7 +22,7 @@ from ltcache.manifest.roots import Root, root_name
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, splits_of
 from ltcache.manifest.text import natural_key, some
-from ltcache.manifest.tree import IMAGE_SUFFIXES, Tree, read_tree
+from ltcache.manifest.tree import Tree, read_tree
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_folder(path: Root, request: Request) -> Draft:
     request.refuse_label_column(path)
     tree = read_tree(path)
     if not len(tree.images):
-        raise ManifestError(f"{path}: no images below it ({' '.join(IMAGE_SUFFIXES)})")
+        raise ManifestError(": ".join([f"{path}", "no images below it", *tree.warnings]))
     warnings: list[str] = []
     if request.labelled is False:
         parts = [_Part("", "pool", False)]
@@ -70,7 +70,12 @@ def read_folder(path: Root, request: Request) -> Draft:
             warnings.append(f"class folder numbers are not the labels: {some(shifted)}")
     card = {"class_names": NAME_NORMALISER} if raw and request.classes is None else {}
     return Draft(
-        root_name(path) or "images", listings, path, classes, card=card, warnings=tuple(warnings)
+        root_name(path) or "images",
+        listings,
+        path,
+        classes,
+        card=card,
+        warnings=(*tree.warnings, *warnings),
     )
 
 

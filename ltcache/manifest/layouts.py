@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ltcache.manifest.roots import Root, root_kind
-from ltcache.manifest.tree import archive_names
+from ltcache.manifest.tree import archive_uris
+from ltcache.manifest.walk import is_folder_entry
 
 _SAMPLE = 100
 _FOLDERS = 50
@@ -60,9 +61,9 @@ def _subfolders(root: Root) -> Iterable[str]:
     """Return the folders directly below the root, at most 50."""
     if isinstance(root, Path) and root.is_dir():
         with os.scandir(root) as entries:
-            names = {entry.name for entry in entries if entry.is_dir()}
+            names = {entry.name for entry in entries if is_folder_entry(entry)}
     elif root_kind(root) in ("zip", "tar"):
-        names = {name.partition("/")[0] for name in archive_names(root) if "/" in name}
+        names = {name.partition("/")[0] for name in archive_uris(root) if "/" in name}
     else:
         names = set()
     return sorted(names)[:_FOLDERS]

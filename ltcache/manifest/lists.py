@@ -18,12 +18,12 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
 from ltcache.manifest.derive import parent_folders
 from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.image_files import is_image
 from ltcache.manifest.labels import Labels, is_whole, read_labels
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
 from ltcache.manifest.text import read_lines
-from ltcache.manifest.tree import is_image
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.file_names import local_path, uri_of
 from ltcache.manifest.layouts import layout_hint
 from ltcache.manifest.manifest import Manifest
 from ltcache.manifest.parquet import num_rows
 from ltcache.manifest.roots import Remote, Root, places_of, root_kind
 from ltcache.manifest.saved import saved_splits
 from ltcache.manifest.tars import tar_index
-from ltcache.manifest.tree import archive_names
+from ltcache.manifest.tree import archive_uris
 
 _FIRST = 5
 _BLOCK = 8192  # paths that are Python values at a time
@@ -98,7 +99,7 @@ def _exists_in(root: Root) -> Callable[[str], bool]:
     if kind == "folder":
         return set(root.files()).__contains__ if isinstance(root, Remote) else _in_folder(root)
     if kind == "zip":
-        return set(archive_names(root)).__contains__
+        return set(archive_uris(root)).__contains__
     if kind == "tar":
         inside = [(place.name, tar_index(place).members) for place in places_of(root)]
         names = {f"{shard}/{m}" for shard, members in inside for m in members}
@@ -121,7 +122,7 @@ def _in_folder(root: Root) -> Callable[[str], bool]:
 
     @lru_cache(maxsize=_LISTED)
     def listed(folder: str) -> frozenset[str]:
-        return frozenset(_files(Path(str(root), folder)))
+        return frozenset(map(uri_of, _files(local_path(Path(str(root)), folder))))
 
     def exists(uri: str) -> bool:
         folder, _, name = uri.rpartition("/")
@@ -134,8 +135,15 @@ def _files(folder: Path) -> Iterable[str]:
     """Return the names of the files in a folder; none if it is not there."""
     try:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_file()]
+            return [entry.name for entry in entries if _is_file(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, or to where nothing may be looked up
+        return False

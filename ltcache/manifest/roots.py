@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.image_files import HEAD_BYTES
 from ltcache.manifest.text import some
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # Path() makes one / of two
@@ -100,6 +101,14 @@ class Remote:
         fs, path = self._place
         start = len(path.rstrip("/")) + 1
         return sorted(name[start:] for name in self._try(fs.find, path))
+
+    def heads(self, names: Sequence[str]) -> list[bytes]:
+        """Return the first bytes of files below it, asked for together; none where that fails."""
+        fs, _ = self._place
+        paths = [(self / name)._place[1] for name in names]
+        count = len(paths)
+        found = self._try(fs.cat_ranges, paths, [0] * count, [HEAD_BYTES] * count, None, "return")
+        return [head if isinstance(head, bytes) else b"" for head in found]
 
     def names(self) -> list[str]:
         """Return the names of the files directly in it, sorted."""

@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.manifest import COLUMNS
-from ltcache.manifest.tree import path_array
 
-_LEAVES_ROOT = r"^/|^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|(^|/)\.\.(/|$)|\x00"
+_LEAVES_ROOT = r"^/|^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|(^|[/\\])\.\.([/\\]|$)|\x00"
 _UNTIDY = r"//|(^|/)\.(/|$)|/$"
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -28,7 +27,8 @@ class Listing:
         uris: n paths as they were written.
         labels: int64 (n,) with -1 = unlabelled, or n class names (None = unlabelled).
         split: one split for all rows, or n of them.
-        lines: the line of each row in the file; None where the rows are files in a folder.
+        lines: the line of each row in the file; None where the rows are files in a folder or an
+            archive, whose uris are right as they are.
         keys: n keys, or None for the default (the uri).
         extra: user columns of n values.
         class_names: names in label order, where the file itself gives them.
@@ -88,27 +88,39 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
 
 
 def clean_uris(listing: Listing) -> pa.Array:
-    """Return a listing's paths relative to the root, with ``/`` and without ``.`` parts.
+    """Return a listing's paths relative to the root; what a person wrote may have backslashes
+    between folders, and ``.`` parts.
 
     Raises:
         ManifestError: a path is empty, absolute, a URL, holds ``..``, or is not Unicode.
     """
     uris = listing.uris
     if isinstance(uris, list):
-        uris = path_array(listing.where, uris)
-    uris = pc.replace_substring(uris, "\\", "/")
+        uris = _column(listing, uris)
+    if listing.lines is not None:
+        uris = pc.replace_substring(uris, "\\", "/")
     bad = pc.match_substring_regex(uris, _LEAVES_ROOT)
     if (row := _first(bad)) is not None:
         raise ManifestError(
             f"{listing.place(row)}: the path {listing.uri(row)!r} is not below the root; "
             "paths are relative and hold no '..'"
         )
-    if pc.any(pc.match_substring_regex(uris, _UNTIDY)).as_py():
+    if listing.lines is not None and pc.any(pc.match_substring_regex(uris, _UNTIDY)).as_py():
         tidy = ["/".join(p for p in u.split("/") if p not in ("", ".")) for u in uris.to_pylist()]
         uris = pa.array(tidy, pa.string())
     if (row := _first(pc.equal(uris, ""))) is not None:
         raise ManifestError(f"{listing.place(row)}: the path is empty")
     return uris
+
+
+def _column(listing: Listing, uris: list[str]) -> pa.StringArray:
+    try:
+        return pa.array(uris, pa.string())
+    except UnicodeEncodeError as error:
+        row = next(row for row, uri in enumerate(uris) if uri == error.object)
+        raise ManifestError(
+            f"{listing.place(row)}: the path {listing.uri(row)!r} is not Unicode"
+        ) from None
 
 
 def _table(listing: Listing, num_classes: int) -> pa.Table:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
-from ltcache.errors import ManifestError
+from ltcache.errors import ImageError, ManifestError
+from ltcache.manifest.file_names import leaves_root, member_uri, member_uris
+from ltcache.manifest.image_files import HEAD_BYTES
+from ltcache.manifest.ranges import read_range
 from ltcache.manifest.roots import Place, open_place, stamp
 
 _BLOCK = 512
@@ -21,12 +24,15 @@ class TarIndex:
     Args:
         place: the file.
         stamp: its size and time of change when it was indexed.
-        members: name -> (offset, size) in bytes, in the archive's order.
+        members: uri (see :mod:`ltcache.manifest.file_names`) -> (offset, size) in bytes, in the
+            archive's order.
+        repeated: uris that come more than once: the last of them counts, as in unpacking.
     """
 
     place: Place
     stamp: tuple[int, int]
     members: dict[str, tuple[int, int]]
+    repeated: tuple[str, ...] = ()
 
 
 def tar_index(place: Place) -> TarIndex:
@@ -34,30 +40,45 @@ def tar_index(place: Place) -> TarIndex:
 
     Raises:
         ManifestError: no tar file, cut short, or with a member that is absolute, holds ``..``, is a
-            link, a device or a sparse file, or comes twice; names file and member.
+            link, a device or a sparse file; names file and member.
     """
     return _indexed(place, stamp(place))
 
 
 @lru_cache(maxsize=4096)
 def _indexed(place: Place, found: tuple[int, int]) -> TarIndex:
-    members: dict[str, tuple[int, int]] = {}
+    names: list[str] = []
+    spans: dict[str, tuple[int, int]] = {}
     try:
         with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member, name, complaint in tar_members(archive, found[0]):
+            for member, _, complaint in tar_members(archive, found[0]):
                 if complaint:
                     raise ManifestError(f"{place}: the member {member.name!r} {complaint}")
-                if name in members:
-                    raise ManifestError(f"{place}: the member {name!r} comes twice")
-                members[name] = (member.offset_data, member.size)
+                names.append(member.name)
+                spans[member.name] = (member.offset_data, member.size)
             _check_end(place, file, archive.offset)
     except ManifestError:
         raise
     except Exception as error:  # tarfile lets struct, value and key errors of broken headers pass
         raise ManifestError(f"{place}: cannot be read as a tar file: {error}") from None
-    if not members:
+    if not names:
         raise ManifestError(f"{place}: an empty tar file")
-    return TarIndex(place, found, members)
+    members, repeated = member_uris(names)
+    return TarIndex(
+        place, found, {uri: spans[name] for uri, name in members.items()}, tuple(repeated)
+    )
+
+
+def tar_heads(index: TarIndex, uris: Sequence[str]) -> list[bytes]:
+    """Return the first bytes of some members; none of one that cannot be read."""
+    return [_head(index, *index.members[uri]) for uri in uris]
+
+
+def _head(index: TarIndex, start: int, size: int) -> bytes:
+    try:
+        return read_range(index.place, index.stamp, start, min(size, HEAD_BYTES))
+    except ImageError:
+        return b""
 
 
 def _check_end(place: Place, file: BinaryIO, end: int) -> None:
@@ -73,32 +94,28 @@ def _check_end(place: Place, file: BinaryIO, end: int) -> None:
 def tar_members(
     archive: tarfile.TarFile, size: int | None = None
 ) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """Yield each member that is no folder: as it stands there, its name, and why not to read it.
+    """Yield each member that is no folder: as it stands there, its uri, and why not to read it.
 
     Args:
         archive: open for reading, as a stream too; its list of members stays empty.
         size: of the file in bytes where members lie in it uncompressed.
 
     Yields:
-        The member, its name without a leading ``./``, and an empty text or the complaint.
+        The member, its uri, and an empty text or the complaint.
     """
     for member in archive:
         archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them
         if not member.isdir():
-            parts = [part for part in member.name.split("/") if part not in ("", ".")]
-            yield member, "/".join(parts), _complaint(member, parts, size)
+            uri = member_uri(member.name)
+            yield member, uri, _complaint(member, uri, size)
 
 
-def _complaint(member: tarfile.TarInfo, parts: Sequence[str], size: int | None) -> str:
+def _complaint(member: tarfile.TarInfo, uri: str, size: int | None) -> str:
     """Return why a member is no plain file inside the archive, or an empty text."""
-    if member.name.startswith("/") or ".." in parts or "\\" in member.name:
+    if leaves_root(uri):
         return "leads out of the archive"
     if not member.isreg() or member.issparse():
         return "is not a plain file (a link, a device or a sparse file)"
     if size is not None and member.offset_data + member.size > size:
         return "ends beyond the file: it is cut short; copy it again"
-    try:
-        member.name.encode()
-    except UnicodeEncodeError:
-        return "has a name that is not UTF-8"
-    return "" if parts else "has no name"
+    return "" if uri else "has no name"

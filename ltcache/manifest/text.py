@@ -141,6 +141,14 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
 
 def some(items: Iterable[Any], most: int = 5) -> str:
     """Return the first few of ``items`` for a message: ``a, b, c and 7 more``."""
-    listed = [str(item) for item in items]
+    listed = [printable(str(item)) for item in items]
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line: line ends, control characters and the like as ``\n``."""
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)

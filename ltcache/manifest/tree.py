@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.roots import Place, Remote, Root, open_place, places_of, root_kind
-from ltcache.manifest.tars import tar_index
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+from ltcache.manifest.file_names import uri_of
+from ltcache.manifest.image_files import (
+    Heads,
+    LeftOut,
+    images_among,
+    is_image,
+    is_visible,
+    read_head,
+)
+from ltcache.manifest.roots import Remote, Root, places_of, root_kind
+from ltcache.manifest.tars import tar_heads, tar_index
+from ltcache.manifest.walk import walk_folder
+from ltcache.manifest.zips import zip_heads, zip_index
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,24 @@ class Tree:
     """What lies below a root, hidden things and ``__MACOSX`` left out.
 
     Args:
-        images: sorted paths with ``/``, by suffix in any case; as Python texts, millions of them
-            would need gigabytes.
-        bare: folders with no file at all below them: classes without images.
+        images: sorted uris (see :mod:`ltcache.manifest.file_names`); as Python texts, millions of
+            them would need gigabytes.
+        bare: folders with no image at all below them: classes without images.
+        warnings: a sentence for each kind of file that is left out or was given another name.
     """
 
     images: pa.StringArray
     bare: frozenset[str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Files and folders by their names, and which names come more than once."""
+
+    files: list[str]
+    folders: list[str]
+    repeated: list[str]
 
 
 def read_tree(root: Root) -> Tree:
@@ -39,57 +57,84 @@ def read_tree(root: Root) -> Tree:
         ManifestError: a folder may not be read, or the archive is damaged.
     """
     if isinstance(root, Path) and root.is_dir():
-        return _tree(root, _walk(root))
+        return _tree(_walk(root), lambda names: [read_head(root / name) for name in names])
     if isinstance(root, Remote) and root.is_dir():
-        files = root.files()
-    else:
-        files = archive_names(root)
-    folders = [name.rstrip("/") for name in files if name.endswith("/")]
-    return _tree(root, [([name for name in files if not name.endswith("/")], folders)])
+        return _tree([_Part(root.files(), [], [])], root.heads)
+    if root_kind(root) == "tar":
+        shards = [tar_index(place) for place in places_of(root)]
+        members = {name: shard for shard in shards for name in shard.members}
+        parts = [_Part(list(shard.members), [], list(shard.repeated)) for shard in shards]
+        return _tree(parts, lambda names: [tar_heads(members[n], [n])[0] for n in names])
+    place = places_of(root)[0]
+    index = zip_index(place)
+    part = _Part(list(index.members), index.folders, index.repeated)
+    return _tree([part], lambda names: zip_heads(place, [index.members[name] for name in names]))
 
 
-def _tree(root: Root, parts: Iterable[tuple[list[str], list[str]]]) -> Tree:
-    """Put together what lies in one folder after the other: paths of files, and of folders."""
+def _walk(root: Path) -> Iterator[_Part]:
+    for found in walk_folder(root):
+        if found.error:
+            where = root / found.prefix
+            raise ManifestError(f"{where}: cannot be read: {found.error.strerror}") from None
+        yield _Part(found.files, found.folders, [])
+
+
+def _tree(parts: Iterable[_Part], heads: Heads) -> Tree:
+    """Put together what lies in one folder after the other."""
     occupied: set[str] = set()
-    bare: set[str] = set()
+    folders: set[str] = set()
     images = [pa.array([], pa.string())]
-    for files, folders in parts:
-        visible = [name for name in files if _visible(name)]
-        for folder in {name.rpartition("/")[0] for name in visible}:
-            occupied.update((folder, *_parents(folder)))
-        bare.update(name for name in folders if _visible(name))
-        images.append(path_array(root, [name for name in visible if is_image(name)]))
+    others = LeftOut("file(s) are not images")
+    hidden = LeftOut("hidden image(s) are left out")
+    renamed = LeftOut("file name(s) are not UTF-8, so that odd bytes are written out")
+    repeated = LeftOut("member(s) come more than once, and the last counts")
+    for part in parts:
+        visible = [name for name in part.files if is_visible(name)]
+        found, rest = images_among(visible, heads)
+        uris = _uris(found, renamed)
+        images.append(pa.array(uris, pa.string()))
+        others.add(rest)
+        hidden.add(name for name in part.files if _is_hidden_image(name))
+        repeated.add(name for name in part.repeated if is_visible(name))
+        occupied |= _folders_of(uris)
+        folders |= _folders_of(map(uri_of, rest))
+        folders |= {uri_of(name) for name in part.folders if is_visible(name)}
     paths = pa.chunked_array(images).combine_chunks()
     images.clear()
     paths = paths.take(pc.sort_indices(paths))
     pa.default_memory_pool().release_unused()
-    return Tree(paths, frozenset(bare - occupied))
+    warnings = [s for left in (others, hidden, renamed, repeated) for s in left.sentences()]
+    return Tree(paths, frozenset(folders - occupied), tuple(warnings))
 
 
-def path_array(where: object, paths: list[str]) -> pa.StringArray:
-    """Return paths as a column.
-
-    Raises:
-        ManifestError: a name is not UTF-8.
-    """
+def _uris(names: list[str], renamed: LeftOut) -> list[str]:
+    """Return the uris of files; names that are not UTF-8 are counted."""
     try:
-        return pa.array(paths, pa.string())
+        "".join(names).encode()
     except UnicodeEncodeError:
-        name = next(path for path in paths if _not_unicode(path))
-        raise ManifestError(f"{where}: the file name {name!r} is not UTF-8; rename it") from None
+        uris = list(map(uri_of, names))
+        renamed.add(uri for uri, name in zip(uris, names, strict=True) if uri != name)
+        return uris
+    return names
 
 
-def _not_unicode(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+def _is_hidden_image(name: str) -> bool:
+    """Return whether an image is hidden by its own name; those of macOS (``._x``) are none."""
+    folder, slash, base = name.rpartition("/")
+    hidden = base.startswith(".") and not base.startswith("._")
+    return hidden and is_image(base) and is_visible(folder + slash)
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file name ends as those of images do."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+def _folders_of(names: Iterable[str]) -> set[str]:
+    """Return the folders in which files lie, and those above them."""
+    found: set[str] = set()
+    for folder in {name.rpartition("/")[0] for name in names}:
+        found.update((folder, *_parents(folder)))
+    return found
 
 
-def archive_names(root: Root) -> list[str]:
-    """Return the member names of a .zip file or of one or several .tar files.
+def archive_uris(root: Root) -> list[str]:
+    """Return the uris of the files in a .zip file or in one or several .tar files.
 
     Raises:
         ManifestError: the file is missing or no archive.
@@ -97,55 +142,7 @@ def archive_names(root: Root) -> list[str]:
     places = places_of(root)
     if root_kind(root) == "tar":
         return [name for place in places for name in tar_index(place).members]
-    return zip_names(places[0])
-
-
-def zip_names(path: Place) -> list[str]:
-    """Return the member names of a .zip file.
-
-    Raises:
-        ManifestError: the file is missing or no archive.
-    """
-    try:
-        with open_place(path) as file, zipfile.ZipFile(file) as archive:
-            return archive.namelist()
-    except ManifestError:
-        raise
-    except Exception as error:  # zipfile lets struct and value errors of broken archives pass
-        raise ManifestError(f"{path}: cannot be read as a .zip file: {error}") from None
-
-
-def _walk(root: Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield files and folders of each folder below ``root``; a link back to where we are is not
-    entered."""
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while waiting:
-        prefix, trail = waiting.pop()
-        folder = root / prefix
-        files: list[str] = []
-        folders: list[str] = []
-        try:
-            status = folder.stat()
-            here = (status.st_dev, status.st_ino)
-            if here in trail:
-                continue
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = prefix + entry.name
-                    if entry.is_dir():
-                        folders.append(name)
-                        waiting.append((name + "/", trail | {here}))
-                    elif entry.is_file() or entry.is_symlink():
-                        files.append(name)
-        except OSError as error:
-            raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from None
-        yield files, folders
-
-
-def _visible(name: str) -> bool:
-    """Return whether no part of a path is hidden; ``..`` is not, so that it is refused later."""
-    parts = name.split("/")
-    return not any((p.startswith(".") and p != "..") or p == "__MACOSX" for p in parts)
+    return list(zip_index(places[0]).members)
 
 
 def _parents(name: str) -> Iterable[str]:

@@ -1,15 +1,19 @@
 """Tar shards: images in the archives' order, labels from the files beside them.
 
-In the naming of webdataset the files of a sample share all up to the first dot of their name:
-``000.jpg`` with ``000.cls`` (a whole number or a class name), or ``000.json`` (an object with
-``label``, ``class`` or ``target``; its other fields are carried along), or ``000.txt`` (a label if
-it is a whole number in every sample, else carried along as ``caption``). A tar file without such
-files is read like a folder: class folders, or unlabelled images.
+In the naming of webdataset the files of a sample share the name up to a dot (which one:
+:mod:`ltcache.manifest.samples`): ``000.jpg`` with ``000.cls`` (a whole number or a class name), or
+``000.json`` (an object with ``label``, ``class`` or ``target``; its other fields are carried
+along), or ``000.txt`` (a label if it is a whole number in every sample, else carried along as
+``caption``).
+Tar files in which no such file belongs to an image are read like a folder: class folders, or
+unlabelled images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,20 +23,20 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.folder import read_folder
+from ltcache.manifest.image_files import LeftOut
 from ltcache.manifest.labels import Labels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.ranges import read_range
 from ltcache.manifest.roots import Place, Remote, one_root
 from ltcache.manifest.rows import Listing
+from ltcache.manifest.samples import SampleList, ShardFiles, files_of, last_dot, samples_of
 from ltcache.manifest.splits import split_in
 from ltcache.manifest.table_forms import json_array
 from ltcache.manifest.tables import LABEL_COLUMNS, renamed
 from ltcache.manifest.tars import TarIndex, tar_index
 from ltcache.manifest.text import parse_json
-from ltcache.manifest.tree import is_image
 
-_SIDECARS = ("cls", "json", "txt")
 _MOST_BYTES = 1 << 20  # of a label
 
 
@@ -42,50 +46,59 @@ def read_tars(places: Sequence[Place], request: Request) -> Draft:
     Raises:
         ManifestError: a damaged or hostile archive, or a label that is none; names file and member.
     """
-    shards = [tar_index(place) for place in places]
-    root = one_root(places)
-    names = [name for shard in shards for name in shard.members]
-    if not any(_sidecar(name) for name in names):
-        in_folders = any("/" in name for name in names if is_image(name))
-        if in_folders and request.labelled is not False and len(set(names)) == len(names):
-            return read_folder(root, request)
-    listings: list[Listing] = []
-    warnings: list[str] = []
-    for shard in shards:
-        listing = _listing(shard, request)
-        listings.append(listing)
-        if split_in(shard.place.stem)[0] is None and listing.split == "train" and not warnings:
-            warnings.append(
-                f"{shard.place.name}: its name tells no split; its rows are taken as 'train'"
-            )
-    dataset = split_in(places[0].stem)[1] or places[0].parent.name
+    files = [files_of(tar_index(place)) for place in places]
+    samples, cut = samples_of(files)
+    in_folders = any("/" in name for item in files for name in item.images)
+    used = any(item.used for item in samples)
+    if in_folders and not used and request.labelled is not False:
+        return _class_folders(files, request)
+    listings = [_listing(item, request) for item in samples]
+    warnings = [*_untold(listings, places), *_noticed(files, samples)]
+    if cut is last_dot:
+        warnings.append(
+            "names of samples hold dots: they are cut at the last one, which puts more of the "
+            "files beside the images to use than the first one, where webdataset cuts"
+        )
+    if request.labelled is not False:
+        warnings += _without_label(listings, in_folders)
+    dataset = split_in(places[0].stem)[1] or _folder_name(places[0])
     classes = _classes(places[0], dataset, request)
-    return Draft(dataset, listings, root, classes, warnings=tuple(warnings))
+    return Draft(dataset, listings, one_root(places), classes, warnings=tuple(warnings))
 
 
-def _sidecar(name: str) -> bool:
-    return _split_name(name)[1] in _SIDECARS
+def _folder_name(place: Place) -> str:
+    """Return the name of the folder that holds a file, also where the file is named without it."""
+    parent = place.parent if isinstance(place, Remote) else place.resolve().parent
+    return parent.name or place.stem
 
 
-def _split_name(name: str) -> tuple[str, str]:
-    """Return (all up to the first dot of the file name, the rest in lower case)."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
+def _class_folders(files: Sequence[ShardFiles], request: Request) -> Draft:
+    """Read shards as one folder; a member that several shards have is named ``SHARD/MEMBER``."""
+    draft = read_folder(one_root([item.shard.place for item in files]), request)
+    counts = Counter(name for item in files for name in item.images)
+    if max(counts.values()) == 1:
+        return draft
+    having = defaultdict(list)
+    for item in files:
+        for name in item.images:
+            having[name].append(item.shard.place.name)
+    shared = LeftOut("image(s) are in several shards under one name; they are taken as SHARD/NAME")
+    shared.add(name for name, count in counts.items() if count > 1)
+    turn = {name: iter(shards) for name, shards in having.items()}
+    listings = []
+    for listing in draft.listings:
+        names = listing.uris if isinstance(listing.uris, list) else listing.uris.to_pylist()
+        uris = [f"{next(turn[name])}/{name}" if counts[name] > 1 else name for name in names]
+        listings.append(replace(listing, uris=uris))
+    return replace(draft, listings=listings, warnings=(*draft.warnings, *shared.sentences()))
 
 
-def _listing(shard: TarIndex, request: Request) -> Listing:
+def _listing(samples: SampleList, request: Request) -> Listing:
     """Return the rows of one shard in its order."""
-    images = [name for name in shard.members if is_image(name)]
+    shard, images = samples.shard, samples.images
     uris = [f"{shard.place.name}/{name}" for name in images]
     told = split_in(shard.place.stem)[0]
-    samples: dict[str, dict[str, str]] = {}
-    for name in shard.members:
-        sample, suffix = _split_name(name)
-        if suffix in _SIDECARS:
-            samples.setdefault(sample, {})[suffix] = name
-    found = [samples.get(_split_name(name)[0], {}) for name in images]
-    columns = _columns(shard, found, request.label_column) if any(found) else {}
+    columns = _columns(shard, samples.beside, request) if samples.used else {}
     if request.label_column is not None and "label" not in columns:
         raise ManifestError(
             f"{shard.place}: no .json beside its images has a field {request.label_column!r} to "
@@ -100,14 +113,51 @@ def _listing(shard: TarIndex, request: Request) -> Listing:
     return Listing(where, uris, labels.values, split, extra=renamed(columns), notes=labels.notes)
 
 
+def _untold(listings: Sequence[Listing], places: Sequence[Place]) -> list[str]:
+    """Return a warning if the name of a shard with labels tells no split."""
+    for listing, place in zip(listings, places, strict=True):
+        if split_in(place.stem)[0] is None and listing.split == "train":
+            return [f"{place.name}: its name tells no split; its rows are taken as 'train'"]
+    return []
+
+
+def _noticed(files: Sequence[ShardFiles], samples: Sequence[SampleList]) -> Iterator[str]:
+    """Yield what to say of members that are no rows."""
+    others = LeftOut("file(s) are not images")
+    unused = LeftOut("file(s) with labels or texts belong to no image")
+    repeated = LeftOut("member(s) come more than once, and the last counts")
+    for item, found in zip(files, samples, strict=True):
+        others.add(item.others)
+        unused.add(found.unused)
+        repeated.add(item.shard.repeated)
+    for left in (others, unused, repeated):
+        yield from left.sentences()
+
+
+def _without_label(listings: Sequence[Listing], in_folders: bool) -> list[str]:
+    """Return a warning of images without a label, where others have one or folders could be one."""
+    without = LeftOut("image(s) have no label in a file beside them")
+    for listing in listings:
+        labels = listing.labels
+        known = labels >= 0 if isinstance(labels, np.ndarray) else [v is not None for v in labels]
+        without.add(listing.uri(row) for row, has in enumerate(known) if not has)
+    if without.count < sum(len(listing.uris) for listing in listings):
+        return without.sentences()
+    if in_folders:
+        return [
+            "no file beside the images holds a label, so the folders in their names are no classes"
+        ]
+    return []
+
+
 def _columns(
-    shard: TarIndex, found: Sequence[Mapping[str, str]], wanted: str | None
+    shard: TarIndex, found: Sequence[Mapping[str, str]], request: Request
 ) -> dict[str, pa.Array]:
     """Return the label (if there is any) and what is carried along, one value per image."""
-    records: list[dict[str, Any]] = [_fields(shard, files, wanted) for files in found]
+    records: list[dict[str, Any]] = [_fields(shard, files, request) for files in found]
     texts = [str(record["caption"]) for record in records if "caption" in record]
-    labelled = any("label" in record for record in records)
-    if texts and not labelled and all(text.strip().isdecimal() for text in texts):
+    has_label = any("label" in record for record in records)
+    if texts and not has_label and all(text.strip().isdecimal() for text in texts):
         records = [{"label": r["caption"].strip()} if "caption" in r else r for r in records]
     names = list(dict.fromkeys(name for record in records for name in record))
     return {
@@ -116,12 +166,12 @@ def _columns(
     }
 
 
-def _fields(shard: TarIndex, files: Mapping[str, str], wanted: str | None) -> dict[str, Any]:
+def _fields(shard: TarIndex, files: Mapping[str, str], request: Request) -> dict[str, Any]:
     """Return what the files beside one image say: ``label``, ``caption`` and fields of its JSON.
 
-    Args:
-        wanted: the field of the JSON that is the label, in place of the usual names and of .cls.
+    The request may name the field that is the label, in place of the usual names and of .cls.
     """
+    wanted = request.label_column
     fields: dict[str, Any] = {}
     if "txt" in files:
         fields["caption"] = _text(shard, files["txt"])
@@ -130,12 +180,18 @@ def _fields(shard: TarIndex, files: Mapping[str, str], wanted: str | None) -> di
         value = parse_json(_text(shard, files["json"]), where)
         if not isinstance(value, dict):
             value = {"label": value}
-        usual = LABEL_COLUMNS if wanted is None else (wanted,)
+        value = {name.lower(): field for name, field in value.items()}
+        usual = LABEL_COLUMNS if wanted is None else (wanted.lower(),)
         label = next((name for name in usual if name in value), None)
         labelled = {} if label is None else {"label": value[label]}
         value = {k: v for k, v in value.items() if k not in (label, "label")} | labelled
+        if request.labelled is not False and isinstance(value.get("label"), (dict, list)):
+            raise ManifestError(
+                f"{where}: its label is a {type(value['label']).__name__}, not one number or name; "
+                "without labels it can be read as a pool (--unlabelled, labelled=False)"
+            )
         kept = {k: v for k, v in value.items() if not isinstance(v, (dict, list))}
-        fields |= {k.lower(): v for k, v in kept.items() if k not in ("key", "split")}
+        fields |= {k: v for k, v in kept.items() if k not in ("key", "split")}
     if "cls" in files and wanted is None:
         fields["label"] = _text(shard, files["cls"]).strip()
     if isinstance(fields.get("label"), int):
