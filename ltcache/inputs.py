@@ -9,7 +9,6 @@ from __future__ import annotations
 import lzma
 import os
 import tarfile
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ltcache.images.limits import check_size
 from ltcache.images.stores import DirectoryStore
 from ltcache.manifest.image_files import (
     HEAD_BYTES,
+    NO_IMAGES,
     LeftOut,
     begins_as_image,
     images_among,
@@ -50,32 +50,28 @@ class Input:
     read: Callable[[], bytes]
 
 
-def inputs(names: Iterable[str | Path], lines: Iterable[str] | None = None) -> Iterator[Input]:
+def inputs(
+    names: Iterable[str | Path],
+    lines: Iterable[str] | None = None,
+    left_out: LeftOut | None = None,
+) -> Iterator[Input]:
     """Yield the images that names stand for, in order.
 
     A file that is named is taken as it is. Of folders and archives the images are taken
-    (:mod:`ltcache.manifest.image_files`) and hidden files are not; the rest is counted, and a
-    warning at the end names the first few.
+    (:mod:`ltcache.manifest.image_files`) and hidden files are not.
 
     Args:
         names: files; folders (images below them, sorted within each folder); .zip and .tar
             archives (their images in the archive's order); ``-``: the names in ``lines``.
         lines: one name each, such as standard input; blank lines are passed over.
+        left_out: counts what is no image.
     """
-    others = LeftOut("file(s) are not images and are left out")
-    yield from _named(names, lines, others)
-    for sentence in others.sentences():
-        warnings.warn(sentence, stacklevel=2)
-
-
-def _named(
-    names: Iterable[str | Path], lines: Iterable[str] | None, others: LeftOut
-) -> Iterator[Input]:
+    others = left_out or LeftOut(NO_IMAGES)
     for name in names:
         if str(name) == "-":
             stripped = (line.rstrip("\r\n") for line in lines or ())
             named = (line for line in stripped if line.strip() not in ("", "-"))
-            yield from _named(named, None, others)
+            yield from inputs(named, left_out=others)
         else:
             yield from _expand(Path(name), others)
 

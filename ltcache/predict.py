@@ -18,6 +18,7 @@ from ltcache.cache.shards import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
 from ltcache.images import Preprocessing, View, decode_views
 from ltcache.inputs import Input, inputs
+from ltcache.manifest.image_files import NO_IMAGES, LeftOut
 from ltcache.processors import usable_processors
 from ltcache.run import Run, open_run
 
@@ -70,7 +71,8 @@ def predict(
     """Classify images with a run; one :class:`Prediction` for each, in order.
 
     Memory is bounded by a few batches, however many images there are. Features are rounded as a
-    cache stores them, so a prediction is what ``evaluate`` scores for the same image.
+    cache stores them, so a prediction is what ``evaluate`` scores for the same image. A warning at
+    the end names files of folders and archives that are no images.
 
     Args:
         run: a run or its directory.
@@ -97,7 +99,17 @@ def predict(
         encoder = load_for_run(run, model, pretrained, activation, device, precision)
     check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
     workers = workers or usable_processors()
-    return _predictions(run, encoder, view, inputs(images, lines), top, batch_size, workers)
+    left_out = LeftOut(NO_IMAGES)
+    stream = inputs(images, lines, left_out)
+    found = _predictions(run, encoder, view, stream, top, batch_size, workers)
+    return _warned(found, left_out)
+
+
+def _warned(found: Iterator[Prediction], left_out: LeftOut) -> Iterator[Prediction]:
+    """Pass predictions on and warn at the end of what was no image."""
+    yield from found
+    for sentence in left_out.sentences():
+        warnings.warn(sentence, stacklevel=2)
 
 
 def view_of(run: Run) -> View:

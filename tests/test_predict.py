@@ -116,7 +116,7 @@ def test_archives_hold_the_same_images(
         tar.addfile(tarfile.TarInfo("notes.txt"))
     plain = [p.probabilities for p in predict(run, files, encoder=encoder)]
     for name in ("all.zip", "all.tar.gz"):
-        with pytest.warns(UserWarning, match=r"1 file\(s\) are not images .*notes\.txt"):
+        with pytest.warns(UserWarning, match=r"1 file\(s\) are not images: .*notes\.txt"):
             found = list(predict(run, [tmp_path / name], encoder=encoder))
         assert [p.probabilities for p in found] == plain
         assert found[0].image == f"{tmp_path / name}/test/blue jay/000.png"
@@ -263,7 +263,7 @@ def test_the_command(
     named = ("--model", model, "--device", "cpu", "--top", 2)
     test = images / "test"
     status, out, _ = _call(capsys, "predict", place, test, *named)
-    assert status == 0 and len(out.splitlines()) == 14 and "%" in out
+    assert status == 0 and len(out.splitlines()) == 2 + 2 * 14 and "%" in out
     bad = tmp_path / "bad, name.jpg"
     bad.write_text("x")
     paths = [*sorted(test.glob("*/*.png"))[:2], bad]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -96,26 +97,29 @@ class _Tally:
 
 
 def _table(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
-    for found in predictions:
-        answers = zip(found.names, found.probabilities, strict=True)
-        shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
-        text = f"error: {found.error}" if found.error else shown
-        yield f"{_printable(found.image)}: {text}"
+    from ltcache.cli.prediction_table import prediction_table
+
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return prediction_table(predictions, room)
 
 
 def _csv(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
+    from ltcache.manifest.file_names import uri_of
+
     numbered = [f"{what}_{n}" for n in range(1, top + 1) for what in ("label", "name", "prob")]
     yield _csv_line(["image", *numbered, "error"])
     for found in predictions:
         answers = zip(found.labels, found.names, found.probabilities, strict=True)
         cells = [c for label, name, share in answers for c in (label, name, f"{share:.6g}")]
         cells += [""] * (3 * top - len(cells))
-        yield _csv_line([_printable(found.image), *cells, found.error or ""])
+        yield _csv_line([uri_of(found.image), *cells, found.error or ""])
 
 
 def _jsonl(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
+    from ltcache.manifest.file_names import uri_of
+
     for found in predictions:
-        plain = found.to_dict() | {"image": _printable(found.image)}
+        plain = found.to_dict() | {"image": uri_of(found.image)}
         yield json.dumps(plain, ensure_ascii=False)
 
 
@@ -124,10 +128,5 @@ _WRITERS = {"table": _table, "csv": _csv, "jsonl": _jsonl}
 
 def _csv_line(cells: list[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
-
-
-def _printable(name: str) -> str:
-    """Return a file name that is not Unicode with its odd bytes written out."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    csv.writer(line).writerow(cells)  # quotes what its line end consists of: \r and \n
+    return line.getvalue().removesuffix("\r\n")

@@ -22,6 +22,9 @@ from ltcache.manifest.text import printable
 HEAD_BYTES = 512
 """How much of a file without a suffix is looked at."""
 
+NO_IMAGES = "file(s) are not images"
+"""What is said of the files that are left out."""
+
 _NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 _SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{0,9}\Z")
 _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError
 from ltcache.manifest.file_names import uri_of
 from ltcache.manifest.image_files import (
+    NO_IMAGES,
     Heads,
     LeftOut,
     images_among,
@@ -84,7 +85,7 @@ def _tree(parts: Iterable[_Part], heads: Heads) -> Tree:
     occupied: set[str] = set()
     folders: set[str] = set()
     images = [pa.array([], pa.string())]
-    others = LeftOut("file(s) are not images")
+    others = LeftOut(NO_IMAGES)
     hidden = LeftOut("hidden image(s) are left out")
     renamed = LeftOut("file name(s) are not UTF-8, so that odd bytes are written out")
     repeated = LeftOut("member(s) come more than once, and the last counts")

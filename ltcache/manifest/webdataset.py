@@ -23,7 +23,7 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.folder import read_folder
-from ltcache.manifest.image_files import LeftOut
+from ltcache.manifest.image_files import NO_IMAGES, LeftOut
 from ltcache.manifest.labels import Labels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
@@ -123,7 +123,7 @@ def _untold(listings: Sequence[Listing], places: Sequence[Place]) -> list[str]:
 
 def _noticed(files: Sequence[ShardFiles], samples: Sequence[SampleList]) -> Iterator[str]:
     """Yield what to say of members that are no rows."""
-    others = LeftOut("file(s) are not images")
+    others = LeftOut(NO_IMAGES)
     unused = LeftOut("file(s) with labels or texts belong to no image")
     repeated = LeftOut("member(s) come more than once, and the last counts")
     for item, found in zip(files, samples, strict=True):
