@@ -147,8 +147,13 @@ def some(items: Iterable[Any], most: int = 5) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text on one line: line ends, control characters and the like as ``\n``."""
-    if text.isprintable():
-        return text
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(shown)
+    r"""Return a text on one line: line ends, control characters, odd bytes as ``\n``, ``\xff``."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python has a byte of a file name that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
