@@ -131,7 +131,7 @@ def _folders_of(names: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for folder in {name.rpartition("/")[0] for name in names}:
         found.update((folder, *_parents(folder)))
-    return found
+    return found - {""}
 
 
 def archive_uris(root: Root) -> list[str]:

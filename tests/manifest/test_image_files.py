@@ -47,6 +47,7 @@ def a_folder(path: Path) -> Path:
     for name in (*TAKEN, *LEFT):
         write(path / "ant" / name, b"Python is a snake" if name in LEFT else PNG)
     write(path / "bee" / "notes.txt", "no image")
+    write(path / "readme.txt", "no image")
     write(path / "cat" / "1.png", PNG)
     write(path / "cat" / ".thumbnails" / "1.png", PNG)
     return path
@@ -90,8 +91,8 @@ def test_what_pillow_opens_is_taken_and_the_rest_is_named(
     ]
     assert manifest.classes.names == ("ant", "bee", "cat")
     said = next(warning for warning in manifest.warnings if "are not images" in warning)
-    assert said.startswith(f"{len(LEFT) + 1} file(s) are not images: ")
-    assert "README" in said and "k.heic" in said and "4 more" in said
+    assert said.startswith(f"{len(LEFT) + 2} file(s) are not images: ")
+    assert "README" in said and "k.heic" in said and "5 more" in said
     store = open_store(source)
     assert {store.read(uri) for uri, _, _ in plain(manifest)} == {PNG}
     assert not missing_files(manifest)
@@ -102,7 +103,7 @@ def test_predict_takes_the_same_files(tmp_path: Path, form: Callable[[Path], Pat
     source = form(a_folder(tmp_path / "set"))
     left_out = LeftOut(NO_IMAGES)
     found = list(inputs([source], left_out=left_out))
-    assert left_out.sentences()[0].startswith(f"{len(LEFT) + 1} file(s) are not images: {source}/")
+    assert left_out.sentences()[0].startswith(f"{len(LEFT) + 2} file(s) are not images: {source}/")
     assert sorted(item.name for item in found) == [
         f"{source}/{uri}" for uri in sorted(read_manifest(source).rows["uri"].to_pylist())
     ]
