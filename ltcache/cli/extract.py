@@ -122,5 +122,7 @@ def _print(report: Any) -> None:
     )
     if report.failed:
         click.echo(f"{report.failed} rows failed, for example:", err=True)
+        from ltcache.manifest.text import printable
+
         for key, reason in report.failures:
-            click.echo(f"  {key}: {reason}", err=True)
+            click.echo(f"  {printable(key)}: {printable(reason)}", err=True)

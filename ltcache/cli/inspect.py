@@ -13,7 +13,9 @@ from ltcache.cli.options import general, label_column_option, print_json
 @click.command("inspect", short_help="Show what a list of images or a cache holds.")
 @click.argument("source")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@click.option("--classes", type=click.Path(path_type=Path), help="Class names, in label order.")
 @label_column_option
+@click.option("--unlabelled", is_flag=True, help="Take SOURCE as a pool without labels.")
 @click.option(
     "--checks",
     is_flag=True,
@@ -21,15 +23,23 @@ from ltcache.cli.options import general, label_column_option, print_json
 )
 @general
 def command(
-    source: str, root: Path | None, label_column: str | None, checks: bool, as_json: bool
+    source: str,
+    root: Path | None,
+    classes: Path | None,
+    label_column: str | None,
+    unlabelled: bool,
+    checks: bool,
+    as_json: bool,
 ) -> None:
     """Show classes, counts per split, groups, imbalance ratio and missing files of SOURCE.
 
-    SOURCE is whatever `ltcache extract` takes, or a cache.
+    SOURCE is whatever `ltcache extract` takes, or a cache; --root, --classes, --label-column and
+    --unlabelled are those of `ltcache extract`.
 
     \b
     ltcache inspect emoji_lt
     ltcache inspect lists/Places_LT --root /data/places
+    ltcache inspect photos/ --classes names.txt
     ltcache inspect cache --checks
     """
     from ltcache.cache import open_cache
@@ -40,6 +50,11 @@ def command(
     from ltcache.manifest import read_manifest
 
     if (Path(source) / "cache.json").exists() or (Path(source) / "plans").is_dir():
+        if unlabelled or any(value is not None for value in (root, classes, label_column)):
+            raise UsageError(
+                f"{source} is a cache, which keeps its classes and needs no images: --root, "
+                "--classes, --label-column and --unlabelled belong to what it was extracted from"
+            )
         cache = open_cache(source)
         summary = {**describe(cache.manifest), "cache": summarise(cache)}
         if checks:
@@ -47,7 +62,14 @@ def command(
     elif checks:
         raise UsageError(f"{source} is no cache: --checks looks at features")
     else:
-        summary = describe(read_manifest(source, root=root, label_column=label_column))
+        manifest = read_manifest(
+            source,
+            root=root,
+            classes=classes,
+            labelled=False if unlabelled else None,
+            label_column=label_column,
+        )
+        summary = describe(manifest)
     if as_json:
         print_json(summary)
     else:
@@ -91,7 +113,9 @@ def _missing(missing: dict[str, Any] | None) -> list[str]:
         return ["images:  not looked for (no root is known; give one with --root)"]
     if not missing["count"]:
         return [f"images:  all {missing['total']} files are there"]
-    first = ", ".join(missing["first"])
+    from ltcache.manifest.text import some
+
+    first = some(missing["first"])
     result = [f"images:  {missing['count']} of {missing['total']} are missing, such as {first}"]
     return result + ([f"         {missing['hint']}"] if missing["hint"] else [])
 
@@ -111,4 +135,7 @@ def _cache(cache: dict[str, Any]) -> list[str]:
         f"rows: {statuses}; {cache['bytes'] / 1e6:.1f} MB; {cache['cost']['images']:.0f} images "
         f"encoded in {cache['cost']['seconds']:.0f} s"
     )
-    return result + [f"  failed {key}: {reason}" for key, reason in cache["failed"].items()]
+    from ltcache.manifest.text import printable
+
+    failed = cache["failed"].items()
+    return result + [f"  failed {printable(key)}: {printable(reason)}" for key, reason in failed]

@@ -27,6 +27,7 @@ more than ``MAX_PIXELS``     failed before decoding: a decompression bomb
 more than ``MAX_BYTES``      failed before reading, also where an archive only claims so much
 directory named x.jpg        failed: ``Is a directory``; in a folder source it is a class folder
 pipe, socket, device         failed without waiting: ``not a regular file``
+link to itself               failed: ``Too many levels of symbolic links``
 no read permission           failed: ``Permission denied``
 path that leaves its root    failed; lists with such paths are refused as a whole
 ===========================  =======================================================================

@@ -20,6 +20,7 @@ from ltcache.manifest.parquet import num_rows
 from ltcache.manifest.roots import Remote, Root, places_of, root_kind
 from ltcache.manifest.saved import saved_splits
 from ltcache.manifest.tars import tar_index
+from ltcache.manifest.text import printable
 from ltcache.manifest.tree import archive_uris
 
 _FIRST = 5
@@ -54,7 +55,7 @@ class MissingFiles:
         if not self.count:
             return f"all {self.total} images are below {self.root}"
         lines = [f"{self.count} of {self.total} images are missing below {self.root}:"]
-        lines += [f"  {uri}" for uri in self.first]
+        lines += [f"  {printable(uri)}" for uri in self.first]
         lines += ["  ..."] if self.count > len(self.first) else []
         return "\n".join(lines + ([self.hint] if self.hint else []))
 

@@ -22,8 +22,12 @@ Renamed = Callable[[Draft], Draft]
 
 
 @contextmanager
-def fetching(source: Any) -> Iterator[tuple[Any, Renamed]]:
+def fetching(source: Any, holds_lists: Callable[[Path], bool]) -> Iterator[tuple[Any, Renamed]]:
     """Fetch the lists that a remote source consists of for as long as they are read.
+
+    Args:
+        holds_lists: whether a folder is read by the lists in it: texts may lie beside class
+            folders.
 
     Yields:
         What to read in place of ``source`` (itself, where nothing had to be fetched), and a
@@ -42,6 +46,9 @@ def fetching(source: Any) -> Iterator[tuple[Any, Renamed]]:
         back = _Back(str(local), str(folder).rstrip("/"))
         for place in wanted:
             _fetch(place, local / place.name)
+        if is_folder and not holds_lists(local):
+            yield source, lambda draft: draft
+            return
         try:
             yield (local if is_folder else local / remote.name), back.draft
         except ManifestError as error:

@@ -82,7 +82,7 @@ def read_manifest(
         label_column=label_column,
     )
     try:
-        with fetching(source) as (place, renamed):
+        with fetching(source, lambda path: _holds_lists(path, request)) as (place, renamed):
             manifest = finish(renamed(_read(place, request)), request, splits)
             pa.default_memory_pool().release_unused()  # of intermediate columns; it would keep it
             return manifest
@@ -191,6 +191,11 @@ _READERS: dict[str, _Reader] = {
     ".zip": _read_archive,
     ".tar": read_tars,
 }
+
+
+def _holds_lists(path: Path, request: Request) -> bool:
+    """Return whether a directory is read by the card or the lists in it."""
+    return (path / CARD).is_file() or (request.labelled is not False and bool(_lists_in(path)[0]))
 
 
 def _lists_in(path: Path) -> tuple[list[Path], list[str]]:

@@ -105,6 +105,25 @@ def test_seeds_give_mean_and_spread(call: Call, cache: Path, tmp_path: Path) -> 
     assert (tmp_path / "r" / "seed-1" / "run.json").exists()
 
 
+def test_inspect_takes_classes_as_extract_does(call: Call, images: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("newt\nwren\nblue jay\nmoth\n")
+    status, out, _ = call("inspect", images, "--classes", names)
+    assert status == 0 and "88 images, 4 classes" in out
+    assert "1 class(es) have no image in the split 'train': 1 (wren)" in out
+    (tmp_path / "train.csv").write_text("path,label\ntrain/newt/000.png,3\n")
+    status, out, _ = call("inspect", tmp_path / "train.csv", "--root", images, "--classes", names)
+    assert status == 0 and "1 images, 4 classes" in out and "3 class(es) have no image" in out
+    status, out, _ = call("inspect", images, "--unlabelled")
+    assert status == 0 and "88 images, 0 classes" in out
+
+
+@pytest.mark.parametrize("option", ["--classes", "--root"])
+def test_inspect_refuses_what_a_cache_would_ignore(call: Call, cache: Path, option: str) -> None:
+    status, _, err = call("inspect", cache, option, cache.parent)
+    assert status == 2 and option in err and "cache" in err
+
+
 def test_extraction_takes_other_templates(
     call: Call, images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +238,7 @@ def test_failed_rows_end_with_status_3(call: Call, tiny_clip: Path, tmp_path: Pa
     [
         (("inspct", "x"), 2, "Did you mean 'inspect'?"),
         (("inspect", "no/such/place"), 1, "no/such/place"),
+        (("inspect", "emoji_lt", "--classes", "none.txt"), 1, "none.txt"),
         (("zero-shot", "no-cache"), 1, "not a feature cache"),
         (("evaluate", "no-run"), 2, "no run here"),
         (("methods", "logit-ajustment"), 2, "logit-adjustment"),
