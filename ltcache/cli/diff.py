@@ -75,14 +75,18 @@ def lines(report: DiffReport) -> list[str]:
 def _rows(title: str, rows: Rows | None) -> list[str]:
     if rows is None:
         return [f"{title}: not looked at (--rehash reads the images)"]
+    from ltcache.manifest.text import printable
+
     more = ["  ..."] if rows.count > len(rows.first) else []
-    return [f"{title}: {rows.count}", *(f"  {text}" for text in rows.first), *more]
+    return [f"{title}: {rows.count}", *(f"  {printable(text)}" for text in rows.first), *more]
 
 
 def _features(moved: Moved, names: tuple[str, ...]) -> list[str]:
+    from ltcache.manifest.text import printable
+
     result = [
         f"features of {moved.rows} shared rows: cosine {moved.mean:.5f} on average, at least "
-        f"{moved.minimum:.5f} ({moved.worst})"
+        f"{moved.minimum:.5f} ({printable(moved.worst)})"
     ]
     if moved.groups:
         groups = ", ".join(f"{name} {value:.5f}" for name, value in moved.groups.items())

@@ -68,7 +68,7 @@ def command(
     tally = _Tally(predict(opened, images, top=top, lines=_lines(), **options))
     shown = min(top, len(opened.record["class_counts"]))
     for line in _WRITERS["jsonl" if as_json else form](tally, shown):
-        click.echo(line)
+        click.echo(line, color=True)  # else it drops parts of names that look like colours
     if not tally.done and "-" not in images:
         raise LtcacheError(f"no images in {', '.join(images)}")
     if tally.failed:

@@ -94,6 +94,8 @@ def command(
 
 def lines(report: VerifyReport) -> list[str]:
     """Return a report as lines for people."""
+    from ltcache.manifest.text import printable
+
     result = [f"{report.path}: {report.files} files, {report.bytes / 1e6:.1f} MB read"]
     if report.finished and report.shards < report.all_shards:
         result[0] += f", {report.shards} of {report.all_shards} shards"
@@ -109,12 +111,12 @@ def lines(report: VerifyReport) -> list[str]:
         again = report.reencoded
         result.append(
             f"encoded again: {again['images']} images, cosine at least {again['minimum']:.5f} "
-            f"({again['worst']}), median {again['median']:.5f}"
+            f"({printable(again['worst'])}), median {again['median']:.5f}"
         )
     if report.leftovers:
         shown = ", ".join(report.leftovers[:5])
         result.append(f"left over, harmless: {len(report.leftovers)} files, such as {shown}")
-    result += [f"warning: {warning}" for warning in report.warnings]
+    result += [f"warning: {printable(warning)}" for warning in report.warnings]
     if report.repaired:
         shown = ", ".join(report.repaired[:5])
         result.append(

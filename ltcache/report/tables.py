@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ltcache.manifest.text import printable
 from ltcache.metrics import Metrics, percent
 
 COLUMNS = {
@@ -57,6 +58,7 @@ def details(metrics: Metrics) -> str:
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned Markdown table; the first column is text, the others are numbers."""
+    heading, *rows = [list(map(printable, cells)) for cells in (heading, *rows)]
     widths = [max(len(line[i]) for line in (heading, *rows)) for i in range(len(heading))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(_line(cells, widths) for cells in (heading, rule, *rows))
