@@ -366,6 +366,10 @@ def _open(
 ) -> list[_Member]:
     read = [_read(member, prompts) for member in members]
     runs = [member for member in read if isinstance(member, Run)]
+    if caches and not runs:
+        raise UsageError(f"--cache is of runs, and no member is one: write {ZERO_SHOT}:CACHE")
+    if prompts is not None and len(runs) == len(read):
+        raise UsageError(f"--prompts {prompts} has no effect: no member is {ZERO_SHOT}")
     if len(caches) not in (0, 1, len(runs)):
         raise UsageError(
             f"{len(caches)} caches for {len(runs)} runs: name none, one for all or one for each"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
     allow_stale,
     cache_argument,
@@ -52,6 +53,11 @@ FAILED = 3
 @tuning_options("A line of the table for each value; with --tune the values that it tries instead.")
 @allow_stale
 @general
+@option_rules(
+    needs("trials", "tune"),
+    needs("tuner", "tune"),
+    excludes("as_json", "split", why="JSON holds every split"),
+)
 @click.pass_context
 def command(
     context: click.Context,

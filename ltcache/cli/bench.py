@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import general, label_column_option, other_encoder, print_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ _HOUR = 3600
 @click.option("--batch-size", help="Comma-separated sizes to try, such as 64,256.")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.")
 @general
+@option_rules(
+    needs("pretrained", "model"),
+    needs("activation", "model"),
+)
 def command(
     source: str,
     model: str | None,

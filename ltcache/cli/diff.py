@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import cache_argument, general, label_column_option, print_json
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def command(
     ltcache diff cache longer-list.csv --root /data/images
     ltcache diff cache cache-of-finetuned --json
     """
-    from ltcache.diff import diff
+    from ltcache.diff import diff, is_cache
 
+    if is_cache(other):
+        refuse_given(("root", "rehash", "label_column"), f"{other} is a cache, which has its rows")
     report = diff(cache, other, root=root, rehash=rehash, label_column=label_column)
     if as_json:
         print_json(report.to_dict())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import allow_stale, general, print_json
 
 
@@ -29,6 +30,9 @@ from ltcache.cli.options import allow_stale, general, print_json
 @click.option("--write", is_flag=True, help="Also write metrics-SPLIT.json into the run.")
 @allow_stale
 @general
+@option_rules(
+    needs("seed", "shift"),
+)
 def command(
     run: Path,
     cache: Path | None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import general, other_encoder, print_json
 
 FORMATS = {"run": ("bundle", "onnx"), "cache": ("plain", "hf")}
@@ -53,6 +54,11 @@ def command(
     if form not in FORMATS[kind]:
         raise UsageError(
             f"{source} is a {kind}: it is exported as {' or '.join(FORMATS[kind])}, not {form}"
+        )
+    if kind == "cache":
+        refuse_given(
+            ("model", "pretrained", "activation"),
+            f"{source} is a cache, and features are written without an encoder",
         )
     if kind == "run":
         write = export_onnx if form == "onnx" else export_bundle

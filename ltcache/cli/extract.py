@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import needs, option_rules, refuse_given
 from ltcache.cli.options import (
     echo_warnings,
     encoder_options,
     general,
     label_column_option,
     print_json,
+    say_embedded,
 )
 
 
@@ -54,6 +56,9 @@ from ltcache.cli.options import (
 @click.option("--rehash", is_flag=True, help="Look for images that changed under their names.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
+@option_rules(
+    needs("view_seed", "views", why="it is the seed of random crops"),
+)
 def command(
     out: Path,
     source: str,
@@ -83,14 +88,11 @@ def command(
     from ltcache.extract import extract
     from ltcache.manifest import read_manifest
 
-    if options["model"] == "embedded":
-        click.echo(
-            "encoding with the small embedded encoder, a demonstration; for real work name a "
-            "model: --model ViT-B-16 --pretrained openai",
-            err=True,
-        )
+    say_embedded(options["model"], "encoding")
     for name in ("views", "fields"):
         options[name] = options[name].split(",") if options[name] else None
+    if not any(view.startswith("rrc") for view in options["views"] or ()):
+        refuse_given(("view_seed",), "none of --views is random (rrc:K)")
     manifest = read_manifest(
         source,
         root=options.pop("root"),
@@ -101,6 +103,10 @@ def command(
     echo_warnings(manifest)
     if limit:
         manifest = manifest.head(limit)
+    if not len(manifest.classes):
+        refuse_given(("templates",), f"{source} has no classes to make texts of")
+    if options["model"].startswith("timm:"):
+        refuse_given(("templates",), f"{options['model']} has no text tower")
     if templates:
         from ltcache.class_texts import template_set
 

@@ -8,18 +8,22 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
+    EMBEDDED,
     echo_warnings,
     general,
     label_column_option,
     other_encoder,
     parse_settings,
     print_json,
+    say_embedded,
     settings_option,
 )
 from ltcache.errors import UsageError
 
 _PRECISIONS = ["fp32", "bf16", "fp16"]
+_PRECISION = "optimisation.precision"
 
 
 @click.command("finetune", short_help="Tune the encoder itself, then extract again.")
@@ -63,6 +67,13 @@ _PRECISIONS = ["fp32", "bf16", "fp16"]
 )
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
 @general
+@option_rules(
+    excludes("no_extract", "new_cache"),
+    needs("new_cache", "cache", why="it is made of what --cache holds"),
+    needs("no_extract", "cache", why="only a --cache is encoded again"),
+    needs("pretrained", "model"),
+    needs("activation", "model", "cache"),
+)
 def command(
     source: str,
     method: str,
@@ -95,11 +106,12 @@ def command(
     from ltcache.finetune import Renewed, finetune, finetune_cache
     from ltcache.manifest import read_manifest
 
-    if cache is None and new_cache is not None:
-        raise UsageError("--new-cache is of what --cache holds: give --cache too")
     overrides: dict[str, Any] = dict(parse_settings(settings))
-    if precision is not None:
-        overrides.setdefault("optimisation.precision", precision)
+    if precision is not None and overrides.setdefault(_PRECISION, precision) != precision:
+        raise UsageError(
+            f"--precision {precision} and --set {_PRECISION}={overrides[_PRECISION]} say the same "
+            "thing twice and differently: leave one out"
+        )
     options |= {"overrides": overrides, "resume": not restart}
     first = not int(os.environ.get("RANK", "0"))
     root, label_column = options.pop("root"), options.pop("label_column")
@@ -108,6 +120,9 @@ def command(
         echo_warnings(manifest)
     renewed: Renewed | None
     if cache is None:
+        options["model"] = options["model"] or EMBEDDED
+        if first:
+            say_embedded(options["model"], "tuning")
         with TuningBar(quiet=not first) as bar:
             renewed = Renewed(finetune(manifest, method, out, progress=bar, **options))
     else:

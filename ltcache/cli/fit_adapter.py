@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
     allow_stale,
     cache_argument,
@@ -16,7 +17,6 @@ from ltcache.cli.options import (
     settings_option,
 )
 from ltcache.cli.tuning import parse_grid, tuning_options
-from ltcache.errors import UsageError
 
 
 @click.command("fit-adapter", short_help="Fit a long-tail method on cached features.")
@@ -55,6 +55,13 @@ from ltcache.errors import UsageError
 @tuning_options("What --tune tries, instead of the default search space.")
 @allow_stale
 @general
+@option_rules(
+    needs("trials", "tune"),
+    needs("tuner", "tune"),
+    needs("grid", "tune", why="it says what --tune tries; ltcache ablate compares its values"),
+    needs("extra_weight", "extra"),
+    excludes("extra", "tune", "method=auto", why="choose settings first, then add images"),
+)
 def command(
     cache: Path, method: str, out: Path, seeds: int, settings: tuple[str, ...], **options: Any
 ) -> None:
@@ -71,8 +78,6 @@ def command(
 
     as_json = options.pop("as_json")
     extra, weight = options.pop("extra"), options.pop("extra_weight")
-    if extra is not None and (options["tune"] or method == "auto"):
-        raise UsageError("--extra is not part of tuning: choose settings first, then add it")
     method, chosen = _choose(cache, method, parse_settings(settings), options)
     options |= chosen
     if extra is not None:
@@ -110,8 +115,6 @@ def _choose(
 
     search = {name: options.pop(name) for name in ("tuner", "trials")}
     tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))
-    if grid and not tuned:
-        raise UsageError("--grid says what --tune tries: add --tune (or use ltcache ablate)")
     same = ("prompts", "device", "allow_stale", "allow_double_correction")
     fit = {name: options[name] for name in same}
     record: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import print_json
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
@@ -28,6 +29,10 @@ def apply_to(there: Path, cache: Path | None, as_json: bool, options: dict[str, 
     drawn = bool(options["gallery"] or options["tsne"])
     if not drawn and not options["decisions"]:
         raise UsageError("--apply needs something to do: give --decisions, --gallery or --tsne")
+    if not drawn:
+        refuse_given(("cache",), "only --gallery and --tsne look at training images")
+    if not options["gallery"]:
+        refuse_given(("source", "pool_source"), "images are for --gallery")
     if drawn and cache is None:
         raise UsageError("a gallery needs training images: give CACHE too")
     result = open_retrieved(there)

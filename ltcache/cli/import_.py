@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import excludes, option_rules, refuse_given
 from ltcache.cli.options import general, print_json
+
+_OF_ARRAYS = (
+    "name", "feature_field", "labels", "classes", "text", "splits", "split", "manifest",
+    "logit_scale",
+)  # fmt: skip
 
 
 @click.command("import", short_help="Make a cache of features that were computed elsewhere.")
@@ -46,6 +52,11 @@ from ltcache.cli.options import general, print_json
 @click.option("--logit-scale", type=float, help="Of zero-shot logits; 100 for CLIP.")
 @click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True)
 @general
+@option_rules(
+    excludes("manifest", "labels", "splits", "split", "classes", why="the list says it"),
+    excludes("splits", "split", why="each row has its own split"),
+    excludes("encoder_of", "name", "logit_scale", why="the encoder of that cache is taken"),
+)
 def command(source: Path, out: Path, as_json: bool, **options: Any) -> int:
     """Make a cache of SOURCE, features in .npy, .npz, .safetensors or .pt (tensors only).
 
@@ -59,6 +70,11 @@ def command(source: Path, out: Path, as_json: bool, **options: Any) -> int:
     ltcache import tip_adapter_caches/imagenet --out cache
     """
     from ltcache.transfer import import_features
+    from ltcache.transfer.layouts import guess_layout
+
+    layout = guess_layout(source) if options["layout"] == "auto" else options["layout"]
+    if layout == "ltcache":
+        refuse_given(_OF_ARRAYS, f"{source} is an export of ltcache, which says all of this itself")
 
     report = import_features(source, out, **options)
     if as_json:

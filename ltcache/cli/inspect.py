@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import general, label_column_option, print_json
 
 
@@ -50,11 +51,10 @@ def command(
     from ltcache.manifest import read_manifest
 
     if (Path(source) / "cache.json").exists() or (Path(source) / "plans").is_dir():
-        if unlabelled or any(value is not None for value in (root, classes, label_column)):
-            raise UsageError(
-                f"{source} is a cache, which keeps its classes and needs no images: --root, "
-                "--classes, --label-column and --unlabelled belong to what it was extracted from"
-            )
+        refuse_given(
+            ("root", "classes", "label_column", "unlabelled"),
+            f"{source} is a cache, which keeps its classes and needs no images",
+        )
         cache = open_cache(source)
         summary = {**describe(cache.manifest), "cache": summarise(cache)}
         if checks:

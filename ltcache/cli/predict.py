@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.cli.combinations import excludes, option_rules
 from ltcache.cli.options import allow_stale, general, other_encoder
 from ltcache.errors import LtcacheError
 
@@ -48,6 +49,9 @@ FAILED = 3
 @click.option("--strict", is_flag=True, help="Refuse other numerics instead of warning of them.")
 @allow_stale
 @general
+@option_rules(
+    excludes("as_json", "form=table", "form=csv", why="JSON is one answer a line"),
+)
 def command(
     run: Path, images: tuple[str, ...], form: str, top: int, as_json: bool, **options: Any
 ) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import cache_argument, general, print_json
 
 
@@ -21,6 +22,9 @@ from ltcache.cli.options import cache_argument, general, print_json
 @click.option("--model", help="The encoder, if not the one the cache names.")
 @click.option("--pretrained", help="Its tag or checkpoint.")
 @general
+@option_rules(
+    needs("pretrained", "model"),
+)
 def command(
     cache: Path,
     templates: str,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ltcache.cli.combinations import excludes, option_rules
 from ltcache.cli.options import general
 
 
@@ -13,12 +14,19 @@ from ltcache.cli.options import general
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--baseline", help="What differences are taken to: a line or a method.")
 @click.option("--split", default="test", show_default=True)
-@click.option("--csv", "ending", flag_value="csv", help="Every split as CSV.")
-@click.option("--md", "ending", flag_value="md", help="Markdown.")
-@click.option("--latex", "ending", flag_value="tex", help="A booktabs tabular.")
+@click.option("--csv", "as_csv", is_flag=True, help="Every split as CSV.")
+@click.option("--md", "as_md", is_flag=True, help="Markdown.")
+@click.option("--latex", "as_latex", is_flag=True, help="A booktabs tabular.")
 @general
+@option_rules(
+    excludes("as_json", "as_csv", "as_md", "as_latex", why="one form at a time"),
+    excludes("as_csv", "as_md", "as_latex", why="one form at a time"),
+    excludes("as_md", "as_latex", why="one form at a time"),
+    excludes("as_json", "split", why="JSON holds every split"),
+    excludes("as_csv", "split", why="CSV holds every split"),
+)
 def command(
-    runs: tuple[Path, ...], baseline: str | None, split: str, ending: str | None, as_json: bool
+    runs: tuple[Path, ...], baseline: str | None, split: str, as_json: bool, **forms: bool
 ) -> None:
     """Compare RUNS: runs, directories of runs, or what ablate wrote.
 
@@ -31,7 +39,13 @@ def command(
     from ltcache.report import WRITERS, comparison_table, report
 
     comparison = report(runs, baseline)
-    write = WRITERS.get("json" if as_json else ending or "")
+    wanted = {
+        "json": as_json,
+        "csv": forms["as_csv"],
+        "md": forms["as_md"],
+        "tex": forms["as_latex"],
+    }
+    write = next((WRITERS[ending] for ending, is_wanted in wanted.items() if is_wanted), None)
     if write is None:
         click.echo(comparison_table(comparison, split))
     else:

@@ -7,9 +7,27 @@ from typing import Any
 
 import click
 
+from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.options import allow_stale, general, print_json
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
+
+_OF_RETRIEVAL = (
+    "groups", "max_count", "labels", "per_class", "up_to", "threshold", "to_precision", "margin",
+    "tau", "prompts", "synonyms", "mean_weight", "false_alarm", "per_source", "source_column",
+    "off", "candidates", "save_index", "factor", "precision", "overwrite", "allow_stale",
+)  # fmt: skip
+_OF_RESULT = ("decisions", "gallery", "tsne", "source", "pool_source")
+_OF_SEARCH = ("texts", "images", "top", "model", "pretrained")
+_OF_GUARDS = {
+    "threshold": ("threshold", "to_precision"),
+    "margin": ("margin",),
+    "sources": ("per_source",),
+    "all": ("threshold", "to_precision", "margin", "per_source"),
+}
+"""Guard that is switched off -> what it would have been set by."""
+_APPLIES = "--apply retrieves nothing, it takes a result that is there"
+_SEARCHES = "one cache is searched, and what is found is printed"
 
 
 @click.command("retrieve-tail", short_help="Choose images of an unlabelled pool for rare classes.")
@@ -125,6 +143,22 @@ from ltcache.errors import UsageError
 )
 @allow_stale
 @general
+@option_rules(
+    excludes("there", *_OF_RETRIEVAL, "pool", "out", *_OF_SEARCH, "index", "device", why=_APPLIES),
+    excludes("texts", *_OF_RETRIEVAL, *_OF_RESULT, "pool", "out", why=_SEARCHES),
+    excludes("images", *_OF_RETRIEVAL, *_OF_RESULT, "pool", "out", why=_SEARCHES),
+    *(needs(name, "texts", "images") for name in ("top", "model", "pretrained")),
+    needs("pretrained", "model"),
+    excludes("groups", "max_count", "labels", why="one choice of classes at a time"),
+    excludes("max_count", "labels", why="one choice of classes at a time"),
+    excludes("per_class", "up_to", why="one number of images at a time"),
+    excludes("threshold", "to_precision", why="one way to the least p_k at a time"),
+    *(excludes(f"off={guard}", *used) for guard, used in _OF_GUARDS.items()),
+    needs("save_index", "index", why="choose one that is built"),
+    needs("factor", "index"),
+    excludes("index", "precision", why="only a pass over all of the pool has one"),
+    excludes("gallery=False", "source", "pool_source", why="images are for the gallery"),
+)
 def command(
     cache: Path | None,
     pool: Path | None,
@@ -159,7 +193,7 @@ def command(
         apply_to(options["there"], cache, as_json, options)
         return
     if (texts or images) and cache is not None:
-        _search(pool or cache, texts, images, as_json, options)
+        _search(cache, texts, images, as_json, options)
         return
     if cache is None or pool is None or out is None:
         raise UsageError("give CACHE, POOL and --out, or --text or --image to search one cache")
@@ -219,15 +253,15 @@ def _index(opened: Any, source: Any, settings: Any, options: dict[str, Any]) -> 
     """Return the index that the options name, or None for an exact pass."""
     wanted, keep = options["index"], options["save_index"]
     if wanted is None:
-        if keep is not None:
-            raise UsageError("--save-index keeps an index: choose one with --index")
         return None
+    refuse_given(("device",), "an index is searched where FAISS puts it")
     from ltcache.retrieval.cached_queries import make_queries
     from ltcache.retrieval.index import KINDS, PoolIndex, build_index, open_index
     from ltcache.retrieval.pool import CachedPool
 
     pool = CachedPool(source, settings.view)
     if wanted not in KINDS:
+        refuse_given(("factor",), f"{wanted} was saved with its own")
         index: PoolIndex | None = open_index(wanted, pool)
     else:
         queries = make_queries(opened, settings)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import cache_argument, general, other_encoder, print_json
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ _SHOWN = 20
     help="Remove damaged shards, for the same ltcache extract to encode exactly these again.",
 )
 @general
+@option_rules(
+    excludes("root", "source", why="--root says where the images are"),
+    *(
+        needs(name, "sample", why="only a sample is encoded again")
+        for name in ("root", "source", "model", "pretrained", "activation", "device")
+    ),
+    needs("pretrained", "model"),
+)
 def command(
     cache: Path,
     sample: int,

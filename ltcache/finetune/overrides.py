@@ -39,10 +39,16 @@ def override_tuning(tuning: FineTuning, overrides: Mapping[str, Any] | None) -> 
         overrides: dotted key -> value; a text is read as the type of the present value.
 
     Raises:
-        UsageError: an unknown key or name (the nearest is given), or a value that cannot be meant.
+        UsageError: an unknown key or name (the nearest is given), a value that cannot be meant, or
+            a key that has no effect beside the other settings.
     """
+    before = tuning_settings(tuning)
     for key in sorted(overrides or {}, key=lambda key: (key not in _NAMES, key == _FLOOR)):
         tuning = _changed(tuning, key, (overrides or {})[key])
+    after = tuning_settings(tuning)
+    for key in overrides or {}:
+        if after.get(key) != before.get(key) and (reason := _without_effect(tuning, key)):
+            raise UsageError(f"fine-tuning {tuning.name}: {key} has no effect: {reason}")
     return _named(_written_out(tuning))
 
 
@@ -61,6 +67,29 @@ def _named(tuning: FineTuning) -> FineTuning:
     if changed.get(SMOOTH):
         changed = {k: v for k, v in changed.items() if not k.endswith(f".{SMOOTH}")}
     return replace(tuning, **with_changes(base, changed))
+
+
+def _without_effect(tuning: FineTuning, key: str) -> str:
+    """Return why a setting changes nothing, or an empty text where it does."""
+    part, _, name = key.partition(".")
+    if key == "optimisation.momentum" and tuning.optimisation.optimiser != "sgd":
+        return f"optimisation.optimiser is {tuning.optimisation.optimiser}, momentum is of sgd"
+    if part == "classifier" and name != "head" and tuning.scores_texts:
+        return f"classifier.head is {TEXTS}, the text tower, which has no {name}"
+    if part == "lr_factors" and name not in _trained_parts(tuning):
+        return f"nothing is trained in the part {name!r}"
+    return ""
+
+
+def _trained_parts(tuning: FineTuning) -> set[str]:
+    """Return those of :data:`ltcache.finetune.spec.PARTS` that have parameters to train."""
+    trained = {
+        "image": tuning.image.train != "none",
+        "text": tuning.text.train != "none" or tuning.logit_scale == "trained",
+        "adapters": bool(tuning.adapters),
+        "classifier": not tuning.scores_texts,
+    }
+    return {part for part, trains in trained.items() if trains}
 
 
 def tuning_settings(tuning: FineTuning) -> dict[str, Any]:

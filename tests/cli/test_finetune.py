@@ -134,3 +134,13 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_trained(
                             "embedded", *QUICK)  # fmt: skip
     assert status == 4 and "the encoder differs" in error
     assert not out.exists()
+
+
+def test_without_a_model_the_embedded_encoder_is_tuned(
+    call: Call, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, _, error = call("finetune", images, "--out", out, "--method", "bias", *QUICK)
+    assert status == 0, error
+    assert "tuning with the small embedded encoder" in error
+    assert json.loads((out / "ltcache.json").read_text())["parent"]["model"] == "embedded"

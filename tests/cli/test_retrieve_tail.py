@@ -106,10 +106,18 @@ def test_what_is_wrong_is_said_with_a_status(
     out = ("--out", tmp_path / "r")
     for status, text, arguments in (
         (2, "give CACHE, POOL and --out", (cache,)),
-        (2, "several at once", (cache, pool, *out, "--max-count", 5, "--labels", "1")),
+        (
+            2,
+            "--labels has no effect with --max-count",
+            (cache, pool, *out, "--max-count", 5, "--labels", "1"),
+        ),
         (2, "--labels a", (cache, pool, *out, "--labels", "a")),
         (2, "--up-to x", (cache, pool, *out, "--up-to", "x")),
-        (2, "not both", (cache, pool, *out, "--threshold", 0.1, "--to-precision", 0.9)),
+        (
+            2,
+            "--to-precision has no effect with --threshold",
+            (cache, pool, *out, "--threshold", 0.1, "--to-precision", 0.9),
+        ),
         (2, "no such device", (cache, pool, *out, "--device", "tpu")),
         (2, "--save-index", (cache, pool, *out, "--save-index", tmp_path / "i")),
         (2, "no index here", (cache, pool, *out, "--index", tmp_path)),

@@ -117,7 +117,7 @@ def test_caches_and_runs_of_the_two_do_not_mix(call: Call, made: Made, tmp_path:
     _typed("retrieve-tail", made.child_cache, made.child_pool, *few, "--out", retrieved)
     refused(call, "fit-adapter", made.cache, "--extra", retrieved, *FIT, *out)
     look = ("--gallery", "--source", made.images, "--pool-source", made.images.parent / "pool")
-    refused(call, "retrieve-tail", made.cache, made.pool, "--apply", retrieved, *look)
+    refused(call, "retrieve-tail", made.cache, "--apply", retrieved, *look)
     other = ("--cache", made.child_cache)
     refused(call, "ensemble", made.run, "zero-shot", *other, *out)
     assert not (tmp_path / "x").exists()
