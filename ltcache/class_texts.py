@@ -14,7 +14,12 @@ from ltcache.encoder import (
     openai_templates,
 )
 from ltcache.errors import UsageError
-from ltcache.prompts import class_sentences, read_class_sentences, read_templates
+from ltcache.prompts import (
+    class_sentences,
+    holds_class_sentences,
+    read_class_sentences,
+    read_templates,
+)
 
 NAMED_TEMPLATES = {"openai": openai_templates, "openai-simple": openai_simple_templates}
 """Template sets that come with open_clip: the 80 and the 7 of CLIP for ImageNet."""
@@ -97,10 +102,8 @@ def read_sentences(cache: Cache, templates: str | Path) -> list[list[str]]:
     names = list(cache.classes.names)
     if not names:
         raise UsageError(f"{cache.path}: a cache without classes has no class texts")
-    path = Path(templates)
-    if path.suffix == ".json" and path.exists() and path.read_text().lstrip().startswith("{"):
-        own = read_class_sentences(path, names)
-        return class_sentences((), names, own)
+    if holds_class_sentences(templates):
+        return class_sentences((), names, read_class_sentences(templates, names))
     return class_sentences(template_set(templates), names)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.adjustments.zero_shot_ensemble import SPACES
+from ltcache.cache import check_prompts
 from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
@@ -36,7 +37,7 @@ from ltcache.metrics import (
     paired_bootstrap,
 )
 from ltcache.run import Run, check_features, open_run, write_classes, write_json
-from ltcache.zero_shot import cached_logits, check_prompts
+from ltcache.zero_shot import cached_logits
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache

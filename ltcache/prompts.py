@@ -21,6 +21,7 @@ __all__ = [
     "PromptEmbeddings",
     "class_sentences",
     "fill",
+    "holds_class_sentences",
     "read_class_sentences",
     "read_templates",
 ]
@@ -82,7 +83,7 @@ def read_templates(path: str | Path, dataset: str | None = None) -> tuple[str, .
             names the file and the line or the position.
     """
     path = Path(path)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         entries = _json_templates(path, dataset)
         places = [f"entry {number}" for number in range(1, len(entries) + 1)]
     else:
@@ -98,6 +99,16 @@ def read_templates(path: str | Path, dataset: str | None = None) -> tuple[str, .
     if not entries:
         raise UsageError(f"{path}: no templates")
     return tuple(entries)
+
+
+def holds_class_sentences(path: str | Path) -> bool:
+    """Whether a file is of sentences per class, a JSON object, rather than of templates.
+
+    Raises:
+        UsageError: a JSON file that cannot be read.
+    """
+    path = Path(path)
+    return path.suffix.lower() == ".json" and path.exists() and _read(path).lstrip().startswith("{")
 
 
 def read_class_sentences(path: str | Path, names: Sequence[str]) -> dict[int, tuple[str, ...]]:
@@ -176,7 +187,10 @@ def _json_templates(path: Path, dataset: str | None) -> list[Any]:
     content = _read_json(path)
     if isinstance(content, dict):
         if dataset is None and len(content) != 1:
-            raise UsageError(f"{path}: templates of {_some(sorted(content))}; name one of them")
+            raise UsageError(
+                f"{path}: templates of {_some(sorted(content))}; name one of them, or, if these "
+                "are sentences per class, add them to a finished cache with ltcache prompts"
+            )
         key = dataset if dataset is not None else next(iter(content))
         if key not in content:
             raise UsageError(f"{path}: no templates of {key!r}, only of {_some(sorted(content))}")

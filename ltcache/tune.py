@@ -239,13 +239,14 @@ def validation(
     Raises:
         FitError: there is no validation split and no class has training rows to spare.
     """
-    from ltcache.fit.adapter import check_texts, make_context, rows_of, val_rows
+    from ltcache.cache import check_prompts
+    from ltcache.fit.adapter import make_context, rows_of, val_rows
     from ltcache.fit.rows import SHARE, hold_out
 
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, texts = make_context(cache, method, field, prompts)
     if texts is not None:
-        check_texts(cache, texts, allow_stale)
+        check_prompts(cache, texts, allow_stale)
     rows = rows_of(cache, "train", field, method.feature.view)
     val = val_rows(cache, field, method)
     if val is not None:

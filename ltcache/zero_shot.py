@@ -6,14 +6,12 @@ section 3.1: a class's weight is the mean of its unit sentence embeddings, of un
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ltcache.cache import Cache
-from ltcache.cache.fingerprint import digest, require_equal
+from ltcache.cache import Cache, check_prompts
 from ltcache.errors import CacheError
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
 from ltcache.prompts import PromptEmbeddings
@@ -110,31 +108,6 @@ def cached_logits(
             features[:, crop], prompts.mean, cache.logit_scale, cache.logit_bias
         )
     return total / np.float32(features.shape[1])
-
-
-def check_prompts(
-    cache: Cache, prompts: PromptEmbeddings, allow_stale: Collection[str] = ()
-) -> list[str]:
-    """Refuse class texts that do not belong to the features and classes of a cache.
-
-    Returns:
-        The differing fields that ``allow_stale`` let pass.
-
-    Raises:
-        IdentityError: with every differing field.
-    """
-    expected: Mapping[str, Any] = {
-        "text_tower": cache.encoder["towers"]["text"],
-        "tokenizer": cache.encoder["tokenizer"],
-        "classes": digest(cache.classes.identity()),
-    }
-    return require_equal(
-        "prompts",
-        expected,
-        {key: prompts.identity.get(key) for key in expected},
-        allow_stale=allow_stale,
-        remedy=f"encode the texts of {prompts.name!r} again for this cache with ltcache prompts",
-    )
 
 
 def _score(cache: Cache, split: str, logits: np.ndarray, labels: np.ndarray) -> Metrics:

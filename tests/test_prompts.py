@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ltcache.class_texts import read_sentences
 from ltcache.errors import UsageError
 from ltcache.prompts import class_sentences, fill, read_class_sentences, read_templates
 
@@ -99,6 +101,18 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         read_templates(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_sentences_per_class_are_known_with_a_byte_order_mark_too(
+    mark: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.JSON"
+    path.write_text(f'{mark}{{"fox": ["a red {{}}"], "owl": ["at night"]}}', encoding="utf-8")
+    cache = SimpleNamespace(classes=SimpleNamespace(names=("fox", "owl")), path=tmp_path)
+    assert read_sentences(cache, path) == [["a red fox"], ["at night"]]  # type: ignore[arg-type]
+    path.write_text(f'{mark}["a photo of {{}}"]', encoding="utf-8")
+    assert read_sentences(cache, path)[0] == ["a photo of fox"]  # type: ignore[arg-type]
 
 
 def test_read_class_sentences_by_label_and_by_name(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from ltcache.cache.index import EncoderState, finalise, store_prompts
 from ltcache.cache.layers import Layer
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
-from ltcache.cache.prompt_set import PromptEmbeddings
+from ltcache.cache.prompt_set import PromptEmbeddings, check_prompts
 from ltcache.cache.reader import Cache, check_identities, open_cache
 from ltcache.cache.shards import ShardRecord, commit_shard, read_record
 
@@ -15,6 +15,7 @@ __all__ = [
     "PromptEmbeddings",
     "ShardRecord",
     "check_identities",
+    "check_prompts",
     "claim_plan",
     "commit_shard",
     "finalise",

@@ -66,7 +66,7 @@ def read_record(path: Path) -> dict[str, Any]:
         EncoderError: missing, not JSON, or without ``model_cfg``.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EncoderError(
             f"{path}: {error.strerror or error}; a model's folder holds {CONFIG_FILE} "

@@ -310,7 +310,7 @@ def _read_record(path: Path, start: Tower) -> tuple[dict[str, Any], dict[str, An
         EncoderError: not JSON, or of another architecture.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         record, named = dict(content["pretrained_cfg"]), content["architecture"]
         arguments = dict(content.get("model_args") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:

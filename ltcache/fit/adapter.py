@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ltcache.adjustments import ADJUSTMENTS
-from ltcache.cache.fingerprint import digest, require_equal
+from ltcache.cache import check_prompts
+from ltcache.cache.fingerprint import require_equal
 from ltcache.errors import FitError
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import Fitted, Memo, fit_head
@@ -87,7 +88,7 @@ def fit_adapter(
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)
-    stale = () if text_set is None else check_texts(cache, text_set, allow_stale)
+    stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
     rows = rows_of(cache, "train", field, method.feature.view)
     crops = cache.crops(method.feature.view)
     labelled = context.class_counts
@@ -333,16 +334,6 @@ def require_same(cache: Cache, extra: ExtraRows, allow_stale: Collection[str]) -
         found = extra.identities.get(kind)
         stale += require_equal(kind, expected[kind], found, allow_stale=allow_stale, remedy=remedy)
     return tuple(stale)
-
-
-def check_texts(cache: Cache, texts: Any, allow_stale: Collection[str]) -> tuple[str, ...]:
-    """Refuse class texts of another text tower or class list than the cache's."""
-    expected = {
-        "text_tower": cache.encoder.get("towers", {}).get("text"),
-        "classes": digest(cache.classes.identity()),
-    }
-    found = {name: texts.identity.get(name) for name in expected}
-    return tuple(require_equal("prompts", expected, found, allow_stale=allow_stale))
 
 
 def _device(name: str) -> torch.device:

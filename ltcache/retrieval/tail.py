@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ltcache.cache import Cache, open_cache
+from ltcache.cache import Cache, check_prompts, open_cache
 from ltcache.cache.fingerprint import require_equal
 from ltcache.metrics import GroupScheme
 from ltcache.retrieval.cached_queries import class_sums, make_queries, temperature
@@ -40,7 +40,6 @@ from ltcache.retrieval.threshold import (
     calibrated_threshold,
     fixed_threshold,
 )
-from ltcache.zero_shot import check_prompts
 
 if TYPE_CHECKING:
     from ltcache.retrieval.index import PoolIndex

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from ltcache.ensemble import ZeroShot, ensemble
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.fit import fit_adapter, fit_seeds
 from ltcache.methods import METHODS, Train
 from ltcache.run import open_run
+from ltcache.tune import tune
+from ltcache.zero_shot import zero_shot
 from tests.fakes import FakeCache, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
@@ -129,6 +133,26 @@ def test_class_texts_of_another_tower_are_refused_by_a_fit() -> None:
         _fit(cache, "lift-lp")
     run = _fit(cache, "lift-lp", allow_stale=["prompts"])
     assert run.metrics["test"].stale == ("prompts.text_tower",)
+
+
+def test_class_texts_of_another_tokenizer_are_refused_wherever_they_are_used() -> None:
+    cache = FakeCache(COUNTS)
+    texts, own = cache.prompts(), cache.encoder
+    cache.prompts = lambda name=None: texts  # type: ignore[method-assign]
+    cache.encoder = {**own, "tokenizer": {"class": "Other"}}
+    run, there = _fit(cache, "ce"), cast(Any, cache)
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: _fit(cache, "lift-lp"),
+        lambda: tune(there, "lift-lp", trials=1),
+        lambda: zero_shot(there),
+        lambda: ensemble([ZeroShot(there), run], caches=[there]),
+    )
+    for use in uses:
+        with pytest.raises(IdentityError, match="tokenizer"):
+            use()
+    imported = FakeCache(COUNTS)  # features from elsewhere name no tokenizer, nor do their texts
+    imported.encoder = {**own, "tokenizer": None}
+    assert _fit(imported, "lift-lp").record["stale"] == []
 
 
 def test_numerics_only_warn() -> None:

@@ -317,6 +317,12 @@ def test_a_file_that_holds_no_decisions_is_named(tmp_path: Path, text: str, comp
     assert "decisions.json" in str(refused.value)
 
 
+def test_decisions_that_an_editor_has_saved_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write_decisions(tmp_path / "d.json", Decisions({"key": "k"}, {(1, "a"): ACCEPT}))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert dict(read_decisions(path).chosen) == {(1, "a"): ACCEPT}
+
+
 def write_decisions(path: Path, decisions: Decisions) -> Path:
     entries = [{"label": n, "key": k, "decision": d} for (n, k), d in decisions.chosen.items()]
     text = {"format": 1, "retrieval": decisions.retrieval, "decisions": entries}
