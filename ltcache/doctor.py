@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ltcache.extras import EXTRAS, how_to_install
 from ltcache.processors import processor_quota, usable_processors
 
 OK, NOTE, FAILED = "ok", "note", "failed"
@@ -31,8 +32,6 @@ LIBRARIES = {
     "Pillow": "PIL",
 }
 """Distribution -> module, of what ltcache cannot do without."""
-EXTRAS = {"hf": "datasets", "tune": "optuna", "onnx": "onnxruntime", "track": "tensorboard"}
-"""Extra of ``pip install 'ltcache[...]'`` -> the module that tells whether it is there."""
 SAMPLE, SAMPLED = "emoji_lt_two_class", 64
 """A packaged list, and how many of its images are encoded."""
 LEAST_SHARED = 1 << 30
@@ -95,7 +94,7 @@ def extras() -> Finding:
     there = {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()}
     missing = [name for name, found in there.items() if not found]
     detail = ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in there.items())
-    remedy = f"pip install 'ltcache[{','.join(missing)}]' adds them" if missing else ""
+    remedy = f"{how_to_install(*missing)} adds them" if missing else ""
     return Finding("extras", OK, detail, remedy)
 
 

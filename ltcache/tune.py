@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.errors import FitError, UsageError
+from ltcache.extras import how_to_install
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
 
 if TYPE_CHECKING:
@@ -335,7 +336,7 @@ def _search_optuna(trials: _Trials, space: Grid, budget: int, seed: int) -> None
         import optuna
     except ImportError:
         raise UsageError(
-            "--tuner optuna needs Optuna, which is not installed: pip install 'ltcache[tune]', or "
+            f"--tuner optuna needs Optuna, which is not installed: {how_to_install('tune')}, or "
             "leave --tuner out"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)

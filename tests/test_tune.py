@@ -92,7 +92,7 @@ def test_optuna_draws_between_the_ends_from_a_seed_and_begins_with_the_default()
 
 def test_a_missing_optuna_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UsageError, match=r"pip install 'ltcache\[tune\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[tune\]'"):
         tune(_cache(), "ce", tuner="optuna", overrides=SHORT)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ltcache.errors import UsageError
+from ltcache.extras import how_to_install
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +27,7 @@ def tuning_options(grid_help: str) -> Callable[[F], F]:
             ),
             click.option(
                 "--tuner", type=click.Choice(["grid", "optuna"]), default="grid",
-                show_default=True, help="optuna needs pip install 'ltcache[tune]'.",
+                show_default=True, help=f"optuna needs {how_to_install('tune')}.",
             ),
             click.option(
                 "--tune", is_flag=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.errors import UsageError
+from ltcache.extras import how_to_install
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -28,9 +29,7 @@ def tracked(progress: Report | None, folder: str | Path | None) -> Iterator[Repo
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UsageError(
-            "TensorBoard logs need tensorboard: pip install 'ltcache[track]'"
-        ) from None
+        raise UsageError(f"TensorBoard logs need tensorboard: {how_to_install('track')}") from None
     writer = SummaryWriter(str(folder))
 
     def report(record: dict[str, Any]) -> None:

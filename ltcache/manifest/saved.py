@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ltcache.errors import ManifestError
+from ltcache.extras import how_to_install
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.columns import Columns
 from ltcache.manifest.draft import Draft, Request
@@ -67,7 +68,7 @@ def _loaded(path: Path) -> dict[str, Any]:
         datasets = importlib.import_module("datasets")
     except ImportError:
         raise ManifestError(
-            f"{path}: saved Hugging Face datasets need 'datasets': pip install 'ltcache[hf]'"
+            f"{path}: saved Hugging Face datasets need 'datasets': {how_to_install('hf')}"
         ) from None
     try:
         loaded = datasets.load_from_disk(str(path))

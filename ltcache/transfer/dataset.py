@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import UsageError
+from ltcache.extras import how_to_install
 from ltcache.manifest import ClassList
 from ltcache.run import write_json
 from ltcache.transfer.exporting import ExportReport, provenance, stored_form, whole_folder
@@ -104,7 +105,7 @@ def _library() -> Any:
         return importlib.import_module("datasets")
     except ImportError:
         raise UsageError(
-            "a Hugging Face dataset needs 'datasets': pip install 'ltcache[hf]'"
+            f"a Hugging Face dataset needs 'datasets': {how_to_install('hf')}"
         ) from None
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.shards import stored
 from ltcache.errors import FitError, UsageError
+from ltcache.extras import how_to_install
 from ltcache.predict import probabilities_of
 from ltcache.run import Run, write_json
 from ltcache.transfer.bundle import TOLERANCE, prior_text, run_and_encoder
@@ -195,7 +196,7 @@ def _packages() -> Any:
         except ImportError:
             missing.append(name)
     if missing:
-        raise UsageError(f"an ONNX file needs {' and '.join(missing)}: pip install 'ltcache[onnx]'")
+        raise UsageError(f"an ONNX file needs {' and '.join(missing)}: {how_to_install('onnx')}")
     return importlib.import_module("onnxruntime")
 
 

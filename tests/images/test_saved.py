@@ -97,7 +97,7 @@ def test_without_the_library_and_damaged(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ManifestError, match="cannot be read as a saved dataset"):
         read_manifest(tmp_path / "one")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ManifestError, match=r"pip install 'ltcache\[hf\]'"):
+    with pytest.raises(ManifestError, match=r"pip install '\.\[hf\]'"):
         read_manifest(tmp_path / "one")
 
 

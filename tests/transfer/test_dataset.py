@@ -105,7 +105,7 @@ def test_refusals_leave_nothing(
     with pytest.raises(UsageError, match="exists already"):
         export_dataset(cache, tmp_path / "there")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"pip install 'ltcache\[hf\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[hf\]'"):
         export_dataset(cache, tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
