@@ -33,8 +33,9 @@ from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import POOLED, Projection
 from ltcache.encoder.identity import tensors_digest
 from ltcache.encoder.load import PRECISIONS, is_convolutional, skip_random_start
+from ltcache.encoder.nested import describe_content, how_to_save
 from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, Source, parse_seed
-from ltcache.encoder.weights import first_line
+from ltcache.encoder.weights import MORE_THAN_TENSORS, first_line
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing
 
@@ -368,12 +369,15 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # unpickling and safetensors raise many kinds
         hint = ""
         if "weights_only" in str(error).lower():
-            hint = "; it holds more than tensors, and code is never run from a file"
+            hint = f"; {MORE_THAN_TENSORS}: {how_to_save(path, '[KEY]', trusted=True)}"
         raise EncoderError(
             f"{path}: cannot be read as weights ({type(error).__name__}: {first_line(error)}){hint}"
         ) from None
     if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise EncoderError(f"{path}: cannot be read as weights (not a table of tensors)")
+        raise EncoderError(
+            f"{path}: cannot be read as weights (not a table of tensors): "
+            f"{describe_content(found)}; {how_to_save(path, '[KEY]')} saves one by itself"
+        )
     return dict(found)
 
 

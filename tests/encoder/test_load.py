@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import shutil
@@ -195,6 +196,52 @@ def test_interpolated_positions_are_said_so(
     architectures["tiny-vit"]["vision_cfg"]["image_size"] = 64
     load_encoder("tiny-vit", str(path), activation="gelu", device="cpu")
     assert "(17, 32) and is interpolated to (65, 32) of tiny-vit" in caplog.text
+
+
+def _nested(state: dict[str, Any], form: str) -> dict[str, Any]:
+    """Return a training checkpoint as people save it."""
+    optimiser = {"state": {0: {"exp_avg": torch.ones(2), "step": torch.ones(())}}, "groups": [0]}
+    rest = {"epoch": 3, "optimizer": optimiser}
+    prefix, _, place = form.rpartition("/")
+    named = {f"{prefix}{key}": value for key, value in state.items()}
+    return {**rest, place: named} if place else named
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["model", "net", "model_state", "ema", "module./model", "model./state_dict", "module.model./",
+     "_orig_mod./model"],
+)  # fmt: skip
+def test_weights_of_a_training_checkpoint_are_found(
+    form: str, bare: Path, architectures: Any, tmp_path: Path
+) -> None:
+    state = open_clip.factory.load_state_dict(str(bare))
+    torch.save(_nested(state, form), tmp_path / "w.pt")
+    found = load_encoder("tiny-vit", str(tmp_path / "w.pt"), activation="gelu", device="cpu")
+    alone = load_encoder("tiny-vit", str(bare), activation="gelu", device="cpu")
+    assert found.identity == alone.identity
+
+
+def test_what_a_file_holds_in_place_of_weights_is_said(
+    bare: Path, architectures: Any, tmp_path: Path
+) -> None:
+    state, path = open_clip.factory.load_state_dict(str(bare)), tmp_path / "w.pt"
+    torch.save({"model": state, "ema": state, "epoch": 3}, path)
+    message = refused("tiny-vit", str(path), activation="gelu")
+    assert 'several sets of weights, at ["model"] and ["ema"]' in message
+    line = message.rpartition("; ")[2]
+    exec(line.replace("'weights.pt'", repr(str(tmp_path / "one.pt"))), {"torch": torch})
+    load_encoder("tiny-vit", str(tmp_path / "one.pt"), activation="gelu", device="cpu")
+    torch.save({"epoch": 3, "model": {"fc.weight": torch.ones(2)}}, path)
+    message = refused("tiny-vit", str(path), activation="gelu")
+    assert "it holds epoch, model, and no table of tensors" in message
+    state.pop("logit_scale")
+    torch.save({"model": state}, path)
+    message = refused("tiny-vit", str(path), activation="gelu")
+    assert "w.pt does not fit tiny-vit:\n  missing: logit_scale" in message
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, path)
+    message = refused("tiny-vit", str(path), activation="gelu")
+    assert "where you trust who made it" in message and "weights_only=False)[KEY]" in message
 
 
 def test_an_unreachable_hub_says_what_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
