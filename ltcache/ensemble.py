@@ -25,7 +25,7 @@ import numpy as np
 
 from ltcache.adjustments.zero_shot_ensemble import SPACES
 from ltcache.cache import check_prompts
-from ltcache.cache.fingerprint import digest, require_equal
+from ltcache.cache.fingerprint import digest, require_equal, telling_classes
 from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate import cache_of
@@ -478,13 +478,14 @@ def _texts_cache(member: ZeroShot, of_runs: Sequence[Cache]) -> Cache:
 def _check_classes(members: Sequence[_Member]) -> None:
     first = members[0].cache
     for member in members:
-        require_equal(
-            "classes",
-            first.classes.identity(),
-            member.cache.classes.identity(),
-            remedy=f"{first.path} and {member.cache.path} must have the same classes in the same "
-            "order: extract both from the same list",
-        )
+        with telling_classes(first.classes.names, member.cache.classes.names):
+            require_equal(
+                "classes",
+                first.classes.identity(),
+                member.cache.classes.identity(),
+                remedy=f"{first.path} and {member.cache.path} must have the same classes in the "
+                "same order: extract both from the same list",
+            )
 
 
 def _splits(members: Sequence[_Member], split: str, weights: Sequence[float] | None) -> list[str]:

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from ltcache.cache.fingerprint import canonical_json, digest
+from ltcache.cache.fingerprint import canonical_json, digest, telling_classes
 from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
@@ -222,7 +222,8 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
     expected = run.record["identities"]
     prompts = cache.prompts(run.record["prompts"]) if "prompts" in expected else None
     found = cache.identities(run.method.feature.eval_view, prompts)
-    stale, loose = check_identities(expected, found, allow_stale)
+    with telling_classes(run.class_names, cache.classes.names):
+        stale, loose = check_identities(expected, found, allow_stale)
     if loose:
         warnings.warn(
             f"the features were computed otherwise ({', '.join(loose)}); logits can differ in "

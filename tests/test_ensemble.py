@@ -265,6 +265,7 @@ def test_labels_and_classes_must_agree() -> None:
     two.manifest = Manifest("fake", two.manifest.rows, two.classes)
     with pytest.raises(IdentityError, match="the classes differs") as info:
         _mix([runs[0], _fit(two)], (one, two))
+    assert "label 0: 'class 0' expected, 'kind 0' found" in str(info.value)
     assert info.value.exit_status == 4
 
 

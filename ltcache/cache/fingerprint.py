@@ -6,8 +6,11 @@ Never pickles and never a random name: what cannot be written as JSON is an erro
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Collection, Mapping
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,47 @@ def require_equal(
     if refused:
         raise IdentityError(kind, refused, remedy)
     return [f"{kind}.{field}" for field in found_differences]
+
+
+@contextmanager
+def telling_classes(expected: Sequence[str], found: Sequence[str]) -> Iterator[None]:
+    """Let a refusal because of class lists, of which identities keep digests, name the classes.
+
+    Args:
+        expected, found: the names in label order; nothing is added where one of them is not known.
+    """
+    try:
+        yield
+    except IdentityError as error:
+        parts = {part for field in (error.kind, *error.differences) for part in field.split(".")}
+        if not parts & {"classes", "names", "num_classes"} or not any(expected) or not any(found):
+            raise
+        told = differing_classes(expected, found)
+        remedy = "\n".join(filter(None, (told, error.remedy)))
+        raise IdentityError(error.kind, error.differences, remedy) from None
+
+
+def differing_classes(expected: Sequence[str], found: Sequence[str], most: int = 5) -> str:
+    """Return in words the first classes in which two lists differ, or an empty text."""
+    pairs = list(itertools.zip_longest(expected, found))
+    differ = [(label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if not differ:
+        return ""
+    shown = [
+        "label {}: {} expected, {} found".format(label, *_names(mine, theirs))
+        for label, mine, theirs in differ[:most]
+    ]
+    shown += [f"and {len(differ) - most} more"] if len(differ) > most else []
+    same = sorted(expected) == sorted(found)
+    order = "; both lists have the same names, in another order" if same else ""
+    return f"{len(differ)} of {len(pairs)} classes differ: {'; '.join(shown)}{order}"
+
+
+def _names(*names: str | None) -> list[str]:
+    """Return class names for a message, escaped where they look the same but are not."""
+    looks = {unicodedata.normalize("NFC", name) for name in names if name is not None}
+    show = ascii if len(looks) == 1 and None not in names else repr
+    return ["no class" if name is None else show(name) for name in names]
 
 
 def _plain(value: Any) -> Any:

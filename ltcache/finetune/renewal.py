@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import Cache, open_cache, store_prompts
 from ltcache.cache.cost import add_cost
-from ltcache.cache.fingerprint import require_equal
+from ltcache.cache.fingerprint import require_equal, telling_classes
 from ltcache.encoder import encode_prompts
 from ltcache.errors import UsageError
 from ltcache.extract import ExtractReport, extract
@@ -39,12 +39,7 @@ def check_renewal(cache: Cache | str | Path, manifest: Manifest, parent: Encoder
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     if not cache.provenance.get("model"):
         raise UsageError(f"{cache.path}: its features were imported, so no encoder is its parent")
-    require_equal(
-        "manifest",
-        _rows(cache.manifest),
-        _rows(manifest),
-        remedy=f"bring {cache.path} up to date with ltcache extract first, or leave --cache out",
-    )
+    _require_rows(cache, manifest)
     require_equal(
         "encoder",
         cache.encoder,
@@ -83,7 +78,7 @@ def renew(
         IdentityError: the rows differ, or ``out`` holds something else (status 4).
     """
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
-    require_equal("manifest", _rows(cache.manifest), _rows(manifest))
+    _require_rows(cache, manifest)
     settings = {name: getattr(cache.manifest, name) for name in ("groups", "descriptions", "name")}
     templates = cache.manifest.templates if template is None else (template,)
     report = extract(
@@ -100,6 +95,17 @@ def renew(
     if cost and report.encoded:
         add_cost(Path(out), **cost)
     return report
+
+
+def _require_rows(cache: Cache, manifest: Manifest) -> None:
+    with telling_classes(cache.classes.names, manifest.classes.names):
+        require_equal(
+            "manifest",
+            _rows(cache.manifest),
+            _rows(manifest),
+            remedy=f"bring {cache.path} up to date with ltcache extract first, or leave --cache "
+            "out",
+        )
 
 
 def _rows(manifest: Manifest) -> dict[str, Any]:

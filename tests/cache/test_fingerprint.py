@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltcache.cache.fingerprint import canonical_json, differences, digest, require_equal
+from ltcache.cache.fingerprint import (
+    canonical_json,
+    differences,
+    differing_classes,
+    digest,
+    require_equal,
+    telling_classes,
+)
 from ltcache.errors import IdentityError
 
 JSON = st.recursive(
@@ -68,3 +75,29 @@ def test_only_what_was_named_may_be_stale() -> None:
     with pytest.raises(IdentityError) as caught:
         require_equal("encoder", EXPECTED, FOUND, allow_stale=["encoder.towers.image"])
     assert set(caught.value.differences) == {"dims.embedding"}
+
+
+def test_a_refusal_because_of_classes_says_which() -> None:
+    one, two = ["fox", "owl", "newt", "bat"], ["fox", "bat", "newt", "owl"]
+    with pytest.raises(IdentityError) as caught, telling_classes(one, two):
+        require_equal("classes", {"names": "a"}, {"names": "b"}, remedy="extract again")
+    lines = str(caught.value).splitlines()
+    assert lines[-1] == caught.value.remedy.splitlines()[-1] == "extract again"
+    assert lines[-2] == (
+        "2 of 4 classes differ: label 1: 'owl' expected, 'bat' found; label 3: 'bat' expected, "
+        "'owl' found; both lists have the same names, in another order"
+    )
+    with pytest.raises(IdentityError) as caught, telling_classes(one, two):
+        require_equal("encoder", {"towers": "a"}, {"towers": "b"})
+    assert "classes" not in str(caught.value)
+
+
+def test_differing_classes_are_counted_and_told_apart() -> None:
+    many = [str(label) for label in range(9)]
+    assert differing_classes(many, many) == ""
+    told = differing_classes(many, many[1:])
+    assert told.startswith("9 of 9 classes differ: label 0: '0' expected, '1' found")
+    assert told.endswith("label 4: '4' expected, '5' found; and 4 more")
+    assert "label 1: 'b' expected, no class found" in differing_classes(["a", "b"], ["a"])
+    composed, marked = "caf\u00e9", "cafe\u0301"
+    assert "'caf\\xe9' expected, 'cafe\\u0301' found" in differing_classes([composed], [marked])

@@ -194,7 +194,7 @@ def test_features_of_another_encoder_or_class_list_are_refused(
         write_images(renamed / split, {"blue jay": 3, "moth": 3, "another newt": 3})
     status, _, err = call("evaluate", run, "--cache", _extract(call, renamed, cache, tmp_path))
     assert status == 4
-    assert "classes" in err
+    assert "3 of 3 classes differ: label 0: 'blue jay' expected, 'another newt' found" in err
 
 
 def _extract(call: Call, images: Path, like: Path, tmp_path: Path) -> Path:
