@@ -201,6 +201,7 @@ def check_place(out: Path, key: str, overwrite: bool) -> None:
         there = json.loads((out / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         there = {}
+    there = there if isinstance(there, dict) else {}
     if there.get("key") != key and not overwrite:
         raise UsageError(
             f"{out} holds another run (method {there.get('method')!r}, seed {there.get('seed')}); "

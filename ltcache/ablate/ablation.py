@@ -107,9 +107,11 @@ def ablate(
         progress: called after each run.
 
     Raises:
-        UsageError: an unknown method, setting, fusion or baseline. FitError: every run failed.
+        UsageError: an unknown method, setting, fusion or baseline, or ``out`` is taken.
+        FitError: every run failed.
     """
     cache, out = _opened(cache), Path(out)
+    _check_out(out)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _check(cache, numbers, split, tuner, trials)
     settings, notes = settings_of(methods, grid, fusion, overrides)
@@ -224,6 +226,17 @@ def _shown(run: Scored, out: Path) -> Scored:
     from dataclasses import replace
 
     return replace(run, path=os.path.relpath(run.path or out, out))
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to write among the files of something else.
+
+    Raises:
+        UsageError: there is something that is no ablation.
+    """
+    begun = any((out / name).is_dir() for name in ("runs", "tuning"))
+    if out.exists() and not begun and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists and is no ablation; choose another --out")
 
 
 def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: int) -> None:

@@ -120,7 +120,7 @@ def command(
         echo_warnings(manifest)
     renewed: Renewed | None
     if cache is None:
-        options["model"] = options["model"] or EMBEDDED
+        options["model"] = EMBEDDED if options["model"] is None else options["model"]
         if first:
             say_embedded(options["model"], "tuning")
         with TuningBar(quiet=not first) as bar:

@@ -81,6 +81,8 @@ def check_pictures(cache: str, pool: str, options: dict[str, Any]) -> Stores:
     found = find_store(options["source"], cache), find_store(options["pool_source"], pool)
     if options["gallery"] and found[1] is None:
         raise UsageError("a gallery shows the pool's images: say where they are, --pool-source")
+    if options["source"] is not None and found[1] is None:
+        refuse_given(("source",), "no gallery is written without the pool's images: --pool-source")
     return found
 
 

@@ -25,6 +25,16 @@ class OrderedGroup(click.Group):
         """Return the commands as they were added."""
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an empty argument: as a path it would mean the working directory."""
+        if "" in args:
+            before = next((args[at - 1] for at, text in enumerate(args) if at and not text), "")
+            raise click.UsageError(
+                f"the argument {f'after {before} ' if before else ''}is empty; is a shell variable "
+                "not set?"
+            )
+        return super().parse_args(ctx, args)
+
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command; the environment names its options as they are typed:
         ``LTCACHE_FIT_ADAPTER_SET`` is ``ltcache fit-adapter --set``."""

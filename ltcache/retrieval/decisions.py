@@ -66,6 +66,8 @@ def read_decisions(path: str | Path) -> Decisions:
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']!r} is unknown")
         chosen: dict[tuple[int, str], str] = {}

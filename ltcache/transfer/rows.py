@@ -40,7 +40,10 @@ def override(
         found.classes = ClassList(tuple(classes))
     if text is not None:
         array = read_column(Path(text), "text") if isinstance(text, (str, Path)) else text
-        found.text = np.asarray(array, dtype=np.float32)
+        try:
+            found.text = np.asarray(array, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise UsageError(f"{text}: class embeddings are numbers (C, D) in an array") from None
 
 
 def _spread(parts: Sequence[Part], what: str, column: np.ndarray) -> None:

@@ -259,6 +259,15 @@ def test_wrong_requests_are_refused_before_any_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["cache.json", "run.json", "photo.png"])
+def test_nothing_is_written_among_the_files_of_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[]")
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(UsageError, match=f"{place.name} exists and is no ablation"):
+            ablate(FakeCache(COUNTS), ["ce"], place, seeds=1)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_the_validation_split_can_be_the_tables(tmp_path: Path) -> None:
     found = _ablate(_cache(), ["ce", "crt"], tmp_path, split="val", baseline="crt")
     table = comparison_table(found.comparison, "val")

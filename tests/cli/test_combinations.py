@@ -120,6 +120,7 @@ def test_what_a_place_has_no_use_for_is_refused(call: Call, tmp_path: Path) -> N
         (("ensemble", "zero-shot", "zero-shot", "--cache", cache, *out), "zero-shot:CACHE"),
         (("retrieve-tail", "--apply", "r", cache, "--decisions", "d"), "CACHE has no effect"),
         (("retrieve-tail", "--apply", "r", "--tsne", "--source", "s"), "--source has no effect"),
+        (("retrieve-tail", cache, pool, *out, "--source", "emoji_lt"), "--source has no effect"),
         (
             ("retrieve-tail", cache, pool, *out, "--index", "flat", "--device", "cpu"),
             "--device has no effect",

@@ -98,6 +98,9 @@ def test_other_runs_are_not_overwritten_unasked(tmp_path: Path) -> None:
         _fit(cache, "crt", tmp_path / "run")
     _fit(cache, "crt", tmp_path / "run", overwrite=True)
     assert open_run(tmp_path / "run").method.name == "crt"
+    (tmp_path / "run" / "run.json").write_text("[]")  # damaged, so it is some other run
+    with pytest.raises(UsageError, match="holds another run"):
+        _fit(cache, "crt", tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(UsageError, match="is not a run"):
