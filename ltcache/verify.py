@@ -24,7 +24,7 @@ from ltcache.checks import check_cache
 from ltcache.class_texts import named_encoder
 from ltcache.errors import CacheError, ImageError, UsageError
 from ltcache.images import View, decode_views, open_store
-from ltcache.manifest import read_manifest
+from ltcache.manifest import root_of
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -166,7 +166,7 @@ def _root(cache: Cache, sample: Resample) -> Any:
     """Return where the images are, as :func:`ltcache.images.open_store` takes it."""
     root: Any = sample.root
     if root is None and sample.source is not None:
-        root = read_manifest(sample.source).root
+        root = root_of(sample.source)
     if root is None:
         raise UsageError(
             f"{cache.path} keeps no images and does not say where they are: name their folder "

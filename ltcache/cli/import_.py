@@ -38,7 +38,11 @@ _OF_ARRAYS = (
 @click.option("--labels", type=click.Path(path_type=Path), help="One a row: numbers or names.")
 @click.option("--classes", type=click.Path(path_type=Path), help="Class names in label order.")
 @click.option("--text", type=click.Path(path_type=Path), help="Class embeddings (C, D).")
-@click.option("--splits", type=click.Path(path_type=Path), help="train, val or test for each row.")
+@click.option(
+    "--splits",
+    type=click.Path(path_type=Path),
+    help="One a row: train, val, test, or a name or number of its own.",
+)
 @click.option(
     "--split", default="train", show_default=True, help="Of rows for which nothing says it."
 )

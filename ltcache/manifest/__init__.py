@@ -6,7 +6,7 @@ from ltcache.manifest.missing import MissingFiles, missing_files
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.packaged import packaged_manifests, packaged_names
 from ltcache.manifest.roots import Root
-from ltcache.manifest.source import read_manifest
+from ltcache.manifest.source import read_manifest, root_of
 
 __all__ = [
     "COLUMNS",
@@ -22,4 +22,5 @@ __all__ = [
     "read_classes",
     "read_manifest",
     "readable_name",
+    "root_of",
 ]

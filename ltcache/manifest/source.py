@@ -94,6 +94,18 @@ def read_manifest(
         raise ManifestError(f"{source}: cannot be read: {error}") from None
 
 
+def root_of(source: str | Path) -> Root | None:
+    """Return where a source's images are, whatever there is to say about its labels.
+
+    Raises:
+        ManifestError: the source cannot be read.
+    """
+    try:
+        return read_manifest(source).root
+    except ManifestError:
+        return read_manifest(source, labelled=False).root
+
+
 def _with_source(error: ManifestError, source: object) -> ManifestError:
     """Return an error that names the source, where nothing in it does."""
     first = next(iter(source), "") if isinstance(source, (list, tuple)) else source

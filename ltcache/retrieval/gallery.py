@@ -32,9 +32,9 @@ import pyarrow.compute as pc
 
 from ltcache.cache import Cache
 from ltcache.cache.fingerprint import bytes_digest, digest, require_equal
-from ltcache.errors import ImageError, ManifestError, UsageError
+from ltcache.errors import ImageError, UsageError
 from ltcache.images import ImageStore, open_store, thumbnail
-from ltcache.manifest import packaged_names, read_manifest
+from ltcache.manifest import packaged_names, root_of
 from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 from ltcache.retrieval.guards import REASONS
 from ltcache.retrieval.result import ACCEPTED, Retrieved, tally
@@ -75,11 +75,8 @@ def find_store(source: str | Path | None, name: str) -> ImageStore | None:
         ManifestError: the source cannot be read.
     """
     if source is None:
-        return open_store(read_manifest(name).root) if name in packaged_names() else None
-    try:
-        return open_store(read_manifest(source).root)
-    except ManifestError:
-        return open_store(read_manifest(source, labelled=False).root)
+        return open_store(root_of(name)) if name in packaged_names() else None
+    return open_store(root_of(source))
 
 
 def write_gallery(

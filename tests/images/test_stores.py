@@ -106,6 +106,29 @@ def test_class_names_as_labels_and_beside_the_shards(tmp_path: Path) -> None:
     assert given.labels().tolist() == [2, -1]
 
 
+def test_sidecars_with_a_byte_order_mark_and_a_chosen_field(tmp_path: Path) -> None:
+    records = [{"label": 0, "breed": "pug"}, {"label": 0, "breed": "husky"}]
+    members: list[tuple[str | tarfile.TarInfo, bytes]] = []
+    for row, record in enumerate(records):
+        members += [(f"{row}.png", PNGS[row]), (f"{row}.cls", b"\xef\xbb\xbf0\n")]
+        members.append((f"{row}.json", b"\xef\xbb\xbf" + json.dumps(record).encode()))
+    path = tar_of(tmp_path / "train-000.tar", members)
+    assert read_manifest(path).labels().tolist() == [0, 0]
+    chosen = read_manifest(path, label_column="breed")
+    assert chosen.classes.names == ("husky", "pug") and chosen.labels().tolist() == [1, 0]
+    with pytest.raises(ManifestError, match="has a field 'sex' to take labels from"):
+        read_manifest(path, label_column="sex")
+
+
+def test_shards_beside_one_are_said(tmp_path: Path) -> None:
+    for number in range(2):
+        tar_of(tmp_path / f"train-00{number}.tar", [(f"{number}.png", PNGS[number])])
+    remedy = tmp_path / "{train-000,train-001}.tar"
+    (said,) = (w for w in read_manifest(tmp_path / "train-001.tar").warnings if "alone" in w)
+    assert "train-000.tar beside it" in said and str(remedy) in said
+    assert len(read_manifest(str(remedy))) == 2
+
+
 def test_a_tar_of_class_folders_and_as_a_root(tmp_path: Path) -> None:
     members = [(f"data/{NAMES[k]}/{row}.png", PNGS[row]) for row, k in enumerate(LABELS)]
     path = tar_of(tmp_path / "all.tar", members)
