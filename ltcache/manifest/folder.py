@@ -51,7 +51,7 @@ def read_folder(path: Root, request: Request) -> Draft:
     else:
         parts, warnings = _parts(path, tree)
     folders = _class_folders(tree, parts)
-    raw = sorted(set(map(composed, folders)), key=natural_key)
+    raw = _one_spelling(folders)
     warnings += one_class_notes(folders)
     classes = _classes(path, raw, request)
     listings = []
@@ -182,6 +182,12 @@ def _class_folders(tree: Tree, parts: Sequence[_Part]) -> set[str]:
     return found
 
 
+def _one_spelling(folders: set[str]) -> list[str]:
+    """Return one name for each class, naturally sorted in composed form; that form wins."""
+    spelt = {composed(name): name for name in sorted(folders)}
+    return [name if name in folders else spelt[name] for name in sorted(spelt, key=natural_key)]
+
+
 def _classes(path: Root, raw: Sequence[str], request: Request) -> ClassList:
     if isinstance(request.classes, ClassList):
         return request.classes
@@ -200,7 +206,7 @@ def _listing(path: Root, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[L
     in_folder = pc.match_substring(inner, "/")
     loose = images.filter(pc.invert(in_folder)).to_pylist()
     folders = _top(inner.filter(in_folder)).dictionary_encode()
-    rank = {name: position for position, name in enumerate(raw)}
+    rank = {composed(name): position for position, name in enumerate(raw)}
     found = folders.dictionary.to_pylist()
     ranks = np.array([rank[composed(name)] for name in found], dtype=np.int64)
     codes = ranks[folders.indices.to_numpy()]

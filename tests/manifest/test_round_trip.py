@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ltcache.errors import LtcacheError
 from ltcache.manifest import ClassList, Manifest, read_manifest
+from ltcache.manifest.classes import composed
 from ltcache.manifest.text import natural_key
 from tests.manifest.helpers import Row, plain
 
@@ -124,6 +125,7 @@ def test_every_form_reads_to_the_same_rows(
 @given(st.lists(st.tuples(names, names, st.sampled_from(SPLITS)), min_size=1, max_size=10))
 @quick
 def test_archives_of_class_folders(found: list[tuple[str, str, str]]) -> None:
+    assume(len({composed(f) for f, _, _ in found}) == len({f for f, _, _ in found}))
     members = sorted({f"{split}/{folder}/{name}.png" for folder, name, split in found})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "set.zip"
@@ -132,7 +134,7 @@ def test_archives_of_class_folders(found: list[tuple[str, str, str]]) -> None:
                 archive.writestr(member, b"image")
         manifest = read_manifest(path)
     assert sorted(manifest.rows["uri"].to_pylist()) == members
-    folders = sorted({folder for folder, _, _ in found}, key=natural_key)
+    folders = sorted({f for f, _, _ in found}, key=lambda name: natural_key(composed(name)))
     assert list(manifest.classes.source_ids) == folders
     for uri, label, split in plain(manifest):
         assert uri.split("/")[:2] == [split, folders[label]]
