@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ltcache.cache import open_cache
 from ltcache.extract import Progress, extract
+from ltcache.files import require_local
 from ltcache.fit import fit_adapter
 from ltcache.metrics import Metrics
 from ltcache.zero_shot import zero_shot
@@ -57,7 +58,7 @@ def demo(
         LtcacheError: ``out`` holds something else.
     """
     started = time.perf_counter()
-    out = Path(out)
+    out = require_local(out)
     say(f"encoding the images of {DATASET} with the embedded encoder into {out / 'cache'}")
     report = extract(DATASET, out / "cache", progress=progress)
     say(

@@ -26,9 +26,9 @@ import numpy as np
 from ltcache.adjustments.zero_shot_ensemble import SPACES
 from ltcache.cache import check_prompts
 from ltcache.cache.fingerprint import digest, require_equal, telling_classes
-from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate import cache_of
+from ltcache.files import result_folder, whole_folder, write_json
 from ltcache.metrics import (
     GroupScheme,
     Metrics,
@@ -36,7 +36,7 @@ from ltcache.metrics import (
     evaluate_logits,
     paired_bootstrap,
 )
-from ltcache.run import Run, check_features, open_run, write_classes, write_json
+from ltcache.run import Run, check_features, open_run, write_classes
 from ltcache.zero_shot import cached_logits
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ class Ensemble:
         """
         out = Path(out)
         _check_place(out, self.record["key"], overwrite)
-        write_directory(out, self._write)
+        with whole_folder(out) as partial:
+            self._write(partial)
         self.path = out
         return out
 
@@ -670,6 +671,7 @@ def _encoders(members: Sequence[_Member]) -> dict[str, Any]:
 
 def _check_place(out: Path, key: str | None, overwrite: bool) -> None:
     """Refuse to replace what is not an ensemble; of another ``key``, unless told to."""
+    out = result_folder(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "ensemble.json").is_file():

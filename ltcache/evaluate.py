@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ltcache.errors import FitError, UsageError
+from ltcache.files import write_json
 from ltcache.metrics import Metrics, evaluate_logits
-from ltcache.run import Run, check_features, open_run, score, write_json
+from ltcache.run import Run, check_features, open_run, score
 from ltcache.test_priors import (
     NAMED,
     Shift,

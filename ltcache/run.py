@@ -23,8 +23,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import canonical_json, digest, telling_classes
-from ltcache.cache.layout import write_directory
 from ltcache.errors import FitError, UsageError
+from ltcache.files import result_folder, whole_folder, write_json
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
 from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
@@ -94,7 +94,8 @@ class Run:
         """
         out = Path(out)
         check_place(out, self.key, overwrite)
-        write_directory(out, self._write)
+        with whole_folder(out) as partial:
+            self._write(partial)
         self.path = out
         return out
 
@@ -128,7 +129,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         UsageError: there is no run. FitError: a file of it is damaged.
     """
-    path = Path(path)
+    path = result_folder(path)
     if not (path / "run.json").is_file():
         raise UsageError(f"{path}: no run here (there is no run.json)")
     try:
@@ -193,6 +194,7 @@ def check_place(out: Path, key: str, overwrite: bool) -> None:
     Raises:
         UsageError: with what is there.
     """
+    out = result_folder(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "run.json").is_file():
@@ -275,9 +277,3 @@ def write_classes(
                 cells += [metrics.per_class_rows[label], shown]
             name = names[label] if names else ""
             writer.writerow([label, name, count, groups[label], *cells])
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")

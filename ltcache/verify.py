@@ -23,6 +23,7 @@ from ltcache.cache.verify import Problem, VerifyReport, verify_files
 from ltcache.checks import check_cache
 from ltcache.class_texts import named_encoder
 from ltcache.errors import CacheError, ImageError, UsageError
+from ltcache.files import require_local
 from ltcache.images import View, decode_views, open_store
 from ltcache.manifest import root_of
 
@@ -90,7 +91,7 @@ def verify(
         IdentityError: the encoder for the sample is not the cache's.
         UsageError: nothing says where the images are, or which encoder to load.
     """
-    path = Path(path)
+    path = require_local(path)
     if index_path(path).exists():
         report = verify_files(path, max_shards=max_shards)
     else:

@@ -22,6 +22,7 @@ from ltcache.ablate.runs import (
     setting_key,
 )
 from ltcache.errors import FitError, UsageError
+from ltcache.files import require_local, write_whole
 from ltcache.processors import usable_processors
 from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare
 from ltcache.report.frequency import plot_by_frequency
@@ -110,7 +111,7 @@ def ablate(
         UsageError: an unknown method, setting, fusion or baseline, or ``out`` is taken.
         FitError: every run failed.
     """
-    cache, out = _opened(cache), Path(out)
+    out, cache = require_local(out), _opened(cache)
     _check_out(out)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _check(cache, numbers, split, tuner, trials)
@@ -137,11 +138,8 @@ def ablate(
 
 def write_comparison(comparison: Mapping[str, Any], out: Path, split: str) -> None:
     """Write ``results.*`` and the plot, each replaced in one step."""
-    out.mkdir(parents=True, exist_ok=True)
     for ending, write in WRITERS.items():
-        partial = out / f".results.{ending}.partial"
-        partial.write_text(write(comparison, split), encoding="utf-8")
-        partial.replace(out / f"results.{ending}")
+        write_whole(out / f"results.{ending}", write(comparison, split).encode())
     plot_by_frequency(comparison, out, split)
 
 

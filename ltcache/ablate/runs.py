@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from ltcache.ablate.parallel import Lost, run_groups
 from ltcache.ablate.plan import Setting
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError, LtcacheError
+from ltcache.files import mend, write_json
 from ltcache.methods import Method, Train, override
 from ltcache.report.comparison import Scored, scored
 from ltcache.tune import has_setting, tune
@@ -107,6 +107,8 @@ class FitRun:
     def begin(self, group: Sequence[Job]) -> dict[str, Any]:
         """Return what the runs of a group share; all their stages if they are trained together."""
         memo: dict[str, Any] = {}
+        for job in group:
+            mend(job.place)
         missing = [job for job in group if not (job.place / "run.json").is_file()]
         if self.options.together and len(missing) > 1:
             # a run that cannot be fitted says so itself
@@ -164,6 +166,7 @@ def _whole(place: Path) -> Any:
     """Return the run that lies at a place, or None where there is none or it is damaged."""
     from ltcache.run import open_run
 
+    mend(place)
     try:
         return open_run(place) if (place / "run.json").is_file() else None
     except FitError:
@@ -186,8 +189,6 @@ class TuneSetting:
         return _guarded(job, lambda: self._tune(job, memo))
 
     def _tune(self, job: Job, memo: dict[str, Any]) -> dict[str, Any]:
-        from ltcache.run import write_json
-
         try:
             known: dict[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
             return known
@@ -198,10 +199,7 @@ class TuneSetting:
             method = job.setting.method
             options["grid"] = {k: v for k, v in options["grid"].items() if has_setting(method, k)}
         found = tune(self.cache, job.setting.method, memo=memo, **options).to_dict()
-        job.place.parent.mkdir(parents=True, exist_ok=True)
-        partial = job.place.with_name(f".{job.place.name}.{time.monotonic_ns()}")
-        write_json(partial, found)
-        partial.replace(job.place)
+        write_json(job.place, found)
         return found
 
 

@@ -27,12 +27,12 @@ from ltcache.cache.layout import (
     plan_path,
     record_path,
     shard_path,
-    write_whole,
 )
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
 from ltcache.cache.shards import ShardRecord, merged_errors, read_record
 from ltcache.errors import CacheError
+from ltcache.files import write_whole
 from ltcache.manifest import Manifest
 
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.cache.fingerprint import canonical_json, require_equal
-from ltcache.cache.layout import CENTER, create_whole, layer_path
+from ltcache.cache.layout import CENTER, layer_path
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.errors import CacheError
+from ltcache.files import create_whole
 
 Shape = int | Sequence[int]
 """Of one crop's features: D, or (T, P) of a field that has several vectors."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.cache.fingerprint import canonical_json, require_equal
-from ltcache.cache.layout import create_whole, plan_path
+from ltcache.cache.layout import plan_path
 from ltcache.errors import CacheError
+from ltcache.files import create_whole
 
 FORMAT = 1
 

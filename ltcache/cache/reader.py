@@ -22,6 +22,7 @@ from ltcache.cache.layout import shard_path
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
 from ltcache.errors import CacheError, ManifestError
+from ltcache.files import require_local
 from ltcache.manifest import ClassList, Manifest
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
@@ -276,7 +277,7 @@ def open_cache(path: str | Path) -> Cache:
     Raises:
         CacheError: it does not exist, is not finished, or a file of it is missing or cut short.
     """
-    path = Path(path)
+    path = require_local(path)
     return Cache(path, read_index(path))
 
 

@@ -17,8 +17,9 @@ import h5py
 import numpy as np
 
 from ltcache.cache.fingerprint import canonical_json, file_digest
-from ltcache.cache.layout import CENTER, committed, record_path, shard_path, write_whole
+from ltcache.cache.layout import CENTER, record_path, shard_path
 from ltcache.errors import CacheError
+from ltcache.files import committed, write_whole
 
 
 @dataclass(frozen=True)

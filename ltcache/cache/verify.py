@@ -22,6 +22,7 @@ from ltcache.cache.index import read_index
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
+from ltcache.files import require_local
 
 UNCHECKED = ("cost.jsonl",)
 """Files that nothing depends on: appended to by several processes, never part of the index."""
@@ -130,7 +131,7 @@ def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyRe
     Raises:
         CacheError: not a cache, not finished, or its index is damaged.
     """
-    path = Path(path)
+    path = require_local(path)
     index = read_index(path, check_sizes=False)
     chosen = choose_shards(index["views"], max_shards)
     unread = set()

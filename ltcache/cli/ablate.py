@@ -9,6 +9,7 @@ import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
+    LocalPath,
     allow_stale,
     cache_argument,
     general,
@@ -23,7 +24,7 @@ FAILED = 3
 @click.command("ablate", short_help="Compare many methods on cached features.")
 @cache_argument
 @click.option("--methods", required=True, metavar="A,B,...", help="See ltcache methods; or all.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Runs and tables.")
+@click.option("--out", required=True, type=LocalPath(), help="Runs and tables.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="0, 1, ...")
 @click.option(
     "--fusion",

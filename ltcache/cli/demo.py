@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ltcache.cli.options import general, print_json
+from ltcache.cli.options import LocalPath, general, print_json
 
 
 @click.command("demo", short_help="Run the whole pipeline on real images, offline.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     default=Path("ltcache-demo"),
     show_default=True,
     help="Where the cache and the runs go.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.options import allow_stale, general, print_json
+from ltcache.cli.options import LocalPath, allow_stale, general, print_json
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @click.command("ensemble", short_help="Mix runs and zero-shot, also of different encoders.")
 @click.argument("members", nargs=-1, required=True, metavar="RUN RUN|zero-shot...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The result to write.")
+@click.option("--out", required=True, type=LocalPath(), help="The result to write.")
 @click.option(
     "--cache",
     "caches",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="If not the ones the runs were fitted on: one for all runs, or one for each in order.",
 )
 @click.option("--split", default="test", show_default=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from ltcache.cli.combinations import needs, option_rules
-from ltcache.cli.options import allow_stale, general, print_json
+from ltcache.cli.options import LocalPath, allow_stale, general, print_json
 
 
 @click.command("evaluate", short_help="Score a run on a split of a cache.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--cache", type=click.Path(path_type=Path), help="If not the one it was fitted on.")
+@click.argument("run", type=LocalPath())
+@click.option("--cache", type=LocalPath(), help="If not the one it was fitted on.")
 @click.option("--split", default="test", show_default=True)
 @click.option(
     "--test-prior",

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from ltcache.cli.combinations import refuse_given
-from ltcache.cli.options import general, other_encoder, print_json
+from ltcache.cli.options import LocalPath, general, other_encoder, print_json
 
 FORMATS = {"run": ("bundle", "onnx"), "cache": ("plain", "hf")}
 
 
 @click.command("export", short_help="Write a cache or a run for use without ltcache.")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.argument("source", type=LocalPath())
+@click.option("--out", required=True, type=LocalPath(), help="A new folder.")
 @click.option(
     "--format",
     "form",

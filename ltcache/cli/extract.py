@@ -10,6 +10,7 @@ import click
 
 from ltcache.cli.combinations import needs, option_rules, refuse_given
 from ltcache.cli.options import (
+    LocalPath,
     echo_warnings,
     encoder_options,
     general,
@@ -21,7 +22,7 @@ from ltcache.cli.options import (
 
 @click.command("extract", short_help="Encode images and class prompts into a cache.")
 @click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
+@click.option("--out", required=True, type=LocalPath(), help="The cache to make.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
 @click.option("--classes", type=click.Path(path_type=Path), help="Class names, in label order.")
 @label_column_option

@@ -11,6 +11,7 @@ import click
 from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
     EMBEDDED,
+    LocalPath,
     echo_warnings,
     general,
     label_column_option,
@@ -29,15 +30,13 @@ _PRECISION = "optimisation.precision"
 @click.command("finetune", short_help="Tune the encoder itself, then extract again.")
 @click.argument("source")
 @click.option("--method", default="lift", show_default=True, help="See ltcache methods.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint.")
+@click.option("--out", required=True, type=LocalPath(), help="The checkpoint.")
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="A cache of SOURCE: its encoder is tuned, and all that it holds is encoded again.",
 )
-@click.option(
-    "--new-cache", type=click.Path(path_type=Path), help="Where to; OUT/cache by default."
-)
+@click.option("--new-cache", type=LocalPath(), help="Where to; OUT/cache by default.")
 @click.option("--no-extract", is_flag=True, help="Stop at the checkpoint.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
 @label_column_option
@@ -57,7 +56,7 @@ _PRECISION = "optimisation.precision"
 @click.option("--micro-batch", type=click.IntRange(1), help="Most images in the tower at once.")
 @click.option("--checkpointing", is_flag=True, help="Less memory: compute activations twice.")
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile the image tower.")
-@click.option("--track", type=click.Path(path_type=Path), help="Folder for TensorBoard.")
+@click.option("--track", type=LocalPath(), help="Folder for TensorBoard.")
 @click.option("--save-every", type=click.IntRange(1), help="Steps between savings; 5 minutes.")
 @click.option("--restart", is_flag=True, help="Throw an unfinished training away.")
 @click.option(

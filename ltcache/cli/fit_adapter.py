@@ -9,6 +9,7 @@ import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
+    LocalPath,
     allow_stale,
     cache_argument,
     general,
@@ -28,7 +29,7 @@ from ltcache.cli.tuning import parse_grid, tuning_options
     help="See ltcache methods; auto: the simplest of a short list within one standard error of "
     "the best on validation data.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run to write.")
+@click.option("--out", required=True, type=LocalPath(), help="The run to write.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="0, 1, ...")
 @click.option("--prompts", help="Class texts for heads that start from them.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
@@ -40,7 +41,7 @@ from ltcache.cli.tuning import parse_grid, tuning_options
 )
 @click.option(
     "--extra",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="RETRIEVED",
     help="Train on the images, too, that ltcache retrieve-tail accepted.",
 )

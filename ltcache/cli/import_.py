@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import excludes, option_rules, refuse_given
-from ltcache.cli.options import general, print_json
+from ltcache.cli.options import LocalPath, general, print_json
 
 _OF_ARRAYS = (
     "name", "feature_field", "labels", "classes", "text", "splits", "split", "manifest",
@@ -18,8 +18,8 @@ _OF_ARRAYS = (
 
 
 @click.command("import", short_help="Make a cache of features that were computed elsewhere.")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache to make.")
+@click.argument("source", type=LocalPath())
+@click.option("--out", required=True, type=LocalPath(), help="The cache to make.")
 @click.option(
     "--layout",
     type=click.Choice(["auto", "arrays", "clip-retrieval", "tip-adapter", "ltcache"]),
@@ -35,12 +35,12 @@ _OF_ARRAYS = (
     show_default=True,
     help="Features in the space of the class texts, or before the projection into it.",
 )
-@click.option("--labels", type=click.Path(path_type=Path), help="One a row: numbers or names.")
-@click.option("--classes", type=click.Path(path_type=Path), help="Class names in label order.")
-@click.option("--text", type=click.Path(path_type=Path), help="Class embeddings (C, D).")
+@click.option("--labels", type=LocalPath(), help="One a row: numbers or names.")
+@click.option("--classes", type=LocalPath(), help="Class names in label order.")
+@click.option("--text", type=LocalPath(), help="Class embeddings (C, D).")
 @click.option(
     "--splits",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="One a row: train, val, test, or a name or number of its own.",
 )
 @click.option(
@@ -49,7 +49,7 @@ _OF_ARRAYS = (
 @click.option("--manifest", help="A list of the rows in the same order, in place of these four.")
 @click.option(
     "--encoder-of",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="CACHE",
     help="The features come from the encoder of this cache: take its identity, on your word.",
 )

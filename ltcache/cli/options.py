@@ -13,9 +13,21 @@ from typing import Any, TypeVar
 import click
 
 from ltcache.errors import UsageError
+from ltcache.files import result_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 EMBEDDED = "embedded"
+
+
+class LocalPath(click.Path):
+    """A file or folder of this machine; an address such as ``s3://bucket/run`` is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, after the text as it was given has been looked at."""
+        return super().convert(result_folder(value), param, ctx)
 
 
 class OrderedGroup(click.Group):
@@ -215,7 +227,7 @@ def say_embedded(model: str, doing: str) -> None:
         )
 
 
-cache_argument = click.argument("cache", type=click.Path(path_type=Path))
+cache_argument = click.argument("cache", type=LocalPath())
 allow_stale = click.option(
     "--allow-stale",
     multiple=True,

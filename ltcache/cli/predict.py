@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import excludes, option_rules
-from ltcache.cli.options import allow_stale, general, other_encoder
+from ltcache.cli.options import LocalPath, allow_stale, general, other_encoder
 from ltcache.errors import LtcacheError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FAILED = 3
 
 
 @click.command("predict", short_help="Classify new images with a run.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.argument("images", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
 @click.option(

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from ltcache.cli.combinations import excludes, option_rules
-from ltcache.cli.options import general
+from ltcache.cli.options import LocalPath, general
 
 
 @click.command("report", short_help="A table over runs or ablations.")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option("--baseline", help="What differences are taken to: a line or a method.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--csv", "as_csv", is_flag=True, help="Every split as CSV.")

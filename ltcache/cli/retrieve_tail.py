@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
-from ltcache.cli.options import allow_stale, general, print_json
+from ltcache.cli.options import LocalPath, allow_stale, general, print_json
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
 
@@ -31,9 +31,9 @@ _SEARCHES = "one cache is searched, and what is found is printed"
 
 
 @click.command("retrieve-tail", short_help="Choose images of an unlabelled pool for rare classes.")
-@click.argument("cache", required=False, type=click.Path(path_type=Path))
-@click.argument("pool", required=False, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The result to write.")
+@click.argument("cache", required=False, type=LocalPath())
+@click.argument("pool", required=False, type=LocalPath())
+@click.option("--out", type=LocalPath(), help="The result to write.")
 @click.option(
     "--group",
     "groups",
@@ -98,14 +98,14 @@ _SEARCHES = "one cache is searched, and what is found is printed"
     help="Take candidates from a FAISS index, built now or saved in DIR; by default all of the "
     "pool is scored.",
 )
-@click.option("--save-index", type=click.Path(path_type=Path), help="Keep the index for later.")
+@click.option("--save-index", type=LocalPath(), help="Keep the index for later.")
 @click.option("--factor", type=click.IntRange(1), help="Candidates of an index per image wanted.")
 @click.option("--text", "texts", multiple=True, help="Search the pool with a sentence instead.")
 @click.option(
     "--image",
     "images",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Search the pool with an image instead.",
 )
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Of a search.")
@@ -122,7 +122,7 @@ _SEARCHES = "one cache is searched, and what is found is printed"
 @click.option("--overwrite", is_flag=True, help="Replace a result of other settings.")
 @click.option(
     "--decisions",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Accept and reject as this file says, which the gallery exports.",
 )
 @click.option(
@@ -138,7 +138,7 @@ _SEARCHES = "one cache is searched, and what is found is printed"
     "--apply",
     "there",
     metavar="RETRIEVED",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Instead of retrieving, take a result that is there for --decisions, --gallery, --tsne.",
 )
 @allow_stale

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 
 import ltcache
-from ltcache.cache.layout import write_directory
 from ltcache.encoder.child import (
     ADAPTED,
     ADAPTERS_FILE,
@@ -35,6 +34,7 @@ from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.towers import adapters_of
 from ltcache.errors import UsageError
+from ltcache.files import result_folder, whole_folder
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
@@ -62,7 +62,7 @@ def save_checkpoint(
         UsageError: no place for a checkpoint, an encoder in half precision, a model that has
             changed since its encoder was made, or a parent that no name can be given for.
     """
-    folder = Path(folder)
+    folder = result_folder(folder)
     require_place(folder, parent)
     state, before = _current_state(encoder, "encoder"), float_state(parent.model)
     content = {
@@ -80,7 +80,7 @@ def save_checkpoint(
         odd = ", ".join(sorted(set(state) ^ set(before))[:3])
         raise UsageError(f"the model has other tensors than its parent ({odd}): merge its adapters")
 
-    def write(partial: Path) -> None:
+    with whole_folder(folder) as partial:
         if extra is not None:
             extra(partial)
         if encoder.adapters:
@@ -88,8 +88,6 @@ def save_checkpoint(
         else:
             _write_model(partial, encoder, state)
         (partial / RECORD_FILE).write_text(_json(content), encoding="utf-8")
-
-    write_directory(folder, write)
     named = {"model": f"{LOCAL}{folder}", "pretrained": None, "activation": None}
     encoder.provenance = {**named, "parent": short_name(parent.provenance)}
 
@@ -128,6 +126,7 @@ def require_place(folder: Path, parent: Encoder) -> None:
     Raises:
         UsageError: something else lies there, or it is the parent.
     """
+    folder = result_folder(folder)
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken and not is_checkpoint(folder):
         raise UsageError(f"{folder} exists and is no checkpoint; choose another --out")

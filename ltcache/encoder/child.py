@@ -28,6 +28,7 @@ from ltcache.encoder.identity import float_state, tower_digests
 from ltcache.encoder.record import LOCAL
 from ltcache.encoder.weights import first_line, misfits
 from ltcache.errors import EncoderError, LtcacheError
+from ltcache.files import mend, result_folder
 
 FORMAT = 1
 RECORD_FILE, ADAPTERS_FILE = "ltcache.json", "adapters.safetensors"
@@ -64,6 +65,7 @@ class Child:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder holds a checkpoint of ``finetune``."""
+    mend(folder)
     return (folder / RECORD_FILE).is_file()
 
 
@@ -73,13 +75,14 @@ def read_checkpoint(folder: str | Path) -> Child:
     Raises:
         EncoderError: there is none, or it cannot be read.
     """
-    path = Path(folder) / RECORD_FILE
+    folder = result_folder(folder)
+    path = folder / RECORD_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT or content["kind"] not in (WHOLE, ADAPTED):
             raise ValueError("written by a later ltcache; update ltcache")
         found = Child(
-            Path(folder),
+            folder,
             **{name: content[name] for name in ("kind", "identity", "parent", "record")},
         )
         _require_whole(found)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltcache.errors import LtcacheError, UsageError
+from ltcache.files import require_local
 from ltcache.images import parse_views
 from ltcache.manifest import Manifest, missing_files
 
@@ -20,7 +21,8 @@ def check_choice(views: Sequence[str], batch_size: int | None, shard_size: int |
 
 
 def check_place(out: Path) -> None:
-    """Refuse a place that holds something else than a cache."""
+    """Refuse a place that holds something else than a cache, or that is an address."""
+    require_local(out)
     if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
         raise UsageError(f"{out} is not empty and not a cache: choose another --out")
     if out.exists() and not out.is_dir():

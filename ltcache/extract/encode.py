@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.cache import Layer, Plan, ShardRecord, read_record
-from ltcache.cache.layout import remove_leftovers
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
 from ltcache.extract.items import Items
 from ltcache.extract.pipeline import Done, Stages, Work, encode_shards
 from ltcache.extract.report import Progress
+from ltcache.files import remove_leftovers
 from ltcache.images import open_store
 from ltcache.manifest import Root
 

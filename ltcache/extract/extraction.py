@@ -24,6 +24,7 @@ from ltcache.extract.layers import first_fields, missing_layers
 from ltcache.extract.pipeline import Stages
 from ltcache.extract.report import ExtractReport, Progress, make_report
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
+from ltcache.files import require_local
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.processors import usable_processors
 
@@ -91,7 +92,7 @@ def extract(
         IdentityError: ``out`` holds something else (status 4); names every differing field.
     """
     started = time.perf_counter()
-    out = Path(out)
+    out = require_local(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     check_choice(views or (), batch_size, shard_size)
     check_place(out)

@@ -25,6 +25,7 @@ from ltcache.encoder import (
 )
 from ltcache.encoder.towers import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
+from ltcache.files import require_local, result_folder
 from ltcache.finetune.assembly import Assembly, Means, assemble
 from ltcache.finetune.averaging import Averaged, average_weights
 from ltcache.finetune.loop import Training, encode, train
@@ -145,7 +146,9 @@ def finetune(
         FitError: data or settings that cannot be trained.
         EncoderError, ManifestError, ImageError: what cannot be loaded or read.
     """
-    out = Path(out)
+    out = require_local(out)
+    if track is not None:
+        require_local(track)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     tuning = tuning_by_name(method) if isinstance(method, str) else method
     tuning = override_tuning(tuning, overrides)
@@ -342,7 +345,7 @@ def open_fine_tuned(path: str | Path, device: str = "auto") -> FineTuned:
     Raises:
         EncoderError: it cannot be loaded. FitError: its head is damaged.
     """
-    path = Path(path)
+    path = result_folder(path)
     record = dict(read_checkpoint(path).record)
     encoder = load_encoder(f"local-dir:{path}", device=device)
     try:

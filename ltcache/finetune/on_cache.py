@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import open_cache
 from ltcache.encoder import load_encoder
+from ltcache.files import require_local
 from ltcache.finetune.finetuning import FineTuned, finetune
 from ltcache.finetune.renewal import check_renewal, renew
 from ltcache.finetune.tuned_run import tuned_run
@@ -76,6 +77,7 @@ def finetune_cache(
     """
     from ltcache.class_texts import named_encoder
 
+    place = require_local(new_cache if new_cache is not None else Path(out) / CACHE)
     parent_cache = open_cache(cache)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     activation = options.pop("activation", None)
@@ -91,7 +93,6 @@ def finetune_cache(
         return None
     if not extraction:
         return Renewed(tuned)
-    place = Path(new_cache) if new_cache is not None else Path(out) / CACHE
     report = renew(
         parent_cache,
         tuned.encoder,

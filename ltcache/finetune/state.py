@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ltcache.cache.fingerprint import file_digest, require_equal
-from ltcache.cache.layout import committed, write_whole
 from ltcache.errors import FitError
+from ltcache.files import committed, write_whole
 
 FORMAT = 1
 _STATE = "state.json"

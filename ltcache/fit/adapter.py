@@ -15,6 +15,7 @@ from ltcache.adjustments import ADJUSTMENTS
 from ltcache.cache import check_prompts
 from ltcache.cache.fingerprint import require_equal
 from ltcache.errors import FitError
+from ltcache.files import require_local, write_json
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import Fitted, Memo, fit_head
 from ltcache.fit.rows import Rows, require_classes
@@ -32,7 +33,7 @@ from ltcache.methods import (
     override,
 )
 from ltcache.metrics import GroupScheme, Metrics
-from ltcache.run import Run, check_place, score, token_map, write_json
+from ltcache.run import Run, check_place, score, token_map
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -81,6 +82,8 @@ def fit_adapter(
     Raises:
         UsageError: unknown method or setting, or ``out`` is taken. FitError: cannot be fitted.
     """
+    if out is not None:
+        require_local(out)
     cache = _opened(cache)
     method = method_by_name(method) if isinstance(method, str) else method
     method = override(method, overrides)
@@ -163,6 +166,8 @@ def fit_seeds(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise FitError(f"seeds must be different and at least one, not {list(seeds)}")
+    if out is not None:
+        require_local(out)
     cache = _opened(cache)
     runs = tuple(
         fit_adapter(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ltcache.files import committed
+
 BINS = 8
 LINES = 16
 """A plot of more lines shows the baseline and the best of the others."""
@@ -43,8 +45,10 @@ def plot_by_frequency(comparison: Mapping[str, Any], out: Path, split: str = "te
     _draw(axes, comparison, split, matplotlib.colormaps["tab10"])
     paths = [out / f"accuracy_by_frequency.{ending}" for ending in ("png", "svg")]
     with matplotlib.rc_context({"svg.hashsalt": "ltcache"}):  # equal data, equal bytes
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
+        settings: list[dict[str, Any]] = [{"dpi": 150}, {"metadata": {"Date": None}}]
+        for path, options in zip(paths, settings, strict=True):
+            with committed(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], **options)
     return paths
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
+from ltcache.files import mend_below, result_folder
 from ltcache.report.comparison import Entry, ScoredRows, compare, scored
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def report(
         FitError: a run is damaged.
     """
     reading = _Reading()
-    for path in map(Path, paths):
+    for path in map(result_folder, paths):
+        mend_below(path)
         _read(path, reading)
     entries = reading.entries()
     rows = _common_rows(entries, reading)

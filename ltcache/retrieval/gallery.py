@@ -16,7 +16,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +31,7 @@ import pyarrow.compute as pc
 from ltcache.cache import Cache
 from ltcache.cache.fingerprint import bytes_digest, digest, require_equal
 from ltcache.errors import ImageError, UsageError
+from ltcache.files import committed, require_local
 from ltcache.images import ImageStore, open_store, thumbnail
 from ltcache.manifest import packaged_names, root_of
 from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
@@ -105,16 +104,12 @@ def write_gallery(
     check_cache(result, cache)
     if out is None and result.path is None:
         raise UsageError("the result was not written: say where the gallery shall be")
-    path = Path(out) if out is not None else Path(result.path or "") / GALLERY
+    path = require_local(out) if out is not None else Path(result.path or "") / GALLERY
     page = _Page(result, cache, images, pool_images)
-    partial = path.parent / f".{path.name}.{uuid4().hex}"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
+    with committed(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.writelines(page.parts(progress))
-        size = partial.stat().st_size
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        size = temporary.stat().st_size
     return GalleryReport(path, size, len(result.classes), page.pictures, dict(page.missing))
 
 

@@ -13,24 +13,21 @@ sample of the pool: the gradient of ``l_k - logsumexp_{j != k} l_j`` there.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
 
 from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.errors import CacheError, UsageError
+from ltcache.files import result_folder, whole_folder, write_json
 from ltcache.retrieval.neighbours import gpus, load_faiss
 from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import Queries, unit
 from ltcache.retrieval.scoring import Scores, exact_scores, log_odds, ranked, score_pool
-from ltcache.run import write_json
 
 KINDS = ("flat", "ivf", "hnsw", "ivfpq", "auto")
 LEAST_RECALL = 0.95
@@ -92,23 +89,16 @@ class PoolIndex:
         Raises:
             UsageError: something else is there.
         """
-        out = Path(out)
-        if out.exists() and any(out.iterdir()) and not (out / "index.json").is_file():
+        out = result_folder(out)
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        if taken and not (out / "index.json").is_file():
             raise UsageError(f"{out} exists and is no index; choose another --save-index")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.parent / f".{out.name}.{uuid4().hex}"
-        try:
-            partial.mkdir()
+        with whole_folder(out) as partial:
             faiss = load_faiss()
             index = faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index
             faiss.write_index(index, str(partial / "index.faiss"))
             sha256 = file_digest(partial / "index.faiss")
             write_json(partial / "index.json", self.record | {"sha256": sha256})
-            if out.exists():
-                shutil.rmtree(out)
-            os.rename(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return out
 
 
@@ -119,7 +109,7 @@ def open_index(path: str | Path, pool: Pool) -> PoolIndex:
         UsageError: there is none. CacheError: it is damaged.
         IdentityError: it was built over another pool, view or encoder (status 4).
     """
-    path = Path(path)
+    path = result_folder(path)
     if not (path / "index.json").is_file():
         raise UsageError(f"{path}: no index here (there is no index.json)")
     try:

@@ -25,9 +25,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ltcache.cache.fingerprint import digest
-from ltcache.cache.layout import write_directory
 from ltcache.errors import CacheError, UsageError
-from ltcache.run import write_json
+from ltcache.files import result_folder, whole_folder, write_json
 
 FORMAT = 1
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -132,14 +131,11 @@ class Retrieved:
         """
         out = Path(out)
         check_place(out, self.key, overwrite)
-
-        def write(partial: Path) -> None:
+        with whole_folder(out) as partial:
             self._write(partial)
             for name in keep:
                 if (out / name).is_file():
                     shutil.copy2(out / name, partial / name)
-
-        write_directory(out, write)
         self.path = out
         return out
 
@@ -161,7 +157,7 @@ def open_retrieved(path: str | Path) -> Retrieved:
     Raises:
         UsageError: there is none. CacheError: a file of it is damaged.
     """
-    path = Path(path)
+    path = result_folder(path)
     if not (path / "retrieve.json").is_file():
         raise UsageError(f"{path}: no result of retrieve-tail here (there is no retrieve.json)")
     try:
@@ -198,6 +194,7 @@ def check_place(out: Path, key: str | None, overwrite: bool) -> None:
     Raises:
         UsageError: with what is there.
     """
+    out = result_folder(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "retrieve.json").is_file():

@@ -8,16 +8,15 @@ would show little more than that gap.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
+from ltcache.files import committed, require_local
 from ltcache.retrieval.gallery import check_cache
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
@@ -103,15 +102,11 @@ def write_tsne(
     """
     if out is None and result.path is None:
         raise UsageError("the result was not written: say where the picture shall be")
-    path = Path(out) if out is not None else Path(result.path or "") / TSNE_PICTURE
+    path = require_local(out) if out is not None else Path(result.path or "") / TSNE_PICTURE
     points = collect(result, cache, seed)
     figure = _figure(result, cache, points, place(points, seed), seed)
-    partial = path.parent / f".{path.name}.{uuid4().hex}"
-    try:
-        figure.savefig(partial, dpi=120, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with committed(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     return path
 
 

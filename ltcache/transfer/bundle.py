@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from ltcache.cache.layout import CENTER
 from ltcache.errors import EncoderError, FitError, UsageError
+from ltcache.files import require_vacant, whole_folder
 from ltcache.predict import check_encoder, load_for_run, probabilities_of
 from ltcache.run import Run, open_run
-from ltcache.transfer.exporting import whole_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -187,13 +187,13 @@ def export_bundle(
         IdentityError: the encoder is not the run's. FitError: the head is not one product.
         EncoderError: open_clip alone does not build the same tower.
     """
+    out = require_vacant(out)
     run = run if isinstance(run, Run) else open_run(run)
     folded = fold_head(run)
     run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
     _require_open_clip(encoder)
-    out = Path(out)
     config = _config(run, encoder, folded)
-    with whole_folder(out) as partial:
+    with whole_folder(out, replace=False) as partial:
         tensors = {f"visual.{n}": t for n, t in encoder.model.visual.state_dict().items()}
         tensors |= {"head.weight": folded.weight, "head.bias": folded.bias}
         tensors |= {"transform.mean": run.transform.mean, "transform.std": run.transform.std}

@@ -16,9 +16,9 @@ import pyarrow as pa
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
+from ltcache.files import require_vacant, whole_folder, write_json
 from ltcache.manifest import ClassList
-from ltcache.run import write_json
-from ltcache.transfer.exporting import ExportReport, provenance, stored_form, whole_folder
+from ltcache.transfer.exporting import ExportReport, provenance, stored_form
 
 CARD, PROVENANCE = "README.md", "ltcache.json"
 _BLOCK = 4096
@@ -65,10 +65,10 @@ def export_dataset(cache: Cache | str | Path, out: str | Path) -> ExportReport:
         UsageError: ``out`` is there already, or ``datasets`` is not installed.
         CacheError: the cache cannot be read.
     """
+    out = require_vacant(out)
     library = _library()
     cache = open_cache(cache) if isinstance(cache, (str, Path)) else cache
-    out = Path(out)
-    with whole_folder(out) as partial:
+    with whole_folder(out, replace=False) as partial:
         forms = {name: stored_form(cache, name) for name in cache.field_dims()}
         features = _features(library, cache, forms)
         parts: dict[str, Any] = {}

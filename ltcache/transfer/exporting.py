@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,8 +14,7 @@ import pyarrow.parquet as pq
 from ltcache.cache import Cache, open_cache
 from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.layout import CENTER
-from ltcache.errors import UsageError
-from ltcache.run import write_json
+from ltcache.files import require_vacant, whole_folder, write_json
 from ltcache.transfer.exported import CLASSES, ENCODER, FORMAT, RECORD, ROWS
 
 _BLOCK = 4096
@@ -70,9 +65,9 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     Raises:
         UsageError: ``out`` is there already. CacheError: the cache cannot be read.
     """
+    out = require_vacant(out)
     cache = open_cache(cache) if isinstance(cache, (str, Path)) else cache
-    out = Path(out)
-    with whole_folder(out) as partial:
+    with whole_folder(out, replace=False) as partial:
         for name in cache.field_dims():
             _write_field(cache, name, partial / f"{name}.npy")
         rows = cache.manifest.rows
@@ -86,23 +81,6 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
         (partial / "README.md").write_text(_readme(cache), encoding="utf-8")
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
     return ExportReport(out, rows.num_rows, sizes)
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to write into; it becomes ``out`` at the end, or nothing stays."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists already: choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{uuid4().hex}"
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            out.rmdir()
-        os.rename(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_field(cache: Cache, name: str, path: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from ltcache.cache import EncoderState, PromptEmbeddings, open_cache
 from ltcache.cache.fingerprint import bytes_digest, digest, file_digest
 from ltcache.errors import ManifestError, UsageError
+from ltcache.files import require_local
 from ltcache.manifest import Manifest
 from ltcache.transfer.arrays import Stack
 from ltcache.transfer.exported import read_export
@@ -103,7 +104,7 @@ def import_features(
             of rows or classes that breaks a rule.
         IdentityError: ``out`` holds something else (status 4).
     """
-    source, out = Path(source), Path(out)
+    source, out = require_local(source), require_local(out)
     if feature_field not in ("embedding", "pooled"):
         raise UsageError(f"field {feature_field!r} is neither embedding nor pooled")
     if shard_size < 1:

@@ -24,10 +24,10 @@ from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.shards import stored
 from ltcache.errors import FitError, UsageError
 from ltcache.extras import how_to_install
+from ltcache.files import require_vacant, whole_folder, write_json
 from ltcache.predict import probabilities_of
-from ltcache.run import Run, write_json
+from ltcache.run import Run
 from ltcache.transfer.bundle import TOLERANCE, prior_text, run_and_encoder
-from ltcache.transfer.exporting import whole_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -171,10 +171,10 @@ def export_onnx(
         IdentityError: the encoder is not the run's.
         FitError: tower or head cannot be written as ONNX, or ONNX Runtime computes otherwise.
     """
+    out = require_vacant(out)
     runtime = _packages()
     run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
-    out = Path(out)
-    with whole_folder(out) as partial:
+    with whole_folder(out, replace=False) as partial:
         _write_model(_Graph(run, encoder).eval(), encoder, partial / MODEL)
         worst = _compare(runtime, run, encoder, partial / MODEL)
         write_json(partial / RECORD, _record(run, encoder, partial, worst))

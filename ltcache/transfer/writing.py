@@ -21,9 +21,10 @@ from ltcache.cache import (
     read_record,
 )
 from ltcache.cache.fingerprint import bytes_digest, digest
-from ltcache.cache.layout import index_path, remove_leftovers
+from ltcache.cache.layout import index_path
 from ltcache.cache.shards import stored
 from ltcache.errors import UsageError
+from ltcache.files import remove_leftovers, require_local
 from ltcache.manifest import Manifest
 from ltcache.transfer.arrays import Stack
 
@@ -52,7 +53,8 @@ class Content:
 
 
 def check_place(out: Path) -> None:
-    """Refuse a place that holds something else than a cache."""
+    """Refuse a place that holds something else than a cache, or that is an address."""
+    require_local(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: choose another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
