@@ -1,7 +1,7 @@
 """One shard: the features of an item range, and the record that commits it.
 
 A shard holds one contiguous dataset per field, (n, v, D): n items, v crops of the view. float16,
-or float32 where a value does not fit; the slot of a failed item is NaN. Contiguous, because a
+or float32 where float16 would change a row; the slot of a failed item is NaN. Contiguous, because a
 memory map at the dataset's offset reads it ten times faster than any chunked layout.
 """
 
@@ -20,6 +20,9 @@ from ltcache.cache.fingerprint import canonical_json, file_digest
 from ltcache.cache.layout import CENTER, record_path, shard_path
 from ltcache.errors import CacheError
 from ltcache.files import committed, write_whole
+
+_LARGEST = float(np.finfo(np.float16).max)
+_MOVED = 2**-10  # of a row's length
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,30 @@ def merged_errors(records: Mapping[str, ShardRecord]) -> dict[int, str]:
 
 
 def stored(array: np.ndarray) -> np.ndarray:
-    """Return float16, or float32 where a finite value would overflow."""
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    return array.astype(np.float32) if np.isinf(half).any() else half
+    """Return float16, or float32 where float16 would change a row (:func:`lost_in_half`)."""
+    if array.dtype == np.float16:
+        return array
+    return array.astype(np.float32 if lost_in_half(array).any() else np.float16)
+
+
+def lost_in_half(rows: np.ndarray) -> np.ndarray:
+    """Return which rows float16 cannot hold, bool (...) for rows (..., D).
+
+    float16 rounds a value between 6.1e-5 and 65504 by at most 2^-11 of itself. A row is lost where
+    rounding moves it by more than 2^-10 of its length: values overflow, or the row is so short that
+    its values are among the subnormals, of fewer digits, or become zero. Rows that are zero or not
+    finite anyway are not.
+    """
+    largest = np.abs(rows).max(axis=-1, initial=0)
+    # subnormals are off by 2^-25 at most: nothing beside a value of 1/16, up to a million of them
+    doubtful = np.isfinite(largest) & (largest > 0) & ((largest < 2**-4) | (largest > _LARGEST))
+    if doubtful.any():
+        chosen = rows[doubtful].astype(np.float64)
+        with np.errstate(over="ignore"):
+            error = chosen - chosen.astype(np.float16)
+        moved = np.linalg.norm(error, axis=-1) > _MOVED * np.linalg.norm(chosen, axis=-1)
+        doubtful[doubtful] = moved
+    return np.asarray(doubtful)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -28,6 +28,7 @@ from ltcache.cache import Layer, Plan, ShardRecord, commit_shard
 from ltcache.cache.cost import add_cost
 from ltcache.cache.fingerprint import bytes_digest
 from ltcache.cache.layers import dims_of
+from ltcache.cache.shards import lost_in_half
 from ltcache.errors import CacheError, ImageError
 from ltcache.extract.items import Item, Items
 from ltcache.images import ImageStore, Preprocessing, View, decode_views
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures
 
 TOKENS = "tokens"
-_LARGEST_HALF = float(np.finfo(np.float16).max)
 _CHUNK = 8  # images in one decoding task: few enough to balance, many enough to be cheap
 
 
@@ -269,8 +269,8 @@ def storage_type(field: str) -> type[np.floating[Any]]:
 
 
 def widened(array: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the array, in float32 from now on where a value does not fit into float16."""
-    if array.dtype != np.float16 or not (np.abs(values) > _LARGEST_HALF).any():
+    """Return the array, in float32 from now on where float16 would change a row."""
+    if array.dtype != np.float16 or not lost_in_half(values).any():
         return array
     return array.astype(np.float32)
 

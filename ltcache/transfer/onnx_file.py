@@ -144,7 +144,9 @@ class _Graph(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.tower(pixels)
         rounded = features.half().float()  # as ltcache.cache.shards.stored
-        features = torch.where(rounded.isinf(), features, rounded)
+        moved = (features - rounded).abs().sum(dim=1, keepdim=True)
+        lost = moved > 2**-10 * features.abs().sum(dim=1, keepdim=True)
+        features = torch.where(lost, features, rounded)
         logits = self.head(self.transform(features))
         return logits, logits.softmax(dim=1)
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ltcache.cache.layout import record_path, shard_path
-from ltcache.cache.shards import commit_shard, map_array, read_record, stored, write_arrays
+from ltcache.cache.shards import (
+    commit_shard,
+    lost_in_half,
+    map_array,
+    read_record,
+    stored,
+    write_arrays,
+)
 from ltcache.errors import CacheError
 
 
@@ -32,12 +39,46 @@ def record(count: int) -> dict[str, Any]:
 @given(arrays.arrays(np.float32, (3, 1, 5), elements=st.floats(-1e6, 1e6, width=32)))
 def test_float16_unless_a_value_does_not_fit(values: np.ndarray) -> None:
     kept = stored(values)
-    fits = (np.abs(values) < 65520).all()
-    assert kept.dtype == (np.float16 if fits else np.float32)
-    if fits:
+    if kept.dtype == np.float16:
         assert (np.abs(kept - values) <= np.abs(values) * 2.0**-11 + 2.0**-25).all()
+        assert (length(kept - values) <= 2.0**-10 * length(values)).all()
     else:
         assert np.array_equal(kept, values)
+        assert lost_in_half(values).any()
+
+
+def length(rows: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(rows.astype(np.float64), axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind"),
+    [
+        (1.0, np.float16),
+        (1e-3, np.float16),
+        (1e-6, np.float32),
+        (1e-9, np.float32),
+        (1e-30, np.float32),
+        (0.0, np.float16),
+        (7e4, np.float32),
+        (1e30, np.float32),
+    ],
+)
+def test_short_and_long_rows_are_kept_in_float32(scale: float, kind: type) -> None:
+    rows = np.random.default_rng(0).normal(size=(5, 2, 64)).astype(np.float32)
+    rows[3, 1] *= np.float32(scale / np.abs(rows[3, 1]).max())
+    kept = stored(rows)
+    assert kept.dtype == kind
+    assert (length(kept.astype(np.float32) - rows) <= 2.0**-10 * length(rows)).all()
+    lost = np.zeros((5, 2), bool)
+    lost[3, 1] = kind is np.float32
+    assert np.array_equal(lost_in_half(rows), lost)
+
+
+def test_small_values_of_a_long_row_may_become_zero() -> None:
+    rows = np.full((1, 1, 512), 1e-9, np.float32)
+    rows[0, 0, 0] = 1
+    assert stored(rows).dtype == np.float16
 
 
 def test_failed_rows_stay_nan_in_float16() -> None:

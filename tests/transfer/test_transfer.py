@@ -147,6 +147,18 @@ def _write(kind: str, folder: Path, arrays: dict[str, np.ndarray]) -> Path:
     return folder
 
 
+def test_features_of_small_length_keep_their_direction(tmp_path: Path) -> None:
+    features = _features(LABELS)
+    features[7] *= 1e-7
+    features[8] *= 1e-12
+    source = _write("npz", tmp_path / "source", _named(train_features=features))
+    import_features(source, tmp_path / "cache", logit_scale=100, shard_size=20)
+    cache = open_cache(tmp_path / "cache")
+    assert verify_files(cache.path).problems == ()
+    assert np.array_equal(cache.features("train")[:20, 0], features[:20])
+    assert zero_shot(cache, "train").metrics.overall == 1
+
+
 @pytest.mark.parametrize("kind", ["npz", "safetensors", "pt", "npy"])
 def test_every_later_stage_accepts_an_import(kind: str, tmp_path: Path) -> None:
     source = _write(kind, tmp_path / "source", _named())
