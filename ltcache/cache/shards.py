@@ -8,7 +8,7 @@ memory map at the dataset's offset reads it ten times faster than any chunked la
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,32 @@ def commit_shard(
     layer: str,
     shard: int,
     features: Mapping[str, np.ndarray],
+    unless: Callable[[], bool] = lambda: False,
     **record: Any,
-) -> ShardRecord:
+) -> ShardRecord | None:
     """Write a shard and then its record, each whole or not at all.
 
     Args:
         layer: the folder of the layer.
         features: field -> float32 (n, v, D); NaN rows for failed items.
+        unless: asked right before each of the two appears: whether another process has committed
+            the shard meanwhile, so that it is to stay as it is.
         record: the remaining fields of :class:`ShardRecord`.
+
+    Returns:
+        What was written, or None where nothing was to be.
     """
     path = shard_path(cache, layer, shard)
-    with committed(path) as temporary:
+    if unless():
+        return None
+    with committed(path, unless) as temporary:
         write_arrays(temporary, {name: stored(array) for name, array in features.items()})
         sha256, size = file_digest(temporary), temporary.stat().st_size
     result = ShardRecord(sha256=sha256, bytes=size, **record)
-    write_whole(record_path(cache, layer, shard), canonical_json(asdict_json(result)).encode())
+    text = canonical_json(asdict_json(result)).encode()
+    if unless():
+        return None
+    write_whole(record_path(cache, layer, shard), text, unless)
     return result
 
 

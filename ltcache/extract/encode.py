@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.cache import Layer, Plan, ShardRecord, read_record
+from ltcache.cache.layout import index_path
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
 from ltcache.extract.items import Items
@@ -44,6 +45,8 @@ class Task:
         root: where they are.
         alone: whether this process began it: the first one works from the front.
         shards: of the plan, if not all.
+        finished: whether the cache was when the task began; one that others finish meanwhile lacks
+            nothing any more, whatever becomes of its shards.
     """
 
     out: Path
@@ -53,6 +56,7 @@ class Task:
     root: Root | None
     alone: bool = True
     shards: Collection[int] | None = None
+    finished: bool = True
 
     def todo(self) -> list[Work]:
         """Return what has not been committed."""
@@ -62,6 +66,8 @@ class Task:
 
     def lacking(self, shard: int) -> Work:
         """Return a shard and the layers in which it has not been committed."""
+        if not self.finished and index_path(self.out).exists():
+            return Work(shard, ())
         layers = (x for x in self.layers if not self._complete(x, shard))
         return Work(shard, tuple(layers))
 
@@ -93,7 +99,9 @@ def encode_task(task: Task, encoder: Encoder, stages: Stages, options: Options) 
     while todo := task.todo():
         order = todo if task.alone else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
         for part in _encoded(task, order, encoder, stages, options):
-            record = next(iter(part.records.values()))
+            record = next(iter(part.records.values()), None)
+            if record is None:  # others have finished the cache
+                continue
             encoded += part.encoded
             failed += len(record.errors) if task.items.known is None else 0
             done = min(total, done + record.count)
@@ -112,8 +120,8 @@ def _encoded(
     current = (task.lacking(work.shard) for work in order)
     still = (work for work in current if work.layers)
     return encode_shards(
-        task.out, task.plan, still, task.items, open_store(task.root), encoder, options.workers,
-        stages,
+        task.out, task.plan, still, task.lacking, task.items, open_store(task.root), encoder,
+        options.workers, stages,
     )  # fmt: skip
 
 

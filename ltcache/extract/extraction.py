@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache import Cache, Layer, Plan, claim_plan, finalise, read_plan, read_plans
+from ltcache.cache import (
+    Cache,
+    Layer,
+    Plan,
+    claim_plan,
+    finalise,
+    open_cache,
+    read_plan,
+    read_plans,
+)
 from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.cache.index import check_file_sizes, read_index
 from ltcache.cache.layers import claim_layer, dims_of, first_layer
 from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
+from ltcache.errors import CacheError
 from ltcache.extract.checks import check_choice, check_files, check_place
 from ltcache.extract.encode import Options, Task, encode_task
 from ltcache.extract.growth import Growth, check_sample, number_items, plan_growth
@@ -130,12 +140,37 @@ def extract(
     for layer in layers[1:]:
         claim_layer(out, layer)
     stages = Stages()
-    task = Task(out, plan, Items(0, uris), layers, manifest.root, alone)
+    task = Task(out, plan, Items(0, uris), layers, manifest.root, alone, finished=False)
     encoded = encode_task(task, encoder, stages, options)
     prompts = default_prompts(encoder, manifest)
     state = encoder_state(encoder, plan, layers)
+    if index_path(out).exists():
+        return _finished_by_others(out, manifest, encoded, started)
     rows = finalise(out, [plan], manifest, items, state, prompts, layers)
     return make_report(out, rows, encoded, stages.binding(), started)
+
+
+def _finished_by_others(
+    out: Path, manifest: Manifest, encoded: int, started: float
+) -> ExtractReport:
+    """Return the report of a cache that other processes finished; it is left as it is.
+
+    Raises:
+        CacheError: they have given it another list since.
+    """
+    cache = open_cache(out)
+    _require_list(cache, manifest)
+    binding = "other processes finished the cache; what they wrote was left as it is"
+    return make_report(out, cache.manifest.rows, encoded, binding, started)
+
+
+def _require_list(cache: Cache, *manifests: Manifest) -> None:
+    """Refuse a cache that others have brought to another list than these since this call began."""
+    if cache.manifest.identity() not in [manifest.identity() for manifest in manifests]:
+        raise CacheError(
+            f"{cache.path}: other processes finished it meanwhile and gave it another list; it was "
+            "left as it is. Run the command again to bring the cache to this list"
+        )
 
 
 @dataclass(frozen=True)
@@ -190,6 +225,7 @@ def _grow(
         plans = [*plans[: plan.number - 1], plan]
     prompts = kept_prompts(cache, manifest) or default_prompts(encoder, manifest)
     if file_digest(index_path(out)) != before:  # another process was quicker with the same
+        _require_list(Cache(out, read_index(out, check_sizes=False)), manifest, cache.manifest)
         report = _grow(out, wanted, manifest, encoder, options, started)
         return replace(report, encoded=report.encoded + encoded)
     state = encoder_state(encoder, plans[0], layers)

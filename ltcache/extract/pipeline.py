@@ -15,7 +15,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache import Layer, Plan, ShardRecord, commit_shard
+from ltcache.cache import Layer, Plan, ShardRecord, commit_shard, read_record
 from ltcache.cache.cost import add_cost
 from ltcache.cache.fingerprint import bytes_digest
 from ltcache.cache.layers import dims_of
@@ -63,6 +63,11 @@ class Work:
     layers: tuple[Layer, ...]
 
     @property
+    def folders(self) -> set[str]:
+        """The folders of the layers."""
+        return {layer.folder for layer in self.layers}
+
+    @property
     def views(self) -> list[View]:
         """The views of the layers, each once."""
         known = {layer.name: View.from_identity(layer.view) for layer in self.layers}
@@ -76,7 +81,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """A shard that is on disk: folder of the layer -> record, and how many images were encoded."""
+    """A shard that is on disk: folder of the layer -> record, and how many images were encoded.
+
+    No image was, where another process had committed the shard meanwhile.
+    """
 
     shard: int
     records: Mapping[str, ShardRecord]
@@ -105,6 +113,7 @@ def encode_shards(
     cache: Path,
     plan: Plan,
     work: Iterable[Work],
+    lacking: Callable[[int], Work],
     items: Items,
     store: ImageStore,
     encoder: Encoder,
@@ -116,6 +125,8 @@ def encode_shards(
     Args:
         work: drawn one by one as decoding gets to them, so that it may leave out what another
             process has committed meanwhile.
+        lacking: says of a shard which layers lack it now. It is asked again right before each
+            commit: this process may have been stopped while others went on.
         items: the images of the plan.
         workers: decoding threads.
         stages: updated as work goes on.
@@ -137,9 +148,9 @@ def encode_shards(
         for part in work:
             started = time.perf_counter()
             encoded = _encode_shard(plan, part, batches, encoder, stages)
-            encoded.check(items)
+            encoded.check(items, lacking)
             done = _committed(in_flight, stages)
-            in_flight = committer.submit(encoded.commit, cache)
+            in_flight = committer.submit(encoded.commit, cache, lacking)
             seconds = time.perf_counter() - started
             add_cost(cache, images=encoded.images, seconds=seconds)
             if done is not None:
@@ -221,13 +232,13 @@ class ShardWork:
                 arrays[name][start:stop, crop] = values
         return stop
 
-    def check(self, items: Items) -> None:
+    def check(self, items: Items, lacking: Callable[[int], Work]) -> None:
         """Refuse failures of items that have features already: a layer must not lose any."""
         if items.known is None:
             return
         for folder, errors in self.errors.items():
             lost = sorted(set(errors) - self.excused)
-            if lost:
+            if lost and folder in lacking(self.work.shard).folders:
                 first = ", ".join(
                     f"{items.uri(self.items[row])}: {errors[row]}" for row in lost[:5]
                 )
@@ -238,14 +249,19 @@ class ShardWork:
                     "list"
                 )
 
-    def commit(self, cache: Path) -> Done:
-        """Write the shard and its record in every layer."""
-        records = {
+    def commit(self, cache: Path, lacking: Callable[[int], Work]) -> Done:
+        """Write the shard and its record in every layer that lacks it still."""
+
+        def by_others(folder: str) -> Callable[[], bool]:
+            return lambda: folder not in lacking(self.work.shard).folders
+
+        written = {
             layer.folder: commit_shard(
                 cache,
                 layer.folder,
                 self.work.shard,
                 self.features[layer.folder],
+                unless=by_others(layer.folder),
                 first=self.items.start,
                 count=len(self.content),
                 micro_batch=self.limits[layer.name],
@@ -256,7 +272,15 @@ class ShardWork:
             )
             for layer in self.work.layers
         }
-        return Done(self.work.shard, records, self.images)
+        records = {
+            folder: record or read_record(cache, folder, self.work.shard)
+            for folder, record in written.items()
+        }
+        return Done(
+            self.work.shard,
+            {folder: record for folder, record in records.items() if record is not None},
+            self.images if any(written.values()) else 0,
+        )
 
 
 Pending = Sequence[Sequence["PendingFeatures"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,10 @@ def check_place(out: Path) -> None:
 
 
 def write_cache(out: Path, content: Content, shard_size: int) -> pa.Table:
-    """Write a cache, or go on with one; returns its rows with the columns of extraction."""
+    """Write a cache, or go on with one; returns its rows with the columns of extraction.
+
+    A finished one is left as it is, but for shards that it has lost.
+    """
     plan = Plan(
         encoder=content.encoder.identity,
         numerics=content.encoder.numerics,
@@ -75,12 +78,18 @@ def write_cache(out: Path, content: Content, shard_size: int) -> pa.Table:
         images=_values_digest(content.stacks),
     )
     claim_plan(out, plan)
-    if index_path(out).exists():
-        return open_cache(out).manifest.rows
+    finished = index_path(out).exists()
     remove_leftovers(out)
+
+    def there(shard: int) -> bool:
+        by_others = not finished and index_path(out).exists()
+        return by_others or read_record(out, CENTER, shard) is not None
+
     for shard in plan.shards:
-        if read_record(out, CENTER, shard) is None:
-            _write_shard(out, shard, plan.item_range(shard), content)
+        if not there(shard):
+            _write_shard(out, shard, plan.item_range(shard), content, there)
+    if index_path(out).exists():  # before, or another process was quicker
+        return open_cache(out).manifest.rows
     items = np.arange(plan.items, dtype=np.int64)
     return finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
 
@@ -96,7 +105,9 @@ def _values_digest(stacks: Mapping[str, Stack], block: int = 4096) -> str:
     return digest(parts)
 
 
-def _write_shard(out: Path, shard: int, items: range, content: Content) -> None:
+def _write_shard(
+    out: Path, shard: int, items: range, content: Content, there: Callable[[int], bool]
+) -> None:
     features = {name: s.block(items.start, items.stop) for name, s in content.stacks.items()}
     errors = {row - items.start: content.errors[row] for row in items if row in content.errors}
     for values in features.values():
@@ -117,6 +128,7 @@ def _write_shard(out: Path, shard: int, items: range, content: Content) -> None:
     }
     commit_shard(
         out, CENTER, shard, features,
+        unless=lambda: there(shard),
         first=items.start, count=len(items), micro_batch=len(items), content=columns["sha256"],
         width=columns["width"], height=columns["height"], errors=errors,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from ltcache.cache.shards import map_array, shard_path
 from ltcache.errors import ImageError
 from ltcache.extract import pipeline
 from ltcache.extract.items import Items
-from ltcache.extract.pipeline import Decoded, Stages, Work, encode_shards
+from ltcache.extract.pipeline import Decoded, Stages, Work, encode_shards, widened
 from ltcache.images import Preprocessing
 
 EDGE = 4
@@ -91,8 +91,9 @@ def run(
     work = [Work(shard, (layer,)) for shard in (plan.shards if shards is None else shards)]
     items = Items(0, pa.array([str(item) for item in range(plan.items)]))
     loop = encode_shards(
-        cache, plan, work, items, Store(bad), encoder or Encoder(), workers, stages or Stages()
-    )
+        cache, plan, work, lambda shard: Work(shard, (layer,)), items, Store(bad),
+        encoder or Encoder(), workers, stages or Stages(),
+    )  # fmt: skip
     with contextlib.closing(loop):
         for done in loop:
             yield done.records["center"]
@@ -306,3 +307,12 @@ def test_waiting_counts_for_what_is_waited_for(
 
 def test_nothing_has_happened_yet() -> None:
     assert Stages().binding() == "starting"
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e6])
+def test_tokens_that_float16_would_change_are_kept_in_float32(scale: float) -> None:
+    values = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+    held = np.zeros((4, 5, 8), np.float16)
+    assert widened(held, values) is held
+    values[1, 3] *= scale
+    assert widened(held, values).dtype == np.float32
