@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from ltcache.cache.fingerprint import require_equal
 from ltcache.cache.index import read_index
+from ltcache.cache.intact import require_intact
 from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
@@ -44,7 +45,7 @@ class Cache:
     def __init__(self, path: Path, index: Mapping[str, Any]) -> None:
         self.path = path
         self._index = index
-        record = _read_json(path / "encoder.json")
+        record = _read_json(self._intact("encoder.json"))
         if missing := sorted(_ENCODER - set(record)):
             raise CacheError(f"{path / 'encoder.json'}: lacks {', '.join(missing)}: damaged")
         self.encoder: dict[str, Any] = record["identity"]
@@ -52,15 +53,15 @@ class Cache:
         self.provenance: dict[str, Any] = record["provenance"]
         self.logit_scale: float | None = record["logit_scale"]
         self.logit_bias: float | None = record["logit_bias"]
-        tensors = _read_tensors(path / "encoder.safetensors")
+        tensors = _read_tensors(self._intact("encoder.safetensors"))
         self.projection: np.ndarray | None = tensors.get("projection")
         self.projection_bias: np.ndarray | None = tensors.get("projection_bias")
 
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest that was extracted, with the columns of extraction."""
-        rows = _read_rows(self.path / self._index["manifest"])
-        header = _read_json(self.path / "classes.json")
+        rows = _read_rows(self._intact(self._index["manifest"]))
+        header = _read_json(self._intact("classes.json"))
         try:
             return Manifest.from_header(header, rows)
         except ManifestError as error:
@@ -79,7 +80,7 @@ class Cache:
                 f"{self.path}: no tokens, so the rest of the tower is not kept; add them with "
                 "ltcache extract --fields tokens"
             )
-        return _read_tensors(self.path / "rest.safetensors")
+        return _read_tensors(self._intact("rest.safetensors"))
 
     @property
     def image_only(self) -> bool:
@@ -186,7 +187,7 @@ class Cache:
         """
         layer = self._layer(view, field)
         items = self._column("item").astype(np.int64)[rows]
-        found = _gather(self.path, layer.folder, field, items, self._view(view)["shards"])
+        found = self._gather(layer.folder, field, items, self._view(view)["shards"])
         if found is None:
             return np.zeros((0, layer.crops, *dims_of(layer.fields[field])), np.float32)
         return found
@@ -207,7 +208,7 @@ class Cache:
         mapped: dict[int, np.ndarray] = {}
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
-            yield block, _block(self.path, folder, field, items[block], shards, mapped)
+            yield block, self._block(folder, field, items[block], shards, mapped)
 
     def prompts(self, name: str | None = None) -> PromptEmbeddings:
         """Return a set of class texts, ``default`` unless named.
@@ -221,7 +222,10 @@ class Cache:
                 f"{self.path}: no prompts {name!r} (there are: "
                 f"{', '.join(self.prompt_names) or 'none'}); {self._texts_from()}"
             )
-        return read_prompts(self.path, name, *self._index["prompts"][name])
+        pair = self._index["prompts"][name]
+        for file in pair:
+            self._intact(file)
+        return read_prompts(self.path, name, *pair)
 
     def identities(
         self, view: str = "center", prompts: PromptEmbeddings | None = None
@@ -236,6 +240,64 @@ class Cache:
         if prompts is not None:
             result["prompts"] = dict(prompts.identity)
         return result
+
+    def _intact(self, name: str) -> Path:
+        """Return the path of a file whose content is what the index says."""
+        return require_intact(self.path, name, self._index)
+
+    def _mapped(self, layer: str, shard: int, field: str) -> np.ndarray:
+        """Return a read-only memory map of a field of a shard."""
+        name = shard_path(Path(), layer, shard).as_posix()
+        return map_array(self._intact(name), field)
+
+    def _gather(
+        self, layer: str, field: str, items: np.ndarray, shards: Sequence[Sequence[int]]
+    ) -> np.ndarray | None:
+        """Collect items of all shards, which need not be sorted nor distinct; None of no items."""
+        result: np.ndarray | None = None
+        first = np.array([start for _, start, _ in shards])
+        owner = np.searchsorted(first, items, side="right") - 1
+        for position in np.unique(owner).tolist():
+            mapped = self._mapped(layer, shards[position][0], field)
+            where = np.flatnonzero(owner == position)
+            if result is None:
+                result = np.empty((len(items), *mapped.shape[1:]), np.float32)
+            try:
+                result[where] = mapped[items[where] - first[position]]
+            except (IndexError, ValueError):
+                raise CacheError(
+                    f"{self.path}: shard {position} of {layer!r} does not hold the items that the "
+                    "manifest names: damaged, see ltcache verify"
+                ) from None
+        return result
+
+    def _block(
+        self,
+        layer: str,
+        field: str,
+        items: np.ndarray,
+        shards: Sequence[Sequence[int]],
+        mapped: dict[int, np.ndarray],
+    ) -> np.ndarray:
+        """Return items as they are stored; a view of the file where they lie together in one shard.
+
+        Args:
+            mapped: the shard that the block before came from; holds at most one.
+        """
+        first = np.array([start for _, start, _ in shards])
+        owner = np.searchsorted(first, items, side="right") - 1
+        position = int(owner[0])
+        if (owner == position).all():
+            if position not in mapped:
+                mapped.clear()
+                mapped[position] = self._mapped(layer, shards[position][0], field)
+            places = items - first[position]
+            if (np.diff(places) == 1).all():
+                return mapped[position][int(places[0]) : int(places[-1]) + 1]
+            return np.asarray(mapped[position][places])
+        found = self._gather(layer, field, items, shards)
+        assert found is not None
+        return found
 
     def _texts_from(self) -> str:
         if self.image_only:
@@ -311,57 +373,6 @@ def check_identities(
         "numerics", expected.get("numerics"), found.get("numerics"), allow_stale=["numerics"]
     )
     return stale, warnings
-
-
-def _gather(
-    cache: Path, layer: str, field: str, items: np.ndarray, shards: Sequence[Sequence[int]]
-) -> np.ndarray | None:
-    """Collect items of all shards, which need not be sorted nor distinct; None of no items."""
-    result: np.ndarray | None = None
-    first = np.array([start for _, start, _ in shards])
-    owner = np.searchsorted(first, items, side="right") - 1
-    for position in np.unique(owner).tolist():
-        mapped = map_array(shard_path(cache, layer, shards[position][0]), field)
-        where = np.flatnonzero(owner == position)
-        if result is None:
-            result = np.empty((len(items), *mapped.shape[1:]), np.float32)
-        try:
-            result[where] = mapped[items[where] - first[position]]
-        except (IndexError, ValueError):
-            raise CacheError(
-                f"{cache}: shard {position} of {layer!r} does not hold the items that the "
-                "manifest names: damaged, see ltcache verify"
-            ) from None
-    return result
-
-
-def _block(
-    cache: Path,
-    layer: str,
-    field: str,
-    items: np.ndarray,
-    shards: Sequence[Sequence[int]],
-    mapped: dict[int, np.ndarray],
-) -> np.ndarray:
-    """Return items as they are stored; a view of the file where they lie together in one shard.
-
-    Args:
-        mapped: the shard that the block before came from; holds at most one.
-    """
-    first = np.array([start for _, start, _ in shards])
-    owner = np.searchsorted(first, items, side="right") - 1
-    position = int(owner[0])
-    if (owner == position).all():
-        if position not in mapped:
-            mapped.clear()
-            mapped[position] = map_array(shard_path(cache, layer, shards[position][0]), field)
-        places = items - first[position]
-        if (np.diff(places) == 1).all():
-            return mapped[position][int(places[0]) : int(places[-1]) + 1]
-        return np.asarray(mapped[position][places])
-    found = _gather(cache, layer, field, items, shards)
-    assert found is not None
-    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ other (:mod:`ltcache.cache.contents`): counts, statuses, NaN, norms, class texts
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ltcache.cache.contents import Contents, check_contents
-from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.index import read_index
+from ltcache.cache.intact import difference, remedy
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
@@ -89,13 +88,20 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
+        """Whether nothing was found to be damaged."""
         return not self.problems
 
     @property
     def exit_status(self) -> int:
-        """0 where the cache is finished and fine, 1 where it is damaged or not finished."""
-        return 0 if self.ok and self.finished else 1
+        """0 where the cache is finished and fine, or all that was damaged has been removed for
+        extraction to make again; 1 where it is damaged or not finished."""
+        return 0 if not self.left and self.finished else 1
+
+    @property
+    def left(self) -> tuple[Problem, ...]:
+        """The damages that a repair has not removed."""
+        removed = set(self.repaired)
+        return tuple(p for p in self.problems if p.file.rpartition(".")[0] not in removed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as a value for JSON."""
@@ -106,6 +112,7 @@ class VerifyReport:
             "items": self.items,
             "all_items": self.all_items,
             "repaired": list(self.repaired),
+            "left": len(self.left),
             "problems": [vars(problem) for problem in self.problems],
             "warnings": list(self.warnings),
             "files": self.files,
@@ -168,32 +175,6 @@ def choose_shards(views: Mapping[str, Any], max_shards: int | None = None) -> di
     return chosen
 
 
-def remedy(name: str, plans: int = 1) -> str:
-    """Return what to do about a damaged file of a finished cache that so many plans made."""
-    stem = name.rpartition(".")[0]
-    if name.startswith("views/"):
-        return (
-            "ltcache verify --repair, and the same ltcache extract then encodes exactly this shard "
-            f"again (of an imported cache: remove {stem}.h5, {stem}.json and cache.json, and run "
-            "the same ltcache import again)"
-        )
-    if plans > 1 or name.startswith("plans/"):
-        return (
-            "restore it from a copy; without one, extract into another --out, since only the plan "
-            "of a cache that never grew can be carried out again"
-        )
-    again = "cache.json, and run the same ltcache extract or import again"
-    if name.startswith("prompts/"):
-        what = f"remove {stem}.h5, {stem}.json and {again}: no image is encoded"
-    else:
-        what = f"remove {again}: it is written anew and no image is encoded"
-    return (
-        f"{what}. Class texts that were added later are added again with ltcache prompts. A cache "
-        "whose list has changed since refuses this: restore the file from a copy, or extract into "
-        "another --out"
-    )
-
-
 def _shard_files(
     index: Mapping[str, Any], chosen: Mapping[str, Collection[int]] | None = None
 ) -> set[str]:
@@ -215,26 +196,8 @@ def _damaged(
         if not _inside(name):
             yield _INDEX, f"names {name!r}, outside the cache"
             continue
-        try:
-            text = _difference(os.path.join(path, name), entry, read=name not in unread)
-        except OSError as error:
-            text = f"cannot be read ({error.strerror or error})"
-        if text:
+        if text := difference(path / name, entry, read=name not in unread, again=True):
             yield name, text
-
-
-def _difference(file: str, entry: Mapping[str, Any], *, read: bool) -> str:
-    try:
-        status = os.stat(file)
-    except FileNotFoundError:
-        return "missing"
-    if not stat.S_ISREG(status.st_mode):
-        return "not a file"
-    if status.st_size != entry["bytes"]:
-        return f"{status.st_size} bytes, the index says {entry['bytes']}"
-    if read and file_digest(file) != entry["sha256"]:
-        return "its content is not that which the index names by SHA-256"
-    return ""
 
 
 def _inside(name: str) -> bool:

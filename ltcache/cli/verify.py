@@ -68,8 +68,9 @@ def command(
 ) -> None:
     """Compare every file of CACHE with its digest, and the values in them with each other.
 
-    Exit status 0: finished and fine; 1: damaged, and each damage is named with its remedy; 1 also
-    where the extraction has not finished, of which all that is committed is checked.
+    Exit status 0: finished and fine, or --repair has removed all that was damaged; 1: damaged, and
+    each damage is named with its remedy; 1 also where the extraction has not finished, of which all
+    that is committed is checked.
 
     \b
     ltcache verify cache
@@ -92,10 +93,10 @@ def command(
         print_json(report.to_dict())
     else:
         click.echo("\n".join(lines(report)))
-    for problem in report.problems[:_SHOWN]:
+    for problem in report.left[:_SHOWN]:
         click.echo(f"ltcache: {problem}", err=True)
-    if len(report.problems) > _SHOWN:
-        more = len(report.problems) - _SHOWN
+    if len(report.left) > _SHOWN:
+        more = len(report.left) - _SHOWN
         click.echo(f"ltcache: and {more} more damaged files; --json lists them all", err=True)
     if report.exit_status:
         raise SystemExit(report.exit_status)
@@ -128,10 +129,7 @@ def lines(report: VerifyReport) -> list[str]:
     result += [f"warning: {printable(warning)}" for warning in report.warnings]
     if report.repaired:
         shown = ", ".join(report.repaired[:5])
-        result.append(
-            f"removed {len(report.repaired)} damaged shards ({shown}): run the same ltcache "
-            "extract again, it encodes exactly these"
-        )
+        result.append(f"removed {len(report.repaired)} damaged shards ({shown})")
     if not report.finished:
         result.append(
             f"NOT FINISHED: {report.shards} of {report.all_shards} shards are committed, "
@@ -142,4 +140,12 @@ def lines(report: VerifyReport) -> list[str]:
 
 
 def _verdict(report: VerifyReport, fine: str) -> str:
-    return fine if report.ok else f"DAMAGED: {len(report.problems)} problems"
+    if report.ok:
+        return fine
+    if report.left:
+        what = " are left, which --repair cannot remove" if report.repaired else ""
+        return f"DAMAGED: {len(report.left)} problems{what}"
+    return (
+        "REPAIRED: all that was found damaged is removed; run the same ltcache extract (or import) "
+        "again, which makes exactly these shards, and ltcache verify after it"
+    )

@@ -15,7 +15,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import extract
 from ltcache.verify import verify
-from tests.conftest import write_images
+from tests.conftest import Call, write_images
 from tests.extract.kill_driver import digests
 from tests.extract.test_views import listed
 
@@ -41,6 +41,14 @@ def made(images: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactor
     uris = listed(images).rows["uri"].to_pylist()
     extract(listed(images, uris[:6]), out, encoder=encoder, views=("flip",), **SMALL)
     extract(listed(images), out, encoder=encoder)
+    return out
+
+
+@pytest.fixture(scope="module")
+def labelled(images: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of two classes with images to train on."""
+    out = tmp_path_factory.mktemp("labelled") / "cache"
+    extract(images, out, encoder=encoder, **SMALL)
     return out
 
 
@@ -95,13 +103,64 @@ def test_exactly_the_damaged_shard_is_encoded_again(
     report = verify(out, repair=True)
     stem = f"views/{name.rpartition('.')[0]}"
     assert report.repaired == (stem,)
-    assert report.exit_status == 1
+    assert (report.exit_status, report.left) == (0, ())
     assert digests(out) == {k: v for k, v in before.items() if not k.startswith(f"{stem}.")}
     assert kept.items() >= {k: v for k, v in digests(out).items() if k in kept}.items()
     images_of = {"00000": 3, "00001": 2, "00002": 4}  # one of the first four is no image
     assert extract(listed(images), out, encoder=encoder).encoded == images_of[stem[-5:]]
     assert digests(out) == before
     assert verify(out).exit_status == 0
+
+
+def test_a_repair_says_what_to_run_and_ends_well(made: Path, tmp_path: Path, call: Call) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "cache"))
+    flip_byte(out / "views/center/00000.h5")
+    status, shown, err = call("verify", out, "--repair")
+    assert (status, err) == (0, "")
+    assert "REPAIRED: all that was found damaged is removed; run the same ltcache extract" in shown
+    assert "DAMAGED" not in shown
+
+
+def test_a_repair_that_leaves_damage_says_so(made: Path, tmp_path: Path, call: Call) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "cache"))
+    flip_byte(out / "views/center/00000.h5")
+    flip_byte(out / "classes.json")
+    status, shown, err = call("verify", out, "--repair")
+    assert status == 1
+    assert "removed 1 damaged shards" in shown
+    assert "DAMAGED: 1 problems are left, which --repair cannot remove" in shown
+    assert "classes.json" in err and "00000" not in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "views/center/00000.h5",
+        "manifest",
+        "classes.json",
+        "prompts",
+        "encoder.json",
+        "encoder.safetensors",
+    ],
+)
+@pytest.mark.parametrize("command", ["zero-shot", "fit-adapter"])
+def test_a_flipped_byte_is_refused_by_who_reads_it(
+    labelled: Path, tmp_path: Path, call: Call, name: str, command: str
+) -> None:
+    out = Path(shutil.copytree(labelled, tmp_path / "cache"))
+    index = json.loads((out / "cache.json").read_text())
+    named = {"manifest": index["manifest"], "prompts": index["prompts"]["default"][0]}
+    damaged = out / named.get(name, name)
+    flip_byte(damaged)
+    more = (
+        ("--split", "train")
+        if command == "zero-shot"
+        else ("--method", "lift-lp", "--out", tmp_path / "run", "-s", "optimisation.epochs=1")
+    )
+    status, _, err = call(command, out, *more)
+    assert status == 1
+    assert damaged.name in err and "SHA-256" in err and "Remedy: " in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_no_shard_is_left_alone_and_named(
@@ -144,9 +203,9 @@ def test_an_unfinished_cache_is_checked_and_repaired(
     with pytest.raises(SystemExit) as end:
         main(["verify", str(out), "--repair"])
     assert end.value.code == 1
-    assert (
-        "removed 2 damaged shards (views/center/00001, views/flip/00000)" in capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert "removed 2 damaged shards (views/center/00001, views/flip/00000)" in shown
+    assert "REPAIRED" in shown and "DAMAGED" not in shown
     gone = ("views/flip/00000.", "views/center/00001.")
     assert digests(out) == {k: v for k, v in whole.items() if not k.startswith(gone)}
     extract(listed(images), out, encoder=encoder, views=("flip",), **SMALL)
