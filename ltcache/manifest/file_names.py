@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+_UNTIDY = re.compile(r"\\|//|(^|/)\.(/|\Z)|/\Z")
 _ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -39,6 +40,8 @@ def leaves_root(uri: str) -> bool:
 
 def member_uri(name: str) -> str:
     """Return the uri of an archive's member; absolute paths and ``..`` stay, to be refused."""
+    if not _UNTIDY.search(name):
+        return uri_of(name)
     if "/" not in name:
         name = name.replace("\\", "/")
     start = "/" if name.startswith("/") else ""
@@ -51,13 +54,13 @@ def member_uris(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     Of members with one name the last counts, as when an archive is unpacked. Where ``a/1.jpg``
     stands beside ``a\\1.jpg``, the latter keeps its backslash.
     """
-    names = list(names)
-    plain = {member_uri(name) for name in names if "/" in name or "\\" not in name}
+    pairs = [(member_uri(name), name) for name in names]
+    windows = {name for _, name in pairs if "\\" in name and "/" not in name}
+    plain = {uri for uri, name in pairs if name not in windows} if windows else set()
     members: dict[str, str] = {}
     repeated: dict[str, None] = {}
-    for name in names:
-        uri = member_uri(name)
-        if uri in plain and "/" not in name and "\\" in name:
+    for uri, name in pairs:
+        if name in windows and uri in plain:
             uri = uri_of(name)
         if uri in members:
             repeated[uri] = None
