@@ -23,6 +23,7 @@ from ltcache.errors import ImageError
 from ltcache.images import open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import GroupScheme
+from ltcache.place_kind import PlaceKind, kind_of
 
 FIRST = 5
 """How many examples a list of rows shows."""
@@ -130,7 +131,11 @@ def diff(
     """
     cache = a if isinstance(a, Cache) else open_cache(a)
     if isinstance(b, (str, Path)):
-        b = open_cache(b) if is_cache(b) else read_manifest(b, root=root, label_column=label_column)
+        b = (
+            open_cache(b)
+            if kind_of(b) is PlaceKind.CACHE
+            else read_manifest(b, root=root, label_column=label_column)
+        )
     other = b.manifest if isinstance(b, Cache) else b
     content = _contents(b, root, rehash=rehash)
     table = _joined(cache.manifest, other)
@@ -150,11 +155,6 @@ def diff(
         features=features,
         why=why,
     )
-
-
-def is_cache(path: str | Path) -> bool:
-    """Return whether a path is a cache, finished or not, rather than a source of images."""
-    return (Path(path) / "cache.json").exists() or (Path(path) / "plans").is_dir()
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from ltcache.cache.fingerprint import digest, require_equal, telling_classes
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate import cache_of
 from ltcache.files import result_folder, whole_folder, write_json
+from ltcache.manifest.missing_split import missing_split
 from ltcache.metrics import (
     GroupScheme,
     Metrics,
@@ -36,6 +37,7 @@ from ltcache.metrics import (
     evaluate_logits,
     paired_bootstrap,
 )
+from ltcache.place_kind import PlaceKind, not_what_is_asked
 from ltcache.run import Run, check_features, open_run, write_classes
 from ltcache.zero_shot import cached_logits
 
@@ -195,6 +197,55 @@ def ensemble(
     if out is not None:
         found.save(out, overwrite)
     return found
+
+
+def evaluate_ensemble(
+    path: str | Path,
+    split: str = "test",
+    cache: Cache | str | Path | None = None,
+    allow_stale: Collection[str] = (),
+) -> Metrics:
+    """Score an ensemble that was written, with its own weights, on a split.
+
+    Args:
+        path: its directory. cache: of all its runs; None: the caches that it names.
+        split, allow_stale: see :func:`ensemble`.
+
+    Raises:
+        UsageError: there is none, or a run or a cache of it is no longer there.
+        FitError: its record is damaged. Others: see :func:`ensemble`.
+    """
+    path = result_folder(path)
+    if not (path / "ensemble.json").is_file():
+        raise UsageError(f"no ensemble here: {not_what_is_asked(path, PlaceKind.ENSEMBLE)}")
+    try:
+        record = json.loads((path / "ensemble.json").read_text(encoding="utf-8"))
+        parts = record["members"]
+        members = [_written_member(path, part) for part in parts]
+        own = [path / part["cache"] for part in parts if part["kind"] == "run"]
+        weights, space = [float(part["weight"]) for part in parts], str(record["space"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FitError(f"{path / 'ensemble.json'}: cannot be read ({error!r})") from None
+    found = ensemble(
+        members,
+        caches=own if cache is None else [cache],
+        split=split,
+        space=space,
+        weights=weights,
+        allow_stale=allow_stale,
+    )
+    return found.metrics[split]
+
+
+def _written_member(path: Path, part: Mapping[str, Any]) -> ZeroShot | Path:
+    """Return a member as the record of an ensemble names it, relative to its directory."""
+    if part["kind"] == ZERO_SHOT:
+        return ZeroShot(path / part["cache"], part["prompts"])
+    if part["run"] is None:
+        raise UsageError(
+            f"{path}: its member {part['name']} was never written, so it cannot be scored again"
+        )
+    return path / part["run"]
 
 
 def mix(logits: Sequence[np.ndarray], weights: Sequence[float], space: str) -> np.ndarray:
@@ -495,10 +546,10 @@ def _splits(members: Sequence[_Member], split: str, weights: Sequence[float] | N
     for name in wanted:
         for member in members:
             if name not in member.cache.splits:
-                remedy = "; give --weights" if name == CHOSEN_ON != split else ""
+                chooses = name == CHOSEN_ON != split
+                remedy = "; or give --weights, which val would choose" if chooses else ""
                 raise UsageError(
-                    f"{member.cache.path}: no split {name!r}, only "
-                    f"{', '.join(member.cache.splits)}{remedy}"
+                    f"{member.cache.path}: {missing_split(name, member.cache.splits)}{remedy}"
                 )
     return wanted
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.cache.shared_content import warn_of_shared
 from ltcache.errors import FitError, UsageError
 from ltcache.files import write_json
 from ltcache.metrics import Metrics, evaluate_logits
-from ltcache.run import Run, check_features, open_run, score
+from ltcache.place_kind import PlaceKind, not_what_is_asked, seed_folders
+from ltcache.run import Run, check_features, open_run, require_labels, score
 from ltcache.test_priors import (
     NAMED,
     Shift,
@@ -63,6 +66,7 @@ def evaluate(
     run = run if isinstance(run, Run) else open_run(run)
     opened = cache_of(run, cache)
     stale = check_features(run, opened, allow_stale)
+    warn_of_shared(opened, "train", split)
     if test_prior is None and shift is None:
         metrics = score(run, opened, split, stale)
     else:
@@ -71,6 +75,42 @@ def evaluate(
         name = "-".join(["metrics", split, *_suffixes(test_prior, shift, seed)])
         write_json(run.path / f"{name}.json", metrics.to_dict())
     return metrics
+
+
+def evaluate_seeds(
+    folder: str | Path,
+    cache: Cache | str | Path | None = None,
+    split: str = "test",
+    allow_stale: Collection[str] = (),
+    **options: Any,
+) -> dict[str, Metrics]:
+    """Score every run of a folder of seeds, such as ``fit_seeds`` writes.
+
+    Args:
+        options: of :func:`evaluate`, as the other arguments.
+
+    Returns:
+        Name of the run's folder (``seed-0``) -> its scores, in the order of the seeds;
+        :func:`ltcache.fit.summarise` makes mean and spread of them.
+
+    Raises:
+        UsageError: there are no seeds, or their runs differ in more than the seed.
+        Others: see :func:`evaluate`.
+    """
+    places = seed_folders(folder)
+    if not places:
+        raise UsageError(f"no seeds here: {not_what_is_asked(folder, PlaceKind.SEEDS)}")
+    runs = [open_run(place) for place in places]
+    for place, run in zip(places, runs, strict=True):
+        if run.method.to_dict() != runs[0].method.to_dict():
+            raise UsageError(
+                f"{place} and {places[0]} differ in more than the seed ({run.method.name}, "
+                f"{runs[0].method.name}): mean and spread are of one method with one setting; "
+                f"compare them with ltcache report {folder}"
+            )
+    opened = cache_of(runs[0], cache)  # seeds are of one cache; another is refused
+    scores = [evaluate(run, opened, split, allow_stale, **options) for run in runs]
+    return {place.name: found for place, found in zip(places, scores, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +152,7 @@ def _shifted_score(
 
 
 def _rows(run: Run, cache: Cache, split: str, shift: Shift | None, seed: int) -> _Rows:
-    labels, units = cache.labels(split), cache.column("unit", split)
+    labels, units = require_labels(cache, split), cache.column("unit", split)
     if shift is None:
         keep = np.flatnonzero(labels >= 0)
     else:
@@ -196,5 +236,6 @@ def cache_of(run: Run, cache: Cache | str | Path | None) -> Cache:
         path = run.path / run.record["cache"]
         if not path.is_dir():
             raise UsageError(f"the run's cache is no longer at {path}: name it with --cache")
-        cache = path
+        plain = Path(os.path.normpath(path))  # as a person writes it, unless a link is on the way
+        cache = plain if plain.is_dir() and plain.samefile(path) else path
     return open_cache(cache) if isinstance(cache, (str, Path)) else cache

@@ -42,6 +42,9 @@ _MARKERS: tuple[tuple[PlaceKind, tuple[tuple[str, ...], ...]], ...] = (
     (PlaceKind.EXPORT, (("export.json",), ("bundle.safetensors",), ("model.onnx", "model.json"))),
 )
 
+OF_RUNS = (PlaceKind.SEEDS, PlaceKind.RUNS, PlaceKind.ABLATION, PlaceKind.ENSEMBLE)
+"""Kinds that consist of runs."""
+
 _SHOWN = 3  # folders that a message names
 
 
@@ -70,10 +73,20 @@ def seed_folders(path: str | Path) -> list[Path]:
 
 
 def places_in(path: str | Path, kind: PlaceKind) -> list[Path]:
-    """Return the folders of a kind that lie directly in a folder, in the order of their names."""
+    """Return the folders of a kind in a folder, by name; of runs also those of its folders of runs.
+
+    Only what ltcache itself writes is looked into.
+    """
     if kind is PlaceKind.RUN and (seeds := seed_folders(path)):
         return seeds
-    return [folder for folder in _folders(Path(path)) if kind_of(folder) is kind]
+    found: list[Path] = []
+    for folder in _folders(Path(path)):
+        there = kind_of(folder)
+        if there is kind:
+            found.append(folder)
+        elif kind is PlaceKind.RUN and there in (PlaceKind.SEEDS, PlaceKind.RUNS):
+            found += places_in(folder, kind)
+    return found
 
 
 def describe_place(path: str | Path) -> str:

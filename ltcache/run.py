@@ -23,16 +23,22 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ltcache.cache.fingerprint import canonical_json, digest, telling_classes
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import CacheError, FitError, UsageError
 from ltcache.files import result_folder, whole_folder, write_json
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
+from ltcache.manifest.missing_split import unlabelled_split
 from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
 
 FORMAT = 1
+_RECORDED = {
+    "choices", "class_counts", "cost", "dim", "field", "group_scheme", "groups", "identities",
+    "logit_scale", "prompts", "seed", "stale", "tuned_on",
+}  # fmt: skip
 _KEPT = ("text_features", "projection", "directions")
 
 
@@ -131,7 +137,7 @@ def open_run(path: str | Path) -> Run:
     """
     path = result_folder(path)
     if not (path / "run.json").is_file():
-        raise UsageError(f"{path}: no run here (there is no run.json)")
+        raise UsageError(f"no run here: {not_what_is_asked(path, PlaceKind.RUN)}")
     try:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))
         method = Method.from_dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
@@ -140,12 +146,22 @@ def open_run(path: str | Path) -> Run:
         tensors = load_file(path / "head.safetensors")
         with open(path / "per_class.csv", newline="", encoding="utf-8") as file:
             names = tuple(row["name"] for row in csv.DictReader(file))
+        if missing := sorted(_RECORDED - set(record)):
+            raise ValueError(f"run.json lacks {', '.join(missing)}")
         rest = load_arrays(path / "rest.safetensors") if record["field"] == "tokens" else {}
+        metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
+        history = [json.loads(line) for line in lines]
         head, transform = _rebuild(method, record, tensors, rest)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise FitError(f"{path}: the run cannot be read ({error})") from error
-    metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
-    history = [json.loads(line) for line in lines]
     for name in ("format", "method", "key"):
         record.pop(name, None)
     return Run(method, head, transform, record, history, metrics, names, rest, path)
@@ -236,10 +252,26 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
     return tuple(stale)
 
 
-def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Metrics:
-    """Score the labelled rows of one split of a cache; intervals are over its ``unit`` column."""
-    features = cache.features(split, run.record["field"], run.method.feature.eval_view)
+def require_labels(cache: Cache, split: str) -> np.ndarray:
+    """Return the labels of a split, int64 (n,), at least one of them known.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
     labels = cache.labels(split)
+    if not (labels >= 0).any():
+        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
+    return labels
+
+
+def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Metrics:
+    """Score the labelled rows of one split of a cache; intervals are over its ``unit`` column.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
+    labels = require_labels(cache, split)
+    features = cache.features(split, run.record["field"], run.method.feature.eval_view)
     units = cache.column("unit", split)
     keep = labels >= 0
     metrics = evaluate_logits(

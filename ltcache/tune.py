@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcache.errors import FitError, UsageError
 from ltcache.extras import how_to_install
+from ltcache.manifest.missing_split import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def validation(
     """
     from ltcache.cache import check_prompts
     from ltcache.fit.adapter import make_context, rows_of, val_rows
-    from ltcache.fit.rows import SHARE, hold_out
+    from ltcache.fit.rows import LEAST, SHARE, hold_out
 
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, texts = make_context(cache, method, field, prompts)
@@ -254,7 +255,10 @@ def validation(
         return Fold(rows, val, context, "val")
     parts = hold_out(rows, seed)
     if parts is None:
-        raise FitError("nothing to choose on: no validation split, and no class has rows to spare")
+        raise FitError(
+            f"{cache.path}: nothing to choose on: {missing_split('val', cache.splits)}; a tenth of "
+            f"train cannot choose in its place, since no class has {LEAST} training images or more"
+        )
     return Fold(
         rows.take(parts[0]), rows.take(parts[1]), context, f"a stratified {SHARE:.0%} of train"
     )

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltcache.cache import Cache, check_prompts
+from ltcache.cache.shared_content import warn_of_shared
 from ltcache.errors import CacheError
+from ltcache.manifest.missing_split import missing_split, unlabelled_split
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
 from ltcache.prompts import PromptEmbeddings
 
@@ -79,16 +81,28 @@ def zero_shot(
     if not isinstance(prompts, PromptEmbeddings):
         prompts = cache.prompts(prompts)
     stale = tuple(check_prompts(cache, prompts, allow_stale))
-    labels = cache.labels(split)
-    if not (labels >= 0).any():
-        raise CacheError(
-            f"{cache.path}: {split!r} has no labelled row to score; cached_logits() gives logits"
-        )
+    labels = _labels(cache, split)
+    warn_of_shared(cache, "train", split)
     logits = cached_logits(cache, split, prompts, view=view)
     metrics = _score(cache, split, logits, labels)
     return ZeroShotResult(
         logits, labels, metrics.marked(stale) if stale else metrics, prompts.name, stale
     )
+
+
+def _labels(cache: Cache, split: str) -> np.ndarray:
+    """Return the labels of a split that can be scored."""
+    if split not in cache.splits:
+        other = (
+            "; or score the images of train, of which zero-shot has learnt nothing: --split train"
+            if "train" in cache.splits
+            else ""
+        )
+        raise CacheError(f"{cache.path}: {missing_split(split, cache.splits)}{other}")
+    labels = cache.labels(split)
+    if not (labels >= 0).any():
+        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
+    return labels
 
 
 def cached_logits(

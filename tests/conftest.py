@@ -19,8 +19,11 @@ torch.set_num_threads(1)
 
 
 def write_images(root: Path, per_class: dict[str, int], size: int = 40) -> Path:
-    """Write a folder of class folders; every class has a colour of its own, plus noise."""
-    rng = np.random.default_rng(0)
+    """Write a folder of class folders; every class has a colour of its own, plus noise.
+
+    Folders named after splits hold other images than each other.
+    """
+    rng = np.random.default_rng({"val": 1, "test": 2}.get(root.name, 0))
     for label, (name, count) in enumerate(per_class.items()):
         (root / name).mkdir(parents=True)
         color = np.random.default_rng(label).integers(0, 256, 3)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ltcache.cache import PromptEmbeddings
 from ltcache.cache.fingerprint import digest
+from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
 from ltcache.manifest import ClassList, Manifest
 
@@ -97,6 +98,11 @@ class FakeCache:
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
         return self.manifest.splits
+
+    @property
+    def shared_content(self) -> tuple[SharedContent, ...]:
+        """Images that stand in two splits."""
+        return shared_content(self.manifest.rows, compared_splits(self.splits))
 
     def field_dims(self, view: str = "center") -> dict[str, int]:
         """Return field -> dimension."""

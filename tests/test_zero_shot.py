@@ -46,6 +46,7 @@ class FakeCache:
     path: Path = Path("CACHE")
     unit: np.ndarray | None = None
     groups: Any = None
+    shared_content: tuple[Any, ...] = ()
     encoder: dict[str, Any] = field(
         default_factory=lambda: {"towers": {"text": TOWER}, "tokenizer": TOKENIZER}
     )
@@ -150,7 +151,7 @@ def test_rows_without_a_label_are_not_scored(cache: FakeCache) -> None:
     assert len(result.logits) == 6
     assert result.metrics.num_rows == 4
     cache.truth = np.full(6, -1)
-    with pytest.raises(CacheError, match="no labelled row"):
+    with pytest.raises(CacheError, match="none of the 6 images of .test. has a label"):
         zero_shot(cache)
 
 

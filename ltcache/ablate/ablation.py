@@ -21,8 +21,10 @@ from ltcache.ablate.runs import (
     run_all,
     setting_key,
 )
+from ltcache.cache.shared_content import shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.files import require_local, write_whole
+from ltcache.manifest.missing_split import missing_split, unlabelled_split
 from ltcache.processors import usable_processors
 from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare
 from ltcache.report.frequency import plot_by_frequency
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ltcache.methods import Method
 
 BASELINE = "ce"
+SCORED = ("val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +121,7 @@ def ablate(
     settings, notes = settings_of(methods, grid, fusion, overrides)
     if tune:  # the grid is what is tried, and was only checked
         settings, _ = settings_of(methods, None, fusion, overrides)
+    notes = [*notes, *_shared(cache)]
     named = _baseline(settings, baseline)
     fit = {
         "prompts": prompts, "view": view, "device": device, "allow_stale": tuple(allow_stale),
@@ -205,15 +209,21 @@ def _compared(
         **compare(entries, rows, baseline),
         "cache": os.path.relpath(cache.path, out.absolute()),
         "failures": failures,
-        "notes": [*notes, *_warned(outcomes)],
+        "notes": [*notes, *_warned(outcomes, without=notes)],
     }
 
 
-def _warned(outcomes: Sequence[Outcome]) -> list[str]:
+def _shared(cache: Cache) -> list[str]:
+    """Return what to say where splits of the cache hold the same images: once, not for each run."""
+    found = [s for s in cache.shared_content if {s.split, s.other} <= {"train", *SCORED}]
+    return [shared_warning(found, cache.path)] if found else []
+
+
+def _warned(outcomes: Sequence[Outcome], without: Sequence[str]) -> list[str]:
     """Return what was warned of, each text once, with the lines that it is of."""
     names: dict[str, list[str]] = {}
     for outcome in outcomes:
-        for text in outcome.warnings:
+        for text in (text for text in outcome.warnings if text not in without):
             found = names.setdefault(text, [])
             if outcome.job.setting.name not in found:
                 found.append(outcome.job.setting.name)
@@ -240,9 +250,15 @@ def _check_out(out: Path) -> None:
 def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: int) -> None:
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds must be different and at least one, not {list(seeds)}")
-    if split not in ("val", "test") or split not in cache.manifest.splits:
-        known = ", ".join(s for s in ("val", "test") if s in cache.manifest.splits) or "none"
-        raise UsageError(f"split {split!r} cannot be compared on; the cache has: {known}")
+    if split not in SCORED:
+        raise UsageError(f"split {split!r} cannot be compared on: choose {' or '.join(SCORED)}")
+    if split not in cache.splits:
+        others = [name for name in SCORED if name in cache.splits]
+        also = f"; or compare on {others[0]}: --split {others[0]}" if others else ""
+        raise UsageError(f"{cache.path}: {missing_split(split, cache.splits)}{also}")
+    labels = cache.labels(split)
+    if not (labels >= 0).any():
+        raise UsageError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
     if tuner not in TUNERS:
         raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
     if trials < 1:

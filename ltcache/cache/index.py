@@ -34,6 +34,7 @@ from ltcache.cache.shards import ShardRecord, merged_errors, read_record
 from ltcache.errors import CacheError
 from ltcache.files import write_whole
 from ltcache.manifest import Manifest
+from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
@@ -146,7 +147,7 @@ def read_index(cache: Path, *, check_sizes: bool = True) -> dict[str, Any]:
             raise CacheError(
                 f"{cache}: the extraction has not finished; run the same ltcache extract again"
             )
-        raise CacheError(f"{cache}: not a feature cache (no cache.json); make one: ltcache extract")
+        raise CacheError(f"not a feature cache: {not_what_is_asked(cache, PlaceKind.CACHE)}")
     try:
         index: dict[str, Any] = json.loads(path.read_text())
         if index["format"] != FORMAT:

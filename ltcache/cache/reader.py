@@ -22,9 +22,11 @@ from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
+from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
 from ltcache.files import require_local
 from ltcache.manifest import ClassList, Manifest
+from ltcache.manifest.missing_split import missing_split
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
 
@@ -40,11 +42,13 @@ class Cache:
         provenance: how the encoder was named when it was loaded.
         logit_scale: exponentiated, or None; logit_bias: or None.
         projection: float32 (P, D) or None; projection_bias: float32 (D,) or None.
+        warned_of: texts that were warned of and are not to be repeated.
     """
 
     def __init__(self, path: Path, index: Mapping[str, Any]) -> None:
         self.path = path
         self._index = index
+        self.warned_of: set[str] = set()
         record = _read_json(self._intact("encoder.json"))
         if missing := sorted(_ENCODER - set(record)):
             raise CacheError(f"{path / 'encoder.json'}: lacks {', '.join(missing)}: damaged")
@@ -117,6 +121,11 @@ class Cache:
         """Every file of the cache beside the index: relative path -> sha256 and bytes."""
         return dict(self._index["files"])
 
+    @cached_property
+    def shared_content(self) -> tuple[SharedContent, ...]:
+        """Images that stand in two splits, byte for byte; none where no digest is known."""
+        return shared_content(self.manifest.rows, compared_splits(self.splits))
+
     def field_dims(self, view: str = "center") -> dict[str, int]:
         """Return field -> dimension of its vectors for a view."""
         return {name: shape[-1] for name, shape in self.field_shapes(view).items()}
@@ -143,7 +152,7 @@ class Cache:
         if split is not None:
             of_split = self._is("split", split)
             if not of_split.any():
-                raise CacheError(f"{self.path}: no split {split!r}, only {', '.join(self.splits)}")
+                raise CacheError(f"{self.path}: {missing_split(split, self.splits)}")
             keep = keep & of_split
         return np.flatnonzero(keep)
 

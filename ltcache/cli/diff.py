@@ -42,9 +42,10 @@ def command(
     ltcache diff cache longer-list.csv --root /data/images
     ltcache diff cache cache-of-finetuned --json
     """
-    from ltcache.diff import diff, is_cache
+    from ltcache.diff import diff
+    from ltcache.place_kind import PlaceKind, kind_of
 
-    if is_cache(other):
+    if kind_of(other) is PlaceKind.CACHE:
         refuse_given(("root", "rehash", "label_column"), f"{other} is a cache, which has its rows")
     report = diff(cache, other, root=root, rehash=rehash, label_column=label_column)
     if as_json:

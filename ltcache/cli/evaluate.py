@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import LocalPath, allow_stale, general, print_json
+from ltcache.errors import UsageError
+from ltcache.place_kind import PlaceKind, kind_of
 
 
 @click.command("evaluate", short_help="Score a run on a split of a cache.")
@@ -33,35 +36,66 @@ from ltcache.cli.options import LocalPath, allow_stale, general, print_json
 @option_rules(
     needs("seed", "shift"),
 )
-def command(
-    run: Path,
-    cache: Path | None,
-    split: str,
-    write: bool,
-    test_prior: str | None,
-    shift: str | None,
-    seed: int,
-    allow_stale: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def command(run: Path, as_json: bool, **options: Any) -> None:
     """Score RUN: accuracy by group, calibration, intervals over units.
 
-    Features of another encoder, other classes or an older checkpoint are refused with status 4.
+    RUN may be a folder of seeds, whose mean and spread are printed, or an ensemble. Features of
+    another encoder, other classes or an older checkpoint are refused with status 4.
 
     \b
     ltcache evaluate runs/la --split val
     ltcache evaluate runs/la --cache other-cache --json
     ltcache evaluate runs/la --shift backward-50 --test-prior estimate
     """
+    kind = kind_of(run)
+    if kind is PlaceKind.SEEDS:
+        _seeds(run, options, as_json)
+    elif kind in (PlaceKind.RUNS, PlaceKind.ABLATION):
+        raise UsageError(f"{run} is {kind.value}: ltcache report {run} compares them")
+    else:
+        score = _ensemble if kind is PlaceKind.ENSEMBLE else _run
+        _show(run.name, score(run, **options), options["split"], as_json)
+
+
+def _run(run: Path, **options: Any) -> Any:
     from ltcache.evaluate import evaluate
+
+    return evaluate(run, **options)
+
+
+def _ensemble(path: Path, *, split: str, cache: Path | None, **options: Any) -> Any:
+    from ltcache.ensemble import evaluate_ensemble
+
+    stale = options.pop("allow_stale")
+    if given := [name for name, value in options.items() if value]:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{path} is an ensemble, which is scored without {named}")
+    return evaluate_ensemble(path, split, cache, stale)
+
+
+def _show(name: str, metrics: Any, split: str, as_json: bool) -> None:
     from ltcache.report import details, footnote, results_table
 
-    metrics = evaluate(
-        run, cache, split, allow_stale, write=write, test_prior=test_prior, shift=shift, seed=seed
-    )
     if as_json:
         print_json(metrics.to_dict())
         return
-    click.echo(results_table({run.name: metrics}))
+    click.echo(results_table({name: metrics}))
     click.echo(details(metrics))
     click.echo(footnote(metrics, split))
+
+
+def _seeds(folder: Path, options: dict[str, Any], as_json: bool) -> None:
+    from ltcache.evaluate import evaluate_seeds
+    from ltcache.fit import summarise
+    from ltcache.report import seeds_table
+
+    split, scores = options["split"], evaluate_seeds(folder, **options)
+    summary = {split: summarise(list(scores.values()))}
+    if as_json:
+        print_json(summary)
+        return
+    first = next(iter(scores.values()))
+    prior = f"; test prior: {first.test_prior}" if first.test_prior else ""
+    click.echo(f"{folder}: {len(scores)} seeds ({', '.join(scores)}), mean ± sd in %")
+    click.echo(seeds_table(summary))
+    click.echo(f"{split} split, {first.num_rows} images; groups {first.group_scheme}{prior}")

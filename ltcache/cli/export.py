@@ -8,8 +8,10 @@ import click
 
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import LocalPath, general, other_encoder, print_json
+from ltcache.errors import UsageError
+from ltcache.place_kind import OF_RUNS, PlaceKind, kind_of, not_what_is_asked
 
-FORMATS = {"run": ("bundle", "onnx"), "cache": ("plain", "hf")}
+FORMATS = {PlaceKind.RUN: ("bundle", "onnx"), PlaceKind.CACHE: ("plain", "hf")}
 
 
 @click.command("export", short_help="Write a cache or a run for use without ltcache.")
@@ -46,21 +48,19 @@ def command(
     ltcache export cache --out plain
     ltcache export cache --format hf --out dataset
     """
-    from ltcache.errors import UsageError
     from ltcache.transfer import export_bundle, export_cache, export_dataset, export_onnx
 
-    kind = "run" if (source / "run.json").is_file() else "cache"
+    kind = _kind_to_export(source)
     form = form or FORMATS[kind][0]
     if form not in FORMATS[kind]:
-        raise UsageError(
-            f"{source} is a {kind}: it is exported as {' or '.join(FORMATS[kind])}, not {form}"
-        )
-    if kind == "cache":
+        known = " or ".join(FORMATS[kind])
+        raise UsageError(f"{source} is {kind.value}: it is exported as {known}, not {form}")
+    if kind is PlaceKind.CACHE:
         refuse_given(
             ("model", "pretrained", "activation"),
             f"{source} is a cache, and features are written without an encoder",
         )
-    if kind == "run":
+    if kind is PlaceKind.RUN:
         write = export_onnx if form == "onnx" else export_bundle
         write(source, out, model=model, pretrained=pretrained, activation=activation)
     else:
@@ -75,3 +75,14 @@ def command(
         return
     for name, size in files.items():
         click.echo(f"{out / name}  {size / 1e6:.1f} MB")
+
+
+def _kind_to_export(source: Path) -> PlaceKind:
+    """Return whether a place is a run or a cache; refuse any other."""
+    kind = kind_of(source)
+    if kind is None or kind not in FORMATS:
+        wanted = PlaceKind.RUN if kind in OF_RUNS else PlaceKind.CACHE
+        raise UsageError(
+            f"a run or a cache is exported, neither is here: {not_what_is_asked(source, wanted)}"
+        )
+    return kind

@@ -114,6 +114,10 @@ def command(
         manifest = replace(manifest, templates=template_set(templates))
     with ExtractionBar() as bar:
         report = extract(manifest, out, progress=bar, **options)
+    if report.shared:
+        from ltcache.cache.shared_content import shared_warning
+
+        click.echo(f"warning: {shared_warning(report.shared, report.path)}", err=True)
     if as_json:
         print_json(asdict(report))
     else:

@@ -151,6 +151,7 @@ def _record(renewed: Any) -> dict[str, Any]:
 
 
 def _show(renewed: Any, parent: Path | None) -> None:
+    from ltcache.manifest.missing_split import unscored
     from ltcache.report import footnote, results_table
 
     tuned, report, run = renewed.tuned, renewed.report, renewed.run
@@ -166,6 +167,8 @@ def _show(renewed: Any, parent: Path | None) -> None:
         click.echo(results_table(named))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
+    elif run is not None:
+        click.echo(unscored(run.record["splits"]))
     elif tuned.metrics is not None:
         click.echo(results_table({f"{tuned.tuning.name}, val": tuned.metrics}))
     if report is not None:

@@ -89,13 +89,15 @@ def command(
         found = fit_seeds(cache, method, out, seeds=range(seeds), **options)
         _say_unused(found.runs[0], options["prompts"])
         _show_seeds(found, out, as_json)
+        _say_unscored(found.runs[0])
         return
     run = fit_adapter(cache, method, out, **options)
     _say_unused(run, options["prompts"])
     if as_json:
         print_json(run.metrics_record())
-        return
-    _show(run)
+    else:
+        _show(run)
+    _say_unscored(run)
 
 
 def _say_unused(run: Any, prompts: str | None) -> None:
@@ -104,6 +106,16 @@ def _say_unused(run: Any, prompts: str | None) -> None:
             f"note: {run.method.name} uses no class texts, so --prompts {prompts} had no effect",
             err=True,
         )
+
+
+def _say_unscored(run: Any) -> None:
+    """Say on which rows a run was not scored although a reader may think so."""
+    from ltcache.manifest.missing_split import unscored
+
+    if not run.metrics:
+        click.echo(unscored(run.record["splits"]), err=True)
+    elif list(run.metrics) == ["val"] and "val" in run.record["tuned_on"].values():
+        click.echo("note: val is also what chose; no labelled test split was left", err=True)
 
 
 def _choose(
@@ -184,4 +196,5 @@ def _show_seeds(found: Any, out: Path, as_json: bool) -> None:
         print_json(found.summary)
         return
     click.echo(f"{out}: {found.runs[0].method.name}, {len(found.runs)} seeds, mean ± sd in %")
-    click.echo(seeds_table(found.summary))
+    if found.summary:
+        click.echo(seeds_table(found.summary))

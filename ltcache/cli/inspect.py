@@ -49,8 +49,9 @@ def command(
     from ltcache.errors import UsageError
     from ltcache.inspection import describe
     from ltcache.manifest import read_manifest
+    from ltcache.place_kind import PlaceKind, kind_of
 
-    if (Path(source) / "cache.json").exists() or (Path(source) / "plans").is_dir():
+    if kind_of(source) is PlaceKind.CACHE:
         refuse_given(
             ("root", "classes", "label_column", "unlabelled"),
             f"{source} is a cache, which keeps its classes and needs no images",

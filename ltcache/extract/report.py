@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -40,6 +42,7 @@ class ExtractReport:
         failures: the first few as (key, reason).
         seconds: of this call.
         binding: the stage that limited the rate, in words.
+        shared: images that stand in two splits, byte for byte.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class ExtractReport:
     failures: tuple[tuple[str, str], ...]
     seconds: float
     binding: str
+    shared: tuple[SharedContent, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -72,4 +76,5 @@ def make_report(
         failures=tuple(zip(first["key"].to_pylist(), first["error"].to_pylist(), strict=True)),
         seconds=time.perf_counter() - started,
         binding=binding,
+        shared=shared_content(rows, compared_splits(pc.unique(rows["split"]).to_pylist())),
     )

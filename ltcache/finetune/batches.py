@@ -33,6 +33,7 @@ from ltcache.finetune.augmentation import Augmentation, sample_draws
 from ltcache.images import ImageStore, Preprocessing, open_store
 from ltcache.images.decoding import opened
 from ltcache.manifest import Manifest, Root
+from ltcache.manifest.missing_split import missing_split, unlabelled_split
 from ltcache.processors import usable_processors
 
 KEEP = 1 << 29
@@ -109,10 +110,12 @@ class ImageBatches:
         self.index = index[labels >= 0]
         self.labels = torch.from_numpy(labels[labels >= 0])
         if not len(self.index):
-            raise FitError(
-                f"{manifest.name}: the split {split!r} has no labelled images; there are "
-                f"{', '.join(manifest.splits) or 'no splits'}"
+            said = (
+                unlabelled_split(split, len(labels))
+                if split in manifest.splits
+                else missing_split(split, manifest.splits)
             )
+            raise FitError(f"{manifest.name}: {said}")
         self.batch, self.rank, self.ranks = batch, rank, ranks
         self.failures: dict[str, str] = {}
         uris = manifest.rows["uri"].take(pa.array(self.index)).combine_chunks()

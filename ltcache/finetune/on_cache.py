@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import open_cache
+from ltcache.cache.shared_content import warn_of_shared
 from ltcache.encoder import load_encoder
 from ltcache.files import require_local
 from ltcache.finetune.finetuning import FineTuned, finetune
@@ -86,6 +87,7 @@ def finetune_cache(
         activation = activation or parent_cache.provenance.get("activation")
     parent = load_encoder(model, pretrained, device="cpu", activation=activation)
     check_renewal(parent_cache, manifest, parent)
+    warn_of_shared(parent_cache, "train", "val", "test")
     tuned = finetune(
         manifest, method, out, encoder=parent, overwrite=overwrite, workers=workers, **options
     )

@@ -14,6 +14,7 @@ import torch
 from ltcache.adjustments import ADJUSTMENTS
 from ltcache.cache import check_prompts
 from ltcache.cache.fingerprint import require_equal
+from ltcache.cache.shared_content import warn_of_shared
 from ltcache.errors import FitError
 from ltcache.files import require_local, write_json
 from ltcache.fit.extra import ExtraRows
@@ -33,7 +34,7 @@ from ltcache.methods import (
     override,
 )
 from ltcache.metrics import GroupScheme, Metrics
-from ltcache.run import Run, check_place, score, token_map
+from ltcache.run import Run, check_place, require_labels, score, token_map
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -93,6 +94,7 @@ def fit_adapter(
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
     rows = rows_of(cache, "train", field, method.feature.view)
+    warn_of_shared(cache, "train", *_SCORED)
     crops = cache.crops(method.feature.view)
     labelled = context.class_counts
     if extra is not None:
@@ -198,8 +200,13 @@ def summarise(metrics: Sequence[Metrics]) -> dict[str, Any]:
 
 
 def rows_of(cache: Cache, split: str, field: str, view: str) -> Rows:
-    """Return the labelled rows of a split; each crop of a view is a row of the same unit."""
-    features, labels = cache.features(split, field, view), cache.labels(split)
+    """Return the labelled rows of a split; each crop of a view is a row of the same unit.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
+    labels = require_labels(cache, split)
+    features = cache.features(split, field, view)
     units = cache.column("unit", split)
     keep = labels >= 0
     crops, shape = features.shape[1], features.shape[2:]

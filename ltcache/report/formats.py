@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltcache.errors import UsageError
+from ltcache.manifest.missing_split import HOW_TO_SPLIT
 from ltcache.metrics import percent
 from ltcache.report.tables import COLUMNS, markdown_table
 
@@ -100,8 +101,9 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
     if split not in comparison["splits"]:
-        known = ", ".join(comparison["splits"]) or "none"
-        raise UsageError(f"the runs have no scores on split {split!r} in common; known: {known}")
+        known = ", ".join(comparison["splits"])
+        remedy = f"known: {known} (--split)" if known else f"{HOW_TO_SPLIT}, and fit again"
+        raise UsageError(f"the runs have no scores on split {split!r} in common; {remedy}")
     against = f"vs {comparison['baseline']}"
     heading = ["", *COLUMNS.values(), "rank", against, "p", "head s", "passes"]
     return heading, [_row(entry, split) for entry in comparison["entries"]]

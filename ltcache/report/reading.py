@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
 from ltcache.files import mend_below, result_folder
+from ltcache.place_kind import PlaceKind, not_what_is_asked, places_in
 from ltcache.report.comparison import Entry, ScoredRows, compare, scored
 
 if TYPE_CHECKING:
@@ -40,26 +42,34 @@ def report(
         See :func:`ltcache.report.compare`, with ``notes`` and ``failures`` beside it.
 
     Raises:
-        UsageError: a path without runs, no such baseline, or runs scored on other rows.
-        FitError: a run is damaged.
+        UsageError: a path without runs, no such baseline, or a run that is named itself was scored
+            on other rows than most. FitError: such a run is damaged. A run that is found in a
+            directory is then left out, and a note says so.
     """
     reading = _Reading()
     for path in map(result_folder, paths):
         mend_below(path)
         _read(path, reading)
+    reading.require_comparable()
     entries = reading.entries()
-    rows = _common_rows(entries, reading)
+    rows = {split: rows for split, (rows, _) in reading.rows.items()}
     found = compare(entries, rows, baseline, bootstrap)
     return {**found, "failures": reading.failures, "notes": reading.notes}
 
 
 @dataclass(eq=False)
 class _Reading:
-    """What was read so far; ``lines``: what tells a line -> its name, overrides and runs."""
+    """What was read so far.
+
+    Attributes:
+        lines: what tells a line -> its name, overrides and runs.
+        named: directories of runs that the user named, so that none is left out.
+    """
 
     lines: dict[str, tuple[str, dict[str, Any], list[tuple[Run, Path]]]] = field(
         default_factory=dict
     )
+    named: set[Path] = field(default_factory=set)
     caches: dict[Path, Cache] = field(default_factory=dict)
     rows: dict[str, tuple[ScoredRows, list[str]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
@@ -75,6 +85,38 @@ class _Reading:
         )  # fmt: skip
         if run.record["seed"] not in [other.record["seed"] for other, _ in line[2]]:
             line[2].append((run, path))
+
+    def leave_out(self, path: Path, reason: str) -> None:
+        """Refuse what the user named; note what was only found in a directory.
+
+        Raises:
+            UsageError: the directory was named.
+        """
+        if path in self.named:
+            raise UsageError(f"{path}: {reason}")
+        self.note(f"left out: {path}: {reason}")
+
+    def require_comparable(self) -> None:
+        """Leave out runs that lack a score which most runs have, or whose score is of other rows.
+
+        Raises:
+            UsageError: the user named such a run.
+        """
+        every = [(run, path) for _, _, runs in self.lines.values() for run, path in runs]
+        if not every:
+            return
+        usual = dict(Counter(_scored_rows(run) for run, _ in every).most_common(1)[0][0])
+        for key, (name, overrides, runs) in list(self.lines.items()):
+            kept = []
+            for run, path in runs:
+                reason = _not_comparable(dict(_scored_rows(run)), usual)
+                if reason:
+                    self.leave_out(path, reason)
+                else:
+                    kept.append((run, path))
+            self.lines[key] = (name, overrides, kept)
+            if not kept:
+                del self.lines[key]
 
     def entries(self) -> list[Entry]:
         """Return the lines, each name once."""
@@ -121,7 +163,10 @@ class _Reading:
         here = ScoredRows.of(cache, split)
         rows, before = self.rows.setdefault(split, (here, known))
         if not np.array_equal(rows.labels, here.labels) or before != known:
-            raise UsageError(f"{path}: scored on other {split} rows than the runs before it")
+            raise UsageError(
+                f"{path}: scored on other {split} rows than the runs before it: not comparable; "
+                "report the runs of one cache at a time"
+            )
 
 
 def _read(path: Path, reading: _Reading) -> None:
@@ -129,6 +174,7 @@ def _read(path: Path, reading: _Reading) -> None:
 
     if (path / "run.json").is_file():
         run = open_run(path)
+        reading.named.add(path)
         reading.add(run, path, run.method.name, {})
         return
     if (path / RESULTS).is_file():
@@ -136,10 +182,16 @@ def _read(path: Path, reading: _Reading) -> None:
         return
     found = sorted(p.parent for p in path.rglob("run.json") if not _hidden(p.relative_to(path)))
     if not found:
-        raise UsageError(f"{path}: no runs here (no run.json, no {RESULTS})")
+        raise UsageError(f"no runs here: {not_what_is_asked(path, PlaceKind.RUN)}")
     for place in found:
-        run = open_run(place)
+        try:
+            run = open_run(place)
+        except FitError as error:
+            reading.leave_out(place, str(error))
+            continue
         reading.add(run, place, run.method.name, {})
+    for ensemble in places_in(path, PlaceKind.ENSEMBLE):
+        reading.leave_out(ensemble, f"an ensemble: ltcache evaluate {ensemble} scores it")
 
 
 def _read_ablation(path: Path, reading: _Reading) -> None:
@@ -168,11 +220,21 @@ def _place(path: Path) -> str:
     return str(path.parent if path.name.startswith("seed-") else path)
 
 
-def _common_rows(entries: Sequence[Entry], reading: _Reading) -> dict[str, ScoredRows]:
-    """Return split -> rows, refusing runs whose scores are of other rows."""
-    runs = [(entry, run) for entry in entries for run in entry.runs]
-    for split in {split for _, run in runs for split in run.metrics}:
-        sizes = {run.metrics[split].per_class_rows for _, run in runs if split in run.metrics}
-        if len(sizes) > 1:
-            raise UsageError(f"the runs were scored on different {split} rows: not comparable")
-    return {split: rows for split, (rows, _) in reading.rows.items()}
+def _scored_rows(run: Run) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return split -> rows of each class that a run was scored on, as a value that is hashable."""
+    return tuple(sorted((split, tuple(m.per_class_rows)) for split, m in run.metrics.items()))
+
+
+def _not_comparable(
+    found: Mapping[str, tuple[int, ...]], usual: Mapping[str, tuple[int, ...]]
+) -> str:
+    """Return why a run cannot stand in one table with most others, or nothing."""
+    for split, rows in usual.items():
+        if split not in found:
+            return f"it has no scores on {split}, which most of these runs have: not comparable"
+        if found[split] != rows:
+            return (
+                f"scored on other {split} rows ({sum(found[split])}) than most of these runs "
+                f"({sum(rows)}): not comparable"
+            )
+    return ""

@@ -24,6 +24,7 @@ import torch
 from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.errors import CacheError, UsageError
 from ltcache.files import result_folder, whole_folder, write_json
+from ltcache.place_kind import PlaceKind, not_what_is_asked
 from ltcache.retrieval.neighbours import gpus, load_faiss
 from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import Queries, unit
@@ -111,7 +112,7 @@ def open_index(path: str | Path, pool: Pool) -> PoolIndex:
     """
     path = result_folder(path)
     if not (path / "index.json").is_file():
-        raise UsageError(f"{path}: no index here (there is no index.json)")
+        raise UsageError(f"no index here: {not_what_is_asked(path, PlaceKind.INDEX)}")
     try:
         record = json.loads((path / "index.json").read_text(encoding="utf-8"))
         digest, identity = record["sha256"], record["pool"]

@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import CacheError, UsageError
 from ltcache.files import result_folder, whole_folder, write_json
+from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 FORMAT = 1
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -159,7 +160,9 @@ def open_retrieved(path: str | Path) -> Retrieved:
     """
     path = result_folder(path)
     if not (path / "retrieve.json").is_file():
-        raise UsageError(f"{path}: no result of retrieve-tail here (there is no retrieve.json)")
+        raise UsageError(
+            f"no result of retrieve-tail here: {not_what_is_asked(path, PlaceKind.RETRIEVED)}"
+        )
     try:
         record = json.loads((path / "retrieve.json").read_text(encoding="utf-8"))
         table = pq.read_table(path / "retrieved.parquet")

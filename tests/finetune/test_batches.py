@@ -277,7 +277,7 @@ def test_numbers_out_of_range(
 
 
 def test_what_cannot_be_trained_on(manifest: Manifest) -> None:
-    with pytest.raises(FitError, match="'pool' has no labelled images; there are train"):
+    with pytest.raises(FitError, match="no split 'pool', only train"):
         ImageBatches(manifest, "pool", SIZE, CropFlip(), batch=4)
     with pytest.raises(ManifestError, match="--root"):
         batches(replace(manifest, root=None))
