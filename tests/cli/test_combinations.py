@@ -96,7 +96,7 @@ def test_options_of_a_file_and_of_the_environment_count(
 
 def test_a_default_and_a_flag_that_is_off_are_not_given(call: Call) -> None:
     status, _, err = call("retrieve-tail", "place", "--text", "a fox", "--no-gallery")
-    assert status == 1 and "place: not a feature cache" in err
+    assert status == 1 and "not a feature cache: place does not exist" in err
 
 
 def test_precision_said_twice(call: Call) -> None:
