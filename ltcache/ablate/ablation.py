@@ -250,6 +250,8 @@ def _check_out(out: Path) -> None:
 def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: int) -> None:
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds must be different and at least one, not {list(seeds)}")
+    if "train" not in cache.splits:
+        raise UsageError(f"{cache.path}: {missing_split('train', cache.splits)}")
     if split not in SCORED:
         raise UsageError(f"split {split!r} cannot be compared on: choose {' or '.join(SCORED)}")
     if split not in cache.splits:

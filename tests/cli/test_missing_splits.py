@@ -100,6 +100,13 @@ def test_the_nearest_split_is_named(call: Call, tmp_path: Path, split: str, mean
     assert status == 1 and f"did you mean {meant!r}?" in err
 
 
+def test_an_ablation_without_training_rows_begins_nothing(call: Call, tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "cache", {"test": (5,) * 4})
+    status, _, err = call("ablate", cache, "--methods", "ncm", "--out", tmp_path / "a")
+    assert status == 2 and "no split 'train', only test; give the images a split" in err
+    assert not (tmp_path / "a").exists()
+
+
 def test_classes_that_train_lacks_are_refused(call: Call, tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "c", {"train": (20, 10, 0, 0), "test": (0, 0, 5, 5)})
     status, _, err = call("fit-adapter", cache, *FEW, "--out", tmp_path / "run")
