@@ -21,7 +21,7 @@ from ltcache.manifest.text import some
 MISSING_WORDS = ("nan", "-nan", "na", "n/a", "#n/a", "<na>", "none", "null")
 """How programs write that a value is missing, in lower case."""
 
-_WHOLE = r"^-?[0-9]{1,18}$"
+_WHOLE = r"^(-?[0-9]{1,18})$"
 _WHOLE_AS_FLOAT = r"^(-?[0-9]{1,18})\.0*$"
 
 
@@ -101,9 +101,10 @@ def _taken(where: str, found: pa.Array, how: str) -> str:
     return f"{where}: {len(found)} label(s) {some(map(repr, words))} are taken {how}"
 
 
-def is_whole(text: str) -> bool:
-    """Return whether a text is a whole number as labels are written (``7``, ``7.0``)."""
-    return re.match(_WHOLE, text) is not None or re.match(_WHOLE_AS_FLOAT, text) is not None
+def whole_number(text: str) -> int | None:
+    """Return the whole number that a text is, as labels are written (``7``, ``7.0``), or None."""
+    found = re.match(_WHOLE, text) or re.match(_WHOLE_AS_FLOAT, text)
+    return int(found[1]) if found else None
 
 
 def only_missing_words(labels: Iterable[str | None]) -> bool:

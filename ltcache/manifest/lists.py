@@ -19,7 +19,7 @@ from ltcache.manifest.classes import NAME_NORMALISER, ClassList
 from ltcache.manifest.derive import parent_folders
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.image_files import is_image
-from ltcache.manifest.labels import Labels, is_whole, read_labels
+from ltcache.manifest.labels import Labels, read_labels, whole_number
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
@@ -75,7 +75,7 @@ def _with_labels(
     row = texts.index("") if "" in texts else None
     labels = read_labels(str(path), "label", pa.array(texts, pa.string()))
     if row is None and not isinstance(labels.values, np.ndarray):
-        row = next((row for row, text in enumerate(texts) if not is_whole(text)), 0)
+        row = next((row for row, text in enumerate(texts) if whole_number(text) is None), 0)
     if row is not None:
         raise ManifestError(
             f"{path} line {numbers[row]}: expected 'path label' with a whole number at the end, "

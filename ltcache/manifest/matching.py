@@ -12,7 +12,7 @@ import numpy as np
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed, readable_name
 from ltcache.manifest.derive import derived_classes
-from ltcache.manifest.labels import is_whole, only_missing_words
+from ltcache.manifest.labels import only_missing_words, whole_number
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.text import natural_key, some
 
@@ -132,9 +132,11 @@ def _refuse_mixed(named: Sequence[Listing], listings: Sequence[Listing]) -> None
 def _numbers_called_otherwise(listings: Iterable[Listing], classes: ClassList) -> list[str]:
     """Return a note where numbers serve as labels and classes bear other numbers as names."""
     numbered = next((item for item in listings if (item.numbers >= 0).any()), None)
-    if numbered is None or not all(map(is_whole, classes.names)):
+    numbers = [whole_number(name) for name in classes.names]
+    if numbered is None or None in numbers:
         return []
-    other = [f"label {k} is called {n!r}" for k, n in enumerate(classes.names) if int(n) != k]
+    called = zip(range(len(classes)), classes.names, numbers, strict=True)
+    other = [f"label {k} is called {name!r}" for k, name, number in called if number != k]
     if not other:
         return []
     return [
