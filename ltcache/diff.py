@@ -23,6 +23,7 @@ from ltcache.errors import ImageError
 from ltcache.images import open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import GroupScheme
+from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, kind_of
 
 FIRST = 5
@@ -65,6 +66,7 @@ class Moved:
     scheme: str
 
 
+@one_line
 @dataclass(frozen=True)
 class DiffReport:
     """What differs between A and B.

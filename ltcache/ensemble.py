@@ -37,6 +37,7 @@ from ltcache.metrics import (
     evaluate_logits,
     paired_bootstrap,
 )
+from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 from ltcache.run import Run, check_features, open_run, write_classes
 from ltcache.zero_shot import cached_logits
@@ -68,6 +69,7 @@ class ZeroShot:
     prompts: str | None = None
 
 
+@one_line
 @dataclass(eq=False)
 class Ensemble:
     """An ensemble with its scores and those of its members on the same rows.

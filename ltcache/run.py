@@ -29,6 +29,7 @@ from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
 from ltcache.manifest.missing_split import unlabelled_split
 from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _RECORDED = {
 _KEPT = ("text_features", "projection", "directions")
 
 
+@one_line
 @dataclass(eq=False)
 class Run:
     """A trained head and everything that its results depend on.
@@ -67,6 +69,13 @@ class Run:
     class_names: tuple[str, ...] = ()
     rest: Mapping[str, np.ndarray] = field(default_factory=dict)
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        """Return the method, the seed, the scores and where the run lies, on one line."""
+        scores = [f"{k} {100 * m.mean_per_class:.1f} % mean/class" for k, m in self.metrics.items()]
+        place = [] if self.path is None else [f"at {self.path}"]
+        seed = f"seed {self.record['seed']}"
+        return f"Run({', '.join([self.method.name, seed, *scores, *place])})"
 
     @property
     def key(self) -> str:

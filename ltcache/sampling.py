@@ -14,7 +14,10 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from ltcache.one_line import one_line
 
+
+@one_line
 @dataclass(frozen=True)
 class RowsByClass:
     """Rows sorted by class.

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ltcache.errors import FitError, ManifestError, UsageError
+from ltcache.one_line import one_line
 
 FLOOR = 1e-12
 """Smallest prior of a class: keeps logits finite where the target has none of it."""
@@ -152,6 +153,7 @@ def retarget(logits: np.ndarray, assumed: np.ndarray, target: np.ndarray) -> np.
     return logits + move.astype(logits.dtype)
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class PriorEstimate:
     """What EM found: ``prior`` float64 (C,), the ``steps`` it took and whether it ``converged``."""

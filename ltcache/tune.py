@@ -15,6 +15,7 @@ from ltcache.errors import FitError, UsageError
 from ltcache.extras import how_to_install
 from ltcache.manifest.missing_split import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -72,6 +73,7 @@ TRIALS = 9
 TUNERS = ("grid", "optuna")
 
 
+@one_line
 @dataclass(frozen=True)
 class Tuning:
     """What tuning chose, and how.
@@ -215,6 +217,7 @@ def nearest_setting(methods: Sequence[Method], key: str) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Fold:
     """Rows to train on and rows to choose on, never the test split.

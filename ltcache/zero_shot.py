@@ -16,9 +16,11 @@ from ltcache.cache.shared_content import warn_of_shared
 from ltcache.errors import CacheError
 from ltcache.manifest.missing_split import missing_split, unlabelled_split
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+from ltcache.one_line import one_line
 from ltcache.prompts import PromptEmbeddings
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ZeroShotResult:
     """Zero-shot logits of one split.

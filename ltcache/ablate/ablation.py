@@ -25,6 +25,7 @@ from ltcache.cache.shared_content import shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.files import require_local, write_whole
 from ltcache.manifest.missing_split import missing_split, unlabelled_split
+from ltcache.one_line import one_line
 from ltcache.processors import usable_processors
 from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare
 from ltcache.report.frequency import plot_by_frequency
@@ -38,6 +39,7 @@ BASELINE = "ce"
 SCORED = ("val", "test")
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Ablation:
     """What an ablation found.

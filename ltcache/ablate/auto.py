@@ -13,6 +13,7 @@ from ltcache.ablate.resident import resident
 from ltcache.errors import FitError, UsageError
 from ltcache.metrics.bootstrap import Units, percentile_interval
 from ltcache.metrics.summaries import summaries
+from ltcache.one_line import one_line
 from ltcache.tune import fit_fold, has_setting, nearest_setting, validation
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ SEEDS = 3
 RESAMPLES = 2000
 
 
+@one_line
 @dataclass(frozen=True)
 class Choice:
     """What was chosen, and how sure that is.

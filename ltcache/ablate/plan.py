@@ -9,11 +9,13 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.methods import METHODS, Method, method_by_name, override
+from ltcache.one_line import one_line
 from ltcache.tune import has_setting, nearest_setting
 
 Grid = Mapping[str, Sequence[Any]]
 
 
+@one_line
 @dataclass(frozen=True)
 class Setting:
     """One line of an ablation.

@@ -20,6 +20,7 @@ from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError, LtcacheError
 from ltcache.files import mend, write_json
 from ltcache.methods import Method, Train, override
+from ltcache.one_line import one_line
 from ltcache.report.comparison import Scored, scored
 from ltcache.tune import has_setting, tune
 
@@ -56,6 +57,7 @@ class Options:
     together: bool = False
 
 
+@one_line
 @dataclass(frozen=True)
 class Job:
     """One run.
@@ -82,6 +84,7 @@ class Job:
         return override(self.setting.method, None if self.tuning is None else self.tuning["chosen"])
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of a job: ``value``, or the reason that there is none.

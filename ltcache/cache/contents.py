@@ -21,12 +21,14 @@ from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache
 from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_record
 from ltcache.errors import CacheError
+from ltcache.one_line import one_line
 
 _BLOCK = 4096  # rows in memory at a time
 _PROJECTED = 64  # rows of each shard whose embedding is compared with the projection of pooled
 _PROJECTION_COSINE = 0.99  # holds for bf16 towers too
 
 
+@one_line
 @dataclass
 class Contents:
     """What the contents of a cache gave.

@@ -34,6 +34,7 @@ from ltcache.cache.shards import ShardRecord, merged_errors, read_record
 from ltcache.errors import CacheError
 from ltcache.files import write_whole
 from ltcache.manifest import Manifest
+from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
@@ -45,6 +46,7 @@ SEAL = "index_sha256"
 """The index' own field: SHA-256 of the canonical JSON of all its other fields."""
 
 
+@one_line
 @dataclass(frozen=True)
 class EncoderState:
     """What a cache keeps of its encoder, so that a laptop without the model can go on.

@@ -17,10 +17,12 @@ from ltcache.cache.fingerprint import canonical_json, require_equal
 from ltcache.cache.layout import plan_path
 from ltcache.errors import CacheError
 from ltcache.files import create_whole
+from ltcache.one_line import one_line
 
 FORMAT = 1
 
 
+@one_line
 @dataclass(frozen=True)
 class Plan:
     """What is encoded by what, in which pieces.

@@ -15,11 +15,13 @@ from ltcache.cache.layout import prompts_path
 from ltcache.cache.shards import map_array, write_arrays
 from ltcache.errors import CacheError
 from ltcache.files import committed, write_whole
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache.reader import Cache
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class PromptEmbeddings:
     """Sentences of every class in the joint space, unaveraged and averaged.

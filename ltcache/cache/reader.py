@@ -61,6 +61,11 @@ class Cache:
         self.projection: np.ndarray | None = tensors.get("projection")
         self.projection_bias: np.ndarray | None = tensors.get("projection_bias")
 
+    def __repr__(self) -> str:
+        """Return where the cache lies and what it is of, on one line."""
+        architecture = self.encoder.get("architecture", {}).get("name", "unknown encoder")
+        return f"Cache({str(self.path)!r}, {architecture}, {self.manifest!r})"
+
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest that was extracted, with the columns of extraction."""

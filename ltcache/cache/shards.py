@@ -20,11 +20,13 @@ from ltcache.cache.fingerprint import canonical_json, file_digest
 from ltcache.cache.layout import CENTER, record_path, shard_path
 from ltcache.errors import CacheError
 from ltcache.files import committed, write_whole
+from ltcache.one_line import one_line
 
 _LARGEST = float(np.finfo(np.float16).max)
 _MOVED = 2**-10  # of a row's length
 
 
+@one_line
 @dataclass(frozen=True)
 class ShardRecord:
     """What a shard holds, item by item; written after the shard itself.

@@ -22,6 +22,7 @@ from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
 from ltcache.files import require_local
+from ltcache.one_line import one_line
 
 UNCHECKED = ("cost.jsonl",)
 """Files that nothing depends on: appended to by several processes, never part of the index."""
@@ -49,6 +50,7 @@ class Problem:
         return f"{self.file}: {self.text}. Remedy: {self.remedy}"
 
 
+@one_line
 @dataclass(frozen=True)
 class VerifyReport:
     """What a verification looked at and found.

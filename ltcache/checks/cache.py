@@ -12,11 +12,13 @@ from ltcache.checks.duplicates import (
     near_duplicates,
 )
 from ltcache.checks.permutation import Permutation, permuted_labels
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
 
 
+@one_line
 @dataclass(frozen=True)
 class CacheChecks:
     """What looks wrong with a cache's classes and images; all empty where nothing does.

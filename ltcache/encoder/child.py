@@ -29,12 +29,14 @@ from ltcache.encoder.record import LOCAL
 from ltcache.encoder.weights import first_line, misfits
 from ltcache.errors import EncoderError, LtcacheError
 from ltcache.files import mend, result_folder
+from ltcache.one_line import one_line
 
 FORMAT = 1
 RECORD_FILE, ADAPTERS_FILE = "ltcache.json", "adapters.safetensors"
 WHOLE, ADAPTED = "open_clip", "adapters"
 
 
+@one_line
 @dataclass(frozen=True)
 class Child:
     """A checkpoint's record.

@@ -18,6 +18,7 @@ from ltcache.encoder.source import Source
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder.towers import AdapterSpec
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "Pillow", "numpy")
 
 
+@one_line
 @dataclass(frozen=True)
 class PendingFeatures:
     """Features on their way from the device; see :meth:`Encoder.submit`."""

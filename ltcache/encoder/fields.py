@@ -18,9 +18,12 @@ from open_clip.model import CustomTextCLIP
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
+from ltcache.one_line import one_line
+
 EMBEDDING, POOLED = "embedding", "pooled"
 
 
+@one_line
 @dataclass(frozen=True)
 class Projection:
     """The last linear layer of a tower: weight float32 (P, D), bias float32 (D,) or None."""

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from ltcache.errors import EncoderError
+from ltcache.one_line import one_line
 
 _DEPTH = 3
 _SHOWN = 8
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class TensorTable:
     """Tensors by name, and where they stand in a file: ``["ema"]["model"]``, empty at its top."""

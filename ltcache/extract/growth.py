@@ -24,12 +24,14 @@ from ltcache.cache.shards import merged_errors
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.images import ImageStore, open_store
 from ltcache.manifest import Manifest, Root
+from ltcache.one_line import one_line
 
 _SAMPLE = 64  # images whose content is compared when a cache is reused
 _CHUNK = 64  # images hashed in one task
 _BLOCK = 4096
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Growth:
     """How a cache grows.

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ltcache.cache import Cache, Plan
 from ltcache.cache.layers import NO_ROW
+from ltcache.one_line import one_line
 
 _KNOWN = ("sha256", "width", "height", "error")
 
@@ -32,6 +33,7 @@ class Item:
     error: str | None = None
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Items:
     """The images of one plan, in Arrow's form: a fifth of what lists would take.

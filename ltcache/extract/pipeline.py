@@ -32,6 +32,7 @@ from ltcache.cache.shards import lost_in_half
 from ltcache.errors import CacheError, ImageError
 from ltcache.extract.items import Item, Items
 from ltcache.images import ImageStore, Preprocessing, View, decode_views
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures
@@ -40,6 +41,7 @@ TOKENS = "tokens"
 _CHUNK = 8  # images in one decoding task: few enough to balance, many enough to be cheap
 
 
+@one_line
 @dataclass
 class Decoded:
     """One micro-batch: view -> pixels uint8 (crops, n, 3, H, W), zeros for items that failed.

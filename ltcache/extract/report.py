@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
+from ltcache.one_line import one_line
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Progress:
     binding: str
 
 
+@one_line
 @dataclass(frozen=True)
 class ExtractReport:
     """What an extraction did.

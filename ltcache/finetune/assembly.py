@@ -39,6 +39,7 @@ from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest
 from ltcache.methods import FIELDS
+from ltcache.one_line import one_line
 from ltcache.prompts import class_sentences
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Means:
     compiled: bool = False
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Assembly:
     """All parts of a training.

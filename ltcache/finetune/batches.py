@@ -34,6 +34,7 @@ from ltcache.images import ImageStore, Preprocessing, open_store
 from ltcache.images.decoding import opened
 from ltcache.manifest import Manifest, Root
 from ltcache.manifest.missing_split import missing_split, unlabelled_split
+from ltcache.one_line import one_line
 from ltcache.processors import usable_processors
 
 KEEP = 1 << 29
@@ -263,6 +264,7 @@ class _Plan(Sampler[Wanted]):
         return len(self.wanted)
 
 
+@one_line
 @dataclass(eq=False)
 class Reader(Dataset[Any]):
     """Rows to pixels; goes to each worker, which opens the images' root for itself.

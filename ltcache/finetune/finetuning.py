@@ -39,6 +39,7 @@ from ltcache.fit.unfitted import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, evaluate_logits
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -50,6 +51,7 @@ _ON_CPU = 32  # images in one pass: activations stay in the cache, a third faste
 _ALL_ON_CPU = 128  # where each pass has a price of its own
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class FineTuned:
     """A tuned encoder, the head that was tuned with it, and how they came about.

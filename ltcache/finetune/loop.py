@@ -21,6 +21,7 @@ from ltcache.finetune.state import Place, StateFolder, load_optimiser, optimiser
 from ltcache.finetune.step import Embedder, Step, accumulate, trained_parameters
 from ltcache.fit.train import optimiser_of, set_lr
 from ltcache.methods import Optimisation
+from ltcache.one_line import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
 
 _TICK = 2.0  # seconds between two reports, and looks at the loss
@@ -31,6 +32,7 @@ Record = dict[str, Any]
 Judge = Callable[[], Mapping[str, float]]
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Training:
     """All that a training needs.

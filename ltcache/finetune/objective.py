@@ -14,8 +14,10 @@ from ltcache.finetune.contrastive import supervised_contrastive, unit_rows
 from ltcache.finetune.spec import CONTRASTIVE, Term
 from ltcache.losses import LOSSES, Loss
 from ltcache.objectives import Batch, WeightedMean
+from ltcache.one_line import one_line
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Embedded:
     """What the towers, and the head where there is one, say about a batch.

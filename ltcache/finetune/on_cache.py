@@ -16,6 +16,7 @@ from ltcache.finetune.finetuning import FineTuned, finetune
 from ltcache.finetune.renewal import check_renewal, renew
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest, read_manifest
+from ltcache.one_line import one_line
 from ltcache.run import Run
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ CACHE, RUN = "cache", "run"
 """Where the new cache and the run lie in a checkpoint, unless told otherwise."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Renewed:
     """A fine-tuning and what it has made of a cache.

@@ -14,6 +14,7 @@ from ltcache.methods import (
     read_optimisation,
     written_optimisation,
 )
+from ltcache.one_line import one_line
 
 TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""
@@ -160,6 +161,7 @@ PARTS = ("image", "text", "adapters", "classifier")
 """Groups of parameters that may have a learning rate of their own; logit_scale is with text."""
 
 
+@one_line
 @dataclass(frozen=True)
 class FineTuning:
     """A named recipe that changes an encoder.

@@ -25,11 +25,13 @@ from ltcache.finetune.gather import joined, ranks
 from ltcache.finetune.objective import Embedded, Objective
 from ltcache.heads import Head
 from ltcache.images import Preprocessing
+from ltcache.one_line import one_line
 
 EMBEDDING = "embedding"
 Fields = dict[str, Tensor]
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Cached:
     """What the first pass leaves for a micro-batch of the second.

@@ -34,6 +34,7 @@ from ltcache.methods import (
     override,
 )
 from ltcache.metrics import GroupScheme, Metrics
+from ltcache.one_line import one_line
 from ltcache.run import Run, check_place, require_labels, score, token_map
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def fit_adapter(
     return run
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Seeds:
     """Runs that differ only in the seed.

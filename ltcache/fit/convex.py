@@ -37,6 +37,7 @@ from ltcache.losses.base import OffsetCrossEntropy
 from ltcache.losses.softmax import softmax_residual_
 from ltcache.methods import Train
 from ltcache.objectives import Batch, Objective, WeightedMean
+from ltcache.one_line import one_line
 from ltcache.sampling import SAMPLERS
 
 _BLOCK = 1024  # rows at once: their logits stay in the cache of a core
@@ -104,6 +105,7 @@ def require_convex(head: Head, objective: Objective, stage: Train) -> Affine:
     return affine
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Value:
     """The objective at a point.

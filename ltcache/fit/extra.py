@@ -13,8 +13,10 @@ from torch import Tensor
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.rows import Rows
+from ltcache.one_line import one_line
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ExtraRows:
     """Features with labels that nobody has checked.

@@ -20,11 +20,13 @@ from ltcache.fit.task import Progress, StageResult, Task
 from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import Method
+from ltcache.one_line import one_line
 
 Memo = MutableMapping[str, tuple[StageResult, Tensor]]
 """What stages have left before, by all that determines them: methods share their first stages."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """A trained head with what it needs to be used and to be judged.
@@ -137,6 +139,7 @@ def with_history_of(
     return [replace(r, history=t.history) for r, t in zip(results, trial, strict=True)]
 
 
+@one_line
 @dataclass(frozen=True)
 class OneFit:
     """One method with everything but the rows; see :func:`fit_head`."""

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
+from ltcache.one_line import one_line
 
 SHARE = 0.1
 LEAST = 5  # a class with fewer rows gives none away
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Features with their labels.

@@ -30,6 +30,7 @@ from ltcache.methods import (
     residual_prior,
 )
 from ltcache.objectives import OBJECTIVES, Objective
+from ltcache.one_line import one_line
 
 Choice = Mapping[str, Any] | None
 TEXT_SPACE = ("none", "l2")  # feature transforms that leave class texts comparable
@@ -48,6 +49,7 @@ def run_stage(stage: Stage, task: Task, previous: Head | None, choice: Choice) -
     return RUNNERS[type(stage)](stage, task, previous, choice)
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Training:
     """A :class:`ltcache.methods.Train` stage that is ready to be run.

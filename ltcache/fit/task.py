@@ -11,10 +11,12 @@ from torch import Generator, Tensor
 
 from ltcache.fit.rows import Rows
 from ltcache.heads import Head, HeadContext
+from ltcache.one_line import one_line
 
 Progress = Callable[[dict[str, Any]], None]
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Task:
     """What every stage of one fit shares.
@@ -53,6 +55,7 @@ class Task:
         )
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class StageResult:
     """What a stage leaves.

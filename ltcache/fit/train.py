@@ -18,11 +18,13 @@ from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
 from ltcache.methods import Optimisation, Train, hyper_parameters
 from ltcache.objectives import Batch, Objective
+from ltcache.one_line import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
 
 _BLOCK = 8192  # rows predicted at once
 
 
+@one_line
 @dataclass(frozen=True)
 class Trained:
     """What a loop leaves: one record per epoch, and the epoch (from 1) that was kept."""

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
+from ltcache.one_line import one_line
 
 NO_TEXTS = (
     "add them with ltcache prompts; an image-only encoder has none, so take another method or "
@@ -24,6 +25,7 @@ NO_TEXTS = (
 """What to do where a cache has no class texts."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class TokenMap:
     """How the tokens of an image lie, and what of the encoder follows them.
@@ -40,6 +42,7 @@ class TokenMap:
     rest: Callable[[Tensor], Tensor] | None = None
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class HeadContext:
     """What a head can be built from.

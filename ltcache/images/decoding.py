@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from ltcache.errors import ImageError
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.views import View
+from ltcache.one_line import one_line
 
 # what Pillow logs of a broken file is in the row's reason; without a handler it would be printed
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -23,6 +24,7 @@ _CENTER = View("center")
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
 
+@one_line
 @dataclass(frozen=True)
 class DecodedImage:
     """Pixels uint8 (3, H, W) at the encoder's size, and the size of the source in pixels."""
@@ -32,6 +34,7 @@ class DecodedImage:
     height: int
 
 
+@one_line
 @dataclass(frozen=True)
 class DecodedViews:
     """View -> pixels uint8 (crops, 3, H, W), and the size of the source in pixels."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.text import json_digest, some
+from ltcache.one_line import one_line
 
 NAME_NORMALISER = "readable_name/1"
 """Recorded in a manifest's card (``class_names``) where names came from folder names."""
@@ -42,6 +43,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+@one_line
 @dataclass(frozen=True)
 class ClassList:
     """The classes in label order.

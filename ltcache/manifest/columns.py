@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
+from ltcache.one_line import one_line
 
 _BYTE_ORDER_MARK = "\ufeff"
 
 
+@one_line
 @dataclass(frozen=True)
 class Columns:
     """A table as read.

@@ -19,6 +19,7 @@ from ltcache.manifest.roots import Root
 from ltcache.manifest.rows import Listing, build_rows
 from ltcache.manifest.splits import canonical_split
 from ltcache.manifest.text import some
+from ltcache.one_line import one_line
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Request:
             )
 
 
+@one_line
 @dataclass(frozen=True)
 class Draft:
     """A source as read: lists, and the class list where the source has one."""

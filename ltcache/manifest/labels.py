@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import decoded
 from ltcache.manifest.text import some
+from ltcache.one_line import one_line
 
 MISSING_WORDS = ("nan", "-nan", "na", "n/a", "#n/a", "<na>", "none", "null")
 """How programs write that a value is missing, in lower case."""
@@ -25,6 +26,7 @@ _WHOLE = r"^(-?[0-9]{1,18})$"
 _WHOLE_AS_FLOAT = r"^(-?[0-9]{1,18})\.0*$"
 
 
+@one_line
 @dataclass(frozen=True)
 class Labels:
     """The labels of n rows.

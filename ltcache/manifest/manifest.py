@@ -17,6 +17,7 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.roots import Root
 from ltcache.manifest.splits import SPLITS
 from ltcache.manifest.text import json_digest
+from ltcache.one_line import one_line
 
 COLUMNS = pa.schema(
     [
@@ -33,6 +34,7 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _SLICE = 8192  # rows turned into Python values at a time
 
 
+@one_line
 @dataclass(frozen=True)
 class Manifest:
     """Images, classes and splits of one dataset, in one canonical form.
@@ -66,6 +68,12 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_rows(self.rows, self.num_classes)
+
+    def __repr__(self) -> str:
+        """Return the name and the sizes, on one line."""
+        splits = [f"{split} {len(self.indices(split))}" for split in self.splits]
+        sizes = [f"{len(self)} images", f"{self.num_classes} classes", *splits]
+        return f"Manifest({self.name!r}, {', '.join(sizes)})"
 
     def __len__(self) -> int:
         """The number of rows, n."""

@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.manifest import COLUMNS
+from ltcache.one_line import one_line
 
 _LEAVES_ROOT = r"^/|^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|(^|[/\\])\.\.([/\\]|$)|\x00"
 _UNTIDY = r"//|(^|/)\.(/|$)|/$"
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
+@one_line
 @dataclass(frozen=True)
 class Listing:
     """What one list or folder says, row by row.

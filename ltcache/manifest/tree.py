@@ -24,8 +24,10 @@ from ltcache.manifest.roots import Remote, Root, places_of, root_kind
 from ltcache.manifest.tars import tar_heads, tar_index
 from ltcache.manifest.walk import walk_folder
 from ltcache.manifest.zips import zip_heads, zip_index
+from ltcache.one_line import one_line
 
 
+@one_line
 @dataclass(frozen=True)
 class Tree:
     """What lies below a root, hidden things and ``__MACOSX`` left out.

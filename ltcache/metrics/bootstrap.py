@@ -19,10 +19,12 @@ import numpy as np
 
 from ltcache.metrics.groups import GroupScheme
 from ltcache.metrics.summaries import summaries
+from ltcache.one_line import one_line
 
 _CELLS = 4_000_000  # numbers in one block of resamples
 
 
+@one_line
 @dataclass(frozen=True)
 class Units:
     """Independent units with their sums, sorted by class.

@@ -11,6 +11,7 @@ import numpy as np
 from ltcache.metrics.bootstrap import Units, percentile_interval
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.summaries import class_accuracy, summaries
+from ltcache.one_line import one_line
 
 ECE_BINS = 15
 # Only scores that are linear in the class accuracies: resampling pushes minima and means with a
@@ -18,6 +19,7 @@ ECE_BINS = 15
 INTERVALS = ("overall", "mean_per_class", "many", "medium", "few", "head_tail_gap")
 
 
+@one_line
 @dataclass(frozen=True)
 class Metrics:
     """Scores of one split, as fractions; None where a group has no rows.

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ltcache.errors import FitError
 from ltcache.losses import Loss
+from ltcache.one_line import one_line
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Batch:
     """What a step trains on.
@@ -41,6 +43,7 @@ class Batch:
         return Batch(self.features[rows], self.labels[rows], weights, other, self.share)
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What a head says about a batch.

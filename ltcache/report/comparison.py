@@ -13,6 +13,7 @@ import numpy as np
 
 from ltcache.errors import UsageError
 from ltcache.metrics import GroupScheme, Metrics, paired_bootstrap
+from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -22,6 +23,7 @@ STATISTIC = "mean_per_class"
 """What ranks and differences are of."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Scored:
     """What a comparison needs of one run.
@@ -42,6 +44,7 @@ class Scored:
     path: str | None = None
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Entry:
     """One line of a comparison: a method with its settings, over seeds.
@@ -58,6 +61,7 @@ class Entry:
     runs: Sequence[Scored]
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ScoredRows:
     """The labelled rows of a split, in the order of ``Scored.right``.

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import UsageError
+from ltcache.one_line import one_line
 from ltcache.retrieval.result import ACCEPTED, REJECTED, Retrieved, tally
 
 FORMAT = 1
@@ -28,6 +29,7 @@ LOCKED = ("leak",)
 """Reasons that nobody can overrule: an image of another split, byte for byte."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Decisions:
     """Decisions about the candidates of one retrieval.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ltcache.errors import UsageError
+from ltcache.one_line import one_line
 from ltcache.retrieval.scoring import Scores
 
 GUARDS = ("threshold", "margin", "duplicates", "leaks", "sources")
@@ -37,6 +38,7 @@ REASONS = {
 """Reason of a rejected candidate -> what it means."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What guards look at, one value per candidate.
@@ -77,6 +79,7 @@ class Limits:
     off: frozenset[str] = frozenset()
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Verdicts:
     """What became of each candidate.

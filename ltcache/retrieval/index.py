@@ -24,6 +24,7 @@ import torch
 from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.errors import CacheError, UsageError
 from ltcache.files import result_folder, whole_folder, write_json
+from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 from ltcache.retrieval.neighbours import gpus, load_faiss
 from ltcache.retrieval.pool import Pool
@@ -46,6 +47,7 @@ _SMALL, _LARGE = 20_000, 5_000_000  # rows: below, an index is flat; above, it i
 _BLOCK = 16_384
 
 
+@one_line
 @dataclass(eq=False)
 class PoolIndex:
     """An index over the rows of a pool.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.one_line import one_line
 from ltcache.retrieval.pool import CachedPool, Pool
 from ltcache.retrieval.queries import unit
 
@@ -40,6 +41,7 @@ _BLOCK = 4096
 _SAMPLE = 4096  # training images that a threshold is calibrated on
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Neighbours:
     """The nearest references of each image, best first; fewer than K where there are not as many.

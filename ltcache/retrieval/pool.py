@@ -11,6 +11,7 @@ import numpy as np
 from ltcache.cache import Cache
 from ltcache.cache.fingerprint import bytes_digest, digest
 from ltcache.errors import CacheError
+from ltcache.one_line import one_line
 from ltcache.retrieval.queries import unit
 
 EMBEDDING = "embedding"
@@ -37,6 +38,7 @@ class Pool(Protocol):
         """Return a value for JSON that differs where rows or embeddings do."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ArrayPool:
     """A pool in memory: float (N, D); its row numbers count from 0."""

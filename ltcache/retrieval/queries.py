@@ -9,10 +9,12 @@ import numpy as np
 
 from ltcache.cache import PromptEmbeddings
 from ltcache.errors import UsageError
+from ltcache.one_line import one_line
 
 POOLINGS = ("mean", "max")
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Queries:
     """One or several unit rows per class; logits are their largest product, over tau.

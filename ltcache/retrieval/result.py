@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import CacheError, UsageError
 from ltcache.files import result_folder, whole_folder, write_json
+from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 FORMAT = 1
@@ -64,6 +65,7 @@ COLUMNS = {
 """Columns of retrieved.parquet, one row per class and candidate, by label and then by rank."""
 
 
+@one_line
 @dataclass(eq=False)
 class Retrieved:
     """Candidates of the tail classes with what became of them.

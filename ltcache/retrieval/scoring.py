@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import UsageError
+from ltcache.one_line import one_line
 from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import Queries
 from ltcache.retrieval.scoring_lists import Exact, TopLists
@@ -32,6 +33,7 @@ _LAST = 8  # entries of a list that errors of a low precision are measured on
 _EXACT_ROWS = 256  # rows scored in float64 at once
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Pairs of a pool row and a class, by class as asked for, then by rank.

@@ -17,6 +17,7 @@ import numpy as np
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
 from ltcache.files import committed, require_local
+from ltcache.one_line import one_line
 from ltcache.retrieval.gallery import check_cache
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
@@ -30,6 +31,7 @@ _PERPLEXITY, _LEAST = 30.0, 5
 _KINDS = {"training": ("o", 14), "retrieved": ("^", 26), "prompt": ("*", 170)}
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Points:
     """What is drawn: unit embeddings (n, D), their labels (n,) and kinds (n,)."""

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ltcache.cache.layout import CENTER
 from ltcache.errors import EncoderError, FitError, UsageError
 from ltcache.files import require_vacant, whole_folder
+from ltcache.one_line import one_line
 from ltcache.predict import check_encoder, load_for_run, probabilities_of
 from ltcache.run import Run, open_run
 
@@ -135,6 +136,7 @@ from open_clip's embeddings alone. A head that folds: `ltcache fit-adapter CACHE
 -s feature.field=embedding -s feature.transform=l2 -s head.bias=false`, or a cosine head."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Folded:
     """A head as one product: weight (C, D), bias (C,), whether features are normalised before."""

@@ -17,12 +17,14 @@ from ltcache.cache.index import EXTRACTED
 from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest import Manifest
 from ltcache.manifest.text import read_json
+from ltcache.one_line import one_line
 from ltcache.transfer.arrays import Stack, read_arrays
 
 FORMAT = 1
 RECORD, ROWS, CLASSES, ENCODER = "export.json", "rows.parquet", "classes.json", "encoder.npz"
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Exported:
     """An export.

@@ -16,6 +16,7 @@ from ltcache.cache.fingerprint import bytes_digest, digest, file_digest
 from ltcache.errors import ManifestError, UsageError
 from ltcache.files import require_local
 from ltcache.manifest import Manifest
+from ltcache.one_line import one_line
 from ltcache.transfer.arrays import Stack
 from ltcache.transfer.exported import read_export
 from ltcache.transfer.layouts import Found, guess_layout, read_layout
@@ -26,6 +27,7 @@ SHARD_SIZE = 1024
 NONE = "none"
 
 
+@one_line
 @dataclass(frozen=True)
 class ImportReport:
     """What an import made.

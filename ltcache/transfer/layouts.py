@@ -22,6 +22,7 @@ from ltcache.errors import UsageError
 from ltcache.manifest import ClassList
 from ltcache.manifest.splits import SPLIT_WORDS, SPLITS, known_split, split_in
 from ltcache.manifest.text import read_lines
+from ltcache.one_line import one_line
 from ltcache.transfer.arrays import SUFFIXES, read_arrays
 from ltcache.transfer.columns import texts_of_array
 
@@ -42,6 +43,7 @@ _MEANING = {name: meaning for meaning, names in _NAMES.items() for name in names
 _TIP_SCALE = 100.0  # Tip-Adapter's logits are 100 times the cosine
 
 
+@one_line
 @dataclass
 class Part:
     """Rows of one split.
@@ -61,6 +63,7 @@ class Part:
     splits: np.ndarray | None = None
 
 
+@one_line
 @dataclass
 class Found:
     """What a source holds.

@@ -26,11 +26,13 @@ from ltcache.cache.shards import stored
 from ltcache.errors import UsageError
 from ltcache.files import remove_leftovers, require_local
 from ltcache.manifest import Manifest
+from ltcache.one_line import one_line
 from ltcache.transfer.arrays import Stack
 
 CENTER = "center"
 
 
+@one_line
 @dataclass
 class Content:
     """Everything that goes into a cache; n rows are n items.

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor, nn
 
 from ltcache.errors import EncoderError
+from ltcache.one_line import one_line
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class AdapterSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class AdapterContext:
     """What adapters can be built from besides their options.
