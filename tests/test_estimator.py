@@ -14,9 +14,12 @@ import pytest
 import torch
 from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import ltcache
@@ -144,7 +147,7 @@ def test_metadata_routing_brings_class_texts_through_search_and_pipeline() -> No
         search = GridSearchCV(
             make_pipeline(StandardScaler(with_mean=False, with_std=False), final),
             {"longtailclassifier__logit_scale": [10.0]},
-            cv=3,
+            cv=5,
         )
         right = search.fit(X, y, text_features=dict(zip(NAMES, TEXTS, strict=True))).best_score_
         assert right > 0.7 > 0.3 > search.fit(X, y, text_features=wrong).best_score_
@@ -292,3 +295,21 @@ def test_the_readme_example_runs(
     exec(example, {})
     chosen, score = re.fullmatch(r"(\{.*\}) ([\d.]+)\n", capsys.readouterr().out).groups()  # type: ignore[union-attr]
     assert "settings__loss.tau" in chosen and float(score) > 0.8
+
+
+def test_calibration_to_equal_classes_keeps_the_balance_that_a_plain_one_loses() -> None:
+    counts = np.array([400, 160, 60, 25])
+    draw = np.random.default_rng(0)
+    means = 0.6 * draw.normal(size=(4, 12))
+    y, y_test = np.repeat(np.arange(4), counts), np.repeat(np.arange(4), 200)
+    X, X_test = (means[labels] + draw.normal(size=(len(labels), 12)) for labels in (y, y_test))
+    model = LongTailClassifier(max_epochs=20, hold_out=False)
+
+    def mean_per_class(fitted: Any) -> float:
+        return float(balanced_accuracy_score(y_test, fitted.predict(X_test)))
+
+    alone = mean_per_class(model.fit(X, y))
+    plain = mean_per_class(CalibratedClassifierCV(model, cv=5).fit(X, y))
+    weights = compute_sample_weight("balanced", y)
+    balanced = mean_per_class(CalibratedClassifierCV(model, cv=5).fit(X, y, sample_weight=weights))
+    assert plain < alone - 0.15 and balanced > alone - 0.05

@@ -28,6 +28,7 @@ class GeneralizedLogitAdjustment(Adjustment):
             rows as they come, as in the paper; 0 takes log pi off no balanced head.
         scale: of the zero-shot logits; None: the encoder's logit_scale.
         smooth_prior: take (n + 1) / sum(n + 1) as the prior; else a class without rows is refused.
+            Such a class gets the mean of the other classes' log q, since no row tells of it.
     """
 
     keeps = ("text_features",)
@@ -71,14 +72,18 @@ class GeneralizedLogitAdjustment(Adjustment):
         """Estimate q; where logits would not fit into memory, on evenly spaced rows of each class.
 
         Raises:
-            FitError: class texts of another space, or a class without rows.
+            FitError: class texts of another space.
         """
         context.require_texts()
         most = max(1, _HELD // self.num_classes**2)
         index = spaced_rows(labels, self.num_classes, most)
         chosen = None if weights is None else weights[index]
         logits = self.zero_shot(features[index])
-        self.log_q.copy_(balanced_log_prior(logits, labels[index], chosen))
+        there, own = torch.unique(labels[index], return_inverse=True)
+        found = balanced_log_prior(logits[:, there], own, chosen)
+        whole = found.mean().repeat(self.num_classes)
+        whole[there] = found
+        self.log_q.copy_(whole if len(there) == len(whole) else torch.log_softmax(whole, dim=0))
 
     def residual_after(self, residual: float | None) -> float | None:
         """See :meth:`Adjustment.residual_after`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from ltcache.encoder import load_encoder
-from ltcache.errors import FitError, IdentityError, UsageError
-from ltcache.finetune import TUNINGS, open_fine_tuned
+from ltcache.errors import FitError, IdentityError, UnfittedWarning, UsageError
+from ltcache.finetune import TUNINGS, open_fine_tuned, override_tuning
 from ltcache.manifest import Manifest
 from tests.finetune.conftest import Tune
 from tests.finetune.pictures import read_pictures, write_pictures
@@ -267,3 +268,29 @@ def test_an_unfinished_training_of_other_settings_is_refused(
     with pytest.raises(IdentityError, match="seed"):
         tune("lift", seed=3)
     assert tune("lift", overrides={"optimisation.lr": 0.02}, resume=False).fresh
+
+
+def test_few_images_get_enough_steps_unless_epochs_are_named() -> None:
+    lift = override_tuning(TUNINGS["lift"], None).optimisation
+    for tuning in TUNINGS.values():  # 3,922: Emoji-LT, on which the epochs were chosen
+        assert tuning.optimisation.for_images(3_922) == tuning.optimisation
+    assert lift.for_images(300).epochs * 3 == 96
+    named = override_tuning(TUNINGS["lift"], {"optimisation.epochs": "2"}).optimisation
+    assert named.for_images(300).epochs == 2
+    warm = replace(lift, warmup=1.0).for_images(300)
+    assert warm.warmup / warm.epochs == pytest.approx(1.0 / lift.epochs)
+    assert warm.for_images(300) == warm
+
+
+def test_images_of_one_class_are_refused(tune: Tune, pictures: Manifest) -> None:
+    labels = pictures.rows["label"].to_numpy()
+    one = pictures.rows.filter(labels == labels[0])
+    with pytest.raises(FitError, match="of one class, .*; at least 2 are needed"):
+        tune("lift", source=replace(pictures, rows=one))
+
+
+def test_a_training_that_moved_nothing_says_that_it_fitted_nothing(tune: Tune) -> None:
+    still = {"optimisation.lr": 1e-9, "optimisation.epochs": 1, "classifier.init": "random"}
+    with pytest.warns(UnfittedWarning, match="lift .* ended before it had fitted"):
+        tuned = tune("lift", overrides=still)
+    assert tuned.record["training"]["unfitted"] is True
