@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import FitError, UnfittedWarning, UsageError
 from ltcache.extras import how_to_install
 from ltcache.manifest.missing_split import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
@@ -276,7 +277,9 @@ def fit_fold(method: Method, fold: Fold, **options: Any) -> tuple[Fitted, dict[s
     from ltcache.fit import fit_head
     from ltcache.fit.train import choose_by
 
-    fitted = fit_head(method, fold.rows, fold.context, val=fold.val, **options)
+    with warnings.catch_warnings():  # a trial that fits badly is not chosen
+        warnings.simplefilter("ignore", UnfittedWarning)
+        fitted = fit_head(method, fold.rows, fold.context, val=fold.val, **options)
     val = replace(fold.val, features=fitted.transform(fold.val.features))
     return fitted, choose_by(fitted.head, val)
 

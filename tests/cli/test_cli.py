@@ -97,6 +97,16 @@ def test_the_way_from_images_to_scores(call: Call, cache: Path, tmp_path: Path) 
     assert "0.5" in json.dumps(config)
 
 
+def test_a_fit_that_ended_too_early_is_said_and_recorded(
+    call: Call, cache: Path, tmp_path: Path
+) -> None:
+    still = ("-s", "optimisation.lr=1e-9", "-s", "loss=focal")
+    status, out, err = call("fit-adapter", cache, "--method", "ce", "--out", tmp_path, *still)
+    assert status == 0 and "ce (loss=focal), test" in out
+    assert "warning: ce (loss=focal) ended before it had fitted its own training rows" in err
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["unfitted"] is True
+
+
 def test_seeds_give_mean_and_spread(call: Call, cache: Path, tmp_path: Path) -> None:
     few = ("--seeds", "2", "-s", "optimisation.epochs=3")
     status, out, _ = call("fit-adapter", cache, "--method", "ce", "--out", tmp_path / "r", *few)
