@@ -1,4 +1,9 @@
-"""ltcache: encode images once, then compare long-tail methods on the cached features."""
+"""ltcache: encode images once, then compare long-tail methods on the cached features.
+
+On a machine that other programs use, set ``OMP_WAIT_POLICY=passive`` before torch is imported: fits
+and extraction then take a fraction of the time, with the same results. The command line does so by
+itself; a library that is imported after torch cannot.
+"""
 
 __version__ = "0.1.0"
 

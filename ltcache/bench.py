@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltcache.allocation import keep_freed_memory
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing, decode, open_store
@@ -118,6 +119,7 @@ def bench(
         UsageError: no image, or a batch size below 1. ImageError: no image can be decoded.
         EncoderError: the model cannot be loaded, or the GPU does not hold the smallest batch.
     """
+    keep_freed_memory()  # as extraction does
     if not len(manifest) or images < 1 or min(batches or (1,)) < 1:
         raise UsageError("bench needs at least one image, and batches of at least one")
     tell = progress or (lambda text: None)

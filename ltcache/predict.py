@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.allocation import keep_freed_memory
 from ltcache.cache.fingerprint import bytes_digest, differences, require_equal
 from ltcache.cache.shards import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
@@ -91,6 +92,7 @@ def predict(
         IdentityError: the encoder is not the one that the run was fitted on (status 4).
         UsageError: options that cannot be meant, or a run that does not say enough.
     """
+    keep_freed_memory()
     run = run if isinstance(run, Run) else open_run(run)
     if top < 1 or batch_size < 1:
         raise UsageError("top and batch_size must be at least 1")

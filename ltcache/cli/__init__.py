@@ -37,6 +37,7 @@ from ltcache.cli import (
 )
 from ltcache.cli.options import OrderedGroup
 from ltcache.errors import LtcacheError, UsageError
+from ltcache.openmp import wait_asleep
 
 INTERRUPTED = 130
 
@@ -112,6 +113,7 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status; errors end as one message, not a traceback."""
+    wait_asleep()  # before a command imports torch
     try:
         status = cli.main(
             args=None if arguments is None else list(arguments),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.allocation import keep_freed_memory
 from ltcache.cache import (
     Cache,
     Layer,
@@ -102,6 +103,7 @@ def extract(
         IdentityError: ``out`` holds something else (status 4); names every differing field.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     out = require_local(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     check_choice(views or (), batch_size, shard_size)

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ltcache.allocation import keep_freed_memory
 from ltcache.cache.fingerprint import digest
 from ltcache.encoder import (
     is_checkpoint,
@@ -148,6 +149,7 @@ def finetune(
         FitError: data or settings that cannot be trained.
         EncoderError, ManifestError, ImageError: what cannot be loaded or read.
     """
+    keep_freed_memory()
     out = require_local(out)
     if track is not None:
         require_local(track)

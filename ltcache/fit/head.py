@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ltcache.allocation import keep_freed_memory
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.extra import joined
@@ -101,6 +102,7 @@ def fit_head(
     Raises:
         FitError: data or settings that cannot be fitted.
     """
+    keep_freed_memory()
     require_classes(torch.bincount(joined(rows, extra).labels).cpu())
     begin = time.perf_counter()
     fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from ltcache.allocation import keep_freed_memory
 from ltcache.errors import FitError
 from ltcache.fit.batched import architecture, train_together
 from ltcache.fit.head import (
@@ -72,6 +73,7 @@ def fit_many(
     Raises:
         FitError: of the first job that cannot be fitted; the others are in ``memo`` by then.
     """
+    keep_freed_memory()
     memo = {} if memo is None else memo
     options: dict[str, Any] = {
         "closed_form": closed_form, "allow_double_correction": allow_double_correction, "memo": memo
