@@ -12,7 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+PATIENCE = 1800.0
+"""Seconds after which a wait counts as a hang. Every limit in the tests is this one: however slow
+the machine is, no test fails because of it."""
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # the tests' tensors are small: a second thread only waits, and on a busy machine for long
 torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ltcache.demo import METHODS
+from tests.conftest import PATIENCE
 
 ROWS = ("zero-shot", *METHODS.values())
 
@@ -24,7 +25,7 @@ def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **offline},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -31,7 +31,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
     return Image.fromarray(pixels).convert(mode)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 90),
     height=st.integers(1, 90),
@@ -57,7 +57,7 @@ def test_pixels_equal_open_clip(
     assert torch.equal(ours.normalise(pixels)[0], expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 90),
     height=st.integers(1, 90),

@@ -3,7 +3,7 @@
     python -m tests.extract.kill_driver random|steps|views IMAGES MODEL WORK COUNT
 
 The process imports everything but does no work, so that a forked child starts at once and safely.
-``random`` kills COUNT children at uniformly random moments of a measured extraction; ``steps``
+``random`` kills COUNT children at random moments, each after a random number of records; ``steps``
 kills one child before and one after every call that moves a file to its place. Each time the
 extraction is finished by another child and compared, byte for byte, with an uninterrupted one.
 ``views`` kills children that add views to a finished cache, at random moments.
@@ -33,6 +33,7 @@ from ltcache.errors import CacheError
 from ltcache.extract import extract
 
 STEPS = ("fsync", "replace", "link")
+SHARDS = 10
 
 
 def work(images: str, model: str, out: Path) -> None:
@@ -67,6 +68,22 @@ def child(task: Callable[[], None]) -> int:
 def finished(pid: int) -> bool:
     """Wait for a child; return whether it ended by itself and well."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def kill_after(pid: int, cache: Path, records: int, seconds: float) -> None:
+    """Kill a child so long after the cache has so many records of shards, or when it has ended.
+
+    A moment that is counted in work falls into the work, however fast the machine is by then.
+    """
+    while len(list(cache.glob("views/*/*.json"))) < records and _runs(pid):
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _runs(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def digests(cache: Path) -> dict[str, str]:
@@ -111,9 +128,7 @@ def random_kills(images: str, model: str, root: Path, count: int) -> list[dict[s
     for number in range(count):
         out = root / f"killed-{number}"
         pid = child(lambda out=out: work(images, model, out))
-        time.sleep(rng.uniform(0, duration))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        kill_after(pid, out, rng.randrange(SHARDS), rng.uniform(0, duration / SHARDS))
         results.append(outcome(out, reference, lambda out=out: work(images, model, out)))
         shutil.rmtree(out)
     return results
@@ -135,9 +150,8 @@ def view_kills(images: str, model: str, root: Path, count: int) -> list[dict[str
         out = root / f"killed-{number}"
         shutil.copytree(base, out)
         pid = child(lambda out=out: add_views(images, model, out))
-        time.sleep(rng.uniform(0.1, 1) * duration)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        more = rng.randrange(2 * SHARDS)
+        kill_after(pid, out, SHARDS + more, rng.uniform(0, duration / (2 * SHARDS)))
         views = open_cache(out).views  # it opens at every moment, with what is whole
         found = digests(out)
         resumed = finished(child(lambda out=out: add_views(images, model, out)))

@@ -308,7 +308,6 @@ def test_any_sequence_ends_like_a_fresh_extraction(encoder: Encoder, tmp_path: P
     case.settings = settings(
         max_examples=12,
         stateful_step_count=8,
-        deadline=None,
         phases=[Phase.generate],  # each example is many extractions: to shrink one takes minutes
         suppress_health_check=list(HealthCheck),
     )

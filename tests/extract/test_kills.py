@@ -15,6 +15,7 @@ import pytest
 
 from ltcache.cache import open_cache
 from ltcache.errors import CacheError
+from tests.conftest import PATIENCE
 from tests.extract.kill_driver import digests
 
 
@@ -24,7 +25,7 @@ def outcomes(mode: str, images: Path, model: Path, work: Path, count: int) -> li
         [sys.executable, "-W", "ignore", "-m", "tests.extract.kill_driver", *arguments],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
         check=False,
     )
     assert result.returncode == 0, result.stderr

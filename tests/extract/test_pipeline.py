@@ -8,8 +8,10 @@ import io
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -287,21 +289,28 @@ def test_stages_hold_the_time_of_their_work_alone(
 def test_waiting_counts_for_what_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    def later(function: Any) -> Any:
-        def slow(*values: Any, **more: Any) -> Any:
-            time.sleep(0.02)
-            return function(*values, **more)
+    clock, waits = Clock(), [0]
 
-        return slow
+    class SlowPool(ThreadPoolExecutor):
+        """To wait for what it does takes a second."""
 
-    name = {"decode": "decode_views", "write": "commit_shard"}[stage]
-    monkeypatch.setattr(pipeline, name, later(getattr(pipeline, name)))
+        def submit(self, *values: Any, **more: Any) -> Future[Any]:
+            future = super().submit(*values, **more)
+            if self._thread_name_prefix.startswith({"decode": "decode", "write": "commit"}[stage]):
+                future.result = partial(self.wait, future.result)  # type: ignore[method-assign]
+            return future
+
+        def wait(self, result: Callable[[], Any]) -> Any:
+            clock.now += 1
+            waits[0] += 1
+            return result()
+
+    monkeypatch.setattr(pipeline, "time", clock)
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", SlowPool)
     stages = Stages()
-    started = time.perf_counter()
     list(run(tmp_path / "c", plan(48, 3, 3), workers=1, stages=stages))
-    elapsed = time.perf_counter() - started
-    total = stages.decode + stages.encode + stages.write
-    assert 0.2 < getattr(stages, stage) < total <= elapsed
+    assert getattr(stages, stage) == waits[0] == 16
+    assert stages.decode + stages.encode + stages.write == 16
     assert stages.binding().startswith({"decode": "decoding", "write": "writing"}[stage])
 
 

@@ -17,6 +17,7 @@ import torch
 from ltcache.errors import FitError
 from ltcache.finetune import FineTuned, finetune
 from ltcache.manifest import Manifest
+from tests.conftest import PATIENCE
 
 EPOCHS = {"optimisation.epochs": 3, "optimisation.batch": 8, "optimisation.lr": 1e-2}
 
@@ -35,7 +36,7 @@ def until(where: tuple[int, int], told: Connection, arguments: dict[str, Any]) -
     def stop(record: dict[str, Any]) -> None:
         if (record["epoch"], record.get("step")) == where:
             told.send(os.getpid())
-            time.sleep(600)
+            time.sleep(PATIENCE)
 
     tuned(**arguments, progress=stop)
 
@@ -46,7 +47,7 @@ def killed(where: tuple[int, int], arguments: dict[str, Any]) -> None:
     here, there = context.Pipe()
     process = context.Process(target=until, args=(where, there, arguments))
     process.start()
-    assert here.poll(60)
+    assert here.poll(PATIENCE)
     os.kill(here.recv(), signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL

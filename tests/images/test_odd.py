@@ -77,7 +77,7 @@ def test_a_very_long_image_needs_little_memory(shape: tuple[int, int], mode: str
     assert image.pixels.shape == (3, 224, 224) and (image.width, image.height) == shape
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     short=st.integers(1, 8),
     long=st.integers(9, 300),

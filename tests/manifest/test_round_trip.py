@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ltcache.errors import LtcacheError
@@ -31,7 +31,7 @@ names = st.text(letters, min_size=1, max_size=8).filter(
         text == text.strip() and not text.startswith((".", "__")) and len(text.encode()) < 99
     )
 )
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=40)
 
 
 @st.composite
@@ -151,7 +151,7 @@ FILES = ("train.txt", "train.csv", "train.tsv", "train.jsonl", "train.parquet", 
 
 @pytest.mark.parametrize("name", FILES)
 @given(data=NOISE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_noise_is_read_or_refused(name: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
@@ -179,7 +179,7 @@ VALUES = st.recursive(
     "name", ["dataset.json", "classes.csv", "train.csv", "descriptions.json", "names.txt"]
 )
 @given(data=st.one_of(NOISE, VALUES.map(lambda value: json.dumps(value).encode())))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_noise_in_a_manifest_directory(name: str, data: bytes) -> None:
     known = {
         "dataset.json": b"{}",

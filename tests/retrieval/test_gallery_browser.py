@@ -1,6 +1,6 @@
 """The gallery as a person uses it, in headless Chromium, opened from disk.
 
-Needs Debian's chromium and chromium-driver; without them these tests fail.
+Needs Debian's chromium and chromium-driver; :func:`programs` decides what happens without them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import SessionNotCreatedException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -26,24 +27,32 @@ import ltcache.retrieval.gallery
 from ltcache.images import thumbnail
 from ltcache.retrieval import Retrieved, Settings, open_retrieved, retrieve_tail
 from ltcache.retrieval.gallery import find_store, write_gallery
-from tests.conftest import Call
+from tests.conftest import PATIENCE, Call
 from tests.retrieval.looks import SCRIPT, Shop, wide_result
 
-_SECONDS = 20
+PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
+"""Program -> Debian's package of it."""
+REQUIRED = "LTCACHE_REQUIRE_BROWSER"
+"""Set to 1, as ``.ci/run`` does, a missing browser fails these tests."""
+
+
+def programs() -> dict[str, str]:
+    """Return where the browser and its driver are; without them skip, or fail where asked to."""
+    found = {name: shutil.which(name) for name in PACKAGES}
+    if missing := [name for name, place in found.items() if place is None]:
+        packages = ", ".join(PACKAGES[name] for name in missing)
+        reason = f"no {' and no '.join(missing)}: the gallery's tests need Debian's {packages}"
+        (pytest.fail if os.environ.get(REQUIRED) == "1" else pytest.skip)(reason)
+    return {name: str(place) for name, place in found.items()}
 
 
 class Browser:
     """One page in Chromium, and a folder for what it saves."""
 
-    def __init__(self, folder: Path) -> None:
-        found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-        for name, place in found.items():
-            if place is None:
-                package = {"chromedriver": "chromium-driver"}.get(name, name)
-                pytest.fail(f"no {name}: the gallery's tests need Debian's package {package}")
+    def __init__(self, folder: Path, places: dict[str, str]) -> None:
         self.folder = folder
         options = webdriver.ChromeOptions()
-        options.binary_location = str(found["chromium"])
+        options.binary_location = places["chromium"]
         for argument in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1300,900"):
             options.add_argument(argument)
         if os.geteuid() == 0:  # as root it has no sandbox
@@ -52,8 +61,9 @@ class Browser:
             "prefs", {"download.default_directory": str(folder), "download.prompt_for_download": 0}
         )
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options, Service(str(found["chromedriver"])))
-        self.driver.set_script_timeout(_SECONDS)
+        self.driver = started(options, places["chromedriver"])
+        self.driver.set_script_timeout(PATIENCE)
+        self.driver.set_page_load_timeout(PATIENCE)
 
     def open(self, page: Path) -> None:
         """Open a page without any decision."""
@@ -83,7 +93,7 @@ class Browser:
         return self.driver.execute_script(text, *arguments)
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, _SECONDS, 0.05).until(lambda _: condition())
+        return WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: condition())
 
     def focused(self) -> str:
         """Return the key of the candidate in focus."""
@@ -116,9 +126,19 @@ class Browser:
         return path
 
 
+def started(options: webdriver.ChromeOptions, driver: str) -> webdriver.Chrome:
+    """Start the browser; again where it took longer than the minute that its driver waits."""
+    for _ in range(4):
+        try:
+            return webdriver.Chrome(options, Service(driver))
+        except SessionNotCreatedException:
+            continue
+    return webdriver.Chrome(options, Service(driver))
+
+
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("downloads"))
+    browser = Browser(tmp_path_factory.mktemp("downloads"), programs())
     yield browser
     browser.driver.quit()
 
@@ -130,6 +150,18 @@ def browser(chromium: Browser) -> Iterator[Browser]:
     chromium.complaints()
     yield chromium
     assert chromium.complaints() == []
+
+
+def test_a_missing_browser_skips_with_the_names_of_its_packages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv(REQUIRED, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="Debian's chromium, chromium-driver"):
+        programs()
+    monkeypatch.setenv(REQUIRED, "1")
+    with pytest.raises(pytest.fail.Exception, match="no chromium and no chromedriver"):
+        programs()
 
 
 @pytest.fixture(scope="module")

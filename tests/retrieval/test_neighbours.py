@@ -30,7 +30,7 @@ def plain(values: np.ndarray, shown: np.ndarray, image: np.ndarray, left_out: in
     return sorted([pair for pair in found if pair[1] != left_out], key=lambda pair: -pair[0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 90),
     units=st.integers(1, 30),

@@ -37,7 +37,7 @@ def check_lists(
         np.testing.assert_allclose(mine.log_odds, odds, atol=3e-9, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 70),
     classes=st.integers(2, 9),
