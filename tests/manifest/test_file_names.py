@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ltcache.errors import ManifestError
@@ -74,7 +74,7 @@ def read_back(manifest: Manifest) -> dict[str, bytes]:
 @given(files=st.dictionaries(st.tuples(folders, names), st.none(), min_size=1, max_size=6))
 @example(files={("ant", name): None for name in ODD})
 @example(files={("back\\slash", "a\\b"): None, ("back", "slash"): None})
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_odd_names(form: Callable[[Path, Files], Path], files: dict[tuple[str, str], None]) -> None:
     content = {f"{folder}/{name}": GIF + str(k).encode() for k, (folder, name) in enumerate(files)}
     with tempfile.TemporaryDirectory() as place:
