@@ -51,7 +51,7 @@ def decoded(where: str, name: str, values: pa.Array) -> pa.Array:
     return pc.utf8_ltrim(values, characters=_BYTE_ORDER_MARK)
 
 
-def texts_of(
+def text_column(
     where: str, columns: Columns, name: str, values: pa.Array, *, numbers: bool = False
 ) -> list[str]:
     """Return a column of texts, none of them empty.

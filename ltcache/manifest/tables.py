@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.columns import Columns, texts_of
+from ltcache.manifest.columns import Columns, text_column
 from ltcache.manifest.draft import Draft, Request
 from ltcache.manifest.labels import Labels, read_labels
 from ltcache.manifest.lists import names_beside
@@ -88,7 +88,7 @@ def read_table(path: Path, request: Request, *, split: str | None = None) -> Lis
             f"{path}: no column of paths ({', '.join(PATH_COLUMNS)}) among "
             f"{some(map(repr, columns.values), 12) or 'no columns at all'}"
         )
-    uris = texts_of(str(path), columns, uri, values.pop(uri))
+    uris = text_column(str(path), columns, uri, values.pop(uri))
     return rows_of(str(path), columns, values, uris, request, split=split)
 
 
@@ -120,12 +120,12 @@ def rows_of(
     told = split or split_in(Path(where).stem)[0] or ("pool" if label is None else "train")
     splits: str | list[str] = told
     if split is None and "split" in values:
-        texts = texts_of(where, columns, "split", values["split"], numbers=True)
+        texts = text_column(where, columns, "split", values["split"], numbers=True)
         splits = [canonical_split(text) for text in texts]
     values.pop("split", None)
     keys = None
     if "key" in values:
-        keys = texts_of(where, columns, "key", values.pop("key"), numbers=True)
+        keys = text_column(where, columns, "key", values.pop("key"), numbers=True)
     notes = labels.notes
     if label is None and values and request.labelled is None:
         notes = (

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from ltcache.methods.catalogue import METHODS
-from ltcache.methods.settings import PARTS, SMOOTH, settings, smoothing
+from ltcache.methods.settings import PARTS, SMOOTH, settings, smoothing_settings
 from ltcache.methods.spec import Method, Stage, Train
 
 UNNAMED = ("optimisation.", "lr_factors.")
@@ -35,13 +35,13 @@ def _changes(method: Method, base: Method) -> dict[str, Any]:
         later = {key for after in method.stages[number + 1 :] for key in settings(after)}
         for key, value in _stage_changes(stage, old).items():
             found[f"stages.{number}.{key}" if key in later else key] = value
-    if any(map(smoothing, method.stages)) and all(map(_is_smooth, method.stages)):
+    if any(map(smoothing_settings, method.stages)) and all(map(_is_smooth, method.stages)):
         found = {k: v for k, v in found.items() if not k.endswith(f".{SMOOTH}")} | {SMOOTH: True}
     return {**found, **different_fields(method.feature, base.feature, "feature.")}
 
 
 def _is_smooth(stage: Stage) -> bool:
-    return all(settings(stage)[key] for key in smoothing(stage))
+    return all(settings(stage)[key] for key in smoothing_settings(stage))
 
 
 def _stage_changes(stage: Any, old: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ltcache.methods.settings import (
     known_overrides,
     options_of,
     settings,
-    smoothing,
+    smoothing_settings,
 )
 from ltcache.methods.spec import (
     FeatureSpec,
@@ -50,7 +50,7 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
     # names first: they decide which hyper-parameters there are
     for key in sorted(overrides or {}, key=_turn):
         value = (overrides or {})[key]
-        if key == SMOOTH and any(map(smoothing, stages)):
+        if key == SMOOTH and any(map(smoothing_settings, stages)):
             stages = [_smoothed(stage, value) for stage in stages]
             continue
         name = key.removeprefix("feature.")
@@ -64,7 +64,7 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
 
 
 def _smoothed(stage: Stage, value: Any) -> Stage:
-    for key in smoothing(stage):
+    for key in smoothing_settings(stage):
         stage = _changed(stage, key, value)
     return stage
 

@@ -57,7 +57,7 @@ def known_overrides(method: Method) -> dict[str, Any]:
     known = {f"feature.{key}": value for key, value in asdict(method.feature).items()}
     for stage in method.stages:
         known |= settings(stage)
-    smooth = [settings(stage)[key] for stage in method.stages for key in smoothing(stage)]
+    smooth = [settings(stage)[key] for stage in method.stages for key in smoothing_settings(stage)]
     return {**known, SMOOTH: all(smooth)} if smooth else known
 
 
@@ -90,7 +90,7 @@ def options_of(stage: Stage, name: str, part: Part) -> dict[str, Any]:
     return defaults | dict(getattr(stage, part.options or ""))
 
 
-def smoothing(stage: Stage) -> list[str]:
+def smoothing_settings(stage: Stage) -> list[str]:
     """Return the settings of a stage that smooth a class prior."""
     parts = PARTS.get(type(stage), {})
     return [key for part in parts if (key := f"{part}.{SMOOTH}") in settings(stage)]
