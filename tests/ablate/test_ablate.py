@@ -248,7 +248,7 @@ def test_tuning_reads_no_test_row_and_is_recorded(tmp_path: Path) -> None:
 
 def test_wrong_requests_are_refused_before_any_run(tmp_path: Path) -> None:
     for options, match in (
-        ({"split": "train"}, "the cache has: val, test"),
+        ({"split": "train"}, "choose val or test"),
         ({"seeds": [1, 1]}, "seeds must be different"),
         ({"baseline": "crt"}, "baseline 'crt' is not compared"),
         ({"tune": True, "tuner": "guess"}, "unknown tuner"),

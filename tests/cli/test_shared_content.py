@@ -27,9 +27,7 @@ def cache(call: Call, tiny_clip: Path, tmp_path: Path) -> Path:
     for _ in range(2):  # a cache that is there says it, too
         status, out, err = call("extract", root, "--out", tmp_path / "cache", *options)
         assert status == 0 and err.count(SAID) == 1
-        report = json.loads(out)
-        assert report["rows"] - report["items"] == 2  # equal images of two splits are one
-        shared = report["shared"]
+        shared = json.loads(out)["shared"]
         assert [(one["count"], one["split"], one["other"]) for one in shared] == [
             (2, "test", "train")
         ]
