@@ -29,7 +29,6 @@ from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
 from ltcache.manifest.missing_split import unlabelled_split
 from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
-from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ _RECORDED = {
 _KEPT = ("text_features", "projection", "directions")
 
 
-@one_line
 @dataclass(eq=False)
 class Run:
     """A trained head and everything that its results depend on.

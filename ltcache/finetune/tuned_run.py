@@ -101,6 +101,6 @@ def _record(tuned: FineTuned, method: Method, cache: Cache) -> dict[str, Any]:
         "init": [tuned.record["head"]["init"]],
         "residual_prior": tuned.record["residual_prior"],
         "stale": [],
-        "training": tuned.record["training"],
+        "training": tuned.record.get("training"),
         "cost": spent(cache, cache.crops(method.feature.eval_view), 0.0),
     }

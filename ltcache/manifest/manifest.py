@@ -17,7 +17,6 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.roots import Root
 from ltcache.manifest.splits import SPLITS
 from ltcache.manifest.text import json_digest
-from ltcache.one_line import one_line
 
 COLUMNS = pa.schema(
     [
@@ -34,7 +33,6 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _SLICE = 8192  # rows turned into Python values at a time
 
 
-@one_line
 @dataclass(frozen=True)
 class Manifest:
     """Images, classes and splits of one dataset, in one canonical form.

@@ -118,8 +118,8 @@ def _trainings(name: str, seeds: tuple[int, ...], optimiser: str) -> list[Traini
     """Return first stages of 20 steps in float64."""
     stage = METHODS[name].stages[0]
     assert isinstance(stage, Train)
-    optimisation = replace(stage.optimisation, epochs=2, batch=17, lr=0.01, optimiser=optimiser)
-    stage = replace(stage, optimisation=optimisation)
+    changes = {"epochs": 2, "min_steps": 0, "batch": 17, "lr": 0.01, "optimiser": optimiser}
+    stage = replace(stage, optimisation=replace(stage.optimisation, **changes))  # type: ignore[arg-type]
     weights = torch.linspace(0.5, 1.5, len(ROWS)).double()
     rows = Rows(ROWS.features.double(), ROWS.labels, weights)
     found = []
