@@ -9,11 +9,11 @@ from pathlib import Path
 # of the processes that tests start, too: several spinning threads on a busy machine only wait
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from PIL import Image
+
+from tests.class_folders import write_images
 
 PATIENCE = 1800.0
 """Seconds after which a wait counts as a hang. Every limit in the tests is this one: however slow
@@ -24,22 +24,6 @@ settings.load_profile("patient")
 
 # the tests' tensors are small: a second thread only waits, and on a busy machine for long
 torch.set_num_threads(1)
-
-
-def write_images(root: Path, per_class: dict[str, int], size: int = 40) -> Path:
-    """Write a folder of class folders; every class has a colour of its own, plus noise.
-
-    Folders named after splits hold other images than each other.
-    """
-    rng = np.random.default_rng({"val": 1, "test": 2}.get(root.name, 0))
-    for label, (name, count) in enumerate(per_class.items()):
-        (root / name).mkdir(parents=True)
-        color = np.random.default_rng(label).integers(0, 256, 3)
-        for number in range(count):
-            noise = rng.integers(-40, 40, (size, size, 3))
-            pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 
-from tests.conftest import write_images
+from tests.class_folders import write_images
 
 CLASSES = {"fox": 8, "jay": 4, "moth": 2, "newt": 1}
 """Class -> its share of the training images."""
