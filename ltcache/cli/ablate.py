@@ -15,6 +15,7 @@ from ltcache.cli.options import (
     general,
     parse_settings,
     settings_option,
+    terminal_width,
 )
 from ltcache.cli.tuning import parse_grid, tuning_options
 
@@ -104,7 +105,7 @@ def command(
     if as_json:
         click.echo(WRITERS["json"](found.comparison, found.split), nl=False)
     else:
-        click.echo(comparison_table(found.comparison, found.split))
+        click.echo(comparison_table(found.comparison, found.split, width=terminal_width()))
         click.echo(f"{out}: results.json, .csv, .md, .tex, accuracy_by_frequency.png, .svg")
     if found.failures:
         click.echo(f"{len(found.failures)} runs failed; see above", err=True)

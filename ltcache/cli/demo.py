@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ltcache.cli.options import LocalPath, general, print_json
+from ltcache.cli.options import LocalPath, general, print_json, terminal_width
 
 
 @click.command("demo", short_help="Run the whole pipeline on real images, offline.")
@@ -34,7 +34,7 @@ def command(out: Path, as_json: bool) -> None:
     if as_json:
         print_json({name: metrics.to_dict() for name, metrics in result.metrics.items()})
         return
-    click.echo(results_table(result.metrics))
+    click.echo(results_table(result.metrics, width=terminal_width()))
     some = next(iter(result.metrics.values()))
     click.echo(footnote(some, "test"))
     click.echo(f"chance is {100 / result.num_classes:.1f} %; epochs were chosen on validation data")

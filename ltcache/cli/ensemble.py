@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.options import LocalPath, allow_stale, general, print_json
+from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
 
@@ -85,7 +85,7 @@ def _show(found: Ensemble) -> None:
 
     split = found.record["split"]
     own = {name: metrics[split] for name, metrics in found.member_metrics.items()}
-    click.echo(results_table({**own, "ensemble": found.metrics[split]}))
+    click.echo(results_table({**own, "ensemble": found.metrics[split]}, width=terminal_width()))
     click.echo(details(found.metrics[split]))
     click.echo(_weights(found, split))
     click.echo(_difference(found))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import needs, option_rules
-from ltcache.cli.options import LocalPath, allow_stale, general, print_json
+from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
 from ltcache.errors import UsageError
 from ltcache.place_kind import PlaceKind, kind_of
 
@@ -79,7 +79,7 @@ def _show(name: str, metrics: Any, split: str, as_json: bool) -> None:
     if as_json:
         print_json(metrics.to_dict())
         return
-    click.echo(results_table({name: metrics}))
+    click.echo(results_table({name: metrics}, width=terminal_width()))
     click.echo(details(metrics))
     click.echo(footnote(metrics, split))
 
@@ -97,5 +97,5 @@ def _seeds(folder: Path, options: dict[str, Any], as_json: bool) -> None:
     first = next(iter(scores.values()))
     prior = f"; test prior: {first.test_prior}" if first.test_prior else ""
     click.echo(f"{folder}: {len(scores)} seeds ({', '.join(scores)}), mean ± sd in %")
-    click.echo(seeds_table(summary))
+    click.echo(seeds_table(summary, width=terminal_width()))
     click.echo(f"{split} split, {first.num_rows} images; groups {first.group_scheme}{prior}")

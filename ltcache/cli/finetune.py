@@ -20,6 +20,7 @@ from ltcache.cli.options import (
     print_json,
     say_embedded,
     settings_option,
+    terminal_width,
 )
 from ltcache.errors import UsageError
 
@@ -164,13 +165,15 @@ def _show(renewed: Any, parent: Path | None) -> None:
     )
     if run is not None and run.metrics:
         named = {f"{tuned.tuning.name}, {split}": values for split, values in run.metrics.items()}
-        click.echo(results_table(named))
+        click.echo(results_table(named, width=terminal_width()))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
     elif run is not None:
         click.echo(unscored(run.record["splits"]))
     elif tuned.metrics is not None:
-        click.echo(results_table({f"{tuned.tuning.name}, val": tuned.metrics}))
+        click.echo(
+            results_table({f"{tuned.tuning.name}, val": tuned.metrics}, width=terminal_width())
+        )
     if report is not None:
         click.echo(
             f"{report.path}: {report.encoded} images encoded anew; the tuned classifier is the run "

@@ -16,6 +16,7 @@ from ltcache.cli.options import (
     parse_settings,
     print_json,
     settings_option,
+    terminal_width,
 )
 from ltcache.cli.tuning import parse_grid, tuning_options
 
@@ -179,7 +180,7 @@ def _show(run: Any) -> None:
     click.echo(f"{run.path}: {run.method.name}, {run.method.title}")
     if run.metrics:
         named = {f"{run.method.name}, {split}": values for split, values in run.metrics.items()}
-        click.echo(results_table(named))
+        click.echo(results_table(named, width=terminal_width()))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
     by_rows: dict[str, list[str]] = {}
@@ -197,4 +198,4 @@ def _show_seeds(found: Any, out: Path, as_json: bool) -> None:
         return
     click.echo(f"{out}: {found.runs[0].method.name}, {len(found.runs)} seeds, mean ± sd in %")
     if found.summary:
-        click.echo(seeds_table(found.summary))
+        click.echo(seeds_table(found.summary, width=terminal_width()))

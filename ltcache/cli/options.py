@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +236,11 @@ allow_stale = click.option(
     metavar="FIELD",
     help="Let an identity (encoder, classes, prompts) or one of its fields differ; marks results.",
 )
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is; None where it is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_json(value: Any) -> None:

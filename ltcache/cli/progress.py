@@ -76,6 +76,8 @@ class Bar:
         trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
+            if self._bar.tasks[0].total is None:  # it ended before there was anything to show
+                self._bar.live.transient = True
             self._bar.stop()
 
 

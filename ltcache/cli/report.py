@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ltcache.cli.combinations import excludes, option_rules
-from ltcache.cli.options import LocalPath, general
+from ltcache.cli.options import LocalPath, general, terminal_width
 
 
 @click.command("report", short_help="A table over runs or ablations.")
@@ -47,6 +47,6 @@ def command(
     }
     write = next((WRITERS[ending] for ending, is_wanted in wanted.items() if is_wanted), None)
     if write is None:
-        click.echo(comparison_table(comparison, split))
+        click.echo(comparison_table(comparison, split, width=terminal_width()))
     else:
         click.echo(write(comparison, split), nl=False)

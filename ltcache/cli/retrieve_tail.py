@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
-from ltcache.cli.options import LocalPath, allow_stale, general, print_json
+from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
 from ltcache.cli.progress import Bar
 from ltcache.errors import UsageError
 
@@ -314,7 +314,7 @@ def _search(
         print_json([hit.to_dict() for hit in found])
         return
     rows = [[hit.query, str(hit.rank), f"{hit.cosine:.4f}", hit.key] for hit in found]
-    click.echo(markdown_table(["query", "rank", "cosine", "image"], rows))
+    click.echo(markdown_table(["query", "rank", "cosine", "image"], rows, terminal_width()))
 
 
 def _show(result: Any) -> None:
@@ -326,7 +326,7 @@ def _show(result: Any) -> None:
         reasons = ", ".join(f"{name} {n}" for name, n in entry["rejected"].items())
         numbers = [str(entry[name]) for name in ("train", "quota", "accepted")]
         rows.append([f"{entry['label']} {entry['name']}", *numbers, reasons or "-"])
-    click.echo(markdown_table(heading, rows))
+    click.echo(markdown_table(heading, rows, terminal_width()))
     least, near = (result.record["thresholds"][name] for name in ("p", "near"))
     how = "fixed"
     if least["precision"] is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ltcache.cli.options import cache_argument, general, print_json
+from ltcache.cli.options import cache_argument, general, print_json, terminal_width
 
 
 @click.command("zero-shot", short_help="Classify by the class prompts alone.")
@@ -28,5 +28,9 @@ def command(cache: Path, split: str, prompts: str | None, as_json: bool) -> None
     if as_json:
         print_json(metrics.to_dict())
         return
-    click.echo(results_table({f"zero-shot, {prompts or 'default'} prompts": metrics}))
+    click.echo(
+        results_table(
+            {f"zero-shot, {prompts or 'default'} prompts": metrics}, width=terminal_width()
+        )
+    )
     click.echo(footnote(metrics, split))

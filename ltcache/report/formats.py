@@ -16,13 +16,20 @@ from ltcache.report.tables import COLUMNS, markdown_table
 Comparison = Mapping[str, Any]
 
 
-def comparison_table(comparison: Comparison, split: str = "test") -> str:
+def comparison_table(
+    comparison: Comparison, split: str = "test", *, width: int | None = None
+) -> str:
     """Return the comparison on one split as a Markdown table with what must be said of it.
+
+    Args:
+        width: see :func:`ltcache.report.markdown_table`.
 
     Raises:
         UsageError: the runs were not scored on that split.
     """
-    return "\n".join([markdown_table(*_cells(comparison, split)), *remarks(comparison, split)])
+    return "\n".join(
+        [markdown_table(*_cells(comparison, split), width), *remarks(comparison, split)]
+    )
 
 
 def to_markdown(comparison: Comparison, split: str = "test") -> str:

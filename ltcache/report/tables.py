@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ltcache.manifest.text import printable
 from ltcache.metrics import Metrics, percent
@@ -17,28 +24,37 @@ COLUMNS = {
 }
 """Score -> heading, in the order of the field's tables."""
 
+_LONGEST = 18  # columns of a word that keeps its line; longer ones are folded
 
-def results_table(results: Mapping[str, Metrics], interval_of: str = "mean_per_class") -> str:
+
+def results_table(
+    results: Mapping[str, Metrics], interval_of: str = "mean_per_class", *, width: int | None = None
+) -> str:
     """Return a Markdown table of results in percent, with one 95 % interval column.
 
     Args:
         results: name of the row -> its metrics, all of the same rows.
         interval_of: the score whose interval is printed.
+        width: see :func:`markdown_table`.
     """
     heading = ["", *COLUMNS.values(), f"95 % of {COLUMNS[interval_of]}"]
     rows = []
     for name, metrics in results.items():
         scores = [percent(getattr(metrics, score)) for score in COLUMNS]
         rows.append([name, *scores, _interval(metrics, interval_of)])
-    return markdown_table(heading, rows)
+    return markdown_table(heading, rows, width)
 
 
-def seeds_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table of split -> score -> {mean, sd}, in percent as ``mean ± sd``."""
+def seeds_table(summary: Mapping[str, Mapping[str, Any]], *, width: int | None = None) -> str:
+    """Return a Markdown table of split -> score -> {mean, sd}, in percent as ``mean ± sd``.
+
+    Args:
+        width: see :func:`markdown_table`.
+    """
     rows = []
     for split, scores in summary.items():
         rows.append([split, *(_spread(scores[score]) for score in COLUMNS)])
-    return markdown_table(["split", *COLUMNS.values()], rows)
+    return markdown_table(["split", *COLUMNS.values()], rows, width)
 
 
 def details(metrics: Metrics) -> str:
@@ -56,12 +72,61 @@ def details(metrics: Metrics) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items()) + stale
 
 
-def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an aligned Markdown table; the first column is text, the others are numbers."""
-    heading, *rows = [list(map(printable, cells)) for cells in (heading, *rows)]
-    widths = [max(len(line[i]) for line in (heading, *rows)) for i in range(len(heading))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(_line(cells, widths) for cells in (heading, rule, *rows))
+def markdown_table(
+    heading: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
+) -> str:
+    """Return an aligned Markdown table; the first column is text, the others are numbers.
+
+    Args:
+        width: most columns of a line. A table that is wider is wrapped in its cells, which is for
+            people and no longer Markdown; the last columns that do not fit even so are left out,
+            and named below the table. None: as wide as it comes.
+    """
+    lines = [list(map(printable, cells)) for cells in (heading, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    if width is not None and _total(widths) > width:
+        return _wrapped(lines, widths, width)
+    rule = ["-" * widths[0], *("-" * (column - 1) + ":" for column in widths[1:])]
+    return "\n".join(_line(cells, widths) for cells in (lines[0], rule, *lines[1:]))
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def _wrapped(lines: Sequence[Sequence[str]], widths: Sequence[int], width: int) -> str:
+    """Return a table of a heading and rows whose cells take several lines where they must."""
+    least = [min(_LONGEST, max(map(_longest_word, column))) for column in zip(*lines, strict=True)]
+    shown = len(widths)
+    while shown > 2 and _total(least[:shown]) > width:
+        shown -= 1
+    fitted = _fitted(widths[:shown], least[:shown], width)
+    table = Table(box=box.MARKDOWN)
+    for number, name in enumerate(lines[0][:shown]):
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(Text(name), justify=justify, width=fitted[number], overflow="fold")
+    for cells in lines[1:]:
+        table.add_row(*map(Text, cells[:shown]))
+    drawn = io.StringIO()
+    Console(width=width, color_system=None, file=drawn).print(table)
+    text = [line for line in drawn.getvalue().splitlines() if line.strip()]
+    lost = ", ".join(lines[0][shown:])
+    return "\n".join([*text, f"(no room for: {lost})"] if lost else text)
+
+
+def _fitted(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
+    """Return the widths with the widest columns narrowed, down to their least, until all fit."""
+    fitted = list(widths)
+    while _total(fitted) > width:
+        spare = [have if have > need else 0 for have, need in zip(fitted, least, strict=True)]
+        if not any(spare):
+            break
+        fitted[spare.index(max(spare))] -= 1
+    return fitted
+
+
+def _longest_word(cell: str) -> int:
+    return max(map(cell_len, cell.split()), default=1)
 
 
 def footnote(metrics: Metrics, split: str) -> str:
@@ -75,9 +140,9 @@ def footnote(metrics: Metrics, split: str) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first = cells[0].ljust(widths[0])
-    others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return "| " + " | ".join([first, *others]) + " |"
+    spaces = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+    others = [space + cell for cell, space in zip(cells[1:], spaces[1:], strict=True)]
+    return "| " + " | ".join([cells[0] + spaces[0], *others]) + " |"
 
 
 def _spread(value: Mapping[str, Any] | None) -> str:
