@@ -18,7 +18,7 @@ epoch (of five, chosen for cost) chosen on the validation split.
                          mean/class        many      medium         few  against base
     zero-shot            33.0 ± 0.0  45.9 ± 0.0  23.7 ± 0.0  36.0 ± 0.0  -2.2 (-4.8 to 0.6)
     base                 35.2 ± 0.1  63.7 ± 0.2  29.5 ± 0.5  20.0 ± 1.0
-    seesaw               38.0 ± 0.2  60.5 ± 0.5  31.8 ± 0.4  28.7 ± 0.7  +2.9 (1.7 to 4.1)
+    TIN seesaw           38.0 ± 0.2  60.5 ± 0.5  31.8 ± 0.4  28.7 ± 0.7  +2.9 (1.7 to 4.1)
     attention            35.6 ± 0.3  64.0 ± 2.1  29.8 ± 0.7  20.7 ± 1.3  +0.4 (-0.5 to 1.3)
     attention, seesaw    37.8 ± 0.6  61.8 ± 1.2  31.9 ± 0.7  26.7 ± 0.9  +2.7 (1.2 to 4.2)
 
@@ -59,7 +59,7 @@ def main() -> None:
     cache = with_template(cache_of(chosen, ("embedding", "pooled", "tokens")), chosen)
     rows = [
         row("base", ON_VECTORS | PLAIN),
-        row("seesaw", ON_VECTORS),
+        row("TIN seesaw", ON_VECTORS),
         row("attention", ON_MAPS | PLAIN),
         row("attention, seesaw", ON_MAPS),
     ]

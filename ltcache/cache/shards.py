@@ -74,6 +74,10 @@ def commit_shard(
     path = shard_path(cache, layer, shard)
     if unless():
         return None
+    if (
+        not path.exists()
+    ):  # a record without its shard is no commit, and must not vouch for this one
+        record_path(cache, layer, shard).unlink(missing_ok=True)
     with committed(path, unless) as temporary:
         write_arrays(temporary, {name: stored(array) for name, array in features.items()})
         sha256, size = file_digest(temporary), temporary.stat().st_size

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.errors import UsageError
+from ltcache.manifest.splits import SPLITS
 from ltcache.metrics import GroupScheme, Metrics, paired_bootstrap
 from ltcache.one_line import one_line
 
@@ -124,7 +125,7 @@ def compare(
     if not entries:
         raise UsageError("there are no runs to compare")
     base = _baseline(entries, baseline)
-    splits = [s for s in entries[0].runs[0].metrics if all(_has(entry, s) for entry in entries)]
+    splits = [s for s in SPLITS if all(_has(entry, s) for entry in entries)]
     ranks = {split: _ranks(entries, split) for split in splits}
     record = entries[0].runs[0].record
     return {

@@ -53,6 +53,7 @@ def test_an_ablation_its_report_and_its_files(call: Call, cache: Path, tmp_path:
     status, text, _ = call("report", out, "--baseline", "crt", "--csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 6 and {row["split"] for row in rows} == {"val", "test"}
+    assert [(row["name"], row["split"]) for row in rows[2:4]] == [("ncm", "val"), ("ce", "test")]
     assert float(rows[3]["difference"]) == -float(
         next(e for e in found["entries"] if e["name"] == "crt")["difference"]["test"]["difference"]
     )

@@ -110,5 +110,5 @@ def test_a_checkpoint_is_the_encoder_that_it_was(tuning: str, call: Call) -> Non
     assert json.loads(json.dumps(encoder.identity)) == record["identity"]
     assert Path(tuning, "open_clip_config.json").exists() == (tuning == "full")
     status, shown, err = call("finetune", "images", "--method", tuning, *MODEL, "--out", tuning,
-                              "--no-extract", "--workers", "0", *QUICK)  # fmt: skip
+                              "--workers", "0", *QUICK)  # fmt: skip
     assert status == 0, shown + err

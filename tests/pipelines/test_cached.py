@@ -61,17 +61,17 @@ def test_tin_compares_its_parts_with_equal_budgets(
     model = f"local-dir:{Path(cache.path).parent / 'model'}"
     _run(tin_cached, cache, tmp_path, monkeypatch, "--model", model, "--trials", "2")
     lines = _lines(tmp_path / "parts")
-    assert list(lines) == ["zero-shot", "base", "seesaw", "attention", "attention, seesaw"]
+    assert list(lines) == ["zero-shot", "base", "TIN seesaw", "attention", "attention, seesaw"]
     runs = {name: open_run(tmp_path / "parts" / line["runs"][0]) for name, line in lines.items()}
     stages = {name: run.method.stages[0] for name, run in runs.items() if name != "zero-shot"}
     budgets = {(s.optimisation.epochs, s.optimisation.batch) for s in stages.values()}
     assert budgets == {(5, 128)}
     assert stages["attention"].head == "visual_attention" != stages["base"].head
-    assert stages["base"].loss == "cross_entropy" != stages["seesaw"].loss
+    assert stages["base"].loss == "cross_entropy" != stages["TIN seesaw"].loss
     assert {run.record["prompts"] for run in runs.values()} == {"tin"}
     assert "The image is a moth" in open_cache(cache.path).prompts("tin").texts[0]
     assert {len(runs[name].record["tuning"]["tried"]) for name in stages} == {2}
-    assert list(_lines(tmp_path / "powers")) == ["tin, loss.p=0.3"]
+    assert list(_lines(tmp_path / "powers")) == ["tin (feature.field=embedding), loss.p=0.3"]
     shown = capsys.readouterr().out
     assert "| attention, seesaw |    base |" in shown and "nan" not in shown
 

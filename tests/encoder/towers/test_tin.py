@@ -77,4 +77,4 @@ def test_end_to_end_equals_the_head_on_cached_tokens(fresh: Callable[[], Encoder
     for name, parameter in adapter.named_parameters():
         found, expected = parameter.grad, head.get_parameter(name).grad
         assert found is not None and expected is not None and expected.any()
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=5e-4 * expected.abs().max())
