@@ -14,7 +14,7 @@ _COSTS = ("images", "seconds", "finetune_seconds", "finetune_passes")
 def add_cost(cache: Path, **cost: float | int | str) -> None:
     """Append one line to the cache's ledger of costs."""
     line = (canonical_json(cost) + "\n").encode()
-    descriptor = os.open(cache / "cost.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    descriptor = os.open(cache / "cost.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
     try:
         os.write(descriptor, line)
     finally:

@@ -2,10 +2,10 @@
 
 Every file that a reader opens is compared with its SHA-256 once in a process, and again when its
 size, time or inode has changed: a flipped byte would else end in features, labels or class texts
-that nobody can tell from good ones. Hashing takes 0.7 to 2 GB a second on one core, about what
-reading the file and widening it to float32 takes too; a cache of a million images (1 GB a field)
-pays a second, once. What is known is kept in memory alone: a ledger on disk would have to be
-trusted, and a disk that loses bits does not touch a file's time.
+that nobody can tell from good ones. Hashing took 1.5 seconds a gigabyte on one busy core, so that a
+cache of a million images (1 GB a field) pays about that, once. What is known is kept in memory
+alone: a ledger on disk would have to be trusted, and a disk that loses bits does not touch a
+file's time.
 """
 
 from __future__ import annotations
