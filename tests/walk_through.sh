@@ -56,11 +56,9 @@ walk inspect cache
 walk verify cache
 walk zero-shot cache --split train
 walk fit-adapter cache --method logit-adjustment --out runs/la
-walk fit-adapter cache --method ce --seeds 2 --out runs/ce
 walk evaluate runs/la --split train
 walk predict runs/la "new ones"
 walk export runs/la --out bundle
-walk methods logit-adjustment
 
 # scores and comparisons need a test split: every third image, as the messages above advise
 for folder in "my photos"/*; do
