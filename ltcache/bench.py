@@ -32,7 +32,7 @@ SECONDS = 1.5
 
 
 @dataclass(frozen=True)
-class Speed:
+class ForwardSpeed:
     """Forward passes in one precision with one batch size.
 
     Args:
@@ -49,7 +49,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchResult:
     """What was measured on a sample of images.
 
     Args:
@@ -64,10 +64,10 @@ class Bench:
     failed: int
     workers: int
     decoding: float
-    speeds: tuple[Speed, ...]
+    speeds: tuple[ForwardSpeed, ...]
 
     @property
-    def best(self) -> Speed:
+    def best(self) -> ForwardSpeed:
         """The fastest of float32, or of a precision that is faster by :data:`LEAST_GAIN` and as
         near to it as :data:`LEAST_COSINE`."""
         exact = max((s for s in self.speeds if s.precision == "fp32"), key=_rate)
@@ -105,7 +105,7 @@ def bench(
     batches: Sequence[int] | None = None,
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Bench:
+) -> BenchResult:
     """Measure reading with decoding, and forward passes in every precision and batch size.
 
     Args:
@@ -135,21 +135,21 @@ def bench(
         raise EncoderError(
             f"the GPU's memory does not hold {sizes[0]} images of {model}: try smaller batches"
         ) from None
-    speeds: list[Speed] = []
+    speeds: list[ForwardSpeed] = []
     for precision in PRECISIONS[kind]:
         tell(f"forward passes in {precision}")
         if precision != "fp32":
             encoder = load(precision=precision)
         speeds += _speeds(encoder, pixels, sizes, exact)
     count = min(images, len(manifest))
-    return Bench(
+    return BenchResult(
         model, str(encoder.device), count, count - len(found), workers, decoding, tuple(speeds)
     )
 
 
 def _speeds(
     encoder: Encoder, pixels: torch.Tensor, sizes: Sequence[int], exact: torch.Tensor
-) -> Iterator[Speed]:
+) -> Iterator[ForwardSpeed]:
     """Yield one precision with every batch size that the memory holds.
 
     Args:
@@ -161,7 +161,7 @@ def _speeds(
         except torch.cuda.OutOfMemoryError:
             return
         cosine = torch.nn.functional.cosine_similarity(features, exact).min()
-        yield Speed(encoder.precision, size, rate, float(cosine), _gigabytes(encoder))
+        yield ForwardSpeed(encoder.precision, size, rate, float(cosine), _gigabytes(encoder))
 
 
 def _decoded(
@@ -220,5 +220,5 @@ def _gigabytes(encoder: Encoder) -> float | None:
     return torch.cuda.max_memory_allocated(encoder.device) / 2**30
 
 
-def _rate(speed: Speed) -> float:
+def _rate(speed: ForwardSpeed) -> float:
     return speed.images_per_second

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltcache.cache import open_cache
-from ltcache.extract import Progress, extract
+from ltcache.extract import ExtractionProgress, extract
 from ltcache.files import require_local
 from ltcache.fit import fit_adapter
 from ltcache.metrics import Metrics
@@ -44,7 +44,7 @@ class DemoResult:
 def demo(
     out: str | Path = "ltcache-demo",
     *,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> DemoResult:
     """Extract Emoji-LT with the embedded encoder, classify zero-shot, and fit three heads.

@@ -33,7 +33,7 @@ _BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class Rows:
+class SharedRows:
     """Rows with something in common.
 
     Args:
@@ -46,7 +46,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Moved:
+class FeatureMovement:
     """How far features moved between two caches, for the rows that both have.
 
     Args:
@@ -89,13 +89,13 @@ class DiffReport:
     rows: tuple[int, int]
     identities: Mapping[str, Mapping[str, tuple[Any, Any]]]
     names: tuple[str, ...]
-    added: Rows
-    removed: Rows
-    relabelled: Rows
-    moved: Rows
-    changed: Rows | None
-    encode: Rows
-    features: Moved | None = None
+    added: SharedRows
+    removed: SharedRows
+    relabelled: SharedRows
+    moved: SharedRows
+    changed: SharedRows | None
+    encode: SharedRows
+    features: FeatureMovement | None = None
     why: str = field(default="")
 
     @property
@@ -160,7 +160,7 @@ def diff(
 
 
 @dataclass(frozen=True, eq=False)
-class _Joined:
+class _MatchedRows:
     """Rows of A and B matched by key: ``of_a`` (rows of A,) is the row of B or -1, and so on."""
 
     of_a: np.ndarray
@@ -173,12 +173,12 @@ class _Joined:
         return rows, self.of_a[rows]
 
 
-def _joined(a: Manifest, b: Manifest) -> _Joined:
+def _joined(a: Manifest, b: Manifest) -> _MatchedRows:
     def find(of: Manifest, among: Manifest) -> np.ndarray:
         found = pc.index_in(of.rows["key"], value_set=among.rows["key"].combine_chunks())
         return np.asarray(pc.fill_null(found, -1).to_numpy().astype(np.int64))
 
-    return _Joined(find(a, b), find(b, a))
+    return _MatchedRows(find(a, b), find(b, a))
 
 
 def _identities(a: Cache, b: Cache | Manifest) -> dict[str, dict[str, tuple[Any, Any]]]:
@@ -244,7 +244,7 @@ def _contents(b: Cache | Manifest, root: str | Path | None, *, rehash: bool) -> 
     return [known[uri] for uri in uris]
 
 
-def _to_encode(a: Cache, b: Manifest, content: Sequence[str] | None) -> Rows:
+def _to_encode(a: Cache, b: Manifest, content: Sequence[str] | None) -> SharedRows:
     """Return B's images that A does not know: by content where B's is known, else by uri."""
     rows = a.manifest.rows
     contents, uris = set(rows["sha256"].to_pylist()), set(rows["uri"].to_pylist())
@@ -253,15 +253,15 @@ def _to_encode(a: Cache, b: Manifest, content: Sequence[str] | None) -> Rows:
     for uri, text in zip(wanted, content or [""] * len(wanted), strict=True):
         if text not in contents if text else uri not in uris:
             new.setdefault(text or uri, uri)
-    return Rows(len(new), tuple(list(new.values())[:FIRST]))
+    return SharedRows(len(new), tuple(list(new.values())[:FIRST]))
 
 
-def _rows(manifest: Manifest, rows: np.ndarray) -> Rows:
+def _rows(manifest: Manifest, rows: np.ndarray) -> SharedRows:
     keys = manifest.rows["key"].take(pa.array(rows[:FIRST])).to_pylist()
-    return Rows(len(rows), tuple(keys))
+    return SharedRows(len(rows), tuple(keys))
 
 
-def _changes(a: Manifest, b: Manifest, joined: _Joined, column: str) -> Rows:
+def _changes(a: Manifest, b: Manifest, joined: _MatchedRows, column: str) -> SharedRows:
     """Return the shared rows in which a column differs, with both values."""
     in_a, in_b = joined.shared
     before = a.rows[column].take(pa.array(in_a)).to_numpy(zero_copy_only=False)
@@ -272,7 +272,7 @@ def _changes(a: Manifest, b: Manifest, joined: _Joined, column: str) -> Rows:
         f"{key}: {_said(a, column, before[i])} -> {_said(b, column, after[i])}"
         for key, i in zip(keys, where[:FIRST], strict=True)
     ]
-    return Rows(len(where), tuple(texts))
+    return SharedRows(len(where), tuple(texts))
 
 
 def _said(manifest: Manifest, column: str, value: Any) -> str:
@@ -281,7 +281,9 @@ def _said(manifest: Manifest, column: str, value: Any) -> str:
     return "unlabelled" if value < 0 else f"{value} ({manifest.classes.names[value]})"
 
 
-def _changed(a: Cache, b: Manifest, joined: _Joined, content: Sequence[str] | None) -> Rows | None:
+def _changed(
+    a: Cache, b: Manifest, joined: _MatchedRows, content: Sequence[str] | None
+) -> SharedRows | None:
     if content is None:
         return None
     in_a, in_b = joined.shared
@@ -290,7 +292,7 @@ def _changed(a: Cache, b: Manifest, joined: _Joined, content: Sequence[str] | No
     return _rows(b, in_b[pc.not_equal(before, after).to_numpy()])
 
 
-def _features(a: Cache, b: Cache, joined: _Joined) -> tuple[Moved | None, str]:
+def _features(a: Cache, b: Cache, joined: _MatchedRows) -> tuple[FeatureMovement | None, str]:
     """Compare features of the rows that both have, in blocks: embeddings, or else ``pooled``."""
     shared = [n for n in ("embedding", "pooled") if n in a.field_dims() and n in b.field_dims()]
     if not shared:
@@ -313,7 +315,7 @@ def _features(a: Cache, b: Cache, joined: _Joined) -> tuple[Moved | None, str]:
     return _moved(a, in_a, np.concatenate(parts)), ""
 
 
-def _moved(a: Cache, rows: np.ndarray, values: np.ndarray) -> Moved:
+def _moved(a: Cache, rows: np.ndarray, values: np.ndarray) -> FeatureMovement:
     """Summarise cosines of rows of A by class and group."""
     labels = a.manifest.rows["label"].to_numpy()[rows]
     known, size = labels >= 0, len(a.classes)
@@ -331,7 +333,7 @@ def _moved(a: Cache, rows: np.ndarray, values: np.ndarray) -> Moved:
             if (of_row == name).any()
         }
     worst = int(np.argmin(values))
-    return Moved(
+    return FeatureMovement(
         rows=len(rows),
         mean=float(values.mean()),
         minimum=float(values[worst]),

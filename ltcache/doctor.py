@@ -41,7 +41,7 @@ LEAST_FREE = 5 << 30
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """One thing that was looked at.
 
     Args:
@@ -60,12 +60,12 @@ class Finding:
         return asdict(self)
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[DoctorFinding]:
     """Yield a finding for everything that there is to look at, the quick ones first.
 
     Nothing is downloaded, and nothing is left behind.
     """
-    yield Finding("python", OK, f"{platform.python_version()} on {platform.platform()}")
+    yield DoctorFinding("python", OK, f"{platform.python_version()} on {platform.platform()}")
     failed = False
     for finding in libraries():
         failed |= finding.status == FAILED
@@ -77,28 +77,28 @@ def examine() -> Iterator[Finding]:
         yield _looked(check)
 
 
-def libraries() -> Iterator[Finding]:
+def libraries() -> Iterator[DoctorFinding]:
     """Yield a finding for each of :data:`LIBRARIES`: it is imported, not only looked up."""
     for name, module in LIBRARIES.items():
         try:
             loaded = importlib.import_module(module)
         except Exception as error:  # a library that does not fit another fails in its own way
             detail = f"{type(error).__name__}: {_first_line(error)}"
-            yield Finding(name, FAILED, detail, _reinstall(name))
+            yield DoctorFinding(name, FAILED, detail, _reinstall(name))
         else:
-            yield Finding(name, OK, str(getattr(loaded, "__version__", "version not known")))
+            yield DoctorFinding(name, OK, str(getattr(loaded, "__version__", "version not known")))
 
 
-def extras() -> Finding:
+def extras() -> DoctorFinding:
     """Return which optional parts are installed."""
     there = {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()}
     missing = [name for name, found in there.items() if not found]
     detail = ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in there.items())
     remedy = f"{how_to_install(*missing)} adds them" if missing else ""
-    return Finding("extras", OK, detail, remedy)
+    return DoctorFinding("extras", OK, detail, remedy)
 
 
-def processors() -> Finding:
+def processors() -> DoctorFinding:
     """Return how many processors there are, and whether torch uses more than that."""
     import torch
 
@@ -107,11 +107,11 @@ def processors() -> Finding:
     detail = f"{usable} usable of {os.cpu_count()}{limit}; torch computes with {threads} threads"
     if threads > usable:
         remedy = f"more threads than processors are much slower: set OMP_NUM_THREADS={usable}"
-        return Finding("processors", NOTE, detail, remedy)
-    return Finding("processors", OK, detail)
+        return DoctorFinding("processors", NOTE, detail, remedy)
+    return DoctorFinding("processors", OK, detail)
 
 
-def device() -> Finding:
+def device() -> DoctorFinding:
     """Return the device that ``--device auto`` takes, after computing something on it."""
     import torch
 
@@ -120,27 +120,29 @@ def device() -> Finding:
     place = choose_device("auto")
     ones = torch.ones(64, 64, device=place)
     if float((ones @ ones).sum()) != 64.0**3:
-        return Finding("device", FAILED, f"{place} gives a wrong product of matrices", _DRIVER)
+        return DoctorFinding(
+            "device", FAILED, f"{place} gives a wrong product of matrices", _DRIVER
+        )
     if place.type != "cuda":
-        return Finding("device", OK, f"{place.type}: ltcache bench tells how fast it is")
+        return DoctorFinding("device", OK, f"{place.type}: ltcache bench tells how fast it is")
     about = torch.cuda.get_device_properties(place)
     detail = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    return Finding("device", OK, f"{detail}: ltcache bench tells how fast it is")
+    return DoctorFinding("device", OK, f"{detail}: ltcache bench tells how fast it is")
 
 
-def shared_memory() -> Finding:
+def shared_memory() -> DoctorFinding:
     """Return how much shared memory there is for the processes that load images in finetune."""
     place = Path("/dev/shm")
     if not place.is_dir():
-        return Finding("shared memory", OK, "no /dev/shm on this system")
+        return DoctorFinding("shared memory", OK, "no /dev/shm on this system")
     free = shutil.disk_usage(place).free
     if free < LEAST_SHARED:
         remedy = "finetune with --workers 0, or start the container with --shm-size 8g"
-        return Finding("shared memory", NOTE, f"{_gigabytes(free)} free in /dev/shm", remedy)
-    return Finding("shared memory", OK, f"{_gigabytes(free)} free in /dev/shm")
+        return DoctorFinding("shared memory", NOTE, f"{_gigabytes(free)} free in /dev/shm", remedy)
+    return DoctorFinding("shared memory", OK, f"{_gigabytes(free)} free in /dev/shm")
 
 
-def downloaded_weights() -> Finding:
+def downloaded_weights() -> DoctorFinding:
     """Return whether weights can be stored where the Hugging Face hub stores them."""
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
@@ -150,14 +152,16 @@ def downloaded_weights() -> Finding:
     detail = f"{place}, {_gigabytes(free)} free{', HF_HUB_OFFLINE is set' * bool(HF_HUB_OFFLINE)}"
     if not os.access(there, os.W_OK):
         remedy = "set HF_HOME to a folder that you may write to"
-        return Finding("downloaded weights", NOTE, f"{detail}; {there} is not writable", remedy)
+        return DoctorFinding(
+            "downloaded weights", NOTE, f"{detail}; {there} is not writable", remedy
+        )
     if free < LEAST_FREE:
         remedy = "set HF_HOME to a larger disk for ViT-L and more"
-        return Finding("downloaded weights", NOTE, detail, remedy)
-    return Finding("downloaded weights", OK, detail)
+        return DoctorFinding("downloaded weights", NOTE, detail, remedy)
+    return DoctorFinding("downloaded weights", OK, detail)
 
 
-def extraction() -> Finding:
+def extraction() -> DoctorFinding:
     """Return whether a few packaged images become a cache in the working directory, and how fast
     the embedded encoder is here."""
     import numpy as np
@@ -174,12 +178,12 @@ def extraction() -> Finding:
         seconds = time.perf_counter() - started
         features = np.array(open_cache(Path(folder) / "cache").features("train", "embedding"))
     if len(features) != SAMPLED or not np.isfinite(features).all():
-        return Finding("extraction", FAILED, "features are missing or not finite", _DRIVER)
+        return DoctorFinding("extraction", FAILED, "features are missing or not finite", _DRIVER)
     detail = f"{SAMPLED} packaged images and their class prompts in {seconds:.1f} s"
-    return Finding("extraction", OK, f"{detail}, written to {os.getcwd()} and removed")
+    return DoctorFinding("extraction", OK, f"{detail}, written to {os.getcwd()} and removed")
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (
+CHECKS: tuple[Callable[[], DoctorFinding], ...] = (
     processors,
     device,
     shared_memory,
@@ -190,13 +194,13 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 _DRIVER = "the driver or the build of torch is at fault: see pytorch.org/get-started"
 
 
-def _looked(check: Callable[[], Finding]) -> Finding:
+def _looked(check: Callable[[], DoctorFinding]) -> DoctorFinding:
     """Return what a check finds; that it fails is a finding as well."""
     try:
         return check()
     except Exception as error:
         name = check.__name__.replace("_", " ")
-        return Finding(name, FAILED, f"{type(error).__name__}: {_first_line(error)}")
+        return DoctorFinding(name, FAILED, f"{type(error).__name__}: {_first_line(error)}")
 
 
 def _reinstall(name: str) -> str:

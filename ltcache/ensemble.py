@@ -303,7 +303,7 @@ class _AlignedRows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Member:
+class _EnsembleMember:
     """A member with the rows it can score.
 
     Attributes:
@@ -319,7 +319,7 @@ class _Member:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def _align(members: Sequence[_Member], split: str) -> _AlignedRows:
+def _align(members: Sequence[_EnsembleMember], split: str) -> _AlignedRows:
     """Match the rows of a split by key.
 
     Raises:
@@ -358,14 +358,14 @@ def _align(members: Sequence[_Member], split: str) -> _AlignedRows:
     )
 
 
-def _keys(member: _Member, split: str | None) -> list[str]:
+def _keys(member: _EnsembleMember, split: str | None) -> list[str]:
     keys = member.cache.column("key", split)
     assert keys is not None  # a manifest has keys, each once
     return list(map(str, keys.tolist()))
 
 
 def _check_labels(
-    members: Sequence[_Member], labels: np.ndarray, known: np.ndarray, keys: Sequence[str]
+    members: Sequence[_EnsembleMember], labels: np.ndarray, known: np.ndarray, keys: Sequence[str]
 ) -> None:
     bad = ((labels >= 0) & (labels != known)).any(axis=0)
     if bad.any():
@@ -380,7 +380,7 @@ def _check_labels(
         )
 
 
-def _content_differs(members: Sequence[_Member], split: str, places: np.ndarray) -> int:
+def _content_differs(members: Sequence[_EnsembleMember], split: str, places: np.ndarray) -> int:
     shas = [member.cache.column("sha256", split) for member in members]
     known = [sha[place] for sha, place in zip(shas, places, strict=True) if sha is not None]
     differs = np.zeros(places.shape[1], dtype=bool)
@@ -389,7 +389,7 @@ def _content_differs(members: Sequence[_Member], split: str, places: np.ndarray)
     return int(differs.sum())
 
 
-def _units(members: Sequence[_Member], split: str, places: np.ndarray) -> np.ndarray | None:
+def _units(members: Sequence[_EnsembleMember], split: str, places: np.ndarray) -> np.ndarray | None:
     for member, place in zip(members, places, strict=True):
         units = member.cache.column("unit", split)
         if units is not None:
@@ -397,7 +397,9 @@ def _units(members: Sequence[_Member], split: str, places: np.ndarray) -> np.nda
     return None
 
 
-def _left_out(members: Sequence[_Member], position: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+def _left_out(
+    members: Sequence[_EnsembleMember], position: Sequence[Mapping[str, int]]
+) -> dict[str, Any]:
     every = dict.fromkeys(key for where in position for key in where)
     gaps: dict[str, Any] = {}
     for member, where in zip(members, position, strict=True):
@@ -418,7 +420,7 @@ def _open(
     caches: Sequence[Cache | str | Path],
     prompts: str | None,
     allow_stale: Collection[str],
-) -> list[_Member]:
+) -> list[_EnsembleMember]:
     read = [_read(member, prompts) for member in members]
     runs = [member for member in read if isinstance(member, Run)]
     if caches and not runs:
@@ -460,7 +462,7 @@ def _read(member: Run | ZeroShot | str | Path, prompts: str | None) -> Run | Zer
     return open_run(member)
 
 
-def _run_member(run: Run, cache: Cache, allow_stale: Collection[str]) -> _Member:
+def _run_member(run: Run, cache: Cache, allow_stale: Collection[str]) -> _EnsembleMember:
     stale = check_features(run, cache, allow_stale)
 
     def scores(split: str, places: np.ndarray) -> np.ndarray:
@@ -478,12 +480,14 @@ def _run_member(run: Run, cache: Cache, allow_stale: Collection[str]) -> _Member
         "stale": [*run.record.get("stale", ()), *stale],
     }
     groups = GroupScheme.from_mapping(run.record["groups"])
-    return _Member(name, cache, scores, np.array(run.record["class_counts"]), groups, record)
+    return _EnsembleMember(
+        name, cache, scores, np.array(run.record["class_counts"]), groups, record
+    )
 
 
 def _zero_shot_member(
     member: ZeroShot, of_runs: Sequence[Cache], allow_stale: Collection[str]
-) -> _Member:
+) -> _EnsembleMember:
     cache = _texts_cache(member, of_runs)
     texts = cache.prompts(member.prompts)
     stale = check_prompts(cache, texts, allow_stale)
@@ -503,7 +507,7 @@ def _zero_shot_member(
         "tuned_on": {},
         "stale": stale,
     }
-    return _Member(
+    return _EnsembleMember(
         ZERO_SHOT,
         cache,
         lambda split, places: cached_logits(cache, split, texts)[places],
@@ -529,7 +533,7 @@ def _texts_cache(member: ZeroShot, of_runs: Sequence[Cache]) -> Cache:
     )
 
 
-def _check_classes(members: Sequence[_Member]) -> None:
+def _check_classes(members: Sequence[_EnsembleMember]) -> None:
     first = members[0].cache
     for member in members:
         with telling_classes(first.classes.names, member.cache.classes.names):
@@ -542,7 +546,9 @@ def _check_classes(members: Sequence[_Member]) -> None:
             )
 
 
-def _splits(members: Sequence[_Member], split: str, weights: Sequence[float] | None) -> list[str]:
+def _splits(
+    members: Sequence[_EnsembleMember], split: str, weights: Sequence[float] | None
+) -> list[str]:
     """Return the splits to score: the one that is asked for, before it the one that chooses."""
     wanted = [split] if weights is not None or split == CHOSEN_ON else [CHOSEN_ON, split]
     for name in wanted:
@@ -556,13 +562,13 @@ def _splits(members: Sequence[_Member], split: str, weights: Sequence[float] | N
     return wanted
 
 
-def _counted(members: Sequence[_Member]) -> int:
+def _counted(members: Sequence[_EnsembleMember]) -> int:
     """Return whose training counts make the groups: the first run's, or else the first member's."""
     kinds = [member.record["kind"] for member in members]
     return kinds.index("run") if "run" in kinds else 0
 
 
-def _logits(members: Sequence[_Member], rows: _AlignedRows, split: str) -> list[np.ndarray]:
+def _logits(members: Sequence[_EnsembleMember], rows: _AlignedRows, split: str) -> list[np.ndarray]:
     found = [m.scores(split, place) for m, place in zip(members, rows.places, strict=True)]
     for member, logits in zip(members, found, strict=True):
         if logits.shape[1] != len(member.cache.classes):
@@ -644,7 +650,7 @@ def _scored(
 
 
 def _differences(
-    members: Sequence[_Member],
+    members: Sequence[_EnsembleMember],
     logits: Sequence[np.ndarray],
     mixed: np.ndarray,
     rows: _AlignedRows,
@@ -663,7 +669,7 @@ def _differences(
 
 
 def _record(
-    members: Sequence[_Member],
+    members: Sequence[_EnsembleMember],
     weights: Sequence[float],
     space: str,
     split: str,
@@ -698,7 +704,7 @@ def _record(
     }
 
 
-def _placed(member: _Member, out: str | Path | None) -> dict[str, Any]:
+def _placed(member: _EnsembleMember, out: str | Path | None) -> dict[str, Any]:
     """Return a member's record with where it lies, relative to the result's directory."""
 
     def relative(path: Path | None) -> str | None:
@@ -710,7 +716,7 @@ def _placed(member: _Member, out: str | Path | None) -> dict[str, Any]:
     return {**member.record, **places}
 
 
-def _encoders(members: Sequence[_Member]) -> dict[str, Any]:
+def _encoders(members: Sequence[_EnsembleMember]) -> dict[str, Any]:
     """Return how many encoders stand behind the members, and that they may differ."""
     distinct = len({digest(member.cache.encoder) for member in members})
     note = (

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from ltcache.errors import FitError, UsageError
-from ltcache.fit import Rows, fit_head, require_classes
+from ltcache.fit import LabelledRows, fit_head, require_classes
 from ltcache.heads import HeadContext
 from ltcache.heads.base import predict
 from ltcache.methods import Method, Stage, Train, method_by_name, override
@@ -169,7 +169,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         features = torch.from_numpy(np.require(X, np.float64, ["C", "W"]))
         return predict(self.head_, self.transform_(features))
 
-    def _counts(self, rows: Rows) -> np.ndarray:
+    def _counts(self, rows: LabelledRows) -> np.ndarray:
         """Return the (weighted) rows of each class."""
         weights = None if rows.weights is None else rows.weights.numpy()
         counts = np.bincount(rows.labels.numpy(), weights, minlength=len(self.classes_))
@@ -210,7 +210,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
 
-def _rows(X: np.ndarray, labels: np.ndarray, sample_weight: Any, units: Any) -> Rows:
+def _rows(X: np.ndarray, labels: np.ndarray, sample_weight: Any, units: Any) -> LabelledRows:
     """Return the rows that weigh anything, with weights of mean 1 (None: equal ones)."""
     if units is not None:
         units = np.asarray(units)
@@ -226,7 +226,7 @@ def _rows(X: np.ndarray, labels: np.ndarray, sample_weight: Any, units: Any) -> 
         weights = torch.from_numpy((weights / weights.mean()).astype(np.float32))
     # a copy where X is read-only or of another type: torch refuses to share such memory
     features = torch.from_numpy(np.require(X, np.float32, ["C", "W"]))
-    return Rows(features, torch.from_numpy(labels.astype(np.int64)), weights, units)
+    return LabelledRows(features, torch.from_numpy(labels.astype(np.int64)), weights, units)
 
 
 def _limited(stage: Stage, rows: int, most: int | None) -> Stage:

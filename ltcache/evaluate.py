@@ -19,7 +19,7 @@ from ltcache.place_kind import PlaceKind, not_what_is_asked, seed_folders
 from ltcache.run import Run, check_features, open_run, require_labels, score
 from ltcache.test_priors import (
     NAMED,
-    Shift,
+    PriorProfile,
     class_prior,
     class_weights,
     draw_rows,
@@ -114,7 +114,7 @@ def evaluate_seeds(
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class _ScoredLogits:
     """Logits (N, C), labels (N,) in 0..C-1, and units (N,) or None, of the rows to score."""
 
     logits: np.ndarray
@@ -131,7 +131,7 @@ def _shifted_score(
     seed: int,
 ) -> Metrics:
     counts = np.array(run.record["class_counts"])
-    rows = _rows(run, cache, split, None if shift is None else Shift.parse(shift), seed)
+    rows = _rows(run, cache, split, None if shift is None else PriorProfile.parse(shift), seed)
     logits, weights, words = rows.logits, None, "as fitted"
     if test_prior is not None:
         trained_on = np.array(run.record.get("effective_counts", counts))
@@ -151,14 +151,16 @@ def _shifted_score(
     return replace(metrics, test_prior=words + drawn)
 
 
-def _rows(run: Run, cache: Cache, split: str, shift: Shift | None, seed: int) -> _Rows:
+def _rows(
+    run: Run, cache: Cache, split: str, shift: PriorProfile | None, seed: int
+) -> _ScoredLogits:
     labels, units = require_labels(cache, split), cache.column("unit", split)
     if shift is None:
         keep = np.flatnonzero(labels >= 0)
     else:
         keep = draw_rows(labels, np.array(run.record["class_counts"]), shift, seed)
     features = cache.features(split, run.record["field"], run.method.feature.eval_view)[keep]
-    return _Rows(run.logits(features), labels[keep], None if units is None else units[keep])
+    return _ScoredLogits(run.logits(features), labels[keep], None if units is None else units[keep])
 
 
 def _target(
@@ -180,7 +182,7 @@ def _target(
             "the others)"
         )
     if not Path(test_prior).exists() and re.match("(forward|backward)-", str(test_prior)):
-        profile = Shift.parse(str(test_prior)).profile(counts)
+        profile = PriorProfile.parse(str(test_prior)).profile(counts)
         return profile / profile.sum(), str(test_prior)
     if not Path(test_prior).exists():
         raise UsageError(

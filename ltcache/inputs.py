@@ -1,7 +1,7 @@
 """Images as a person names them: files, folders, archives, and lists of paths.
 
 A stream: nothing is listed ahead, so a folder of millions of images costs no memory. What cannot be
-read is one :class:`Input` whose ``read`` raises, never the end of the stream.
+read is one :class:`ImageInput` whose ``read`` raises, never the end of the stream.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
-class Input:
+class ImageInput:
     """One image.
 
     Args:
@@ -54,7 +54,7 @@ def inputs(
     names: Iterable[str | Path],
     lines: Iterable[str] | None = None,
     left_out: LeftOut | None = None,
-) -> Iterator[Input]:
+) -> Iterator[ImageInput]:
     """Yield the images that names stand for, in order.
 
     A file that is named is taken as it is. Of folders and archives the images are taken
@@ -76,7 +76,7 @@ def inputs(
             yield from _expand(Path(name), others)
 
 
-def _expand(path: Path, others: LeftOut) -> Iterator[Input]:
+def _expand(path: Path, others: LeftOut) -> Iterator[ImageInput]:
     # those of os.path answer "no" where pathlib's raise: a name too long, no permission
     if os.path.isdir(path):
         return _of_folder(path, others)
@@ -96,11 +96,11 @@ def read_file(path: Path) -> bytes:
     return DirectoryStore(path.parent).read(path.name)
 
 
-def _file(path: Path) -> Input:
-    return Input(str(path), partial(read_file, path))
+def _file(path: Path) -> ImageInput:
+    return ImageInput(str(path), partial(read_file, path))
 
 
-def _of_folder(root: Path, others: LeftOut) -> Iterator[Input]:
+def _of_folder(root: Path, others: LeftOut) -> Iterator[ImageInput]:
     for found in walk_folder(root):
         if error := found.error:
             yield _unreadable(str(root / found.prefix), error.strerror or type(error).__name__)
@@ -111,7 +111,7 @@ def _of_folder(root: Path, others: LeftOut) -> Iterator[Input]:
             yield _file(root / name)
 
 
-def _of_zip(path: Path, others: LeftOut) -> Iterator[Input]:
+def _of_zip(path: Path, others: LeftOut) -> Iterator[ImageInput]:
     try:
         members = zip_index(path).members
         visible = [uri for uri in members if is_visible(uri)]
@@ -124,10 +124,10 @@ def _of_zip(path: Path, others: LeftOut) -> Iterator[Input]:
         return
     others.add(f"{path}/{uri}" for uri in rest)
     for uri in images:
-        yield Input(f"{path}/{uri}", partial(store.read, uri))
+        yield ImageInput(f"{path}/{uri}", partial(store.read, uri))
 
 
-def _of_tar(path: Path, others: LeftOut) -> Iterator[Input]:
+def _of_tar(path: Path, others: LeftOut) -> Iterator[ImageInput]:
     """Read in the archive's order, compressed or not, and never unpack."""
     try:
         with tarfile.open(path, "r|*") as archive:
@@ -146,7 +146,7 @@ def _of_tar(path: Path, others: LeftOut) -> Iterator[Input]:
 
 def _of_member(
     name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, complaint: str
-) -> Input | None:
+) -> ImageInput | None:
     """Return the image that a member is, read now, or None where it is none."""
     if suffix_of(name) and not is_image(name):
         return None
@@ -160,11 +160,11 @@ def _of_member(
     head = stream.read(HEAD_BYTES) if stream else b""
     if not is_image(name) and not begins_as_image(head):
         return None
-    return Input(name, partial(bytes, head + (stream.read() if stream else b"")))
+    return ImageInput(name, partial(bytes, head + (stream.read() if stream else b"")))
 
 
-def _unreadable(name: str, reason: str) -> Input:
+def _unreadable(name: str, reason: str) -> ImageInput:
     def read() -> bytes:
         raise ImageError(reason)
 
-    return Input(name, read)
+    return ImageInput(name, read)

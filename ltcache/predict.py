@@ -18,7 +18,7 @@ from ltcache.cache.fingerprint import bytes_digest, differences, require_equal
 from ltcache.cache.shards import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
 from ltcache.images import Preprocessing, View, decode_views
-from ltcache.inputs import Input, inputs
+from ltcache.inputs import ImageInput, inputs
 from ltcache.manifest.image_files import NO_IMAGES, LeftOut
 from ltcache.processors import usable_processors
 from ltcache.run import Run, open_run
@@ -198,7 +198,7 @@ def _predictions(
     run: Run,
     encoder: Encoder,
     view: View,
-    stream: Iterator[Input],
+    stream: Iterator[ImageInput],
     top: int,
     batch_size: int,
     workers: int,
@@ -214,8 +214,8 @@ def _predictions(
 
 
 def _decoded(
-    stream: Iterator[Input],
-    decode: Callable[[Input], np.ndarray | str],
+    stream: Iterator[ImageInput],
+    decode: Callable[[ImageInput], np.ndarray | str],
     workers: int,
     ahead: int,
 ) -> Iterator[tuple[str, np.ndarray | str]]:
@@ -235,7 +235,7 @@ def _decoded(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(item: Input, preprocessing: Preprocessing, view: View) -> np.ndarray | str:
+def _decode(item: ImageInput, preprocessing: Preprocessing, view: View) -> np.ndarray | str:
     """Return pixels uint8 (crops, 3, H, W), or why there are none."""
     try:
         data = item.read()

@@ -125,7 +125,7 @@ def _shuffled_lists(
     return rows[keys.argsort()], starts
 
 
-class Draw(Protocol):
+class EpochDraw(Protocol):
     """(rows by class, generator, progress) -> row numbers of one epoch, (N,)."""
 
     def __call__(
@@ -138,12 +138,12 @@ class Sampler:
     """A sampler and what it does to the prior.
 
     Attributes:
-        draw: of one epoch, see :class:`Draw`.
+        draw: of one epoch, see :class:`EpochDraw`.
         exponent: classes come up in proportion to n**exponent, at the end of the training.
         reference: where it comes from.
     """
 
-    draw: Draw
+    draw: EpochDraw
     exponent: float
     reference: str
 

@@ -36,7 +36,7 @@ _BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class Shift:
+class PriorProfile:
     """A long-tailed profile of classes: ``forward-50``.
 
     Args:
@@ -48,7 +48,7 @@ class Shift:
     ratio: float
 
     @classmethod
-    def parse(cls, text: str) -> Shift:
+    def parse(cls, text: str) -> PriorProfile:
         """Read ``forward-RATIO`` or ``backward-RATIO``.
 
         Raises:
@@ -75,7 +75,7 @@ class Shift:
 
 
 def draw_rows(
-    labels: np.ndarray, class_counts: np.ndarray, shift: Shift | str, seed: int = 0
+    labels: np.ndarray, class_counts: np.ndarray, shift: PriorProfile | str, seed: int = 0
 ) -> np.ndarray:
     """Return the positions of a long-tailed subset of a balanced test split, ascending int64.
 
@@ -90,7 +90,7 @@ def draw_rows(
     Raises:
         ManifestError: a class has no test rows.
     """
-    shift = Shift.parse(shift) if isinstance(shift, str) else shift
+    shift = PriorProfile.parse(shift) if isinstance(shift, str) else shift
     labels = np.asarray(labels)
     there = np.bincount(labels[labels >= 0], minlength=len(class_counts))
     if not there.all():

@@ -20,8 +20,8 @@ from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-    from ltcache.fit import Rows
-    from ltcache.fit.head import Fitted, Memo
+    from ltcache.fit import LabelledRows
+    from ltcache.fit.head import FittedHead, Memo
     from ltcache.heads import HeadContext
 
 Overrides = Mapping[str, Any]
@@ -29,7 +29,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class Axis:
+class SearchAxis:
     """One hyper-parameter of the default search space.
 
     Args:
@@ -48,23 +48,23 @@ class Axis:
 
 
 SPACE = (
-    Axis("optimisation.lr", factors=(1 / 3, 1.0, 3.0)),
-    Axis("optimisation.weight_decay", values=(0.0, 0.01, 0.1)),
+    SearchAxis("optimisation.lr", factors=(1 / 3, 1.0, 3.0)),
+    SearchAxis("optimisation.weight_decay", values=(0.0, 0.01, 0.1)),
     # the main hyper-parameter of a loss, fusion, head or adjustment, where the method has one
-    Axis("loss.tau", factors=(0.5, 1.0, 1.5)),
-    Axis("loss.gamma", factors=(0.5, 1.0, 2.0)),
-    Axis("loss.beta", values=(0.99, 0.999, 0.9999)),
-    Axis("loss.rho", factors=(0.5, 1.0, 1.5)),
-    Axis("loss.max_margin", factors=(0.5, 1.0, 1.5)),
-    Axis("loss.p", factors=(0.5, 1.0, 1.5)),
-    Axis("loss.lam", factors=(0.5, 1.0, 2.0)),
-    Axis("loss.noise_mul", factors=(0.5, 1.0, 2.0)),
-    Axis("loss.eps_head", factors=(0.5, 1.0, 1.5)),
-    Axis("objective.delta", factors=(0.5, 1.0, 2.0)),
-    Axis("objective.tau", factors=(0.5, 1.0, 1.5)),
-    Axis("fusion.ratio", values=(0.1, 0.25, 0.4)),
-    Axis("head.ratio", values=(0.1, 0.2, 0.5)),
-    Axis("head.gamma", factors=(0.5, 1.0, 1.4)),
+    SearchAxis("loss.tau", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.gamma", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("loss.beta", values=(0.99, 0.999, 0.9999)),
+    SearchAxis("loss.rho", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.max_margin", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.p", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.lam", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("loss.noise_mul", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("loss.eps_head", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("objective.delta", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("objective.tau", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("fusion.ratio", values=(0.1, 0.25, 0.4)),
+    SearchAxis("head.ratio", values=(0.1, 0.2, 0.5)),
+    SearchAxis("head.gamma", factors=(0.5, 1.0, 1.4)),
 )
 """The default search space: a method's is what it has of these."""
 
@@ -150,7 +150,7 @@ def tune(
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
     space = search_space(method, grid)
-    trial = _Trials(
+    trial = _FoldTrials(
         method, validation(cache, method, prompts, seed, allow_stale), seed, device,
         allow_double_correction, progress, memo, [],
     )  # fmt: skip
@@ -220,15 +220,15 @@ def nearest_setting(methods: Sequence[Method], key: str) -> str:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Fold:
+class TuningFold:
     """Rows to train on and rows to choose on, never the test split.
 
     Attributes:
         rows, val: as for :func:`ltcache.fit.fit_head`. tuned_on: in words, what ``val`` is.
     """
 
-    rows: Rows
-    val: Rows
+    rows: LabelledRows
+    val: LabelledRows
     context: HeadContext
     tuned_on: str
 
@@ -239,7 +239,7 @@ def validation(
     prompts: str | None = None,
     seed: int = 0,
     allow_stale: Collection[str] = (),
-) -> Fold:
+) -> TuningFold:
     """Return what a method may be chosen on.
 
     Raises:
@@ -256,19 +256,21 @@ def validation(
     rows = rows_of(cache, "train", field, method.feature.view)
     val = val_rows(cache, field, method)
     if val is not None:
-        return Fold(rows, val, context, "val")
+        return TuningFold(rows, val, context, "val")
     parts = hold_out(rows, seed)
     if parts is None:
         raise FitError(
             f"{cache.path}: nothing to choose on: {missing_split('val', cache.splits)}; a tenth of "
             f"train cannot choose in its place, since no class has {LEAST} training images or more"
         )
-    return Fold(
+    return TuningFold(
         rows.take(parts[0]), rows.take(parts[1]), context, f"a stratified {SHARE:.0%} of train"
     )
 
 
-def fit_fold(method: Method, fold: Fold, **options: Any) -> tuple[Fitted, dict[str, float]]:
+def fit_fold(
+    method: Method, fold: TuningFold, **options: Any
+) -> tuple[FittedHead, dict[str, float]]:
     """Fit a method on a fold; return it with its scores on the rows to choose on.
 
     Args:
@@ -285,11 +287,11 @@ def fit_fold(method: Method, fold: Fold, **options: Any) -> tuple[Fitted, dict[s
 
 
 @dataclass(frozen=True, eq=False)
-class _Trials:
+class _FoldTrials:
     """Trials of one method on one fold."""
 
     method: Method
-    fold: Fold
+    fold: TuningFold
     seed: int
     device: str
     allow_double_correction: bool
@@ -327,7 +329,7 @@ class _Trials:
         return max(fitted, key=lambda r: (r["val_mean_per_class"], -r["val_nll"]))
 
 
-def _search_grid(trials: _Trials, space: Grid, budget: int, seed: int) -> None:
+def _search_grid(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:
     for settings in grid_settings(space, budget, seed):
         trials.run(settings)
 
@@ -341,7 +343,7 @@ def grid_settings(space: Grid, budget: int, seed: int) -> list[dict[str, Any]]:
     return [every[0], *(every[number] for number in sorted(drawn))]
 
 
-def _search_optuna(trials: _Trials, space: Grid, budget: int, seed: int) -> None:
+def _search_optuna(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:
     try:
         import optuna
     except ImportError:

@@ -19,7 +19,7 @@ from ltcache.cache.fingerprint import bytes_digest, differences, require_equal
 from ltcache.cache.layout import CENTER, index_path
 from ltcache.cache.norms import cosines
 from ltcache.cache.repair import AGAIN, check_committed, repair_shards
-from ltcache.cache.verify import Problem, VerifyReport, verify_files
+from ltcache.cache.verify import CacheDamage, VerifyReport, verify_files
 from ltcache.checks import check_cache
 from ltcache.class_texts import named_encoder
 from ltcache.errors import CacheError, ImageError, UsageError
@@ -41,7 +41,7 @@ _BATCH = 64  # crops
 
 
 @dataclass(frozen=True)
-class Resample:
+class SampleEncoding:
     """How to encode a sample again.
 
     Args:
@@ -69,7 +69,7 @@ def verify(
     path: str | Path,
     *,
     max_shards: int | None = None,
-    sample: Resample | None = None,
+    sample: SampleEncoding | None = None,
     checks: bool = False,
     repair: bool = False,
 ) -> VerifyReport:
@@ -118,14 +118,14 @@ def _unfinished(path: Path) -> VerifyReport:
         bytes=found.bytes,
         shards=found.shards,
         all_shards=found.all_shards,
-        problems=tuple(Problem(file, text, AGAIN) for file, text in found.problems),
+        problems=tuple(CacheDamage(file, text, AGAIN) for file, text in found.problems),
         finished=False,
         items=found.items,
         all_items=found.all_items,
     )
 
 
-def _resampled(report: VerifyReport, cache: Cache, sample: Resample) -> VerifyReport:
+def _resampled(report: VerifyReport, cache: Cache, sample: SampleEncoding) -> VerifyReport:
     root = _root(cache, sample)
     encoder = _encoder(cache, sample)
     rows = _choose(cache, sample)
@@ -152,7 +152,7 @@ def _resampled(report: VerifyReport, cache: Cache, sample: Resample) -> VerifyRe
             "the features are not those of these images: check --root, else extract into another "
             "--out"
         )
-        problems = (*problems, Problem(f"views/{CENTER}", text, advice))
+        problems = (*problems, CacheDamage(f"views/{CENTER}", text, advice))
     elif values[worst] < SAME:
         warnings.append(f"{text}; the numerics differ in {', '.join(other)}")
     return replace(
@@ -163,7 +163,7 @@ def _resampled(report: VerifyReport, cache: Cache, sample: Resample) -> VerifyRe
     )
 
 
-def _root(cache: Cache, sample: Resample) -> Any:
+def _root(cache: Cache, sample: SampleEncoding) -> Any:
     """Return where the images are, as :func:`ltcache.images.open_store` takes it."""
     root: Any = sample.root
     if root is None and sample.source is not None:
@@ -176,7 +176,7 @@ def _root(cache: Cache, sample: Resample) -> Any:
     return root
 
 
-def _encoder(cache: Cache, sample: Resample) -> Encoder:
+def _encoder(cache: Cache, sample: SampleEncoding) -> Encoder:
     encoder = sample.encoder
     if encoder is None:
         from ltcache.encoder import load_encoder
@@ -200,7 +200,7 @@ def _encoder(cache: Cache, sample: Resample) -> Encoder:
     return encoder
 
 
-def _choose(cache: Cache, sample: Resample) -> np.ndarray:
+def _choose(cache: Cache, sample: SampleEncoding) -> np.ndarray:
     """Return rows of distinct items, int64, ascending."""
     rows = cache.rows()
     items = cache.manifest.rows["item"].to_numpy()[rows]

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.metrics import percent
-from ltcache.report import Entry, Scored, markdown_table
+from ltcache.report import ComparisonEntry, ScoredRun, markdown_table
 from ltcache.run import write_json
 from pipelines.tunings import (
     TEST,
@@ -58,12 +58,12 @@ RATES = rates(1e-3, 3e-4, 3e-3)
 B, A, BOTH = "BALLAD B alone", "BALLAD A", "BALLAD A+B"
 
 
-def phase_b(child: Child) -> Scored:
+def phase_b(child: Child) -> ScoredRun:
     """Return phase B on the features of what phase A has tuned."""
     return head(child, HEAD)
 
 
-def head(child: Child, method: str) -> Scored:
+def head(child: Child, method: str) -> ScoredRun:
     """Return a head on the features of what phase A has tuned."""
     return fitted(child.cache, method, child.study.chosen.trials, child.seed)
 
@@ -100,10 +100,10 @@ def table(study: Study, chosen: argparse.Namespace) -> dict[str, Any]:
     return report(study, entries, entries[0].name, "ballad")
 
 
-def b_alone(study: Study) -> Entry:
+def b_alone(study: Study) -> ComparisonEntry:
     """Return phase B on the encoder as it is, over seeds."""
     runs = [fitted(study.cache, HEAD, study.chosen.trials, seed) for seed in study.seeds]
-    return Entry(B, HEAD, {}, runs)
+    return ComparisonEntry(B, HEAD, {}, runs)
 
 
 def split_models(text: str) -> list[str]:

@@ -31,13 +31,13 @@ from ltcache.cache import Cache, open_cache
 from ltcache.encoder import load_encoder
 from ltcache.extract import extract
 from ltcache.finetune import FineTuned, override_tuning, tuning_by_name
-from ltcache.finetune.assembly import Means, assemble
+from ltcache.finetune.assembly import ComputeOptions, assemble
 from ltcache.finetune.averaging import average_weights
 from ltcache.finetune.processes import processes
 from ltcache.finetune.renewal import renew
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest
-from ltcache.report import Entry, Scored
+from ltcache.report import ComparisonEntry, ScoredRun
 from ltcache.report.comparison import scored
 from ltcache.run import Run, open_run
 from pipelines.tunings import (
@@ -64,13 +64,13 @@ CROPS = "five"
 AVERAGED = "wise-ft"
 
 
-def five_crops(child: Child) -> Scored:
+def five_crops(child: Child) -> ScoredRun:
     """Return the tuned head on the mean of the logits of five crops of each test image."""
     run, place = open_run(child.tuned.path / "run"), child.tuned.path / CROPS
     return on_crops(child.study, run, child.cache, place, encoder=child.tuned.encoder)
 
 
-def frozen_crops(study: Study, head: Entry) -> Entry:
+def frozen_crops(study: Study, head: ComparisonEntry) -> ComparisonEntry:
     """Return a head on frozen features, on five crops of each test image."""
     place, model = Path(study.chosen.out) / f"frozen-{CROPS}", study.chosen.model
     runs = [open_run(str(run.path)) for run in head.runs]
@@ -78,7 +78,7 @@ def frozen_crops(study: Study, head: Entry) -> Entry:
     return replace(head, name=f"{head.name}, five crops", runs=found)
 
 
-def on_crops(study: Study, run: Run, cache: Cache, place: Path, **encoder: Any) -> Scored:
+def on_crops(study: Study, run: Run, cache: Cache, place: Path, **encoder: Any) -> ScoredRun:
     """Return a run on five crops of each test image.
 
     Args:
@@ -92,7 +92,7 @@ def on_crops(study: Study, run: Run, cache: Cache, place: Path, **encoder: Any) 
     return scored_logits(cache, {TEST: logits}, like, cost=cost)
 
 
-def averaged(child: Child) -> Scored:
+def averaged(child: Child) -> ScoredRun:
     """Return WiSE-FT of what was tuned: weights and head averaged with those of the start, the
     share chosen on the validation split."""
     tuned = between(child)
@@ -112,7 +112,7 @@ def between(child: Child) -> FineTuned:
     tuning = override_tuning(tuning_by_name(AVERAGED), child.settings)
     with processes(study.chosen.device) as place:
         parent = load_encoder(study.chosen.model, device="cpu")
-        means = Means(study.chosen.loaders)
+        means = ComputeOptions(study.chosen.loaders)
         assembly = assemble(study.manifest, tuning, parent, place, seed=child.seed, means=means)
         step = assembly.step.requires_grad_(False)
         step.model.load_state_dict(tuned.encoder.model.state_dict())
@@ -143,7 +143,7 @@ def of_split(manifest: Manifest, split: str) -> Manifest:
     return replace(manifest, rows=rows, descriptions=None)
 
 
-def _passes(line: Scored) -> float:
+def _passes(line: ScoredRun) -> float:
     passes: float = line.record["cost"]["encoder_passes"]
     return passes
 

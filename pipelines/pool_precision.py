@@ -20,7 +20,7 @@ from ltcache.errors import UsageError
 from ltcache.manifest import packaged_manifests
 from ltcache.metrics import percent
 from ltcache.report import markdown_table
-from ltcache.retrieval import Retrieved, Settings, retrieve_tail
+from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
 from ltcache.retrieval.cached_queries import make_queries
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.scoring import score_pool
@@ -50,7 +50,11 @@ def read_truth(pool: Cache, file: Path | None) -> np.ndarray | None:
 
 
 def measure(
-    cache: Cache, pool: Cache, truth: np.ndarray, settings: Mapping[str, Settings], most: int
+    cache: Cache,
+    pool: Cache,
+    truth: np.ndarray,
+    settings: Mapping[str, RetrievalSettings],
+    most: int,
 ) -> dict[str, Any]:
     """Return precision of at most ``most`` picks per class, by every way of picking.
 
@@ -79,7 +83,7 @@ def measure(
 
 def rankings(cache: Cache, pool: Cache, labels: np.ndarray, most: int) -> dict[str, Lists]:
     """Return the lists of raw cosine, argmax zero-shot and p_k, with no guard at all."""
-    images, queries = CachedPool(pool), make_queries(cache, Settings())
+    images, queries = CachedPool(pool), make_queries(cache, RetrievalSettings())
     cosines = images.unit(images.rows) @ queries.rows[0].T
     predicted = cosines.argmax(axis=1)
     best = score_pool(images, queries, labels, most)
@@ -93,14 +97,14 @@ def rankings(cache: Cache, pool: Cache, labels: np.ndarray, most: int) -> dict[s
     }
 
 
-def picks_of(found: Retrieved) -> Lists:
+def picks_of(found: RetrievalResult) -> Lists:
     """Return what a retrieval took, best first."""
     taken = found.accepted
     labels, rows = taken["label"].to_numpy(), taken["pool_row"].to_numpy()
     return {entry["label"]: rows[labels == entry["label"]] for entry in found.classes}
 
 
-def refused(found: Retrieved, truth: np.ndarray) -> dict[str, int]:
+def refused(found: RetrievalResult, truth: np.ndarray) -> dict[str, int]:
     """Return reason -> candidates of the right class that were not taken for it."""
     rows = found.table.select(["pool_row", "label", "reason"]).to_pylist()
     right = (row for row in rows if truth[row["pool_row"]] == row["label"])

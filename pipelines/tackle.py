@@ -77,7 +77,7 @@ from ltcache.fit import ExtraRows, fit_adapter
 from ltcache.methods import method_by_name
 from ltcache.metrics import GroupScheme, percent
 from ltcache.report import markdown_table
-from ltcache.retrieval import Settings, extra_rows, retrieve_tail
+from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
 from ltcache.retrieval.selection import tail_classes
 from ltcache.run import Run
 from ltcache.tune import grid_settings, search_space
@@ -127,7 +127,7 @@ def main() -> None:
     truth = pool_precision.read_truth(pool, chosen.truth)
     result: dict[str, Any] = {"precision": []}
     if truth is not None:
-        guards = {name: Settings(**chosen) for name, chosen in GUARDS.items()}
+        guards = {name: RetrievalSettings(**chosen) for name, chosen in GUARDS.items()}
         result["precision"] = [
             pool_precision.measure(cache, pool, truth, guards, most) for most in (10, 50)
         ]
@@ -150,7 +150,7 @@ def measure(
     """Return every number of the accuracy tables, as fractions."""
     tried = list(retrievals(cache, pool, chosen))
     best = max(tried, key=lambda trial: trial["val_mean_per_class"])
-    lines = rows(cache, pool, truth, Settings(**best["settings"]), best["weight"])
+    lines = rows(cache, pool, truth, RetrievalSettings(**best["settings"]), best["weight"])
     right = {"zero-shot": right_of(cache, [zero_shot_logits(cache)])}
     settings: dict[str, Any] = {}
     first = tuned(lines[WITHOUT], chosen)
@@ -188,7 +188,7 @@ def retrievals(cache: Cache, pool: Cache, chosen: argparse.Namespace) -> Iterato
     seeds = range(min(chosen.seeds, SEEDS_OF_A_TRIAL))
     for per_class, threshold in itertools.product(PER_CLASS, THRESHOLDS):
         settings = {"per_class": per_class, **threshold}
-        found = retrieve_tail(cache, pool, settings=Settings(**settings))
+        found = retrieve_tail(cache, pool, settings=RetrievalSettings(**settings))
         for weight in WEIGHTS:
             key = f"{found.key} {chosen.method} {weight} {len(seeds)}"
             if key not in known:
@@ -215,7 +215,7 @@ def rows(
     cache: Cache,
     pool: Cache,
     truth: np.ndarray | None,
-    settings: Settings,
+    settings: RetrievalSettings,
     weight: float | str,
 ) -> dict[str, Row]:
     """Return what trains in each line of the table."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ltcache.report import Entry
+from ltcache.report import ComparisonEntry
 from pipelines.tin_cached import with_template
 from pipelines.tunings import (
     Line,
@@ -72,18 +72,18 @@ def main() -> None:
         report(study, entries, baseline, f"tin-table-{number}")
 
 
-def weights(study: Study) -> tuple[list[Entry], str]:
+def weights(study: Study) -> tuple[list[ComparisonEntry], str]:
     """Return table 6 and the line that others are compared with."""
     return _lines(study, WEIGHTS), "image pretrained, text pretrained"
 
 
-def towers(study: Study) -> tuple[list[Entry], str]:
+def towers(study: Study) -> tuple[list[ComparisonEntry], str]:
     """Return table 7 and the line that others are compared with."""
     with_prompts = replace(study, cache=with_template(study.cache, study.chosen))
     return [zero_shot(with_prompts, PROMPTS, FROZEN), *_lines(study, TOWERS)], FROZEN
 
 
-def powers(study: Study) -> tuple[list[Entry], str]:
+def powers(study: Study) -> tuple[list[ComparisonEntry], str]:
     """Return table 8 and the line that others are compared with."""
     settings, tuning = choose(study, TIN)
     own = TIN.method, TIN.tried
@@ -94,16 +94,16 @@ def powers(study: Study) -> tuple[list[Entry], str]:
     return entries, entries[0].name
 
 
-def parts(study: Study) -> tuple[list[Entry], str]:
+def parts(study: Study) -> tuple[list[ComparisonEntry], str]:
     """Return table 9 and the line that others are compared with."""
     return _lines(study, PARTS), BASE
 
 
-def _lines(study: Study, changes: dict[str, dict[str, str]]) -> list[Entry]:
+def _lines(study: Study, changes: dict[str, dict[str, str]]) -> list[ComparisonEntry]:
     return measured(study, [Line(n, TIN.method, TIN.tried, set_) for n, set_ in changes.items()])
 
 
-TABLES: dict[str, Callable[[Study], tuple[list[Entry], str]]] = {
+TABLES: dict[str, Callable[[Study], tuple[list[ComparisonEntry], str]]] = {
     "6": weights,
     "7": towers,
     "8": powers,

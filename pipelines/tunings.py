@@ -27,7 +27,7 @@ from ltcache.errors import DivergedError, FitError, UsageError
 from ltcache.finetune import (
     FineTuned,
     FineTuning,
-    Renewed,
+    TunedCache,
     finetune_cache,
     override_tuning,
     tuning_by_name,
@@ -35,7 +35,7 @@ from ltcache.finetune import (
 from ltcache.fit import fit_adapter
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, percent
-from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare, markdown_table
+from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare, markdown_table
 from ltcache.report.comparison import scored
 from ltcache.run import open_run, write_json
 from ltcache.tune import tune
@@ -82,7 +82,7 @@ class Line:
     method: str
     tried: tuple[Settings, ...]
     settings: Settings = field(default_factory=dict)
-    then: Mapping[str, Callable[[Child], Scored]] = field(default_factory=dict)
+    then: Mapping[str, Callable[[Child], ScoredRun]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Study:
         name = digest(json.loads(json.dumps(determines))).split(":")[-1][:16]
         return Path(self.chosen.out) / "tunings" / f"{line.method}-{name}-seed{seed}"
 
-    def tuned(self, line: Line, settings: Settings, seed: int, extraction: bool) -> Renewed:
+    def tuned(self, line: Line, settings: Settings, seed: int, extraction: bool) -> TunedCache:
         """Tune, or open what was tuned, and encode the cache anew if asked to."""
         place = self.place(line, settings, seed)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -179,14 +179,14 @@ def options(description: str | None, out: str) -> argparse.ArgumentParser:
     return parser
 
 
-def measured(study: Study, lines: Sequence[Line]) -> list[Entry]:
+def measured(study: Study, lines: Sequence[Line]) -> list[ComparisonEntry]:
     """Return the lines, and what follows from each, tuned and scored."""
     return [entry for line in lines for entry in measured_line(study, line)]
 
 
 def measured_line(
     study: Study, line: Line, settings: Settings | None = None, tuning: Settings | None = None
-) -> list[Entry]:
+) -> list[ComparisonEntry]:
     """Return a line, and what follows from it, over seeds.
 
     Args:
@@ -194,11 +194,14 @@ def measured_line(
     """
     if settings is None:
         settings, tuning = choose(study, line)
-    runs: dict[str, list[Scored]] = {name: [] for name in ("", *line.then)}
+    runs: dict[str, list[ScoredRun]] = {name: [] for name in ("", *line.then)}
     for seed in study.seeds:
         for name, found in result(study, line, settings, seed).items():
             runs[name].append(_with_trials(found, tuning or {}))
-    return [Entry(name or line.name, line.method, settings, found) for name, found in runs.items()]
+    return [
+        ComparisonEntry(name or line.name, line.method, settings, found)
+        for name, found in runs.items()
+    ]
 
 
 def choose(study: Study, line: Line) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -259,7 +262,7 @@ def trial(study: Study, line: Line, settings: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def result(study: Study, line: Line, settings: Settings, seed: int) -> dict[str, Scored]:
+def result(study: Study, line: Line, settings: Settings, seed: int) -> dict[str, ScoredRun]:
     """Tune with one seed and score the line ("") and what follows from it; read what is there."""
     file = _file(study, line, settings, seed, ".json")
     if file.exists() and (found := read_scored(file, seed)).keys() >= {"", *line.then}:
@@ -277,7 +280,7 @@ def result(study: Study, line: Line, settings: Settings, seed: int) -> dict[str,
     return found
 
 
-def fitted(cache: Cache, method: str, trials: int, seed: int) -> Scored:
+def fitted(cache: Cache, method: str, trials: int, seed: int) -> ScoredRun:
     """Return a head on cached features, its settings chosen on the validation split."""
     overrides, tuning = None, None
     if trials > 1:
@@ -286,14 +289,14 @@ def fitted(cache: Cache, method: str, trials: int, seed: int) -> Scored:
     return scored(fit_adapter(cache, method, seed=seed, overrides=overrides, tuning=tuning), cache)
 
 
-def zero_shot(study: Study, prompts: str | None = None, name: str = ZERO_SHOT) -> Entry:
+def zero_shot(study: Study, prompts: str | None = None, name: str = ZERO_SHOT) -> ComparisonEntry:
     """Return the encoder as it is, by class texts; nothing in it is random."""
     run = fit_adapter(study.cache, ZERO_SHOT, prompts=prompts)
     one = scored(run, study.cache)
-    return Entry(name, ZERO_SHOT, {}, [replace(one, seed=seed) for seed in study.seeds])
+    return ComparisonEntry(name, ZERO_SHOT, {}, [replace(one, seed=seed) for seed in study.seeds])
 
 
-def frozen_heads(study: Study) -> dict[str, Entry]:
+def frozen_heads(study: Study) -> dict[str, ComparisonEntry]:
     """Return every head of :data:`FROZEN` by name, each tuned on the validation split with the same
     number of trials."""
     found = compared(study.cache, FROZEN, study.chosen, Path(study.chosen.out) / "frozen")
@@ -302,7 +305,7 @@ def frozen_heads(study: Study) -> dict[str, Entry]:
     }
 
 
-def best_frozen(study: Study, heads: Mapping[str, Entry]) -> Entry:
+def best_frozen(study: Study, heads: Mapping[str, ComparisonEntry]) -> ComparisonEntry:
     """Return the one of :func:`frozen_heads` that is best on the validation split.
 
     Raises:
@@ -312,7 +315,9 @@ def best_frozen(study: Study, heads: Mapping[str, Entry]) -> Entry:
     return replace(heads[name], name=f"best frozen head: {name}")
 
 
-def report(study: Study, entries: Sequence[Entry], baseline: str, name: str) -> dict[str, Any]:
+def report(
+    study: Study, entries: Sequence[ComparisonEntry], baseline: str, name: str
+) -> dict[str, Any]:
     """Print the tables of some lines, and write them to OUT/NAME.json; return the comparison."""
     comparison = compare(entries, {TEST: ScoredRows.of(study.cache, TEST)}, baseline)
     by_name = {entry.name: entry for entry in entries}
@@ -327,7 +332,9 @@ def report(study: Study, entries: Sequence[Entry], baseline: str, name: str) -> 
     return comparison
 
 
-def differences(study: Study, base: Entry, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def differences(
+    study: Study, base: ComparisonEntry, entries: Sequence[ComparisonEntry]
+) -> list[dict[str, Any]]:
     """Return what each line adds to another one on the test split, by group of classes."""
     return [
         {"before": base.name, "after": entry.name}
@@ -336,7 +343,7 @@ def differences(study: Study, base: Entry, entries: Sequence[Entry]) -> list[dic
     ]
 
 
-def intervals_table(study: Study, entries: Sequence[Entry]) -> str:
+def intervals_table(study: Study, entries: Sequence[ComparisonEntry]) -> str:
     """Return the scores of the test split with intervals over units, and what each has cost."""
     lines = []
     for entry in entries:
@@ -355,8 +362,8 @@ def intervals_table(study: Study, entries: Sequence[Entry]) -> str:
 
 
 def scored_logits(
-    cache: Cache, logits: Mapping[str, np.ndarray], like: Scored, **changes: Any
-) -> Scored:
+    cache: Cache, logits: Mapping[str, np.ndarray], like: ScoredRun, **changes: Any
+) -> ScoredRun:
     """Return logits (N, C) of a split's rows as a scored line.
 
     Args:
@@ -376,10 +383,10 @@ def scored_logits(
             groups=cache.manifest.groups,
             units=None if units is None else units[keep],
         )
-    return Scored(like.seed, metrics, right, {**like.record, **changes})
+    return ScoredRun(like.seed, metrics, right, {**like.record, **changes})
 
 
-def write_scored(file: Path, found: Mapping[str, Scored]) -> None:
+def write_scored(file: Path, found: Mapping[str, ScoredRun]) -> None:
     """Write results: scores as JSON, which rows are right beside it."""
     arrays = {
         f"{name}|{split}": rows for name, one in found.items() for split, rows in one.right.items()
@@ -397,13 +404,13 @@ def write_scored(file: Path, found: Mapping[str, Scored]) -> None:
     _write(file, plain)
 
 
-def read_scored(file: Path, seed: int) -> dict[str, Scored]:
+def read_scored(file: Path, seed: int) -> dict[str, ScoredRun]:
     """Read what :func:`write_scored` wrote."""
     plain = json.loads(file.read_text())
     with np.load(file.with_suffix(".npz")) as arrays:
         right = {name: arrays[name] for name in arrays.files}
     return {
-        name: Scored(
+        name: ScoredRun(
             seed,
             {split: Metrics.from_dict(values) for split, values in one["metrics"].items()},
             {split: right[f"{name}|{split}"] for split in one["metrics"]},
@@ -438,19 +445,21 @@ def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
     return record["val_mean_per_class"], -record["val_nll"]
 
 
-def _frozen(study: Study, entry: Mapping[str, Any], out: Path) -> Entry:
+def _frozen(study: Study, entry: Mapping[str, Any], out: Path) -> ComparisonEntry:
     places = [out / path for path in entry["runs"]]
     runs = [scored(open_run(place), study.cache, str(place)) for place in places]
-    return Entry(f"frozen features, {entry['name']}", entry["method"], entry["chosen"], runs)
+    return ComparisonEntry(
+        f"frozen features, {entry['name']}", entry["method"], entry["chosen"], runs
+    )
 
 
-def _val_mean(entry: Entry, study: Study) -> float:
+def _val_mean(entry: ComparisonEntry, study: Study) -> float:
     if "val" not in entry.runs[0].metrics:
         raise UsageError(f"{study.manifest.name} has no val split to choose the best head on")
     return float(np.mean([run.metrics["val"].mean_per_class for run in entry.runs]))
 
 
-def _with_trials(found: Scored, tuning: Settings) -> Scored:
+def _with_trials(found: ScoredRun, tuning: Settings) -> ScoredRun:
     """Return the line with how its settings were chosen in its record."""
     if not tuning:
         return found
@@ -485,11 +494,13 @@ def _told(line: Line, settings: Settings, seed: int) -> Callable[[dict[str, Any]
     return tell
 
 
-def _right(entry: Entry) -> np.ndarray:
+def _right(entry: ComparisonEntry) -> np.ndarray:
     return np.stack([run.right[TEST] for run in entry.runs])
 
 
-def _added(study: Study, before: np.ndarray, entry: Entry, statistic: str) -> dict[str, Any] | None:
+def _added(
+    study: Study, before: np.ndarray, entry: ComparisonEntry, statistic: str
+) -> dict[str, Any] | None:
     if getattr(entry.runs[0].metrics[TEST], statistic) is None:
         return None
     return difference(study.cache, before, _right(entry), statistic)

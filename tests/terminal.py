@@ -16,7 +16,7 @@ from pathlib import Path
 CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b[()][A-Z0-9]|\x1b\][^\a]*\a|(.)", re.DOTALL)
 BAR_PIECES = "━╸╺"
 BAR = re.compile(rf"\w+ [{BAR_PIECES}]+ +\d+/(\d+|\?)( +(\d+:\d\d:\d\d|-:--:--)( .*)?)?")
-"""What :class:`ltcache.cli.progress.Bar` draws: verb, bar, counts, time left, note."""
+"""What :class:`ltcache.cli.progress.ProgressBar` draws: verb, bar, counts, time left, note."""
 
 
 class Screen:

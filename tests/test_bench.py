@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ltcache import bench as module
-from ltcache.bench import Bench, Speed, bench
+from ltcache.bench import BenchResult, ForwardSpeed, bench
 from ltcache.encoder import Encoder
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.manifest import read_manifest
@@ -28,9 +28,9 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def made(decoding: float, **rates: float) -> Bench:
-    speeds = tuple(Speed(name, 16, rate, 1.0, None) for name, rate in rates.items())
-    return Bench("m", "cpu", 8, 0, 2, decoding, speeds)
+def made(decoding: float, **rates: float) -> BenchResult:
+    speeds = tuple(ForwardSpeed(name, 16, rate, 1.0, None) for name, rate in rates.items())
+    return BenchResult("m", "cpu", 8, 0, 2, decoding, speeds)
 
 
 def test_every_precision_and_batch_is_measured(tiny_clip: Path, photos: Path, call: Call) -> None:

@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import pytest
 
 from ltcache import doctor
-from ltcache.doctor import FAILED, NOTE, OK, Finding, examine
+from ltcache.doctor import FAILED, NOTE, OK, DoctorFinding, examine
 from ltcache.errors import EncoderError
 from tests.conftest import Call
 
@@ -25,7 +25,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def found() -> dict[str, Finding]:
+def found() -> dict[str, DoctorFinding]:
     return {finding.name: finding for finding in examine()}
 
 
@@ -61,12 +61,12 @@ def test_a_library_that_does_not_import_is_named_and_the_rest_is_left(
 
 
 def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def device() -> Finding:
+    def device() -> DoctorFinding:
         raise EncoderError("no usable GPU\nbut one is there")
 
     monkeypatch.setattr(doctor, "CHECKS", (device, doctor.shared_memory))
     findings = found()
-    assert findings["device"] == Finding("device", FAILED, "EncoderError: no usable GPU")
+    assert findings["device"] == DoctorFinding("device", FAILED, "EncoderError: no usable GPU")
     assert "shared memory" in findings
 
 

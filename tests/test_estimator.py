@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import ltcache
 from ltcache.errors import FitError, UsageError
 from ltcache.estimator import LongTailClassifier
-from ltcache.fit import Rows, fit_head
+from ltcache.fit import LabelledRows, fit_head
 from ltcache.heads import HeadContext
 from ltcache.heads.base import predict
 from ltcache.methods import METHODS, override
@@ -76,7 +76,9 @@ def test_the_fit_is_that_of_fit_head(name: str) -> None:
     labels = np.searchsorted(NAMES, y)
     method = METHODS[name] if name == "gda" else override(METHODS[name], {"optimisation.epochs": 4})
     context = HeadContext(4, 3, torch.bincount(torch.from_numpy(labels)))
-    fitted = fit_head(method, Rows(torch.from_numpy(X), torch.from_numpy(labels)), context, seed=5)
+    fitted = fit_head(
+        method, LabelledRows(torch.from_numpy(X), torch.from_numpy(labels)), context, seed=5
+    )
     own = LongTailClassifier(method, random_state=5).fit(X, y)
     for key, value in fitted.head.state_dict().items():
         assert torch.equal(own.head_.state_dict()[key], value.double()), key

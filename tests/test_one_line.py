@@ -14,7 +14,7 @@ import torch
 
 import ltcache
 from ltcache.finetune import TUNINGS
-from ltcache.fit import Rows, fit_adapter, fit_head
+from ltcache.fit import LabelledRows, fit_adapter, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS
 from ltcache.one_line import brief
@@ -47,7 +47,7 @@ def test_values_are_printed_on_one_line() -> None:
     cache: Any = FakeCache(long_tail_counts(40, 200, 5))
     run = fit_adapter(cache, "ce", overrides={"optimisation.epochs": 2})
     assert repr(run).startswith("Run(ce, seed 0, val ") and "mean/class" in repr(run)
-    rows = Rows(torch.zeros(3000, 8), torch.arange(3000) % 40)
+    rows = LabelledRows(torch.zeros(3000, 8), torch.arange(3000) % 40)
     assert (
         repr(rows) == "Rows(features=float32 3000x8, labels=int64 3000, weights=None, units=None)"
     )

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from ltcache.cli.progress import Bar
+from ltcache.cli.progress import ProgressBar
 from tests.terminal import Screen, complaints
 
 
@@ -30,7 +30,7 @@ def shown(terminal: Terminal) -> list[str]:
 
 def test_a_bar_ends_as_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    with Bar() as bar:
+    with ProgressBar() as bar:
         for done in range(3):
             bar.show(done + 1, 3, "3 images/s")
     (line,) = shown(terminal)
@@ -40,7 +40,7 @@ def test_a_bar_ends_as_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_bar_with_nothing_to_show_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    with pytest.raises(ValueError, match="refused"), Bar():
+    with pytest.raises(ValueError, match="refused"), ProgressBar():
         raise ValueError("refused before the work began")
     assert shown(terminal) == []
 

@@ -18,7 +18,7 @@ from ltcache.metrics import evaluate_logits
 from ltcache.run import Run
 from ltcache.test_priors import (
     RATIOS,
-    Shift,
+    PriorProfile,
     class_prior,
     class_weights,
     draw_rows,
@@ -68,7 +68,9 @@ def test_the_fields_test_sets_have_these_sizes(
 
 def test_drawing_is_by_seed_and_nested() -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 40))
-    drawn = {ratio: draw_rows(labels, COUNTS, Shift("forward", ratio), 3) for ratio in RATIOS}
+    drawn = {
+        ratio: draw_rows(labels, COUNTS, PriorProfile("forward", ratio), 3) for ratio in RATIOS
+    }
     for large, small in pairwise(RATIOS):
         assert set(drawn[large].tolist()) < set(drawn[small].tolist())
     assert np.array_equal(drawn[50], draw_rows(labels, COUNTS, "forward-50", 3))
@@ -90,7 +92,7 @@ def test_unlabelled_rows_are_never_drawn_and_every_class_is() -> None:
 @pytest.mark.parametrize("text", ["sideways-5", "forward", "forward-0.5", "forward-x", ""])
 def test_a_shift_is_named_in_one_way(text: str) -> None:
     with pytest.raises(UsageError, match="forward-50"):
-        Shift.parse(text)
+        PriorProfile.parse(text)
 
 
 # --- priors ---------------------------------------------------------------------------------------

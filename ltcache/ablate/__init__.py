@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ltcache.ablate.ablation import Ablation, ablate
-from ltcache.ablate.auto import Choice, choose_method
-from ltcache.ablate.plan import Setting, settings_of
-from ltcache.ablate.runs import Progress
+from ltcache.ablate.auto import MethodChoice, choose_method
+from ltcache.ablate.plan import AblationSetting, settings_of
+from ltcache.ablate.runs import AblationProgress
 
 __all__ = [
     "Ablation",
-    "Choice",
-    "Progress",
-    "Setting",
+    "AblationProgress",
+    "AblationSetting",
+    "MethodChoice",
     "ablate",
     "choose_method",
     "settings_of",

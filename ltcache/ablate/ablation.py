@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.ablate.plan import Grid, Setting, settings_of
+from ltcache.ablate.plan import AblationSetting, Grid, settings_of
 from ltcache.ablate.resident import resident
 from ltcache.ablate.runs import (
+    AblationJob,
+    AblationProgress,
     FitRun,
-    Job,
-    Options,
-    Outcome,
-    Progress,
+    JobOutcome,
+    RunOptions,
     TuneSetting,
     run_all,
     setting_key,
@@ -27,7 +27,7 @@ from ltcache.files import require_local, write_whole
 from ltcache.manifest.missing_split import missing_split, unlabelled_split
 from ltcache.one_line import one_line
 from ltcache.processors import usable_processors
-from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare
+from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare
 from ltcache.report.frequency import plot_by_frequency
 from ltcache.tune import TRIALS, TUNERS
 
@@ -81,7 +81,7 @@ def ablate(
     allow_double_correction: bool = False,
     workers: int | None = None,
     together: bool | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[AblationProgress], None] | None = None,
 ) -> Ablation:
     """Fit every method with every setting and seed, and compare them.
 
@@ -131,7 +131,7 @@ def ablate(
     }  # fmt: skip
     search = {"grid": _plain(grid), "tuner": tuner, "trials": trials, "seed": 0}
     together = device != "cpu" if together is None else together
-    options = Options(fit, search if tune else None, together)
+    options = RunOptions(fit, search if tune else None, together)
     if workers is None:
         workers = usable_processors() if device == "cpu" else 1
     outcomes = _execute(cache, settings, numbers, out, options, workers, progress)
@@ -151,26 +151,27 @@ def write_comparison(comparison: Mapping[str, Any], out: Path, split: str) -> No
 
 def _execute(
     cache: Cache,
-    settings: Sequence[Setting],
+    settings: Sequence[AblationSetting],
     seeds: Sequence[int],
     out: Path,
-    options: Options,
+    options: RunOptions,
     workers: int,
-    progress: Callable[[Progress], None] | None,
-) -> list[Outcome]:
+    progress: Callable[[AblationProgress], None] | None,
+) -> list[JobOutcome]:
     """Tune where asked, then run; the outcomes of both, in order of setting and seed."""
     keys = {setting.name: setting_key(cache, setting, options) for setting in settings}
     chosen: dict[str, Any] = {}
-    outcomes: list[Outcome] = []
+    outcomes: list[JobOutcome] = []
     if options.tuning is not None:
         jobs = [
-            Job(s, 0, out / "tuning" / f"{_slug(s.name)}-{keys[s.name]}.json") for s in settings
+            AblationJob(s, 0, out / "tuning" / f"{_slug(s.name)}-{keys[s.name]}.json")
+            for s in settings
         ]
         tuned = list(run_all(jobs, TuneSetting(cache, options), workers, progress, "tuning"))
         chosen = {o.job.setting.name: o.value for o in tuned if o.reason is None}
         outcomes = [o for o in tuned if o.reason is not None]
     runs = [
-        Job(s, seed, out / "runs" / f"{_slug(s.name)}-{keys[s.name]}" / f"seed-{seed}",
+        AblationJob(s, seed, out / "runs" / f"{_slug(s.name)}-{keys[s.name]}" / f"seed-{seed}",
             chosen.get(s.name))
         for s in settings
         for seed in seeds
@@ -183,8 +184,8 @@ def _execute(
 
 def _compared(
     cache: Cache,
-    settings: Sequence[Setting],
-    outcomes: Sequence[Outcome],
+    settings: Sequence[AblationSetting],
+    outcomes: Sequence[JobOutcome],
     baseline: str,
     out: Path,
     notes: Sequence[str],
@@ -192,9 +193,11 @@ def _compared(
     entries = []
     for setting in settings:
         mine = [o.value for o in outcomes if o.job.setting is setting or o.job.setting == setting]
-        runs = [_shown(value, out) for value in mine if isinstance(value, Scored)]
+        runs = [_shown(value, out) for value in mine if isinstance(value, ScoredRun)]
         if runs:
-            entries.append(Entry(setting.name, setting.method.name, setting.overrides, runs))
+            entries.append(
+                ComparisonEntry(setting.name, setting.method.name, setting.overrides, runs)
+            )
     failures = [
         {"name": o.job.setting.name, "seed": o.job.seed, "reason": o.reason}
         for o in outcomes
@@ -221,7 +224,7 @@ def _shared(cache: Cache) -> list[str]:
     return [shared_warning(found, cache.path)] if found else []
 
 
-def _warned(outcomes: Sequence[Outcome], without: Sequence[str]) -> list[str]:
+def _warned(outcomes: Sequence[JobOutcome], without: Sequence[str]) -> list[str]:
     """Return what was warned of, each text once, with the lines that it is of."""
     names: dict[str, list[str]] = {}
     for outcome in outcomes:
@@ -232,7 +235,7 @@ def _warned(outcomes: Sequence[Outcome], without: Sequence[str]) -> list[str]:
     return [f"{', '.join(found)}: {text}" for text, found in names.items()]
 
 
-def _shown(run: Scored, out: Path) -> Scored:
+def _shown(run: ScoredRun, out: Path) -> ScoredRun:
     from dataclasses import replace
 
     return replace(run, path=os.path.relpath(run.path or out, out))
@@ -269,7 +272,7 @@ def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: i
         raise UsageError(f"trials={trials} must be at least 1")
 
 
-def _baseline(settings: Sequence[Setting], name: str | None) -> str:
+def _baseline(settings: Sequence[AblationSetting], name: str | None) -> str:
     """Return the name of the line that differences are taken to."""
     if not settings:
         raise UsageError("no methods to compare")

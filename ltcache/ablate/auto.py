@@ -11,7 +11,7 @@ import numpy as np
 
 from ltcache.ablate.resident import resident
 from ltcache.errors import FitError, UsageError
-from ltcache.metrics.bootstrap import Units, percentile_interval
+from ltcache.metrics.bootstrap import UnitSums, percentile_interval
 from ltcache.metrics.summaries import summaries
 from ltcache.one_line import one_line
 from ltcache.tune import fit_fold, has_setting, nearest_setting, validation
@@ -37,7 +37,7 @@ RESAMPLES = 2000
 
 @one_line
 @dataclass(frozen=True)
-class Choice:
+class MethodChoice:
     """What was chosen, and how sure that is.
 
     Attributes:
@@ -83,7 +83,7 @@ def choose_method(
     allow_stale: Collection[str] = (),
     allow_double_correction: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Choice:
+) -> MethodChoice:
     """Choose a method by mean accuracy per class on validation data; the test split is not read.
 
     Args:
@@ -151,17 +151,17 @@ def _choice(
     tuned_on: str,
     seeds: int,
     failed: Mapping[str, str],
-) -> Choice:
+) -> MethodChoice:
     """Apply the one-standard-error rule; ``right`` is in the order of simplicity."""
     names = list(right)
-    gathered = Units.gather(np.stack(list(right.values()), axis=1), labels, units, classes)
+    gathered = UnitSums.gather(np.stack(list(right.values()), axis=1), labels, units, classes)
     points = _means(gathered.totals())  # (M,)
     draws = _means(gathered.resample(RESAMPLES, 0))  # (B, M)
     best = int(points.argmax())
     error = float(draws[:, best].std(ddof=1))
     chosen = next(k for k in range(len(names)) if points[k] >= points[best] - error)
     low, high = percentile_interval(draws.max(axis=1) - draws[:, chosen])
-    return Choice(
+    return MethodChoice(
         method=names[chosen],
         best=names[best],
         standard_error=error,

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 
-class Work(Protocol):
+class WorkFunction(Protocol):
     """What is done with each item; it never raises."""
 
     def begin(self, group: Sequence[Any], /) -> dict[str, Any]:
@@ -26,15 +26,15 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostItem:
     """An item whose process died."""
 
     item: Any
     reason: str
 
 
-def run_groups(groups: Sequence[Sequence[Any]], work: Work, workers: int) -> Iterator[Any]:
-    """Yield the result of every item as it comes, or :class:`Lost`.
+def run_groups(groups: Sequence[Sequence[Any]], work: WorkFunction, workers: int) -> Iterator[Any]:
+    """Yield the result of every item as it comes, or :class:`LostItem`.
 
     Args:
         workers: processes; 1: in this one.
@@ -50,37 +50,39 @@ def run_groups(groups: Sequence[Sequence[Any]], work: Work, workers: int) -> Ite
 
 
 @dataclass(eq=False)
-class _Worker:
+class _WorkerProcess:
     process: Any
     pending: list[Any]
 
 
-def _in_processes(groups: Sequence[Sequence[Any]], work: Work, workers: int) -> Iterator[Any]:
+def _in_processes(
+    groups: Sequence[Sequence[Any]], work: WorkFunction, workers: int
+) -> Iterator[Any]:
     # a fork shares the features; on a Mac forked libraries crash
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     queue = [list(group) for group in groups]
-    pool: dict[Connection, _Worker] = {}
+    pool: dict[Connection, _WorkerProcess] = {}
     try:
         for _ in range(workers):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, work), daemon=True)
             process.start()
             there.close()  # so that its end is seen when the process dies
-            pool[here] = _Worker(process, queue.pop(0))
+            pool[here] = _WorkerProcess(process, queue.pop(0))
             here.send(pool[here].pending)
         while pool:
             for connection in wait(list(pool)):
                 assert isinstance(connection, Connection)
                 yield from _hear(connection, pool, queue)
         for group in queue:  # every process died
-            yield from (Lost(item, "the processes before it died") for item in group)
+            yield from (LostItem(item, "the processes before it died") for item in group)
     finally:
         for worker in pool.values():
             worker.process.terminate()
 
 
 def _hear(
-    connection: Connection, pool: dict[Connection, _Worker], queue: list[list[Any]]
+    connection: Connection, pool: dict[Connection, _WorkerProcess], queue: list[list[Any]]
 ) -> Iterator[Any]:
     """Yield what a process reports, and give it the next group when it has none."""
     worker = pool[connection]
@@ -90,7 +92,7 @@ def _hear(
         del pool[connection]
         worker.process.join()
         reason = f"its process died (exit status {worker.process.exitcode}); out of memory?"
-        yield from (Lost(item, f"{reason} Try --workers 1") for item in worker.pending)
+        yield from (LostItem(item, f"{reason} Try --workers 1") for item in worker.pending)
         return
     worker.pending.pop(0)
     if not worker.pending and queue:
@@ -103,7 +105,7 @@ def _hear(
     yield result
 
 
-def _serve(connection: Connection, work: Work) -> None:
+def _serve(connection: Connection, work: WorkFunction) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once and without a traceback

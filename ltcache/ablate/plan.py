@@ -17,7 +17,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 @one_line
 @dataclass(frozen=True)
-class Setting:
+class AblationSetting:
     """One line of an ablation.
 
     Args:
@@ -36,7 +36,7 @@ def settings_of(
     grid: Grid | None = None,
     fusion: Sequence[str] = ("none",),
     overrides: Mapping[str, Any] | None = None,
-) -> tuple[list[Setting], list[str]]:
+) -> tuple[list[AblationSetting], list[str]]:
     """Return the product of choices, each once, and notes on what a method lacks.
 
     Args:
@@ -54,7 +54,7 @@ def settings_of(
                           fusion, notes)  # fmt: skip
     choices = {key: tuple(values) for key, values in (grid or {}).items()}
     fixed = {key: (value,) for key, value in (overrides or {}).items() if key not in choices}
-    found: dict[str, Setting] = {}
+    found: dict[str, AblationSetting] = {}
     missing: dict[str, list[str]] = {key: [] for key in (*choices, *fixed)}
     for base in bases:
         for changed in _combinations(choices | fixed):
@@ -63,7 +63,7 @@ def settings_of(
             same = {key: value for key, value in taken.items() if key not in choices}
             grown = [f"{key}={value}" for key, value in shown.items()]
             name = ", ".join([_named(base, same), *grown])
-            found.setdefault(name, Setting(name, override(base, taken), shown))
+            found.setdefault(name, AblationSetting(name, override(base, taken), shown))
             for key in lacks:
                 if base.name not in missing[key]:
                     missing[key].append(base.name)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 _READS = ("features", "labels", "rows", "column", "class_counts", "prompts", "field_dims")
 
 
-class Resident:
+class ResidentCache:
     """A cache whose arrays are kept in memory after the first time they are asked for.
 
     They are shared: who changes one changes it for all.
@@ -38,4 +38,4 @@ class Resident:
 
 def resident(cache: Cache) -> Cache:
     """Return a cache that reads each array once."""
-    return cache if isinstance(cache, Resident) else cast("Cache", Resident(cache))
+    return cache if isinstance(cache, ResidentCache) else cast("Cache", ResidentCache(cache))

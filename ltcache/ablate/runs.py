@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache import __version__
-from ltcache.ablate.parallel import Lost, run_groups
-from ltcache.ablate.plan import Setting
+from ltcache.ablate.parallel import LostItem, run_groups
+from ltcache.ablate.plan import AblationSetting
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError, LtcacheError
 from ltcache.files import mend, write_json
 from ltcache.methods import Method, Train, override
 from ltcache.one_line import one_line
-from ltcache.report.comparison import Scored, scored
+from ltcache.report.comparison import ScoredRun, scored
 from ltcache.tune import has_setting, tune
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ TOGETHER = 32
 
 
 @dataclass(frozen=True)
-class Progress:
+class AblationProgress:
     """How far an ablation is: ``done`` of ``total``, and what came last."""
 
     stage: str
@@ -44,7 +44,7 @@ class Progress:
 
 
 @dataclass(frozen=True, eq=False)
-class Options:
+class RunOptions:
     """What all runs share.
 
     Args:
@@ -59,7 +59,7 @@ class Options:
 
 @one_line
 @dataclass(frozen=True)
-class Job:
+class AblationJob:
     """One run.
 
     Args:
@@ -68,7 +68,7 @@ class Job:
         tuning: record of what was chosen for it, or None.
     """
 
-    setting: Setting
+    setting: AblationSetting
     seed: int
     place: Path
     tuning: Mapping[str, Any] | None = None
@@ -86,11 +86,11 @@ class Job:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class JobOutcome:
     """What became of a job: ``value``, or the reason that there is none.
 
     Attributes:
-        value: :class:`ltcache.report.Scored` of a run, the record of a tuning.
+        value: :class:`ltcache.report.ScoredRun` of a run, the record of a tuning.
         warnings: what was warned of on the way.
     """
 
@@ -105,9 +105,9 @@ class FitRun:
     """Work: take a run that is there, or fit and write it."""
 
     cache: Cache
-    options: Options
+    options: RunOptions
 
-    def begin(self, group: Sequence[Job]) -> dict[str, Any]:
+    def begin(self, group: Sequence[AblationJob]) -> dict[str, Any]:
         """Return what the runs of a group share; all their stages if they are trained together."""
         memo: dict[str, Any] = {}
         for job in group:
@@ -120,7 +120,7 @@ class FitRun:
                 self._train(missing, memo)
         return memo
 
-    def _train(self, jobs: Sequence[Job], memo: dict[str, Any]) -> None:
+    def _train(self, jobs: Sequence[AblationJob], memo: dict[str, Any]) -> None:
         from ltcache import fit
         from ltcache.fit.adapter import make_context, rows_of, val_rows
 
@@ -133,7 +133,7 @@ class FitRun:
         for texts in (False, True):  # what a stage may fall back to depends on them
             some = [k for k, c in enumerate(contexts) if (c.text_features is not None) == texts]
             fit.fit_many(
-                [fit.Job(jobs[k].method, jobs[k].seed) for k in some],
+                [fit.FitJob(jobs[k].method, jobs[k].seed) for k in some],
                 rows,
                 contexts[some[0] if some else 0],
                 val=val,
@@ -142,11 +142,11 @@ class FitRun:
                 memo=memo,
             )
 
-    def __call__(self, job: Job, memo: dict[str, Any]) -> Outcome:
+    def __call__(self, job: AblationJob, memo: dict[str, Any]) -> JobOutcome:
         """Return the outcome; no exception leaves but an interrupt."""
         return _guarded(job, lambda: self._run(job, memo))
 
-    def _run(self, job: Job, memo: dict[str, Any]) -> Scored:
+    def _run(self, job: AblationJob, memo: dict[str, Any]) -> ScoredRun:
         from ltcache.fit import fit_adapter
 
         run = _whole(job.place)
@@ -181,17 +181,17 @@ class TuneSetting:
     """Work: take what was chosen for a setting before, or choose it now."""
 
     cache: Cache
-    options: Options
+    options: RunOptions
 
-    def begin(self, group: Sequence[Job]) -> dict[str, Any]:
+    def begin(self, group: Sequence[AblationJob]) -> dict[str, Any]:
         """Return an empty memo."""
         return {}
 
-    def __call__(self, job: Job, memo: dict[str, Any]) -> Outcome:
+    def __call__(self, job: AblationJob, memo: dict[str, Any]) -> JobOutcome:
         """Return the outcome; no exception leaves but an interrupt."""
         return _guarded(job, lambda: self._tune(job, memo))
 
-    def _tune(self, job: Job, memo: dict[str, Any]) -> dict[str, Any]:
+    def _tune(self, job: AblationJob, memo: dict[str, Any]) -> dict[str, Any]:
         try:
             known: dict[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
             return known
@@ -206,7 +206,7 @@ class TuneSetting:
         return found
 
 
-def _guarded(job: Any, work: Callable[[], Any]) -> Outcome:
+def _guarded(job: Any, work: Callable[[], Any]) -> JobOutcome:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -216,34 +216,36 @@ def _guarded(job: Any, work: Callable[[], Any]) -> Outcome:
         except Exception as error:  # one run must not lose the others
             value, reason = None, f"{type(error).__name__}: {error}"
     texts = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    return Outcome(job, value, reason, tuple(dict.fromkeys(texts)))
+    return JobOutcome(job, value, reason, tuple(dict.fromkeys(texts)))
 
 
 def run_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[AblationJob],
     work: FitRun | TuneSetting,
     workers: int,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[AblationProgress], None] | None,
     stage: str = "runs",
-) -> Iterator[Outcome]:
+) -> Iterator[JobOutcome]:
     """Yield the outcome of every job, in the order in which they end."""
     failed = 0
     groups = _groups(jobs, work.options.together)
     for done, found in enumerate(run_groups(groups, work, workers), start=1):
-        outcome = Outcome(found.item, reason=found.reason) if isinstance(found, Lost) else found
+        outcome = (
+            JobOutcome(found.item, reason=found.reason) if isinstance(found, LostItem) else found
+        )
         failed += outcome.reason is not None
         if progress is not None:
-            progress(Progress(stage, done, len(jobs), outcome.job.name, failed))
+            progress(AblationProgress(stage, done, len(jobs), outcome.job.name, failed))
         yield outcome
 
 
-def _groups(jobs: Sequence[Job], together: bool) -> list[list[Job]]:
+def _groups(jobs: Sequence[AblationJob], together: bool) -> list[list[AblationJob]]:
     """Put jobs together that share what they begin with.
 
     One by one that is the first stage, which is then fitted only once; trained together it is the
     features, the head and the schedule of the first stage, by at most ``TOGETHER`` jobs.
     """
-    groups: dict[str, list[Job]] = {}
+    groups: dict[str, list[AblationJob]] = {}
     for job in jobs:
         method = job.method
         first = method.stages[0]
@@ -270,7 +272,7 @@ def cache_key(cache: Cache, view: str, prompts: str | None) -> str:
     return digest([cache.identities(view, texts), contents, dict(cache.manifest.groups or {})])
 
 
-def setting_key(cache: Cache, setting: Setting, options: Options) -> str:
+def setting_key(cache: Cache, setting: AblationSetting, options: RunOptions) -> str:
     """Return 12 hexadecimal digits of everything but the seed that determines a setting's runs."""
     feature = setting.method.feature
     views = sorted({feature.view, feature.eval_view})

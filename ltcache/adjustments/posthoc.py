@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ltcache.adjustments.base import Adjustment
-from ltcache.heads import Affine, Head, HeadContext
+from ltcache.heads import AffineWeights, Head, HeadContext
 from ltcache.losses.base import class_prior
 
 
@@ -45,13 +45,15 @@ class PosthocLogitAdjustment(Adjustment):
         """See :meth:`Adjustment.adjust`."""
         return logits - self.offset().to(logits.dtype)
 
-    def affine(self) -> Affine | None:
+    def affine(self) -> AffineWeights | None:
         """See :meth:`Head.affine`: that of the head before with another bias."""
         before = self.base.affine()
         if before is None or self.num_experts > 1:
             return None
         offset = self.offset().to(before.weight.dtype)
-        return Affine(before.weight, -offset if before.bias is None else before.bias - offset)
+        return AffineWeights(
+            before.weight, -offset if before.bias is None else before.bias - offset
+        )
 
     def residual_after(self, residual: float | None) -> float | None:
         """See :meth:`Adjustment.residual_after`."""

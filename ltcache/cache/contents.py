@@ -30,7 +30,7 @@ _PROJECTION_COSINE = 0.99  # holds for bf16 towers too
 
 @one_line
 @dataclass
-class Contents:
+class CacheContents:
     """What the contents of a cache gave.
 
     Args:
@@ -49,14 +49,14 @@ class Contents:
 
 def check_contents(
     path: Path, index: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]
-) -> Contents:
+) -> CacheContents:
     """Compare plans, records, shards, rows and class texts with each other.
 
     Args:
         index: of the cache, whose files are known to be whole.
         chosen: view -> shards to read.
     """
-    result = Contents()
+    result = CacheContents()
     try:
         cache = Cache(path, index)
         rows = cache.manifest.rows
@@ -107,7 +107,11 @@ def _check_ranges(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _check_layer(
-    cache: Cache, index: Mapping[str, Any], layer: Layer, shards: Sequence[int], result: Contents
+    cache: Cache,
+    index: Mapping[str, Any],
+    layer: Layer,
+    shards: Sequence[int],
+    result: CacheContents,
 ) -> dict[int, ShardRecord]:
     """Check records and shards of a layer; returns the sound records."""
     records = {}
@@ -122,7 +126,7 @@ def _check_layer(
             for name, shape in layer.fields.items():
                 part = check_field(cache.path, layer, shard, record, name, dims_of(shape))
                 lengths[name].append(part)
-        except Found as found:
+        except DamagedFile as found:
             records.pop(shard, None)
             result.problems.append((found.file, found.text))
     for name, parts in lengths.items():
@@ -133,7 +137,7 @@ def _check_layer(
     return records
 
 
-class Found(Exception):
+class DamagedFile(Exception):
     """A problem in the file at ``path``."""
 
     def __init__(self, cache: Path, path: Path, text: str) -> None:
@@ -149,23 +153,23 @@ def _record(
     try:
         record = read_record(cache, layer, shard)
     except CacheError as error:
-        raise Found(cache, path, str(error)) from None
+        raise DamagedFile(cache, path, str(error)) from None
     entry = index["files"][data.relative_to(cache).as_posix()]
     if record is None or (record.sha256, record.bytes) != (entry["sha256"], entry["bytes"]):
-        raise Found(cache, path, "its digest of the shard is not the index'")
+        raise DamagedFile(cache, path, "its digest of the shard is not the index'")
     check_record(cache, path, record, items)
     return record
 
 
 def check_record(cache: Path, path: Path, record: ShardRecord, items: range) -> None:
-    """Raise :class:`Found` where a record is not that of a range of items."""
+    """Raise :class:`DamagedFile` where a record is not that of a range of items."""
     if range(record.first, record.first + record.count) != items:
         text = f"starts at item {record.first} with {record.count} items, expected {items}"
-        raise Found(cache, path, text)
+        raise DamagedFile(cache, path, text)
     if {len(record.content), len(record.width), len(record.height)} != {len(items)}:
-        raise Found(cache, path, f"its lists are not of {len(items)} items")
+        raise DamagedFile(cache, path, f"its lists are not of {len(items)} items")
     if any(not 0 <= position < len(items) for position in record.errors):
-        raise Found(cache, path, "an error lies outside the shard")
+        raise DamagedFile(cache, path, "an error lies outside the shard")
 
 
 def check_field(
@@ -176,12 +180,12 @@ def check_field(
     try:
         mapped = map_array(path, name)
     except CacheError as error:
-        raise Found(cache, path, str(error)) from None
+        raise DamagedFile(cache, path, str(error)) from None
     expected = (record.count, layer.crops, *dims)
     if mapped.shape != expected:
-        raise Found(cache, path, f"{name!r} is {mapped.shape}, not {expected}")
+        raise DamagedFile(cache, path, f"{name!r} is {mapped.shape}, not {expected}")
     if mapped.dtype not in (np.float16, np.float32):
-        raise Found(cache, path, f"{name!r} is of type {mapped.dtype}")
+        raise DamagedFile(cache, path, f"{name!r} is of type {mapped.dtype}")
     failed = np.zeros(record.count, bool)
     failed[list(record.errors)] = True
     lengths = np.empty((record.count, mapped.shape[1]), np.float32)
@@ -198,7 +202,7 @@ def check_field(
         ):
             if bad.any():
                 item = record.first + start + int(np.argmax(bad))
-                raise Found(cache, path, f"{name!r} of {bad.sum()} items {text}: item {item}")
+                raise DamagedFile(cache, path, f"{name!r} of {bad.sum()} items {text}: item {item}")
     items = np.repeat(record.first + np.flatnonzero(~failed), mapped.shape[1])
     return items, lengths[~failed].ravel()
 

@@ -185,7 +185,7 @@ def check_file_sizes(cache: Path, files: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Shards:
+class _CommittedShards:
     """All committed shards of a cache.
 
     Args:
@@ -220,7 +220,9 @@ class _Shards:
         return np.array(self.ranges, np.int64).reshape(-1, 3).T
 
 
-def _committed_shards(cache: Path, plans: Sequence[Plan], layers: Sequence[Layer]) -> _Shards:
+def _committed_shards(
+    cache: Path, plans: Sequence[Plan], layers: Sequence[Layer]
+) -> _CommittedShards:
     """Read all records, one at a time: as Python lists, millions of items would need gigabytes."""
     files: dict[str, Any] = {}
     ranges: list[list[int]] = []
@@ -236,7 +238,7 @@ def _committed_shards(cache: Path, plans: Sequence[Plan], layers: Sequence[Layer
         ranges.append([shard, record.first, record.count])
         texts = [errors.get(position) for position in range(record.count)]
         parts.append(_item_columns(record.content, record.width, record.height, texts))
-    return _Shards(files, ranges, pa.concat_tables(parts).combine_chunks())
+    return _CommittedShards(files, ranges, pa.concat_tables(parts).combine_chunks())
 
 
 def _item_columns(
@@ -255,7 +257,7 @@ def _item_columns(
     )
 
 
-def _with_columns(rows: pa.Table, items: np.ndarray, shards: _Shards) -> pa.Table:
+def _with_columns(rows: pa.Table, items: np.ndarray, shards: _CommittedShards) -> pa.Table:
     """Add the columns of :data:`EXTRACTED` to the manifest's rows."""
     columns = shards.of_items(items).append_column("item", pa.array(items, pa.int64()))
     failed = pc.is_valid(columns["error"])

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltcache.cache.contents import Found, check_field, check_record
+from ltcache.cache.contents import DamagedFile, check_field, check_record
 from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.index import read_index
 from ltcache.cache.layers import Layer, begun_layers, dims_of, layers_of
@@ -23,7 +23,7 @@ AGAIN = "ltcache verify --repair removes it, and the same ltcache extract then e
 
 
 @dataclass(frozen=True)
-class Committed:
+class UnfinishedCache:
     """What is there of a cache that has not finished.
 
     Args:
@@ -41,7 +41,7 @@ class Committed:
     problems: tuple[tuple[str, str], ...]
 
 
-def check_committed(cache: Path) -> Committed:
+def check_committed(cache: Path) -> UnfinishedCache:
     """Compare every committed shard of an unfinished cache with its record and its plan.
 
     Raises:
@@ -60,10 +60,10 @@ def check_committed(cache: Path) -> Committed:
         items += len(plan.item_range(shard))
         try:
             size += _check_shard(cache, layer, shard, plan.item_range(shard))
-        except Found as found:
+        except DamagedFile as found:
             problems.append((found.file, found.text))
     total = [len(plan.item_range(shard)) for _, plan, shard in _every_shard(layers, plans)]
-    return Committed(shards, len(total), items, sum(total), size, tuple(problems))
+    return UnfinishedCache(shards, len(total), items, sum(total), size, tuple(problems))
 
 
 def _every_shard(
@@ -76,16 +76,16 @@ def _every_shard(
 
 
 def _check_shard(cache: Path, layer: Layer, shard: int, items: range) -> int:
-    """Return the size of a sound shard; raises :class:`Found` for another."""
+    """Return the size of a sound shard; raises :class:`DamagedFile` for another."""
     path, data = record_path(cache, layer.folder, shard), shard_path(cache, layer.folder, shard)
     try:
         record = read_record(cache, layer.folder, shard)
     except CacheError as error:
-        raise Found(cache, path, str(error)) from None
+        raise DamagedFile(cache, path, str(error)) from None
     if record is None:
-        raise Found(cache, data, "missing, or not of the size that its record says")
+        raise DamagedFile(cache, data, "missing, or not of the size that its record says")
     if file_digest(data) != record.sha256:
-        raise Found(cache, data, "its content is not that which its record names by SHA-256")
+        raise DamagedFile(cache, data, "its content is not that which its record names by SHA-256")
     check_record(cache, path, record, items)
     for name, shape in layer.fields.items():
         check_field(cache, layer, shard, record, name, dims_of(shape))

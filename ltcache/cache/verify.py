@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ltcache.cache.contents import Contents, check_contents
+from ltcache.cache.contents import CacheContents, check_contents
 from ltcache.cache.index import read_index
 from ltcache.cache.intact import difference, remedy
 from ltcache.cache.layers import layers_of
@@ -32,7 +32,7 @@ _INDEX = index_path(_HERE).name
 
 
 @dataclass(frozen=True)
-class Problem:
+class CacheDamage:
     """One damage.
 
     Args:
@@ -78,7 +78,7 @@ class VerifyReport:
     all_shards: int
     rows: int | None = None
     failed: int | None = None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[CacheDamage, ...] = ()
     warnings: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     norms: Mapping[str, NormStats] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class VerifyReport:
         return 0 if not self.left and self.finished else 1
 
     @property
-    def left(self) -> tuple[Problem, ...]:
+    def left(self) -> tuple[CacheDamage, ...]:
         """The damages that a repair has not removed."""
         removed = set(self.repaired)
         return tuple(p for p in self.problems if p.file.rpartition(".")[0] not in removed)
@@ -147,7 +147,7 @@ def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyRe
     if max_shards is not None:
         unread = _shard_files(index) - _shard_files(index, chosen)
     problems = [*_damaged(path, index["files"], unread), *_unnamed(index)]
-    contents = Contents() if problems else check_contents(path, index, chosen)
+    contents = CacheContents() if problems else check_contents(path, index, chosen)
     return VerifyReport(
         path=path,
         files=len(index["files"]) - len(unread),
@@ -157,7 +157,7 @@ def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyRe
         rows=contents.rows,
         failed=contents.failed,
         problems=tuple(
-            Problem(file, text, remedy(file, len(index["plans"])))
+            CacheDamage(file, text, remedy(file, len(index["plans"])))
             for file, text in problems + contents.problems
         ),
         warnings=tuple(contents.warnings),

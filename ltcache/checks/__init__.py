@@ -1,13 +1,18 @@
 """What digests cannot tell: labels that seem permuted, names and images that are there twice."""
 
 from ltcache.checks.cache import CacheChecks, check_cache
-from ltcache.checks.duplicates import Duplicates, duplicate_names, exact_duplicates, near_duplicates
-from ltcache.checks.permutation import Permutation, find_permutation, permuted_labels
+from ltcache.checks.duplicates import (
+    SplitDuplicates,
+    duplicate_names,
+    exact_duplicates,
+    near_duplicates,
+)
+from ltcache.checks.permutation import LabelPermutation, find_permutation, permuted_labels
 
 __all__ = [
     "CacheChecks",
-    "Duplicates",
-    "Permutation",
+    "LabelPermutation",
+    "SplitDuplicates",
     "check_cache",
     "duplicate_names",
     "exact_duplicates",

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltcache.checks.duplicates import (
-    Duplicates,
+    SplitDuplicates,
     duplicate_names,
     exact_duplicates,
     near_duplicates,
 )
-from ltcache.checks.permutation import Permutation, permuted_labels
+from ltcache.checks.permutation import LabelPermutation, permuted_labels
 from ltcache.one_line import one_line
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class CacheChecks:
     """
 
     names: tuple[str, ...]
-    permuted: tuple[Permutation, ...]
+    permuted: tuple[LabelPermutation, ...]
     same_names: tuple[tuple[str, tuple[int, ...]], ...]
-    duplicates: tuple[Duplicates, ...]
+    duplicates: tuple[SplitDuplicates, ...]
 
     def lines(self) -> list[str]:
         """Return one line per finding."""

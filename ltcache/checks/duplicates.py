@@ -29,7 +29,7 @@ _BLOCK = 4096  # rows of each side in memory
 
 
 @dataclass(frozen=True)
-class Pair:
+class DuplicatePair:
     """Two rows that show the same; ``cosine`` is 1 for equal bytes."""
 
     key: str
@@ -42,7 +42,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class SplitDuplicates:
     """Rows of one split that are in another, earlier one too.
 
     Args:
@@ -58,7 +58,7 @@ class Duplicates:
     count: int
     conflicts: int
     classes: tuple[int, ...]
-    first: tuple[Pair, ...]
+    first: tuple[DuplicatePair, ...]
     threshold: float = 1.0
 
     def describe(self, names: Sequence[str]) -> str:
@@ -85,7 +85,7 @@ def duplicate_names(names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
     return [(names[found[0]], tuple(found)) for found in labels.values() if len(found) > 1]
 
 
-def exact_duplicates(cache: Cache) -> Duplicates | None:
+def exact_duplicates(cache: Cache) -> SplitDuplicates | None:
     """Return rows whose bytes are in an earlier split too, or None."""
     rows = cache.rows()
     codes = _content(cache, rows)
@@ -100,7 +100,7 @@ def exact_duplicates(cache: Cache) -> Duplicates | None:
     return _duplicates(cache, "exact", sorted(pairs), 1.0)
 
 
-def near_duplicates(cache: Cache, *, seed: int = 0) -> Duplicates | None:
+def near_duplicates(cache: Cache, *, seed: int = 0) -> SplitDuplicates | None:
     """Return rows that look like an image of an earlier split (not byte for byte), or None.
 
     One streamed pass over pairs of splits, (n, m) products in blocks; memory does not grow with
@@ -170,7 +170,7 @@ def _alike(
 
 def _duplicates(
     cache: Cache, kind: str, pairs: Sequence[tuple[int, int, float]], threshold: float
-) -> Duplicates | None:
+) -> SplitDuplicates | None:
     if not pairs:
         return None
     table = cache.manifest.rows
@@ -179,7 +179,7 @@ def _duplicates(
     earlier = np.array([row for _, row, _ in pairs])
     known = labels[later][labels[later] >= 0]
     both = (labels[later] >= 0) & (labels[earlier] >= 0)
-    return Duplicates(
+    return SplitDuplicates(
         kind,
         len(pairs),
         int((both & (labels[later] != labels[earlier])).sum()),
@@ -189,13 +189,13 @@ def _duplicates(
     )
 
 
-def _pair(table: pa.Table, row: int, other: int, cosine: float) -> Pair:
+def _pair(table: pa.Table, row: int, other: int, cosine: float) -> DuplicatePair:
     values: list[Any] = [
         table[column][int(which)].as_py()
         for which in (row, other)
         for column in ("key", "split", "label")
     ]
-    return Pair(*[*values, float(cosine)])
+    return DuplicatePair(*[*values, float(cosine)])
 
 
 def _content(cache: Cache, rows: np.ndarray) -> np.ndarray:

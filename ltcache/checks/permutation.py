@@ -28,7 +28,7 @@ _BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class Permutation:
+class LabelPermutation:
     """Classes whose images look like those of other classes.
 
     Args:
@@ -57,7 +57,7 @@ class Permutation:
         )
 
 
-def permuted_labels(cache: Cache, split: str = "train") -> Permutation | None:
+def permuted_labels(cache: Cache, split: str = "train") -> LabelPermutation | None:
     """Compare a split's labels with zero-shot predictions; None where they look right.
 
     Returns None too where the cache has no class texts, the split has no labels, or zero-shot
@@ -75,7 +75,7 @@ def permuted_labels(cache: Cache, split: str = "train") -> Permutation | None:
 
 def find_permutation(
     labels: np.ndarray, predictions: np.ndarray, num_classes: int, split: str = "train"
-) -> Permutation | None:
+) -> LabelPermutation | None:
     """Return classes that predictions exchange systematically, or None.
 
     Args:
@@ -97,7 +97,7 @@ def find_permutation(
     )
     if len(affected) < 2:
         return None
-    return Permutation(
+    return LabelPermutation(
         split,
         tuple((label, int(target[label])) for label in affected),
         float(before[affected].mean()),
@@ -106,7 +106,7 @@ def find_permutation(
 
 
 @dataclass(frozen=True, eq=False)
-class _Agreement:
+class _ClassAgreement:
     """Images of each class (C,), and those predicted as their label and as the class in place."""
 
     total: np.ndarray
@@ -119,12 +119,12 @@ class _Agreement:
         return self.label / total, self.target / total
 
 
-def _agreement(labels: np.ndarray, predictions: np.ndarray, target: np.ndarray) -> _Agreement:
+def _agreement(labels: np.ndarray, predictions: np.ndarray, target: np.ndarray) -> _ClassAgreement:
     counts = (
         np.bincount(labels[chosen], minlength=len(target))
         for chosen in (slice(None), predictions == labels, predictions == target[labels])
     )
-    return _Agreement(*counts)
+    return _ClassAgreement(*counts)
 
 
 def _predictions(cache: Cache, rows: np.ndarray) -> np.ndarray:
@@ -190,7 +190,7 @@ def _cycles(target: np.ndarray) -> list[list[int]]:
     return cycles
 
 
-def _holds(judged: _Agreement, cycle: list[int], cycles: int) -> bool:
+def _holds(judged: _ClassAgreement, cycle: list[int], cycles: int) -> bool:
     """Whether images that did not propose a cycle confirm it: by enough, and not by chance."""
     from scipy.stats import binomtest
 

@@ -11,7 +11,7 @@ from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import general, label_column_option, other_encoder, print_json
 
 if TYPE_CHECKING:
-    from ltcache.bench import Bench
+    from ltcache.bench import BenchResult
 
 _MILLION = 1_000_000
 _HOUR = 3600
@@ -76,7 +76,7 @@ def command(
         click.echo("\n".join(lines(measured)))
 
 
-def lines(measured: Bench) -> list[str]:
+def lines(measured: BenchResult) -> list[str]:
     """Return what was measured as lines for people."""
     failed = f", {measured.failed} failed" if measured.failed else ""
     result = [

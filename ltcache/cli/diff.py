@@ -11,7 +11,7 @@ from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import cache_argument, general, label_column_option, print_json
 
 if TYPE_CHECKING:
-    from ltcache.diff import DiffReport, Moved, Rows
+    from ltcache.diff import DiffReport, FeatureMovement, SharedRows
 
 _TOP = 10
 
@@ -76,7 +76,7 @@ def lines(report: DiffReport) -> list[str]:
     return [*result, "nothing differs"] if report.same else result
 
 
-def _rows(title: str, rows: Rows | None) -> list[str]:
+def _rows(title: str, rows: SharedRows | None) -> list[str]:
     if rows is None:
         return [f"{title}: not looked at (--rehash reads the images)"]
     from ltcache.manifest.text import printable
@@ -85,7 +85,7 @@ def _rows(title: str, rows: Rows | None) -> list[str]:
     return [f"{title}: {rows.count}", *(f"  {printable(text)}" for text in rows.first), *more]
 
 
-def _features(moved: Moved, names: tuple[str, ...]) -> list[str]:
+def _features(moved: FeatureMovement, names: tuple[str, ...]) -> list[str]:
     from ltcache.manifest.text import printable
 
     result = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
-from ltcache.cli.progress import Bar
+from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(
     from ltcache.ensemble import ensemble
 
     given = None if weights is None else _numbers(weights)
-    with Bar(quiet=as_json) as bar:
+    with ProgressBar(quiet=as_json) as bar:
         found = ensemble(
             members,
             out,

@@ -103,7 +103,7 @@ def command(
     torchrun --nproc-per-node 8 -m ltcache finetune photos/ --method full --cache cache --out full
     """
     from ltcache.cli.progress import ExtractionBar, TuningBar
-    from ltcache.finetune import Renewed, finetune, finetune_cache
+    from ltcache.finetune import TunedCache, finetune, finetune_cache
     from ltcache.manifest import read_manifest
 
     overrides: dict[str, Any] = dict(parse_settings(settings))
@@ -118,13 +118,13 @@ def command(
     manifest = read_manifest(source, root=root, label_column=label_column)
     if first:
         echo_warnings(manifest)
-    renewed: Renewed | None
+    renewed: TunedCache | None
     if cache is None:
         options["model"] = EMBEDDED if options["model"] is None else options["model"]
         if first:
             say_embedded(options["model"], "tuning")
         with TuningBar(quiet=not first) as bar:
-            renewed = Renewed(finetune(manifest, method, out, progress=bar, **options))
+            renewed = TunedCache(finetune(manifest, method, out, progress=bar, **options))
     else:
         with TuningBar(quiet=not first) as bar, ExtractionBar(quiet=not first) as encoding:
             renewed = finetune_cache(

@@ -9,13 +9,13 @@ import click
 
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import print_json
-from ltcache.cli.progress import Bar
+from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
     from ltcache.images import ImageStore
-    from ltcache.retrieval import Retrieved
+    from ltcache.retrieval import RetrievalResult
 
 Stores = tuple["ImageStore | None", "ImageStore | None"]
 
@@ -53,7 +53,7 @@ def apply_to(there: Path, cache: Path | None, as_json: bool, options: dict[str, 
         print_json(result.record | {"path": str(there)})
 
 
-def _told(there: Path, before: dict[int, int], result: Retrieved) -> str:
+def _told(there: Path, before: dict[int, int], result: RetrievalResult) -> str:
     entries = result.record.get("decisions", [])
     after = result.counts()
     changed = sum(before[label] != after[label] for label in after)
@@ -86,7 +86,9 @@ def check_pictures(cache: str, pool: str, options: dict[str, Any]) -> Stores:
     return found
 
 
-def pictures(result: Retrieved, cache: Cache, stores: Stores, options: dict[str, Any]) -> None:
+def pictures(
+    result: RetrievalResult, cache: Cache, stores: Stores, options: dict[str, Any]
+) -> None:
     """Write what was asked for into the result's directory, and say so."""
     wanted = options["gallery"]
     if wanted or (wanted is None and options["there"] is None and stores[1] is not None):
@@ -109,7 +111,7 @@ def pictures(result: Retrieved, cache: Cache, stores: Stores, options: dict[str,
         click.echo(f"{write_tsne(result, cache)}: t-SNE of embeddings", err=True)
 
 
-class GalleryBar(Bar):
+class GalleryBar(ProgressBar):
     """Called with classes done and classes in all."""
 
     doing, did = "making thumbnails", "made thumbnails of"

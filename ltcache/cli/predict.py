@@ -69,7 +69,7 @@ def command(
     from ltcache.run import open_run
 
     opened = open_run(run)
-    tally = _Tally(predict(opened, images, top=top, lines=_lines(), **options))
+    tally = _PredictionCounter(predict(opened, images, top=top, lines=_lines(), **options))
     shown = min(top, len(opened.record["class_counts"]))
     for line in _WRITERS["jsonl" if as_json else form](tally, shown):
         click.echo(line, color=True)  # else it drops parts of names that look like colours
@@ -86,7 +86,7 @@ def _lines() -> Iterator[str]:
     return iter(sys.stdin) if binary is None else map(os.fsdecode, binary)
 
 
-class _Tally:
+class _PredictionCounter:
     """Passes predictions on and counts them."""
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:

@@ -13,13 +13,13 @@ import click
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ltcache.ablate import Progress as AblationProgress
-    from ltcache.extract import Progress
+    from ltcache.ablate import AblationProgress as AblationProgress
+    from ltcache.extract import ExtractionProgress
 
 _SECONDS = 5.0
 
 
-class Bar:
+class ProgressBar:
     """A context manager that shows ``done`` of ``total``.
 
     Args:
@@ -81,12 +81,12 @@ class Bar:
             self._bar.stop()
 
 
-class ExtractionBar(Bar):
-    """Called with every :class:`ltcache.extract.Progress`."""
+class ExtractionBar(ProgressBar):
+    """Called with every :class:`ltcache.extract.ExtractionProgress`."""
 
     doing, did = "encoding", "encoded"
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: ExtractionProgress) -> None:
         """Show one state."""
         note = f"{progress.rate:.0f} images/s, {progress.binding}"
         if progress.failed:
@@ -94,7 +94,7 @@ class ExtractionBar(Bar):
         self.show(progress.done, progress.total, note)
 
 
-class TuningBar(Bar):
+class TuningBar(ProgressBar):
     """Called with the records of :func:`ltcache.finetune.finetune`."""
 
     doing, did = "tuning", "tuned epochs"
@@ -113,8 +113,8 @@ class TuningBar(Bar):
         self.show(record["epoch"], record["epochs"], note)
 
 
-class AblationBar(Bar):
-    """Called with every :class:`ltcache.ablate.Progress`."""
+class AblationBar(ProgressBar):
+    """Called with every :class:`ltcache.ablate.AblationProgress`."""
 
     doing, did = "fitting", "finished"
 

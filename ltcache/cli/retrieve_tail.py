@@ -9,7 +9,7 @@ import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
-from ltcache.cli.progress import Bar
+from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 
 _OF_RETRIEVAL = (
@@ -203,13 +203,13 @@ def command(
 def _retrieve(cache: Path, pool: Path, out: Path, as_json: bool, options: dict[str, Any]) -> None:
     from ltcache.cache import open_cache
     from ltcache.cli.gallery import check_pictures, pictures
-    from ltcache.retrieval import Settings, retrieve_tail
+    from ltcache.retrieval import RetrievalSettings, retrieve_tail
     from ltcache.retrieval.decisions import read_decisions
 
     opened, source = open_cache(cache), open_cache(pool)
     stores = check_pictures(opened.manifest.name, source.manifest.name, options)
     decisions = read_decisions(options["decisions"]) if options["decisions"] else None
-    settings = Settings(
+    settings = RetrievalSettings(
         groups=options["groups"],
         max_count=options["max_count"],
         labels=_labels(options["labels"]),
@@ -368,7 +368,7 @@ def _device(name: str) -> str:
     return name
 
 
-class ScoringBar(Bar):
+class ScoringBar(ProgressBar):
     """Called with rows done and rows in all."""
 
     doing, did = "scoring", "scored"

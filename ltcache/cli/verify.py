@@ -77,9 +77,9 @@ def command(
     ltcache verify cache --repair
     ltcache verify cache --sample 100 --root /data/images
     """
-    from ltcache.verify import Resample, verify
+    from ltcache.verify import SampleEncoding, verify
 
-    again = Resample(
+    again = SampleEncoding(
         sample,
         source=source,
         root=root,

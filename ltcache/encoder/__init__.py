@@ -6,19 +6,19 @@ The only importer of open_clip and timm.
 from __future__ import annotations
 
 from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
-from ltcache.encoder.child import Child, is_checkpoint, read_checkpoint
+from ltcache.encoder.child import TunedCheckpoint, is_checkpoint, read_checkpoint
 from ltcache.encoder.encoder import Encoder, PendingFeatures
 from ltcache.encoder.load import load_encoder
-from ltcache.encoder.rest import Rest, build_rest
+from ltcache.encoder.rest import TowerEnd, build_rest
 from ltcache.encoder.text import encode_prompts, openai_simple_templates, openai_templates
 from ltcache.encoder.tower import ImageTower
 
 __all__ = [
-    "Child",
     "Encoder",
     "ImageTower",
     "PendingFeatures",
-    "Rest",
+    "TowerEnd",
+    "TunedCheckpoint",
     "build_rest",
     "encode_prompts",
     "is_checkpoint",

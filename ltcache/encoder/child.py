@@ -38,7 +38,7 @@ WHOLE, ADAPTED = "open_clip", "adapters"
 
 @one_line
 @dataclass(frozen=True)
-class Child:
+class TunedCheckpoint:
     """A checkpoint's record.
 
     Attributes:
@@ -71,7 +71,7 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
 
 
-def read_checkpoint(folder: str | Path) -> Child:
+def read_checkpoint(folder: str | Path) -> TunedCheckpoint:
     """Read the record of a checkpoint.
 
     Raises:
@@ -83,7 +83,7 @@ def read_checkpoint(folder: str | Path) -> Child:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT or content["kind"] not in (WHOLE, ADAPTED):
             raise ValueError("written by a later ltcache; update ltcache")
-        found = Child(
+        found = TunedCheckpoint(
             folder,
             **{name: content[name] for name in ("kind", "identity", "parent", "record")},
         )
@@ -95,7 +95,7 @@ def read_checkpoint(folder: str | Path) -> Child:
     return found
 
 
-def _require_whole(child: Child) -> None:
+def _require_whole(child: TunedCheckpoint) -> None:
     """Raise the errors that reading a damaged record raises, where a part of it is missing."""
     if bool(child.adapters) != (child.kind == ADAPTED):
         raise ValueError("kind and adapters contradict each other")
@@ -119,7 +119,7 @@ def short_name(named: Mapping[str, Any]) -> str:
     return f"{model},{Path(weights).name}" if weights else model
 
 
-def restore(model: Any, child: Child) -> None:
+def restore(model: Any, child: TunedCheckpoint) -> None:
     """Turn a parent's model into its child's: insert the adapters and load what is not its own.
 
     Args:
@@ -149,7 +149,7 @@ def restore(model: Any, child: Child) -> None:
     model.load_state_dict(own, strict=False)
 
 
-def require_recorded(identity: Mapping[str, Any], child: Child) -> None:
+def require_recorded(identity: Mapping[str, Any], child: TunedCheckpoint) -> None:
     """Refuse an encoder that is not what its checkpoint's record says.
 
     Raises:
@@ -164,7 +164,7 @@ def require_recorded(identity: Mapping[str, Any], child: Child) -> None:
         )
 
 
-def _require_parent(state: Mapping[str, torch.Tensor], child: Child) -> None:
+def _require_parent(state: Mapping[str, torch.Tensor], child: TunedCheckpoint) -> None:
     towers = tower_digests(state)
     for tower, expected in child.parent["identity"]["towers"].items():
         if towers[tower] != expected:

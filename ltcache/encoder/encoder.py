@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ltcache.encoder.child import short_name
-from ltcache.encoder.fields import EMBEDDING, POOLED, Fields
-from ltcache.encoder.rest import TOKENS, Tap, save_rest
-from ltcache.encoder.source import Source
+from ltcache.encoder.fields import EMBEDDING, POOLED, FieldForward
+from ltcache.encoder.rest import TOKENS, TokenHook, save_rest
+from ltcache.encoder.source import EncoderSource
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
@@ -65,10 +65,10 @@ class Encoder:
         self,
         model: Any,
         tokenizer: Any,
-        fields: Fields,
+        fields: FieldForward,
         preprocessing: Preprocessing,
         *,
-        source: Source,
+        source: EncoderSource,
         architecture: Mapping[str, Any],
         towers: Mapping[str, str],
         tokenizer_identity: Mapping[str, Any],
@@ -77,7 +77,7 @@ class Encoder:
         logit_bias: float | None,
         device: torch.device,
         precision: str,
-        tap: Tap | None = None,
+        tap: TokenHook | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer

@@ -32,7 +32,7 @@ class Projection:
     bias: np.ndarray | None = None
 
 
-class Fields(Protocol):
+class FieldForward(Protocol):
     """Normalised images (N, 3, H, W) -> field -> (N, dim), in one forward.
 
     Attributes:
@@ -48,7 +48,7 @@ class Fields(Protocol):
         ...
 
 
-def fields_of(model: Any) -> Fields:
+def fields_of(model: Any) -> FieldForward:
     """Return how the fields of a model's image tower are computed."""
     visual = model.visual
     if isinstance(model, (CLIP, CustomTextCLIP)):
@@ -59,13 +59,13 @@ def fields_of(model: Any) -> Fields:
     return EmbeddingOnly(model)
 
 
-class Noted(threading.local):
+class HookNotes(threading.local):
     """What a hook notes, apart for each thread; of a copied model it starts empty."""
 
     found: Any = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Noted:
-        return Noted()
+    def __deepcopy__(self, memo: dict[int, Any]) -> HookNotes:
+        return HookNotes()
 
 
 class EmbeddingOnly:
@@ -109,7 +109,7 @@ class TimmFields:
 
     def __init__(self, visual: TimmModel, last: torch.nn.Module) -> None:
         self._visual = visual
-        self._noted = Noted()
+        self._noted = HookNotes()
         self.projection = _linear_projection(last)
         last.register_forward_pre_hook(self._note)
 

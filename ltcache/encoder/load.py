@@ -27,7 +27,7 @@ from ltcache.encoder.identity import (
     tower_digests,
 )
 from ltcache.encoder.rest import tap_of
-from ltcache.encoder.source import Source, resolve
+from ltcache.encoder.source import EncoderSource, resolve
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.weights import first_line, load_weights
 from ltcache.errors import EncoderError, UsageError
@@ -99,7 +99,7 @@ def load_encoder(
 
 def encoder_of(
     model: Any,
-    source: Source,
+    source: EncoderSource,
     tokenizer: Any,
     *,
     device: torch.device,
@@ -143,7 +143,7 @@ def is_convolutional(tower: torch.nn.Module) -> bool:
     return sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 2
 
 
-def build(source: Source, cache_dir: str | None = None) -> Any:
+def build(source: EncoderSource, cache_dir: str | None = None) -> Any:
     """Return the model of a source in float32 on the CPU, with its weights, for inference.
 
     Raises:
@@ -167,7 +167,7 @@ def build(source: Source, cache_dir: str | None = None) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _create(source: Source, cache_dir: str | None) -> Any:
+def _create(source: EncoderSource, cache_dir: str | None) -> Any:
     return open_clip.create_model(
         source.name,
         load_weights=False,

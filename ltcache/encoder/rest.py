@@ -25,14 +25,14 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ltcache.encoder.fields import Noted
+from ltcache.encoder.fields import HookNotes
 from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.errors import EncoderError
 
 TOKENS = "tokens"
 
 
-class Rest(nn.Module):
+class TowerEnd(nn.Module):
     """Tokens (N, T, P) -> embedding (N, D), not normalised; differentiable, its weights frozen.
 
     Args:
@@ -65,7 +65,7 @@ class Rest(nn.Module):
         return found
 
 
-class Tap:
+class TokenHook:
     """Notes the tokens while a tower runs, without changing a bit of what it computes.
 
     Attributes:
@@ -73,7 +73,7 @@ class Tap:
     """
 
     def __init__(self, visual: Any) -> None:
-        self._noted = Noted()
+        self._noted = HookNotes()
         self.visual = visual
         self.shape: tuple[int, int] | None = None
         self.grid: tuple[int, int] = (0, 0)
@@ -114,18 +114,18 @@ class Tap:
         found[TOKENS] = values.clone()  # blocks may work in place
 
 
-def tap_of(model: Any) -> Tap | None:
+def tap_of(model: Any) -> TokenHook | None:
     """Return what notes the tokens of a model's image tower, or None where it has none."""
     visual = model.visual
     if not isinstance(model, (CLIP, CustomTextCLIP)):
         return None
     if type(visual) is VisionTransformer:
         whole = visual.proj is not None and visual.pool_type != "none" and not visual.output_tokens
-        return Tap(visual) if whole and visual.transformer.batch_first else None
+        return TokenHook(visual) if whole and visual.transformer.batch_first else None
     if type(visual) is ModifiedResNet:
-        return Tap(visual)
+        return TokenHook(visual)
     convolutional = type(visual) is TimmModel and ends_in_a_map(visual.trunk)
-    return Tap(visual) if convolutional else None
+    return TokenHook(visual) if convolutional else None
 
 
 def ends_in_a_map(trunk: Any) -> bool:
@@ -141,7 +141,7 @@ def ends_in_a_map(trunk: Any) -> bool:
     )
 
 
-def save_rest(tap: Tap) -> dict[str, np.ndarray]:
+def save_rest(tap: TokenHook) -> dict[str, np.ndarray]:
     """Return the tensors of the rest, float32, with the map's size; see :func:`build_rest`."""
     used = _used_modules(tap)
     state = {
@@ -153,7 +153,7 @@ def save_rest(tap: Tap) -> dict[str, np.ndarray]:
     return {**tensors, "grid": np.array(tap.grid, np.int64)}
 
 
-def build_rest(encoder: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Rest:
+def build_rest(encoder: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> TowerEnd:
     """Return the rest of an image tower as a module, in float32 on the CPU.
 
     Args:
@@ -178,10 +178,10 @@ def build_rest(encoder: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) ->
             raise RuntimeError(f"unexpected {', '.join(found.unexpected_keys[:3])}")
     except (RuntimeError, KeyError, ValueError) as error:
         raise EncoderError(f"the saved rest does not fit {architecture['name']}: {error}") from None
-    return Rest(visual.eval().requires_grad_(False), (height, width))
+    return TowerEnd(visual.eval().requires_grad_(False), (height, width))
 
 
-def _used_modules(tap: Tap) -> set[str]:
+def _used_modules(tap: TokenHook) -> set[str]:
     """Return the names of the modules and parameters that the rest needs, by running it."""
     visual = tap.visual
     if isinstance(visual, VisionTransformer):
@@ -201,7 +201,7 @@ def _used_modules(tap: Tap) -> set[str]:
         assert tap.shape is not None
         parameter = next(visual.parameters())
         with torch.inference_mode():
-            Rest(visual, tap.grid)(parameter.new_zeros(1, *tap.shape))
+            TowerEnd(visual, tap.grid)(parameter.new_zeros(1, *tap.shape))
     finally:
         for hook in hooks:
             hook.remove()

@@ -20,7 +20,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 from ltcache.encoder.child import (
     ADAPTED,
     RECORD_FILE,
-    Child,
+    TunedCheckpoint,
     is_checkpoint,
     read_checkpoint,
     remedy,
@@ -47,7 +47,7 @@ _OFFLINE = (
 
 
 @dataclass(frozen=True)
-class Source:
+class EncoderSource:
     """Where an encoder comes from, with everything that building it needs.
 
     Args:
@@ -71,8 +71,8 @@ class Source:
     seed: int | None = None
     folder: Path | None = None
     provenance: Mapping[str, str | None] = field(default_factory=dict)
-    layers: tuple[Child, ...] = ()
-    child: Child | None = None
+    layers: tuple[TunedCheckpoint, ...] = ()
+    child: TunedCheckpoint | None = None
 
 
 def resolve(
@@ -80,7 +80,7 @@ def resolve(
     pretrained: str | None = None,
     activation: str | None = None,
     cache_dir: str | None = None,
-) -> Source:
+) -> EncoderSource:
     """Resolve a model's name; see :func:`ltcache.encoder.load_encoder` for the forms.
 
     Raises:
@@ -125,7 +125,7 @@ def _refuse_pretrained(model: str, pretrained: str | None) -> None:
 
 def _from_folder(
     folder: Path, activation: str | None, provenance: Mapping[str, str | None]
-) -> Source:
+) -> EncoderSource:
     if not folder.is_dir():
         raise EncoderError(f"{folder}: no such folder")
     record = read_record(folder / CONFIG_FILE)
@@ -135,7 +135,7 @@ def _from_folder(
             f"{folder}: no weights (a .safetensors, .bin or .pth file) beside {CONFIG_FILE}"
         )
     trained = bool(record["model_cfg"].get("quick_gelu", False))
-    return Source(
+    return EncoderSource(
         name=f"{LOCAL}{folder}",
         config=record["model_cfg"],
         checkpoint=Path(found),
@@ -158,7 +158,7 @@ def _from_checkpoint(
     activation: str | None,
     provenance: Mapping[str, str | None],
     cache_dir: str | None,
-) -> Source:
+) -> EncoderSource:
     child = read_checkpoint(folder)
     named = {**provenance, "parent": child.parent_name}
     if child.kind != ADAPTED:
@@ -170,7 +170,7 @@ def _from_checkpoint(
     return replace(parent, provenance=named, layers=(*parent.layers, child), child=child)
 
 
-def _parent(child: Child, pretrained: str | None, cache_dir: str | None) -> Source:
+def _parent(child: TunedCheckpoint, pretrained: str | None, cache_dir: str | None) -> EncoderSource:
     """Return the source of a checkpoint's parent: as given, as recorded, or beside the checkpoint.
 
     Raises:
@@ -200,7 +200,7 @@ def _from_hub(
     activation: str | None,
     provenance: Mapping[str, str | None],
     cache_dir: str | None,
-) -> Source:
+) -> EncoderSource:
     repository = model[len(HUB) :]
     try:
         config = Path(download_pretrained_from_hf(repository, CONFIG_FILE, cache_dir=cache_dir))
@@ -210,7 +210,7 @@ def _from_hub(
         raise _unreachable(model, error, hint) from None
     record = read_record(config)
     trained = bool(record["model_cfg"].get("quick_gelu", False))
-    return Source(
+    return EncoderSource(
         name=model,
         config=record["model_cfg"],
         checkpoint=weights,
@@ -226,7 +226,7 @@ def _from_architecture(
     activation: str | None,
     provenance: Mapping[str, str | None],
     cache_dir: str | None,
-) -> Source:
+) -> EncoderSource:
     name = model.replace("/", "-")
     config = get_model_config(name)
     if config is None:
@@ -245,7 +245,7 @@ def _from_architecture(
         chosen = activation or ACTIVATIONS[built]
         seed = parse_seed(pretrained)
         provenance = {**provenance, "pretrained": f"random:{seed}"}
-        return Source(name, config, None, chosen, seed=seed, provenance=provenance)
+        return EncoderSource(name, config, None, chosen, seed=seed, provenance=provenance)
     if tag := get_pretrained_cfg(name, pretrained):
         return _from_tag(name, pretrained, tag, config, activation, provenance, cache_dir)
     return _from_file(name, _weights_file(name, pretrained), config, activation, provenance)
@@ -259,7 +259,7 @@ def _from_tag(
     activation: str | None,
     provenance: Mapping[str, str | None],
     cache_dir: str | None,
-) -> Source:
+) -> EncoderSource:
     built = bool(config.get("quick_gelu", False))
     trained = bool(tag.get("quick_gelu", built))
     chosen = agreed_activation(activation, built, trained, f"the tag {pretrained!r}", name)
@@ -267,7 +267,7 @@ def _from_tag(
         checkpoint = Path(download_pretrained(dict(tag), cache_dir=cache_dir))
     except Exception as error:
         raise _unreachable(f"{name},{pretrained}", error) from None
-    return Source(
+    return EncoderSource(
         name, config, checkpoint, chosen, preprocess=known_values(tag), provenance=provenance
     )
 
@@ -278,7 +278,7 @@ def _from_file(
     config: Mapping[str, Any],
     activation: str | None,
     provenance: Mapping[str, str | None],
-) -> Source:
+) -> EncoderSource:
     built = bool(config.get("quick_gelu", False))
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
@@ -297,7 +297,7 @@ def _from_file(
             )
         chosen = activation or ACTIVATIONS[built]
         preprocess = default_preprocess(name, path)
-    return Source(name, config, path, chosen, preprocess=preprocess, provenance=provenance)
+    return EncoderSource(name, config, path, chosen, preprocess=preprocess, provenance=provenance)
 
 
 def _weights_file(name: str, pretrained: str) -> Path:

@@ -34,7 +34,7 @@ from ltcache.encoder.fields import POOLED, Projection
 from ltcache.encoder.identity import tensors_digest
 from ltcache.encoder.load import PRECISIONS, is_convolutional, skip_random_start
 from ltcache.encoder.nested import describe_content, how_to_save
-from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, Source, parse_seed
+from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, EncoderSource, parse_seed
 from ltcache.encoder.weights import MORE_THAN_TENSORS, first_line
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing
@@ -48,7 +48,7 @@ _CLASSIFIERS = ("head", "fc", "classifier")  # of files in a form of their own, 
 
 
 @dataclass(frozen=True)
-class Tower:
+class TimmSource:
     """What timm is to build, and where its weights come from.
 
     Args:
@@ -156,7 +156,7 @@ def load_timm(
         None,
         PooledOnly(trunk),
         preprocessing,
-        source=Source(model, config, tower.weights, "", seed=tower.seed, provenance=named),
+        source=EncoderSource(model, config, tower.weights, "", seed=tower.seed, provenance=named),
         architecture={
             "name": f"timm {tower.architecture} at {edge} px",
             "config": config,
@@ -177,7 +177,7 @@ def load_timm(
     return encoder
 
 
-def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = None) -> Tower:
+def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = None) -> TimmSource:
     """Resolve a model's name; see :func:`load_timm` for the forms.
 
     Raises:
@@ -200,7 +200,7 @@ def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = No
         )
     if tag and tag not in _tags(architecture):
         raise _unknown_tag(architecture, tag)
-    start = Tower(architecture, _registered(architecture, tag))
+    start = TimmSource(architecture, _registered(architecture, tag))
     if pretrained is None or pretrained == tag:
         return start
     if pretrained.split(":")[0] == "random":
@@ -212,7 +212,7 @@ def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = No
     return _from_file(start, pretrained, tag)
 
 
-def build_tower(tower: Tower, name: str, cache_dir: str | None = None) -> Any:
+def build_tower(tower: TimmSource, name: str, cache_dir: str | None = None) -> Any:
     """Return timm's model without its classifier, in float32 on the CPU, for inference.
 
     Weights are loaded strictly, with their classifier, which is dropped afterwards.
@@ -274,7 +274,7 @@ def preprocessing_of_tower(model: Any, name: str) -> Preprocessing:
         raise EncoderError(f"{name}: {error}") from None
 
 
-def _from_hub(model: str, pretrained: str | None, cache_dir: str | None) -> Tower:
+def _from_hub(model: str, pretrained: str | None, cache_dir: str | None) -> TimmSource:
     if pretrained is not None:
         raise UsageError(f"{model!r} brings its own weights: leave out pretrained={pretrained!r}")
     try:
@@ -285,10 +285,10 @@ def _from_hub(model: str, pretrained: str | None, cache_dir: str | None) -> Towe
         raise EncoderError(f"{model}: cannot be fetched ({first_line(error)})") from None
     if not is_model(architecture):
         raise EncoderError(f"{model}: timm {timm.__version__} has no model {architecture!r}")
-    return Tower(architecture, record, arguments or {})
+    return TimmSource(architecture, record, arguments or {})
 
 
-def _from_file(start: Tower, pretrained: str, tag: str) -> Tower:
+def _from_file(start: TimmSource, pretrained: str, tag: str) -> TimmSource:
     path = Path(pretrained).expanduser()
     if not path.is_file():
         if path.suffix in WEIGHT_SUFFIXES or "/" in pretrained:
@@ -303,7 +303,7 @@ def _from_file(start: Tower, pretrained: str, tag: str) -> Tower:
     return replace(start, weights=path)
 
 
-def _read_record(path: Path, start: Tower) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_record(path: Path, start: TimmSource) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return ``pretrained_cfg`` and arguments of a ``config.json`` as timm's models on the hub
     have it.
 
@@ -399,7 +399,7 @@ def _unknown_tag(architecture: str, tag: str) -> EncoderError:
     )
 
 
-def _unusable(tower: Tower, name: str, error: Exception) -> EncoderError:
+def _unusable(tower: TimmSource, name: str, error: Exception) -> EncoderError:
     if isinstance(error, ImportError):
         return EncoderError(f"{name} needs {error.name or error}")
     lines = [line.strip()[:300] for line in str(error).strip().splitlines()[:3]]

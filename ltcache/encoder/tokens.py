@@ -9,11 +9,11 @@ from typing import Any
 import open_clip
 import torch
 
-from ltcache.encoder.source import Source
+from ltcache.encoder.source import EncoderSource
 from ltcache.errors import EncoderError
 
 
-def load_tokenizer(source: Source, cache_dir: str | None = None) -> Any:
+def load_tokenizer(source: EncoderSource, cache_dir: str | None = None) -> Any:
     """Return open_clip's tokenizer of a source; a relative vocabulary lies in its folder.
 
     Raises:

@@ -15,9 +15,9 @@ from ltcache.cache import Layer, Plan, ShardRecord, read_record
 from ltcache.cache.layout import index_path
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
-from ltcache.extract.items import Items
-from ltcache.extract.pipeline import Done, Stages, Work, encode_shards
-from ltcache.extract.report import Progress
+from ltcache.extract.items import ImageItems
+from ltcache.extract.pipeline import CommittedShard, ShardToEncode, StageSeconds, encode_shards
+from ltcache.extract.report import ExtractionProgress
 from ltcache.files import remove_leftovers
 from ltcache.images import open_store
 from ltcache.manifest import Root
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class ExtractionOptions:
     """What concerns this call alone, not the cache."""
 
     workers: int
     max_failures: float
-    progress: Callable[[Progress], None] | None
+    progress: Callable[[ExtractionProgress], None] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class ShardQueue:
     """A plan's shards in some layers.
 
     Args:
@@ -51,25 +51,25 @@ class Task:
 
     out: Path
     plan: Plan
-    items: Items
+    items: ImageItems
     layers: Sequence[Layer]
     root: Root | None
     alone: bool = True
     shards: Collection[int] | None = None
     finished: bool = True
 
-    def todo(self) -> list[Work]:
+    def todo(self) -> list[ShardToEncode]:
         """Return what has not been committed."""
         numbers = self.plan.shards if self.shards is None else sorted(self.shards)
         found = (self.lacking(shard) for shard in numbers)
         return [work for work in found if work.layers]
 
-    def lacking(self, shard: int) -> Work:
+    def lacking(self, shard: int) -> ShardToEncode:
         """Return a shard and the layers in which it has not been committed."""
         if not self.finished and index_path(self.out).exists():
-            return Work(shard, ())
+            return ShardToEncode(shard, ())
         layers = (x for x in self.layers if not self._complete(x, shard))
-        return Work(shard, tuple(layers))
+        return ShardToEncode(shard, tuple(layers))
 
     def _complete(self, layer: Layer, shard: int) -> bool:
         """Whether a shard is there and has features of every item that should have them."""
@@ -81,7 +81,9 @@ class Task:
         return bool(excused[failed].all())
 
 
-def encode_task(task: Task, encoder: Encoder, stages: Stages, options: Options) -> int:
+def encode_task(
+    task: ShardQueue, encoder: Encoder, stages: StageSeconds, options: ExtractionOptions
+) -> int:
     """Encode a task's shards that are not committed yet.
 
     Processes that join a plan begin in the middle of what is left and pass over what another one
@@ -107,7 +109,7 @@ def encode_task(task: Task, encoder: Encoder, stages: Stages, options: Options) 
             done = min(total, done + record.count)
             if options.progress:
                 rate = (done - first) / (time.perf_counter() - started)
-                options.progress(Progress(done, total, failed, rate, stages.binding()))
+                options.progress(ExtractionProgress(done, total, failed, rate, stages.binding()))
             judged = task.plan.items if task.plan.number == 1 else 0  # few new ones may all fail
             if too_many(failed, done, judged, options.max_failures):
                 raise _failures_error(task, record, failed, done, options.max_failures)
@@ -115,8 +117,12 @@ def encode_task(task: Task, encoder: Encoder, stages: Stages, options: Options) 
 
 
 def _encoded(
-    task: Task, order: Sequence[Work], encoder: Encoder, stages: Stages, options: Options
-) -> Iterator[Done]:
+    task: ShardQueue,
+    order: Sequence[ShardToEncode],
+    encoder: Encoder,
+    stages: StageSeconds,
+    options: ExtractionOptions,
+) -> Iterator[CommittedShard]:
     current = (task.lacking(work.shard) for work in order)
     still = (work for work in current if work.layers)
     return encode_shards(
@@ -129,7 +135,7 @@ def _size(plan: Plan, shards: Collection[int]) -> int:
     return sum(len(plan.item_range(shard)) for shard in shards)
 
 
-def _failures(task: Task) -> int:
+def _failures(task: ShardQueue) -> int:
     """Return how many of a new plan's items are known to have failed."""
     if task.items.known is not None:
         return 0
@@ -138,7 +144,7 @@ def _failures(task: Task) -> int:
 
 
 def _failures_error(
-    task: Task, record: ShardRecord, failed: int, seen: int, max_failures: float
+    task: ShardQueue, record: ShardRecord, failed: int, seen: int, max_failures: float
 ) -> CacheError:
     examples = [
         f"{task.items.uri(record.first + row)}: {text}"

@@ -28,12 +28,12 @@ from ltcache.cache.layers import claim_layer, dims_of, first_layer
 from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
 from ltcache.errors import CacheError
 from ltcache.extract.checks import check_choice, check_files, check_place
-from ltcache.extract.encode import Options, Task, encode_task
-from ltcache.extract.growth import Growth, check_sample, number_items, plan_growth
-from ltcache.extract.items import Items, known_items
+from ltcache.extract.encode import ExtractionOptions, ShardQueue, encode_task
+from ltcache.extract.growth import ManifestGrowth, check_sample, number_items, plan_growth
+from ltcache.extract.items import ImageItems, known_items
 from ltcache.extract.layers import first_fields, missing_layers
-from ltcache.extract.pipeline import Stages
-from ltcache.extract.report import ExtractReport, Progress, make_report
+from ltcache.extract.pipeline import StageSeconds
+from ltcache.extract.report import ExtractionProgress, ExtractReport, make_report
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
 from ltcache.files import require_local
 from ltcache.manifest import Manifest, read_manifest
@@ -67,7 +67,7 @@ def extract(
     max_failures: float = 0.01,
     retry_failed: bool = False,
     rehash: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> ExtractReport:
     """Encode every image of ``source`` and every class prompt into the cache ``out``.
 
@@ -117,7 +117,7 @@ def extract(
         encoder = load_encoder(
             model, pretrained, device=device, precision=precision, activation=activation
         )
-    options = Options(workers or usable_processors(), max_failures, progress)
+    options = ExtractionOptions(workers or usable_processors(), max_failures, progress)
     plan = Plan(
         encoder=encoder.identity,
         numerics=encoder.numerics() | {"decoder": "pillow"},
@@ -129,7 +129,7 @@ def extract(
         micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
     )
     if index_path(out).exists():
-        wanted = Wanted(plan, views, fields, view_seed, retry_failed, rehash)
+        wanted = ExtractRequest(plan, views, fields, view_seed, retry_failed, rehash)
         return _grow(out, wanted, manifest, encoder, options, started)
     check_files(manifest, max_failures)
     items, uris = number_items(manifest)
@@ -141,8 +141,8 @@ def extract(
     alone = claim_plan(out, plan)
     for layer in layers[1:]:
         claim_layer(out, layer)
-    stages = Stages()
-    task = Task(out, plan, Items(0, uris), layers, manifest.root, alone, finished=False)
+    stages = StageSeconds()
+    task = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
     encoded = encode_task(task, encoder, stages, options)
     prompts = default_prompts(encoder, manifest)
     state = encoder_state(encoder, plan, layers)
@@ -176,7 +176,7 @@ def _require_list(cache: Cache, *manifests: Manifest) -> None:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExtractRequest:
     """What a call asks of a cache that is finished."""
 
     plan: Plan
@@ -189,10 +189,10 @@ class Wanted:
 
 def _grow(
     out: Path,
-    wanted: Wanted,
+    wanted: ExtractRequest,
     manifest: Manifest,
     encoder: Encoder,
-    options: Options,
+    options: ExtractionOptions,
     started: float,
 ) -> ExtractReport:
     """Bring a finished cache to a manifest: reuse it, or encode what is new and finish again."""
@@ -211,7 +211,7 @@ def _grow(
     if same and not (wanted.rehash or retried or added or lost):
         return make_report(out, cache.manifest.rows, 0, "reused", started)
     plan, growth = _next_plan(cache, plans, wanted, manifest, options)
-    encoded, stages = 0, Stages()
+    encoded, stages = 0, StageSeconds()
     if plan is not None or added or lost:
         _require(out, "numerics", plans[0].numerics, wanted.plan.numerics)
     _warn_of_size(added, len(np.unique(growth.items)))
@@ -222,7 +222,9 @@ def _grow(
         encoded += encode_task(task, encoder, stages, options)
     if plan is not None:
         alone = claim_plan(out, plan)
-        task = Task(out, plan, Items(plan.first_item, growth.uris), layers, manifest.root, alone)
+        task = ShardQueue(
+            out, plan, ImageItems(plan.first_item, growth.uris), layers, manifest.root, alone
+        )
         encoded += encode_task(task, encoder, stages, options)
         plans = [*plans[: plan.number - 1], plan]
     prompts = kept_prompts(cache, manifest) or default_prompts(encoder, manifest)
@@ -248,7 +250,7 @@ def _lost_shards(cache: Cache) -> set[int]:
     return lost
 
 
-def _used_shards(cache: Cache, plans: Sequence[Plan], growth: Growth) -> set[int]:
+def _used_shards(cache: Cache, plans: Sequence[Plan], growth: ManifestGrowth) -> set[int]:
     """Return the shards that are in the index, and those that hold a row's item besides.
 
     Those are known by their content, from an extension that was given up.
@@ -264,17 +266,17 @@ def _used_shards(cache: Cache, plans: Sequence[Plan], growth: Growth) -> set[int
 def _fill(
     cache: Cache,
     plans: Sequence[Plan],
-    growth: Growth,
+    growth: ManifestGrowth,
     manifest: Manifest,
     layers: Sequence[Layer],
     shards: set[int],
     alone: bool,
-) -> Iterator[Task]:
+) -> Iterator[ShardQueue]:
     """Yield, plan by plan, what these shards lack in some layer."""
     for plan in plans:
         if mine := shards & set(plan.shards):
             items = known_items(cache, plan, growth.items, manifest.rows["uri"])
-            yield Task(cache.path, plan, items, layers, manifest.root, alone, mine)
+            yield ShardQueue(cache.path, plan, items, layers, manifest.root, alone, mine)
 
 
 def _warn_of_size(layers: Sequence[Layer], images: int) -> None:
@@ -290,15 +292,19 @@ def _warn_of_size(layers: Sequence[Layer], images: int) -> None:
 
 
 def _next_plan(
-    cache: Cache, plans: list[Plan], wanted: Wanted, manifest: Manifest, options: Options
-) -> tuple[Plan | None, Growth]:
+    cache: Cache,
+    plans: list[Plan],
+    wanted: ExtractRequest,
+    manifest: Manifest,
+    options: ExtractionOptions,
+) -> tuple[Plan | None, ManifestGrowth]:
     """Return the plan of what is new, or None where nothing is.
 
     An extension that was interrupted is continued if it is the same; else its committed shards
     count as known content, and a new plan numbers on behind it.
     """
 
-    def compare(known: list[Plan]) -> Growth:
+    def compare(known: list[Plan]) -> ManifestGrowth:
         return plan_growth(
             cache, known, manifest, retry_failed=wanted.retry_failed, rehash=wanted.rehash,
             workers=options.workers,

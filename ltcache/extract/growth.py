@@ -33,7 +33,7 @@ _BLOCK = 4096
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Growth:
+class ManifestGrowth:
     """How a cache grows.
 
     Args:
@@ -56,7 +56,7 @@ def plan_growth(
     retry_failed: bool,
     rehash: bool,
     workers: int,
-) -> Growth:
+) -> ManifestGrowth:
     """Compare a manifest with what a cache holds.
 
     Args:
@@ -90,7 +90,7 @@ def plan_growth(
     item_of[look] = found
     ordered = wanted.filter(pa.array(new)).take(pa.array(first))
     theirs = content.filter(pa.array(new)).take(pa.array(first))
-    return Growth(
+    return ManifestGrowth(
         items=item_of[encoded.indices.to_numpy()],
         uris=ordered,
         images=_images_digest(ordered, theirs) if len(ordered) else "",

@@ -17,7 +17,7 @@ _KNOWN = ("sha256", "width", "height", "error")
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageItem:
     """One image.
 
     Args:
@@ -35,7 +35,7 @@ class Item:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Items:
+class ImageItems:
     """The images of one plan, in Arrow's form: a fifth of what lists would take.
 
     Args:
@@ -48,18 +48,18 @@ class Items:
     uris: pa.StringArray
     known: pa.Table | None = None
 
-    def between(self, start: int, stop: int) -> list[Item]:
+    def between(self, start: int, stop: int) -> list[ImageItem]:
         """Return items by their numbers."""
         part = slice(start - self.first, stop - self.first)
         uris = self.uris[part].to_pylist()
         if self.known is None:
-            return [Item(uri) for uri in uris]
+            return [ImageItem(uri) for uri in uris]
         columns = self.known.slice(part.start, part.stop - part.start).to_pydict()
         rows = zip(uris, *(columns[name] for name in _KNOWN), strict=True)
         return [
-            Item("", error=NO_ROW)
+            ImageItem("", error=NO_ROW)
             if uri is None
-            else Item(uri, sha or "", width or 0, height or 0, error)
+            else ImageItem(uri, sha or "", width or 0, height or 0, error)
             for uri, sha, width, height, error in rows
         ]
 
@@ -76,7 +76,7 @@ class Items:
         return np.asarray(pc.or_(pc.is_null(self.uris), failed).to_numpy(zero_copy_only=False))
 
 
-def known_items(cache: Cache, plan: Plan, items: np.ndarray, uris: pa.ChunkedArray) -> Items:
+def known_items(cache: Cache, plan: Plan, items: np.ndarray, uris: pa.ChunkedArray) -> ImageItems:
     """Return the items of a plan that a finished cache has carried out.
 
     Args:
@@ -86,7 +86,7 @@ def known_items(cache: Cache, plan: Plan, items: np.ndarray, uris: pa.ChunkedArr
     before = _first_rows(rows["item"].to_numpy(), plan)
     known = rows.select(_KNOWN).take(before).combine_chunks()
     now = uris.take(_first_rows(items, plan)).combine_chunks()
-    return Items(plan.first_item, now, known)
+    return ImageItems(plan.first_item, now, known)
 
 
 def _first_rows(items: np.ndarray, plan: Plan) -> pa.Array:

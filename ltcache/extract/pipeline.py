@@ -30,7 +30,7 @@ from ltcache.cache.fingerprint import bytes_digest
 from ltcache.cache.layers import dims_of
 from ltcache.cache.shards import lost_in_half
 from ltcache.errors import CacheError, ImageError
-from ltcache.extract.items import Item, Items
+from ltcache.extract.items import ImageItem, ImageItems
 from ltcache.images import ImageStore, Preprocessing, View, decode_views
 from ltcache.one_line import one_line
 from ltcache.openmp import spin_briefly
@@ -44,7 +44,7 @@ _CHUNK = 8  # images in one decoding task: few enough to balance, many enough to
 
 @one_line
 @dataclass
-class Decoded:
+class DecodedBatch:
     """One micro-batch: view -> pixels uint8 (crops, n, 3, H, W), zeros for items that failed.
 
     ``excused`` are the positions of those whose failure was known before.
@@ -59,7 +59,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardToEncode:
     """A shard and the layers in which it is to be encoded."""
 
     shard: int
@@ -83,7 +83,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Done:
+class CommittedShard:
     """A shard that is on disk: folder of the layer -> record, and how many images were encoded.
 
     No image was, where another process had committed the shard meanwhile.
@@ -95,7 +95,7 @@ class Done:
 
 
 @dataclass
-class Stages:
+class StageSeconds:
     """Seconds that the encoding thread spent in each stage: what it waits for is what binds."""
 
     decode: float = 0.0
@@ -115,14 +115,14 @@ class Stages:
 def encode_shards(
     cache: Path,
     plan: Plan,
-    work: Iterable[Work],
-    lacking: Callable[[int], Work],
-    items: Items,
+    work: Iterable[ShardToEncode],
+    lacking: Callable[[int], ShardToEncode],
+    items: ImageItems,
     store: ImageStore,
     encoder: Encoder,
     workers: int,
-    stages: Stages,
-) -> Iterator[Done]:
+    stages: StageSeconds,
+) -> Iterator[CommittedShard]:
     """Encode and commit shards in order; yields each shard's records once they are on disk.
 
     Args:
@@ -147,7 +147,7 @@ def encode_shards(
             committer.submit(spin_briefly)
         ahead, work = itertools.tee(work)
         batches = _decoded_batches(plan, ahead, items, store, encoder, decoders, workers)
-        in_flight: Future[Done] | None = None
+        in_flight: Future[CommittedShard] | None = None
         for part in work:
             started = time.perf_counter()
             encoded = _encode_shard(plan, part, batches, encoder, stages)
@@ -163,7 +163,9 @@ def encode_shards(
             yield done
 
 
-def _committed(in_flight: Future[Done] | None, stages: Stages) -> Done | None:
+def _committed(
+    in_flight: Future[CommittedShard] | None, stages: StageSeconds
+) -> CommittedShard | None:
     """Wait for a commit; the time counts as writing."""
     started = time.perf_counter()
     done = in_flight.result() if in_flight is not None else None
@@ -178,7 +180,7 @@ class ShardWork:
         items: numbers of the shard's items. micro_batch: images in one forward pass.
     """
 
-    def __init__(self, work: Work, items: range, micro_batch: int) -> None:
+    def __init__(self, work: ShardToEncode, items: range, micro_batch: int) -> None:
         self.work = work
         self.items = items
         self.limits = {view.name: micro_batch for view in work.views}
@@ -200,7 +202,7 @@ class ShardWork:
         """Images that were encoded, those of each view counted apart."""
         return (len(self.items) - len(self.excused)) * len(self.limits)
 
-    def add(self, position: int, batch: Decoded, pending: Mapping[str, Pending]) -> None:
+    def add(self, position: int, batch: DecodedBatch, pending: Mapping[str, Pending]) -> None:
         """Place a micro-batch at ``position``; what is not finite counts as failed."""
         stop = position + len(batch.content)
         for view, crops in pending.items():
@@ -235,7 +237,7 @@ class ShardWork:
                 arrays[name][start:stop, crop] = values
         return stop
 
-    def check(self, items: Items, lacking: Callable[[int], Work]) -> None:
+    def check(self, items: ImageItems, lacking: Callable[[int], ShardToEncode]) -> None:
         """Refuse failures of items that have features already: a layer must not lose any."""
         if items.known is None:
             return
@@ -252,7 +254,7 @@ class ShardWork:
                     "list"
                 )
 
-    def commit(self, cache: Path, lacking: Callable[[int], Work]) -> Done:
+    def commit(self, cache: Path, lacking: Callable[[int], ShardToEncode]) -> CommittedShard:
         """Write the shard and its record in every layer that lacks it still."""
 
         def by_others(folder: str) -> Callable[[], bool]:
@@ -279,7 +281,7 @@ class ShardWork:
             folder: record or read_record(cache, folder, self.work.shard)
             for folder, record in written.items()
         }
-        return Done(
+        return CommittedShard(
             self.work.shard,
             {folder: record for folder, record in records.items() if record is not None},
             self.images if any(written.values()) else 0,
@@ -303,13 +305,17 @@ def widened(array: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _encode_shard(
-    plan: Plan, work: Work, batches: Iterator[Decoded], encoder: Encoder, stages: Stages
+    plan: Plan,
+    work: ShardToEncode,
+    batches: Iterator[DecodedBatch],
+    encoder: Encoder,
+    stages: StageSeconds,
 ) -> ShardWork:
     """Encode one shard; on a GPU the features of a batch are fetched while the next one runs."""
     items = plan.item_range(work.shard)
     shard = ShardWork(work, items, plan.micro_batch)
     depth = 1 if encoder.device.type == "cuda" else 0
-    running: deque[tuple[int, Decoded, dict[str, Pending]]] = deque()
+    running: deque[tuple[int, DecodedBatch, dict[str, Pending]]] = deque()
     for position in range(0, len(items), plan.micro_batch):
         started = time.perf_counter()
         batch = next(batches)
@@ -325,7 +331,7 @@ def _encode_shard(
 
 
 def _submit_views(
-    work: Work, batch: Decoded, encoder: Encoder, limits: dict[str, int]
+    work: ShardToEncode, batch: DecodedBatch, encoder: Encoder, limits: dict[str, int]
 ) -> dict[str, Pending]:
     """Start to encode every crop of every view; ``limits`` shrink where memory runs out."""
     pending: dict[str, Pending] = {}
@@ -375,16 +381,16 @@ def _not_finite(features: Mapping[str, np.ndarray]) -> list[int]:
 
 def _decoded_batches(
     plan: Plan,
-    work: Iterable[Work],
-    items: Items,
+    work: Iterable[ShardToEncode],
+    items: ImageItems,
     store: ImageStore,
     encoder: Encoder,
     pool: ThreadPoolExecutor,
     workers: int,
-) -> Iterator[Decoded]:
+) -> Iterator[DecodedBatch]:
     """Yield micro-batches in plan order, a bounded number of them ahead of the encoder."""
     ahead = 2 + -(-workers * _CHUNK // plan.micro_batch)
-    waiting: deque[tuple[Decoded, list[Future[list[_Row]]]]] = deque()
+    waiting: deque[tuple[DecodedBatch, list[Future[list[_ItemOutcome]]]]] = deque()
     for views, batch in _micro_batches(plan, work, items):
         waiting.append(_submit(batch, views, store, encoder.preprocessing, pool))
         if len(waiting) > ahead:
@@ -394,8 +400,8 @@ def _decoded_batches(
 
 
 def _micro_batches(
-    plan: Plan, work: Iterable[Work], items: Items
-) -> Iterator[tuple[list[View], list[Item]]]:
+    plan: Plan, work: Iterable[ShardToEncode], items: ImageItems
+) -> Iterator[tuple[list[View], list[ImageItem]]]:
     for part in work:
         numbers = plan.item_range(part.shard)
         for first in range(numbers.start, numbers.stop, plan.micro_batch):
@@ -404,7 +410,7 @@ def _micro_batches(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ItemOutcome:
     """What became of one item."""
 
     content: str
@@ -415,13 +421,13 @@ class _Row:
 
 
 def _submit(
-    batch: Sequence[Item],
+    batch: Sequence[ImageItem],
     views: Sequence[View],
     store: ImageStore,
     preprocessing: Preprocessing,
     pool: ThreadPoolExecutor,
-) -> tuple[Decoded, list[Future[list[_Row]]]]:
-    decoded = Decoded(
+) -> tuple[DecodedBatch, list[Future[list[_ItemOutcome]]]]:
+    decoded = DecodedBatch(
         {
             view.name: np.zeros((view.crops, len(batch), 3, *preprocessing.size), np.uint8)
             for view in views
@@ -441,7 +447,7 @@ def _submit(
     return decoded, futures
 
 
-def _collect(batch: Decoded, futures: Sequence[Future[list[_Row]]]) -> Decoded:
+def _collect(batch: DecodedBatch, futures: Sequence[Future[list[_ItemOutcome]]]) -> DecodedBatch:
     for row in (row for future in futures for row in future.result()):
         if row.error is not None:
             batch.errors[len(batch.content)] = row.error
@@ -454,12 +460,12 @@ def _collect(batch: Decoded, futures: Sequence[Future[list[_Row]]]) -> Decoded:
 
 
 def _decode_chunk(
-    batch: Sequence[Item],
+    batch: Sequence[ImageItem],
     views: Sequence[View],
     store: ImageStore,
     preprocessing: Preprocessing,
     out: Mapping[str, np.ndarray],
-) -> list[_Row]:
+) -> list[_ItemOutcome]:
     """Decode images into ``out``; a bad one costs its own row only."""
     return [
         _decode_item(item, views, store, preprocessing, {n: p[:, i] for n, p in out.items()})
@@ -468,14 +474,14 @@ def _decode_chunk(
 
 
 def _decode_item(
-    item: Item,
+    item: ImageItem,
     views: Sequence[View],
     store: ImageStore,
     preprocessing: Preprocessing,
     out: Mapping[str, np.ndarray],
-) -> _Row:
+) -> _ItemOutcome:
     if item.error is not None:
-        return _Row(item.content, item.width, item.height, item.error, excused=True)
+        return _ItemOutcome(item.content, item.width, item.height, item.error, excused=True)
     content = ""
     try:
         data = store.read(item.uri)
@@ -484,7 +490,7 @@ def _decode_item(
             raise ImageError("the image has changed since it was encoded (--rehash takes it anew)")
         image = decode_views(data, preprocessing, views, content)
     except ImageError as error:
-        return _Row(content, 0, 0, str(error))
+        return _ItemOutcome(content, 0, 0, str(error))
     for name, pixels in image.pixels.items():
         out[name][:] = pixels
-    return _Row(content, image.width, image.height)
+    return _ItemOutcome(content, image.width, image.height)

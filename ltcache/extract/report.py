@@ -14,7 +14,7 @@ from ltcache.one_line import one_line
 
 
 @dataclass(frozen=True)
-class Progress:
+class ExtractionProgress:
     """Where an extraction stands, for whoever shows it.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltcache.finetune.finetuning import FineTuned, finetune, open_fine_tuned
 from ltcache.finetune.methods import TUNINGS, tuning_by_name
-from ltcache.finetune.on_cache import Renewed, finetune_cache
+from ltcache.finetune.on_cache import TunedCache, finetune_cache
 from ltcache.finetune.overrides import override_tuning, tuning_settings
 from ltcache.finetune.spec import FineTuning
 
@@ -12,7 +12,7 @@ __all__ = [
     "TUNINGS",
     "FineTuned",
     "FineTuning",
-    "Renewed",
+    "TunedCache",
     "finetune",
     "finetune_cache",
     "open_fine_tuned",

@@ -27,12 +27,12 @@ from ltcache.finetune.averaging import start_of
 from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.classifier import ClassTexts
 from ltcache.finetune.loop import encode, part_of
-from ltcache.finetune.objective import Objective
-from ltcache.finetune.processes import Processes
+from ltcache.finetune.objective import TuningObjective
+from ltcache.finetune.processes import ProcessRanks
 from ltcache.finetune.spec import FineTuning
-from ltcache.finetune.start import Start
-from ltcache.finetune.step import EMBEDDING, Embedder, Step, trained_parameters
-from ltcache.fit import Rows, require_classes
+from ltcache.finetune.start import StartValues
+from ltcache.finetune.step import EMBEDDING, FieldEmbedder, TrainingStep, trained_parameters
+from ltcache.fit import LabelledRows, require_classes
 from ltcache.fit.train import choose_by
 from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import HEADS, Head, HeadContext
@@ -50,7 +50,7 @@ _JUDGED = 1024  # training images that the result is judged on, at most
 
 
 @dataclass(frozen=True)
-class Means:
+class ComputeOptions:
     """How to compute, without effect on what: but for last bits, results are the same.
 
     Attributes:
@@ -65,7 +65,7 @@ class Means:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Assembly:
+class TrainingParts:
     """All parts of a training.
 
     Attributes:
@@ -79,7 +79,7 @@ class Assembly:
     """
 
     tuning: FineTuning
-    step: Step
+    step: TrainingStep
     batches: ImageBatches
     val: ImageBatches | None
     plain: Callable[[], ImageBatches]
@@ -92,7 +92,7 @@ class Assembly:
     groups: Mapping[str, Any] | None
     trained: int
 
-    def __enter__(self) -> Assembly:
+    def __enter__(self) -> TrainingParts:
         """Nothing is opened before the first image."""
         return self
 
@@ -120,7 +120,7 @@ class Assembly:
         """Return scores of the validation images, see :func:`ltcache.fit.train.choose_by`."""
         assert self.val is not None
         rows, labels = encode(self.step.embed, self.val, self.step.field)
-        return choose_by(self.classifier(), Rows(rows, labels))
+        return choose_by(self.classifier(), LabelledRows(rows, labels))
 
     def training_fit(self, epoch: int, seed: int) -> TrainingFit:
         """Judge the classifier as it is, of ``epoch``, on training images as they are, drawn by
@@ -129,19 +129,21 @@ class Assembly:
         order = torch.randperm(len(self.batches), generator=draw)[:_JUDGED]
         with self.plain() as plain:
             rows, labels = encode(self.step.embed, plain, self.step.field, order)
-        return training_fit(self.classifier(), Rows(rows, labels), epoch * self.batches.steps())
+        return training_fit(
+            self.classifier(), LabelledRows(rows, labels), epoch * self.batches.steps()
+        )
 
 
 def assemble(
     manifest: Manifest,
     tuning: FineTuning,
     parent: Encoder,
-    place: Processes,
+    place: ProcessRanks,
     *,
     seed: int,
-    means: Means,
+    means: ComputeOptions,
     allow_double_correction: bool = False,
-) -> Assembly:
+) -> TrainingParts:
     """Build a training.
 
     Args:
@@ -170,7 +172,7 @@ def assemble(
         device=place.device,
     )
     trained_texts = texts if tuning.scores_texts or tuning.contrastive else None
-    embed = Embedder(
+    embed = FieldEmbedder(
         model,
         fields := fields_of(model),
         tuple(dict.fromkeys((field, EMBEDDING) if trained_texts is not None else (field,))),
@@ -180,7 +182,7 @@ def assemble(
         precision=tuning.optimisation.precision,
         compiled=means.compiled,
     )
-    images = _Images(manifest, parent, place, means, seed)
+    images = _ImageSource(manifest, parent, place, means, seed)
     projection = None
     if field != EMBEDDING and fields.projection is not None:
         projection = torch.from_numpy(fields.projection.weight)
@@ -195,20 +197,22 @@ def assemble(
         logit_scale=float(model.logit_scale.detach().exp()),
     )
 
-    def features() -> Rows:
+    def features() -> LabelledRows:
         with images.plain("train") as plain:
             found, labels = encode(embed, plain, field)
-        return Rows(found.cpu(), labels.cpu())
+        return LabelledRows(found.cpu(), labels.cpu())
 
-    start = Start(tuning, context, features, seed=seed,
+    start = StartValues(tuning, context, features, seed=seed,
                   allow_double_correction=allow_double_correction)  # fmt: skip
     counts = start.counts()
     estimated = start.estimated()
     head, init = start.head()
-    objective = Objective(tuning.terms, counts, estimated=estimated, seed=seed)
-    step = Step(embed, objective, head=head, field=field, texts=trained_texts).to(place.device)
+    objective = TuningObjective(tuning.terms, counts, estimated=estimated, seed=seed)
+    step = TrainingStep(embed, objective, head=head, field=field, texts=trained_texts).to(
+        place.device
+    )
     _freeze(step, tuning, parent.preprocessing)
-    return Assembly(
+    return TrainingParts(
         tuning,
         step,
         images.augmented(tuning),
@@ -226,13 +230,13 @@ def assemble(
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
+class _ImageSource:
     """Where batches of images come from."""
 
     manifest: Manifest
     parent: Encoder
-    place: Processes
-    means: Means
+    place: ProcessRanks
+    means: ComputeOptions
     seed: int
 
     def augmented(self, tuning: FineTuning) -> ImageBatches:
@@ -330,7 +334,7 @@ def _field(tuning: FineTuning, parent: Encoder) -> str:
     )
 
 
-def _channels_last(model: Any, parent: Encoder, tuning: FineTuning, place: Processes) -> bool:
+def _channels_last(model: Any, parent: Encoder, tuning: FineTuning, place: ProcessRanks) -> bool:
     """Lay convolutional towers out channels last, where that is faster; see
     :meth:`ltcache.encoder.Encoder.use_channels_last`."""
     convolutional = parent.numerics()["memory_format"] == "channels_last"
@@ -340,7 +344,7 @@ def _channels_last(model: Any, parent: Encoder, tuning: FineTuning, place: Proce
     return False
 
 
-def _freeze(step: Step, tuning: FineTuning, preprocessing: Preprocessing) -> None:
+def _freeze(step: TrainingStep, tuning: FineTuning, preprocessing: Preprocessing) -> None:
     """Freeze parts whose learning rate has the factor 0, and what no loss reaches.
 
     Raises:
@@ -357,7 +361,7 @@ def _freeze(step: Step, tuning: FineTuning, preprocessing: Preprocessing) -> Non
         )
 
 
-def _freeze_unreached(step: Step, preprocessing: Preprocessing) -> None:
+def _freeze_unreached(step: TrainingStep, preprocessing: Preprocessing) -> None:
     """Freeze weights that what is trained does not depend on, such as the projection behind
     ``pooled``: they would stay as they are, and several processes would wait for their gradients.
     """

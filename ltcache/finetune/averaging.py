@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ltcache.encoder import mix_weights
 from ltcache.finetune.spec import AUTO, FineTuning
-from ltcache.finetune.step import Step
+from ltcache.finetune.step import TrainingStep
 
 SHARES = tuple(number / 10 for number in range(11))
 DEFAULT = 0.5  # what the publication recommends where nothing can choose
 
 
 @dataclass(frozen=True)
-class Averaged:
+class AveragingChoice:
     """What was chosen.
 
     Attributes:
@@ -31,17 +31,17 @@ class Averaged:
     scores: dict[str, dict[str, float]]
 
 
-def start_of(step: Step) -> dict[str, Tensor]:
+def start_of(step: TrainingStep) -> dict[str, Tensor]:
     """Return a copy of all tensors of the model and the head, to go back towards."""
     return {name: value.detach().clone() for name, value in _state(step).items()}
 
 
 def average_weights(
-    step: Step,
+    step: TrainingStep,
     start: Mapping[str, Tensor],
     tuning: FineTuning,
     judge: Callable[[], Mapping[str, float]] | None,
-) -> Averaged:
+) -> AveragingChoice:
     """Put (1 - share) start + share tuned in the place of the tuned weights, head and texts too.
 
     Args:
@@ -54,7 +54,9 @@ def average_weights(
         share = DEFAULT if tuning.average in (AUTO, None) else float(tuning.average)
         _mix(step, start, tuned, share)
         asked = tuning.average != AUTO
-        return Averaged(share, "nothing, as asked" if asked else "nothing: there is no val", {})
+        return AveragingChoice(
+            share, "nothing, as asked" if asked else "nothing: there is no val", {}
+        )
     scores: dict[str, dict[str, float]] = {}
     best, rank = 0.0, (-1.0, 0.0)
     for share in SHARES:
@@ -64,12 +66,12 @@ def average_weights(
         if (now := (found["val_mean_per_class"], -found["val_nll"])) > rank:
             best, rank = share, now
     _mix(step, start, tuned, best)
-    return Averaged(best, "val", scores)
+    return AveragingChoice(best, "val", scores)
 
 
 @torch.no_grad()
 def _mix(
-    step: Step, start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
+    step: TrainingStep, start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
 ) -> None:
     for name, value in _state(step).items():
         value.copy_(tuned[name])
@@ -80,7 +82,7 @@ def _mix(
             value.copy_(torch.lerp(start[name], tuned[name], share))
 
 
-def _state(step: Step) -> dict[str, Tensor]:
+def _state(step: TrainingStep) -> dict[str, Tensor]:
     state = {f"model.{name}": value for name, value in step.model.state_dict().items()}
     if step.head is not None:
         state |= {f"head.{name}": value for name, value in step.head.state_dict().items()}

@@ -46,7 +46,7 @@ _TELLING = 8  # a batch of so many images none of which can be read means that t
 _MEMORY = Path("/dev/shm")
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """Images of one step, those of this rank.
 
     Attributes:
@@ -120,13 +120,13 @@ class ImageBatches:
         self.batch, self.rank, self.ranks = batch, rank, ranks
         self.failures: dict[str, str] = {}
         uris = manifest.rows["uri"].take(pa.array(self.index)).combine_chunks()
-        self._reader = Reader(
+        self._reader = PixelReader(
             manifest.root, uris, self.index, self.labels.numpy(), preprocessing, augmentation, seed
         )
         workers = _default_workers() if workers is None else workers
         self._reader.keep(keep, max(1, workers))
         self.workers = _within_memory(workers, -(-batch // ranks), preprocessing)
-        self._plan = _Plan()
+        self._plan = _EpochSampler()
         self._loader = self._loading(pin, start_method)
 
     def _loading(self, pin: bool, start_method: str | None) -> DataLoader[Any]:
@@ -159,7 +159,7 @@ class ImageBatches:
         epoch: int = 0,
         epochs: int = 1,
         start: int = 0,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[ImageBatch]:
         """Yield this rank's share of the batches of an epoch; it has a row at least.
 
         Args:
@@ -202,7 +202,7 @@ class ImageBatches:
         """See :meth:`close`."""
         self.close()
 
-    def _wanted(self, order: np.ndarray, epoch: int, epochs: int) -> list[Wanted]:
+    def _wanted(self, order: np.ndarray, epoch: int, epochs: int) -> list[BatchRequest]:
         steps = self.steps(len(order))
         _require(
             len(order) // max(1, steps) >= self.ranks,
@@ -211,7 +211,7 @@ class ImageBatches:
         )
         progress = epoch / max(1, epochs - 1)
         return [
-            Wanted(rows, repeats, epoch, progress)
+            BatchRequest(rows, repeats, epoch, progress)
             for rows, repeats in zip(
                 self._shares(order, steps), self._shares(_repeats(order), steps), strict=True
             )
@@ -235,7 +235,7 @@ class ImageBatches:
             ) from None
 
 
-class Wanted(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a worker is asked for: rows and their repeats, int64 (n,), at a time of the training."""
 
     rows: np.ndarray
@@ -244,20 +244,20 @@ class Wanted(NamedTuple):
     progress: float
 
 
-class _Part(NamedTuple):
+class _WorkerBatch(NamedTuple):
     """What a worker gives: the readable images, and uri -> reason of the others."""
 
-    batch: Batch
+    batch: ImageBatch
     failed: dict[str, str]
 
 
-class _Plan(Sampler[Wanted]):
+class _EpochSampler(Sampler[BatchRequest]):
     """The batches of the epoch at hand, which persistent workers are asked for one by one."""
 
     def __init__(self) -> None:
-        self.wanted: list[Wanted] = []
+        self.wanted: list[BatchRequest] = []
 
-    def __iter__(self) -> Iterator[Wanted]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return iter(self.wanted)
 
     def __len__(self) -> int:
@@ -266,7 +266,7 @@ class _Plan(Sampler[Wanted]):
 
 @one_line
 @dataclass(eq=False)
-class Reader(Dataset[Any]):
+class PixelReader(Dataset[Any]):
     """Rows to pixels; goes to each worker, which opens the images' root for itself.
 
     Attributes:
@@ -291,7 +291,7 @@ class Reader(Dataset[Any]):
         """Return all but the open store, which cannot be sent."""
         return {**self.__dict__, "_opened": None}
 
-    def __getitem__(self, wanted: Wanted) -> _Part | LtcacheError:
+    def __getitem__(self, wanted: BatchRequest) -> _WorkerBatch | LtcacheError:
         """Return a batch; an error is returned, as torch would wrap it beyond recognition."""
         try:
             return self._part(wanted)
@@ -308,7 +308,7 @@ class Reader(Dataset[Any]):
             raise _unreadable(dict(zip(self.uris[:1].to_pylist(), map(str, kept), strict=False)))
         self.kept = kept
 
-    def _part(self, wanted: Wanted) -> _Part:
+    def _part(self, wanted: BatchRequest) -> _WorkerBatch:
         height, width = self.preprocessing.size
         pixels = np.empty((len(wanted.rows), 3, height, width), np.uint8)
         good: list[int] = []
@@ -323,8 +323,9 @@ class Reader(Dataset[Any]):
             good.append(row)
         rows = np.array(good, np.int64)
         labels = torch.from_numpy(self.labels[rows])
-        return _Part(
-            Batch(torch.from_numpy(pixels[: len(good)]), labels, torch.from_numpy(rows)), failed
+        return _WorkerBatch(
+            ImageBatch(torch.from_numpy(pixels[: len(good)]), labels, torch.from_numpy(rows)),
+            failed,
         )
 
     def _image_or_reason(self, row: int) -> Image.Image | str:

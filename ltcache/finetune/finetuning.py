@@ -27,14 +27,14 @@ from ltcache.encoder import (
 from ltcache.encoder.towers import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
 from ltcache.files import require_local, result_folder
-from ltcache.finetune.assembly import Assembly, Means, assemble
-from ltcache.finetune.averaging import Averaged, average_weights
-from ltcache.finetune.loop import Training, encode, train
+from ltcache.finetune.assembly import ComputeOptions, TrainingParts, assemble
+from ltcache.finetune.averaging import AveragingChoice, average_weights
+from ltcache.finetune.loop import TrainingSetup, encode, train
 from ltcache.finetune.methods import tuning_by_name
 from ltcache.finetune.overrides import override_tuning
-from ltcache.finetune.processes import Processes, processes
+from ltcache.finetune.processes import ProcessRanks, processes
 from ltcache.finetune.spec import FineTuning
-from ltcache.finetune.state import Place, StateFolder
+from ltcache.finetune.state import StateFolder, TrainingState
 from ltcache.finetune.tracking import tracked
 from ltcache.fit.unfitted import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
@@ -172,11 +172,11 @@ def finetune(
         state.read()  # what cannot go on is refused before anything is built
         assembly = assemble(
             manifest, tuning, parent, place, seed=seed,
-            means=Means(workers, checkpointing, compiled),
+            means=ComputeOptions(workers, checkpointing, compiled),
             allow_double_correction=allow_double_correction,
         )  # fmt: skip
         with assembly, tracked(progress, track if place.first else None) as report:
-            training = Training(
+            training = TrainingSetup(
                 tuning, assembly.step, assembly.batches,
                 assembly.judge if assembly.val is not None else None,
                 state, seed, micro_batch or _micro_batch(assembly, place),
@@ -199,14 +199,14 @@ def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) 
     return plain
 
 
-def _check_device(tuning: FineTuning, place: Processes) -> None:
+def _check_device(tuning: FineTuning, place: ProcessRanks) -> None:
     if place.device.type not in ("cpu", "cuda"):  # losses keep their counts in float64
         raise UsageError(f"device {place.device.type!r}: encoders are tuned on cpu or cuda")
     if tuning.optimisation.precision == "fp16" and not place.on_gpu:
         raise UsageError("optimisation.precision=fp16 needs a GPU; on a CPU use fp32 or bf16")
 
 
-def _micro_batch(assembly: Assembly, place: Processes) -> int:
+def _micro_batch(assembly: TrainingParts, place: ProcessRanks) -> int:
     """Return how many images go through the tower at once, where nobody says."""
     if place.on_gpu:
         return assembly.tuning.optimisation.batch
@@ -236,10 +236,10 @@ def _finished(out: Path, config: Mapping[str, Any], overwrite: bool) -> FineTune
 
 
 def _finish(
-    assembly: Assembly,
-    done: Place,
+    assembly: TrainingParts,
+    done: TrainingState,
     parent: Encoder,
-    place: Processes,
+    place: ProcessRanks,
     state: StateFolder,
     out: Path,
 ) -> FineTuned:
@@ -283,7 +283,7 @@ def _finish(
     return _fine_tuned(out, tuning, encoder, head, done.history, record)
 
 
-def _metrics(assembly: Assembly) -> Metrics | None:
+def _metrics(assembly: TrainingParts) -> Metrics | None:
     """Return the scores of the result on the validation split."""
     if assembly.val is None:
         return None
@@ -300,13 +300,13 @@ def _metrics(assembly: Assembly) -> Metrics | None:
 
 
 def _record(
-    assembly: Assembly,
-    done: Place,
-    averaged: Averaged | None,
+    assembly: TrainingParts,
+    done: TrainingState,
+    averaged: AveragingChoice | None,
     metrics: Metrics | None,
     fit: TrainingFit,
     config: Mapping[str, Any],
-    place: Processes,
+    place: ProcessRanks,
     seconds: float,
 ) -> dict[str, Any]:
     """Return what stands in ``ltcache.json`` about the tuning."""

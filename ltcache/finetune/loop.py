@@ -14,11 +14,11 @@ from torch import Generator, Tensor, nn
 
 from ltcache.encoder.towers import train_mode
 from ltcache.errors import DivergedError, FitError
-from ltcache.finetune.batches import Batch, ImageBatches
+from ltcache.finetune.batches import ImageBatch, ImageBatches
 from ltcache.finetune.gather import joined, ranks
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
-from ltcache.finetune.state import Place, StateFolder, load_optimiser, optimiser_tensors
-from ltcache.finetune.step import Embedder, Step, accumulate, trained_parameters
+from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, optimiser_tensors
+from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
 from ltcache.fit.train import optimiser_of, set_lr
 from ltcache.methods import Optimisation
 from ltcache.one_line import one_line
@@ -34,7 +34,7 @@ Judge = Callable[[], Mapping[str, float]]
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Training:
+class TrainingSetup:
     """All that a training needs.
 
     Attributes:
@@ -48,7 +48,7 @@ class Training:
     """
 
     tuning: FineTuning
-    step: Step
+    step: TrainingStep
     batches: ImageBatches
     judge: Judge | None
     state: StateFolder
@@ -64,7 +64,7 @@ class Training:
         object.__setattr__(self, "parameters", trained_parameters(self.step))
 
 
-def train(training: Training) -> Place:
+def train(training: TrainingSetup) -> TrainingState:
     """Train to the end, from where the state's folder says; the best epoch is put in place.
 
     Raises:
@@ -78,14 +78,14 @@ def train(training: Training) -> Place:
     device = training.step.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while place.epoch < epochs:
-            _Epoch(training, optimiser, scaler, place).run()
+            _EpochRun(training, optimiser, scaler, place).run()
     if place.best_epoch:
         _to_best(training, place.best_epoch)
     return place
 
 
 @torch.no_grad()
-def _to_best(training: Training, epoch: int) -> None:
+def _to_best(training: TrainingSetup, epoch: int) -> None:
     """Put the best epoch's values in place, in all processes."""
     if training.writer:
         load_trained(training.parameters, training.state.read_best(epoch))
@@ -94,7 +94,7 @@ def _to_best(training: Training, epoch: int) -> None:
             torch.distributed.broadcast(parameter, 0)
 
 
-def make_optimiser(training: Training) -> torch.optim.Optimizer:
+def make_optimiser(training: TrainingSetup) -> torch.optim.Optimizer:
     """Return the optimiser over all that trains; only matrices and kernels decay."""
     optimisation = training.tuning.optimisation
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -120,7 +120,7 @@ def part_of(name: str) -> str:
     return "image" if inner.startswith("visual.") else "text"
 
 
-def make_scaler(training: Training) -> torch.amp.GradScaler:
+def make_scaler(training: TrainingSetup) -> torch.amp.GradScaler:
     """Return what keeps the gradients of float16 from vanishing; it does nothing otherwise."""
     device = training.step.device.type
     wanted = training.tuning.optimisation.precision == "fp16" and device == "cuda"
@@ -153,12 +153,12 @@ def load_trained(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, T
 
 
 def _resumed(
-    training: Training, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> Place:
+    training: TrainingSetup, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> TrainingState:
     """Return where the training begins, everything put back as it was there."""
     found = training.state.read()
     if found is None:
-        return Place()
+        return TrainingState()
     place, tensors = found
     load_trained(training.parameters, tensors)
     load_optimiser(optimiser, training.parameters, tensors)
@@ -170,15 +170,15 @@ def _resumed(
     return place
 
 
-class _Epoch:
+class _EpochRun:
     """One epoch, or what is left of it."""
 
     def __init__(
         self,
-        training: Training,
+        training: TrainingSetup,
         optimiser: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        place: Place,
+        place: TrainingState,
     ) -> None:
         self.training = training
         self.optimiser = optimiser
@@ -211,7 +211,7 @@ class _Epoch:
             self._after_step(len(batch.labels) * ranks())
         self._finish()
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: ImageBatch) -> None:
         training, optimisation = self.training, self.training.tuning.optimisation
         number = self.place.epoch * self.steps + self.place.step
         set_lr(self.optimiser, lr_at(optimisation, number, self.steps))
@@ -328,7 +328,7 @@ class _Epoch:
 
 
 @contextmanager
-def _enough_memory(training: Training) -> Iterator[None]:
+def _enough_memory(training: TrainingSetup) -> Iterator[None]:
     """Say what to do where a GPU's memory does not hold a pass."""
     try:
         yield
@@ -348,7 +348,7 @@ def _factor(optimiser: torch.optim.Optimizer) -> float:
 
 @torch.no_grad()
 def encode(
-    embed: Embedder, batches: ImageBatches, name: str, order: Tensor | None = None
+    embed: FieldEmbedder, batches: ImageBatches, name: str, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return one field (N, dim) and the labels (N,) of a split's images, of all ranks together.
 

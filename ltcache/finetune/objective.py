@@ -11,15 +11,15 @@ from torch import Generator, Tensor, nn
 
 from ltcache.errors import FitError
 from ltcache.finetune.contrastive import supervised_contrastive, unit_rows
-from ltcache.finetune.spec import CONTRASTIVE, Term
+from ltcache.finetune.spec import CONTRASTIVE, ObjectiveTerm
 from ltcache.losses import LOSSES, Loss
-from ltcache.objectives import Batch, WeightedMean
+from ltcache.objectives import TrainingBatch, WeightedMean
 from ltcache.one_line import one_line
 
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class EmbeddedBatch:
     """What the towers, and the head where there is one, say about a batch.
 
     Attributes:
@@ -74,7 +74,7 @@ class Embedded:
         return self.texts
 
 
-class Objective(nn.Module):
+class TuningObjective(nn.Module):
     """sum over terms of weight * term, a scalar.
 
     The term ``contrastive`` is :func:`supervised_contrastive` of the images and their own class
@@ -95,7 +95,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        terms: Sequence[Term],
+        terms: Sequence[ObjectiveTerm],
         class_counts: Tensor,
         *,
         estimated: Mapping[str, Tensor] | None = None,
@@ -137,7 +137,7 @@ class Objective(nn.Module):
             seed = (self._seed + (step * 64 + number + 1) * 0x9E3779B97F4A7C15) % 2**63
             loss.generator = Generator(loss.prior.device).manual_seed(seed)
 
-    def forward(self, embedded: Embedded, progress: float = 0.0) -> Tensor:
+    def forward(self, embedded: EmbeddedBatch, progress: float = 0.0) -> Tensor:
         """Return the value of a batch; ``progress`` runs from 0 to 1 over the training.
 
         Raises:
@@ -146,12 +146,12 @@ class Objective(nn.Module):
         terms = self.terms(embedded, progress)
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
-    def terms(self, embedded: Embedded, progress: float = 0.0) -> dict[str, Tensor]:
+    def terms(self, embedded: EmbeddedBatch, progress: float = 0.0) -> dict[str, Tensor]:
         """Return the value of each term, a scalar, without its weight; outside of autocast."""
         with torch.autocast(embedded.images.device.type, enabled=False):
             return self._terms(embedded, progress)
 
-    def _terms(self, embedded: Embedded, progress: float) -> dict[str, Tensor]:
+    def _terms(self, embedded: EmbeddedBatch, progress: float) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         if CONTRASTIVE in self.weights:
             own = embedded.own_texts()
@@ -160,7 +160,7 @@ class Objective(nn.Module):
             )
         if self.means:
             logits = embedded.class_logits()
-            batch = Batch(embedded.images, embedded.labels)
+            batch = TrainingBatch(embedded.images, embedded.labels)
             for name, mean in self.means.items():
                 assert isinstance(mean, WeightedMean)
                 values[name] = mean.mean_loss(logits, batch, progress)
@@ -170,7 +170,7 @@ class Objective(nn.Module):
         return [mean.loss for mean in self.means.values() if isinstance(mean, WeightedMean)]
 
 
-def _loss(term: Term, class_counts: Tensor, estimated: Mapping[str, Tensor]) -> Loss:
+def _loss(term: ObjectiveTerm, class_counts: Tensor, estimated: Mapping[str, Tensor]) -> Loss:
     kind: Any = LOSSES.get(term.name)
     if kind is None:
         raise FitError(f"no term {term.name!r}; there are {CONTRASTIVE}, {', '.join(LOSSES)}")

@@ -20,7 +20,7 @@ from ltcache.one_line import one_line
 from ltcache.run import Run
 
 if TYPE_CHECKING:
-    from ltcache.extract import ExtractReport, Progress
+    from ltcache.extract import ExtractionProgress, ExtractReport
 
 CACHE, RUN = "cache", "run"
 """Where the new cache and the run lie in a checkpoint, unless told otherwise."""
@@ -28,7 +28,7 @@ CACHE, RUN = "cache", "run"
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Renewed:
+class TunedCache:
     """A fine-tuning and what it has made of a cache.
 
     Attributes:
@@ -54,9 +54,9 @@ def finetune_cache(
     pretrained: str | None = None,
     overwrite: bool = False,
     workers: int | None = None,
-    encoding: Callable[[Progress], None] | None = None,
+    encoding: Callable[[ExtractionProgress], None] | None = None,
     **options: Any,
-) -> Renewed | None:
+) -> TunedCache | None:
     """Tune the encoder of a cache on its own training split, then extract the cache again.
 
     The parent's cache is not touched. Heads that were fitted on it refuse the new features
@@ -96,7 +96,7 @@ def finetune_cache(
     if int(os.environ.get("RANK", "0")):  # the first process writes
         return None
     if not extraction:
-        return Renewed(tuned)
+        return TunedCache(tuned)
     report = renew(
         parent_cache,
         tuned.encoder,
@@ -111,4 +111,4 @@ def finetune_cache(
         progress=encoding,
     )
     run = tuned_run(tuned, open_cache(place), Path(out) / RUN, overwrite)
-    return Renewed(tuned, report, run)
+    return TunedCache(tuned, report, run)

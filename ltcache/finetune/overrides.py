@@ -15,7 +15,14 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.finetune.methods import TUNINGS
-from ltcache.finetune.spec import CONTRASTIVE, TEXTS, Adapter, Classifier, FineTuning, Term
+from ltcache.finetune.spec import (
+    CONTRASTIVE,
+    TEXTS,
+    AdapterChoice,
+    ClassifierChoice,
+    FineTuning,
+    ObjectiveTerm,
+)
 from ltcache.heads import HEADS
 from ltcache.heads.base import hyper_parameters as keyword_arguments
 from ltcache.losses import LOSSES
@@ -178,7 +185,7 @@ def _renamed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
         for name in names:
             _require_name("loss", name, {**LOSSES, CONTRASTIVE: None})
         terms = {term.name: term for term in tuning.terms}
-        kept = tuple(terms.get(name, Term(name)) for name in names)
+        kept = tuple(terms.get(name, ObjectiveTerm(name)) for name in names)
         needed = any(getattr(LOSSES.get(term.name), "needs", ()) for term in kept)
         if needed == (tuning.statistic is not None):
             return replace(tuning, terms=kept)
@@ -187,7 +194,7 @@ def _renamed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
     for name in names:
         _require_name("adapters", name, _tower_adapters())
     there = {adapter.name: adapter for adapter in tuning.adapters}
-    return replace(tuning, adapters=tuple(there.get(name, Adapter(name)) for name in names))
+    return replace(tuning, adapters=tuple(there.get(name, AdapterChoice(name)) for name in names))
 
 
 def _with_option(tuning: FineTuning, part: str, name: str, value: Any) -> FineTuning:
@@ -230,19 +237,19 @@ def _written_out(tuning: FineTuning) -> FineTuning:
     )
 
 
-def _head(classifier: Classifier) -> dict[str, Any]:
+def _head(classifier: ClassifierChoice) -> dict[str, Any]:
     if classifier.head == TEXTS:
         return {}
     return hyper_parameters(HEADS[classifier.head]) | dict(classifier.options)
 
 
-def _loss(term: Term) -> dict[str, Any]:
+def _loss(term: ObjectiveTerm) -> dict[str, Any]:
     if term.name == CONTRASTIVE:
         return {}
     return hyper_parameters(LOSSES[term.name]) | dict(term.options)
 
 
-def _adapter(adapter: Adapter) -> dict[str, Any]:
+def _adapter(adapter: AdapterChoice) -> dict[str, Any]:
     kind = _tower_adapters()[adapter.name]
     given = ("seed", "context")
     defaults = {k: v for k, v in keyword_arguments(kind).items() if k not in given}

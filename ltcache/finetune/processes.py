@@ -17,7 +17,7 @@ from ltcache.encoder.device import choose_device
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessRanks:
     """This process among those that train together.
 
     Attributes:
@@ -59,7 +59,7 @@ class Processes:
 
 
 @contextmanager
-def processes(device: str) -> Iterator[Processes]:
+def processes(device: str) -> Iterator[ProcessRanks]:
     """Join the processes that torchrun has started (RANK and WORLD_SIZE are set), if it has.
 
     A process group that is there is used; one that is made here ends here. GPUs talk through NCCL,
@@ -70,7 +70,7 @@ def processes(device: str) -> Iterator[Processes]:
     """
     there = dist.is_available() and dist.is_initialized()
     if not there and int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Processes(choose_device(device))
+        yield ProcessRanks(choose_device(device))
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     own = device
@@ -82,7 +82,7 @@ def processes(device: str) -> Iterator[Processes]:
     if not there:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Processes(place, dist.get_rank(), dist.get_world_size())
+        yield ProcessRanks(place, dist.get_rank(), dist.get_world_size())
     finally:
         if not there:
             dist.destroy_process_group()

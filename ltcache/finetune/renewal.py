@@ -18,7 +18,7 @@ from ltcache.manifest import Manifest
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
-    from ltcache.extract import Progress
+    from ltcache.extract import ExtractionProgress
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def renew(
     template: str | None = None,
     cost: dict[str, float] | None = None,
     workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> ExtractReport:
     """Encode every split, view, field and set of class texts of a cache again, into a new one.
 

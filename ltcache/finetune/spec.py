@@ -40,7 +40,7 @@ def _require_known(record: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class Tower:
+class TowerTuning:
     """One tower of the encoder: where it starts and which of its weights move.
 
     Args:
@@ -57,7 +57,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterChoice:
     """An adapter in every block of the image tower.
 
     Args:
@@ -69,7 +69,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Classifier:
+class ClassifierChoice:
     """What turns features into logits.
 
     Args:
@@ -92,7 +92,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Term:
+class ObjectiveTerm:
     """One summand of what is minimised.
 
     Args:
@@ -172,7 +172,7 @@ class FineTuning:
             :class:`ltcache.methods.Method`.
         equation: what is computed.
         image, text: the towers. adapters: in the image tower, in the order of their insertion.
-        classifier: see :class:`Classifier`.
+        classifier: see :class:`ClassifierChoice`.
         terms: summands of what is minimised.
         template: of the class texts, with ``{}`` for the name; None: those of the manifest.
         statistic, statistic_options: what the features of the encoder before tuning are asked for
@@ -195,11 +195,11 @@ class FineTuning:
     differs: str
     equation: str = ""
     mechanism: str = ""
-    image: Tower = field(default_factory=Tower)
-    text: Tower = field(default_factory=Tower)
-    adapters: tuple[Adapter, ...] = ()
-    classifier: Classifier = field(default_factory=Classifier)
-    terms: tuple[Term, ...] = (Term("cross_entropy"),)
+    image: TowerTuning = field(default_factory=TowerTuning)
+    text: TowerTuning = field(default_factory=TowerTuning)
+    adapters: tuple[AdapterChoice, ...] = ()
+    classifier: ClassifierChoice = field(default_factory=ClassifierChoice)
+    terms: tuple[ObjectiveTerm, ...] = (ObjectiveTerm("cross_entropy"),)
     template: str | None = None
     statistic: str | None = None
     statistic_options: Mapping[str, Any] = field(default_factory=dict)
@@ -234,7 +234,7 @@ class FineTuning:
         return any(term.name == CONTRASTIVE for term in self.terms)
 
     @property
-    def logit_terms(self) -> tuple[Term, ...]:
+    def logit_terms(self) -> tuple[ObjectiveTerm, ...]:
         """The losses on logits over all classes."""
         return tuple(term for term in self.terms if term.name != CONTRASTIVE)
 
@@ -252,9 +252,13 @@ class FineTuning:
     def from_dict(cls, plain: Mapping[str, Any]) -> FineTuning:
         """Read what :meth:`to_dict` wrote."""
         values = dict(plain)
-        for name, kind in (("image", Tower), ("text", Tower), ("classifier", Classifier)):
+        for name, kind in (
+            ("image", TowerTuning),
+            ("text", TowerTuning),
+            ("classifier", ClassifierChoice),
+        ):
             values[name] = kind(**values[name])
         values["optimisation"] = TuningOptimisation(**read_optimisation(values["optimisation"]))
-        values["adapters"] = tuple(Adapter(**entry) for entry in values["adapters"])
-        values["terms"] = tuple(Term(**entry) for entry in values["terms"])
+        values["adapters"] = tuple(AdapterChoice(**entry) for entry in values["adapters"])
+        values["terms"] = tuple(ObjectiveTerm(**entry) for entry in values["terms"])
         return cls(**values)

@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.finetune.spec import FineTuning, Term
-from ltcache.fit import Rows, fit_head
+from ltcache.finetune.spec import FineTuning, ObjectiveTerm
+from ltcache.fit import LabelledRows, fit_head
 from ltcache.fit.statistics import STATISTICS
-from ltcache.fit.task import Task
+from ltcache.fit.task import StageInput
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.losses import LOSSES
 from ltcache.methods import (
@@ -31,7 +31,7 @@ from ltcache.methods.families.shared import COSINE
 PROBE = "probe"
 
 
-class Start:
+class StartValues:
     """Start values that follow from the encoder as it is before the tuning.
 
     Args:
@@ -46,7 +46,7 @@ class Start:
         self,
         tuning: FineTuning,
         context: HeadContext,
-        features: Callable[[], Rows],
+        features: Callable[[], LabelledRows],
         *,
         seed: int = 0,
         allow_double_correction: bool = False,
@@ -58,7 +58,7 @@ class Start:
         self._allow = allow_double_correction
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> LabelledRows:
         """The training images' features."""
         return self._features()
 
@@ -87,8 +87,8 @@ class Start:
         """Return what the losses need, tensors (C,)."""
         if self.tuning.statistic is None:
             return {}
-        unit = Rows(F.normalize(self.rows.features, dim=1), self.rows.labels)
-        task = Task(unit, None, self.context, "l2", Generator().manual_seed(self._seed))
+        unit = LabelledRows(F.normalize(self.rows.features, dim=1), self.rows.labels)
+        task = StageInput(unit, None, self.context, "l2", Generator().manual_seed(self._seed))
         found: Mapping[str, Tensor] = STATISTICS[self.tuning.statistic](
             task, **self.tuning.statistic_options
         )
@@ -121,7 +121,7 @@ class Start:
             head.adopt(self._probe())
             return
         head.require_known(way)
-        rows = self.rows if way == "class_mean" else Rows(torch.zeros(0, head.dim), _NONE)
+        rows = self.rows if way == "class_mean" else LabelledRows(torch.zeros(0, head.dim), _NONE)
         generator = Generator().manual_seed(self._seed)
         head.initialise(way, rows.features, rows.labels, generator, self.context)
 
@@ -149,7 +149,7 @@ class Start:
             allow_double_correction=self._allow,
         ).head
 
-    def _stage(self, term: Term) -> Train:
+    def _stage(self, term: ObjectiveTerm) -> Train:
         classifier = self.tuning.classifier
         head = "cosine" if self.tuning.scores_texts else classifier.head
         return Train(

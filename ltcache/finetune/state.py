@@ -31,7 +31,7 @@ _STATE = "state.json"
 
 
 @dataclass
-class Place:
+class TrainingState:
     """Where a training is.
 
     Attributes:
@@ -65,7 +65,7 @@ class StateFolder:
         self.path = path
         self.config = dict(config)
 
-    def read(self) -> tuple[Place, dict[str, Tensor]] | None:
+    def read(self) -> tuple[TrainingState, dict[str, Tensor]] | None:
         """Return where the training is and its tensors, or None where none has begun.
 
         Raises:
@@ -82,7 +82,7 @@ class StateFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             require_equal("fine-tuning", content["config"], self.config, remedy=remedy)
-            place = Place(**{**content["place"], "best": tuple(content["place"]["best"])})
+            place = TrainingState(**{**content["place"], "best": tuple(content["place"]["best"])})
             tensors = self._tensors(content["tensors"], content["sha256"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if hasattr(error, "exit_status"):
@@ -92,7 +92,7 @@ class StateFolder:
             ) from None
         return place, tensors
 
-    def write(self, place: Place, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, place: TrainingState, tensors: Mapping[str, Tensor]) -> None:
         """Replace the state, in one step."""
         name = f"tensors-{place.epoch}-{place.step}.safetensors"
         self._save(name, tensors)

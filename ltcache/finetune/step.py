@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ltcache.finetune.classifier import ClassTexts
 from ltcache.finetune.gather import joined, ranks
-from ltcache.finetune.objective import Embedded, Objective
+from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
 from ltcache.heads import Head
 from ltcache.images import Preprocessing
 from ltcache.one_line import one_line
@@ -33,7 +33,7 @@ Fields = dict[str, Tensor]
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Cached:
+class FirstPass:
     """What the first pass leaves for a micro-batch of the second.
 
     Attributes:
@@ -47,7 +47,7 @@ class Cached:
     labels: Tensor | None = None
 
 
-class Embedder:
+class FieldEmbedder:
     """Pixels to the fields of an image tower, with gradients where they are enabled.
 
     Args:
@@ -95,7 +95,7 @@ class Embedder:
         return torch.autocast(self.device.type, kind)
 
 
-class Step(nn.Module):
+class TrainingStep(nn.Module):
     """Images and labels to a scalar whose gradient is that of the objective.
 
     Args:
@@ -108,8 +108,8 @@ class Step(nn.Module):
 
     def __init__(
         self,
-        embed: Embedder,
-        objective: Objective,
+        embed: FieldEmbedder,
+        objective: TuningObjective,
         *,
         head: Head | None,
         field: str,
@@ -144,7 +144,7 @@ class Step(nn.Module):
                 texts = self.texts(classes)
         logits = None if self.head is None else self.head(fields[self.field])
         images = fields[EMBEDDING if EMBEDDING in fields else self.field]
-        embedded = Embedded(images, labels, self.logit_scale, texts, classes, logits)
+        embedded = EmbeddedBatch(images, labels, self.logit_scale, texts, classes, logits)
         return self.objective(embedded, progress)
 
     def forward(
@@ -153,7 +153,7 @@ class Step(nn.Module):
         labels: Tensor,
         progress: float,
         weight: float | None = None,
-        cached: Cached | None = None,
+        cached: FirstPass | None = None,
     ) -> Tensor:
         """Return the scalar to go back from.
 
@@ -192,14 +192,14 @@ def accumulate(
     """Add the gradient of a batch to ``.grad`` of all that trains; return its loss, a scalar.
 
     Args:
-        step: a :class:`Step`, or DistributedDataParallel around one.
+        step: a :class:`TrainingStep`, or DistributedDataParallel around one.
         pixels, labels: this rank's share of the batch.
         micro_batch: largest number of images in one pass.
         backward: goes back from a scalar (and scales it, where gradients are).
         seeded: sets the random state of a micro-batch by its number, for layers that draw.
     """
     inner = step.module if isinstance(step, DistributedDataParallel) else step
-    assert isinstance(inner, Step)
+    assert isinstance(inner, TrainingStep)
     micro = list(zip(pixels.split(micro_batch), labels.split(micro_batch), strict=True))
     (everything,) = joined(labels)
     inner.objective.observe(everything)
@@ -234,7 +234,7 @@ def _by_rows(
 
 def _in_two_passes(
     step: nn.Module,
-    inner: Step,
+    inner: TrainingStep,
     micro: list[tuple[Tensor, Tensor]],
     progress: float,
     backward: Backward,
@@ -260,7 +260,7 @@ def _in_two_passes(
         seeded(number)
         last = number + 1 == len(micro)
         part = {name: pieces[number] for name, pieces in gradients.items()}
-        cached = Cached(part, joint, labels) if last else Cached(part)
+        cached = FirstPass(part, joint, labels) if last else FirstPass(part)
         with _unsynchronised(step, not last):
             value = step(pixels, mine, progress, None, cached)
             if value.requires_grad:
@@ -296,6 +296,6 @@ def _mean_over_ranks(value: Tensor) -> Tensor:
     return value / ranks()
 
 
-def trained_parameters(step: Step) -> Mapping[str, nn.Parameter]:
+def trained_parameters(step: TrainingStep) -> Mapping[str, nn.Parameter]:
     """Return name -> parameter of all that trains; each once."""
     return {name: p for name, p in step.named_parameters() if p.requires_grad}

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from ltcache.fit.adapter import fit_adapter, fit_seeds, summarise
 from ltcache.fit.extra import ExtraRows
-from ltcache.fit.head import Fitted, fit_head
-from ltcache.fit.many import Job, fit_many
-from ltcache.fit.rows import Rows, hold_out, require_classes
+from ltcache.fit.head import FittedHead, fit_head
+from ltcache.fit.many import FitJob, fit_many
+from ltcache.fit.rows import LabelledRows, hold_out, require_classes
 
 __all__ = [
     "ExtraRows",
-    "Fitted",
-    "Job",
-    "Rows",
+    "FitJob",
+    "FittedHead",
+    "LabelledRows",
     "fit_adapter",
     "fit_head",
     "fit_many",

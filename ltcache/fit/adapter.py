@@ -18,8 +18,8 @@ from ltcache.cache.shared_content import warn_of_shared
 from ltcache.errors import FitError
 from ltcache.files import require_local, write_json
 from ltcache.fit.extra import ExtraRows
-from ltcache.fit.head import Fitted, Memo, fit_head
-from ltcache.fit.rows import Rows, require_classes
+from ltcache.fit.head import FittedHead, Memo, fit_head
+from ltcache.fit.rows import LabelledRows, require_classes
 from ltcache.fit.task import Progress
 from ltcache.heads import HEADS, Head, HeadContext, uses_texts
 from ltcache.methods import (
@@ -143,7 +143,7 @@ def fit_adapter(
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Seeds:
+class SeedRuns:
     """Runs that differ only in the seed.
 
     Attributes:
@@ -162,7 +162,7 @@ def fit_seeds(
     *,
     seeds: Sequence[int],
     **options: Any,
-) -> Seeds:
+) -> SeedRuns:
     """Fit once per seed into ``out/seed-N`` and write ``out/summary.json``.
 
     Args:
@@ -183,7 +183,7 @@ def fit_seeds(
     if out is not None:
         record = {"method": runs[0].method.name, "seeds": list(seeds), "splits": summary}
         write_json(Path(out) / "summary.json", record)
-    return Seeds(runs, summary)
+    return SeedRuns(runs, summary)
 
 
 def summarise(metrics: Sequence[Metrics]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def summarise(metrics: Sequence[Metrics]) -> dict[str, Any]:
     return result
 
 
-def rows_of(cache: Cache, split: str, field: str, view: str) -> Rows:
+def rows_of(cache: Cache, split: str, field: str, view: str) -> LabelledRows:
     """Return the labelled rows of a split; each crop of a view is a row of the same unit.
 
     Raises:
@@ -216,7 +216,7 @@ def rows_of(cache: Cache, split: str, field: str, view: str) -> Rows:
     if not keep.all():
         features, labels, names = features[keep], labels[keep], names[keep]
     flat = np.ascontiguousarray(features.reshape(-1, *shape), dtype=np.float32)
-    return Rows(
+    return LabelledRows(
         torch.from_numpy(flat),
         torch.from_numpy(np.repeat(labels, crops)),
         units=np.repeat(names, crops),
@@ -261,7 +261,7 @@ def _drifts(stage: Stage) -> bool:
     return isinstance(stage, Estimate) and stage.options.get("estimator") == "drift"
 
 
-def val_rows(cache: Cache, field: str, method: Method) -> Rows | None:
+def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:
     """Return the labelled rows of the validation split, or None where there are none."""
     if "val" not in cache.manifest.splits or not (cache.labels("val") >= 0).any():
         return None
@@ -272,7 +272,7 @@ def _record(
     cache: Cache,
     method: Method,
     field: str,
-    fitted: Fitted,
+    fitted: FittedHead,
     context: HeadContext,
     text_set: Any,
     seed: int,
@@ -333,7 +333,7 @@ def spent(cache: Cache, crops: int, head_seconds: float) -> dict[str, float]:
     }
 
 
-def _chosen(fitted: Fitted) -> list[str]:
+def _chosen(fitted: FittedHead) -> list[str]:
     """Return the names of what was chosen on the rows that tuned."""
     names = {name for choice in fitted.choices for name in choice} - {"residual"}
     return sorted(names) or ["epoch"]

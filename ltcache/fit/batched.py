@@ -21,21 +21,21 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from ltcache.fit.rows import Rows
-from ltcache.fit.stages import Training
-from ltcache.fit.steps import ClosedFormStep, Fusions
-from ltcache.fit.train import Trained, draw, optimiser_of, parameters_to_train, set_lr
+from ltcache.fit.rows import LabelledRows
+from ltcache.fit.stages import StageTraining
+from ltcache.fit.steps import ClosedFormStep, FusionChain
+from ltcache.fit.train import TrainingOutcome, draw, optimiser_of, parameters_to_train, set_lr
 from ltcache.heads import Head
 from ltcache.losses import Loss
 from ltcache.losses.base import OffsetCrossEntropy
 from ltcache.losses.softmax import offset_cross_entropy_
-from ltcache.objectives import Batch, Objective, Outputs, WeightedMean
+from ltcache.objectives import HeadOutputs, Objective, TrainingBatch, WeightedMean
 from ltcache.sampling import RowsByClass
 
 _BLOCK = 8192  # rows predicted at once, over all runs
 
 
-def architecture(training: Training) -> tuple[Any, ...] | None:
+def architecture(training: StageTraining) -> tuple[Any, ...] | None:
     """Return what runs must have in common to be one problem; None: this one must run alone.
 
     Alone are fusions, the full-batch solver, and losses with a state or noise but no closed form.
@@ -60,18 +60,18 @@ def architecture(training: Training) -> tuple[Any, ...] | None:
     )  # fmt: skip
 
 
-def has_closed_form(training: Training) -> bool:
+def has_closed_form(training: StageTraining) -> bool:
     """Whether a run's step needs no autograd."""
     rows = training.task.rows
-    few = Batch(rows.features[:2], rows.labels[:2])
-    none = Fusions((), training.task.stream(1))
+    few = TrainingBatch(rows.features[:2], rows.labels[:2])
+    none = FusionChain((), training.task.stream(1))
     closed = training.task.closed_form
     return closed and ClosedFormStep.serves(training.head, training.objective, few, none)
 
 
 def train_together(
-    trainings: Sequence[Training], stops: Sequence[int | None]
-) -> list[Trained | None]:
+    trainings: Sequence[StageTraining], stops: Sequence[int | None]
+) -> list[TrainingOutcome | None]:
     """Train the heads of runs of one :func:`architecture` in place.
 
     Args:
@@ -82,25 +82,25 @@ def train_together(
         finite, in which case the head is of no use.
     """
     order = sorted(range(len(trainings)), key=lambda k: _rank(trainings[k]))
-    problem = _Problem([trainings[k] for k in order], [stops[k] for k in order])
+    problem = _BatchedFits([trainings[k] for k in order], [stops[k] for k in order])
     found = dict(zip(order, problem.train(), strict=True))
     return [found[k] for k in range(len(trainings))]
 
 
-def _rank(training: Training) -> tuple[Any, ...]:
+def _rank(training: StageTraining) -> tuple[Any, ...]:
     """Neighbours share a call of their loss, then the rows that they draw, then the optimiser."""
     optimisation = training.stage.optimisation
-    loss = _Losses.kind(training) if has_closed_form(training) else ()
+    loss = _LossGroup.kind(training) if has_closed_form(training) else ()
     return (*loss, drawn_by(training), optimisation.lr, optimisation.weight_decay)
 
 
-def drawn_by(training: Training) -> str:
+def drawn_by(training: StageTraining) -> str:
     """Return what decides which rows a run draws; runs of one seed often draw the same."""
     state = training.task.generator.get_state().numpy().tobytes()
     return f"{training.stage.sampler} {hashlib.blake2b(state, digest_size=16).hexdigest()}"
 
 
-class Stack:
+class StackedHeads:
     """The parameters of heads of one architecture.
 
     Attributes:
@@ -137,10 +137,10 @@ class Stack:
             value.grad = None
 
 
-class _Optimiser:
+class _StackOptimiser:
     """torch's own optimiser, on slices of the stack: neighbours of one rate and decay are one."""
 
-    def __init__(self, trainings: Sequence[Training], stack: Stack) -> None:
+    def __init__(self, trainings: Sequence[StageTraining], stack: StackedHeads) -> None:
         self.stack = stack
         self.pieces: list[tuple[str, slice, Tensor]] = []
         groups: dict[tuple[float, float], list[Tensor]] = {}
@@ -178,26 +178,26 @@ def _spans(values: Sequence[Any]) -> Iterator[tuple[Any, slice]]:
         yield value, slice(found[0], found[-1] + 1)
 
 
-class _Problem:
+class _BatchedFits:
     """The loop of :func:`ltcache.fit.train.train` over R runs."""
 
-    def __init__(self, trainings: Sequence[Training], stops: Sequence[int | None]) -> None:
+    def __init__(self, trainings: Sequence[StageTraining], stops: Sequence[int | None]) -> None:
         self.trainings = trainings
         self.optimisation, self.task = trainings[0].stage.optimisation, trainings[0].task
         self.epochs = self.optimisation.epochs_for(len(self.task.rows))
         self.stops = [min(self.epochs, stop or self.epochs) for stop in stops]
         self.batch = self.optimisation.batch_for(len(self.task.rows))
-        self.stack = Stack([training.head for training in trainings])
+        self.stack = StackedHeads([training.head for training in trainings])
         kind = steps_for(trainings)
         self.step: ClosedFormSteps | MappedSteps = kind(trainings, self.stack, self.batch)
-        self.optimiser = _Optimiser(trainings, self.stack)
+        self.optimiser = _StackOptimiser(trainings, self.stack)
         self.by_class = RowsByClass.of(self.task.rows.labels, self.stack.head.num_classes)
         self.history: list[list[dict[str, Any]]] = [[] for _ in trainings]
         self.kept = {name: value.detach().clone() for name, value in self.stack.values.items()}
         self.best: list[tuple[tuple[float, float], int] | None] = [None] * len(trainings)
         self.lost = [False] * len(trainings)
 
-    def train(self) -> list[Trained | None]:
+    def train(self) -> list[TrainingOutcome | None]:
         """Run all epochs and put what each run keeps into its head."""
         for epoch in range(max(self.stops)):
             losses = self._epoch(epoch)
@@ -206,7 +206,7 @@ class _Problem:
         for training in self.trainings:
             training.head.eval()
         return [
-            None if lost else Trained(history, len(history) if best is None else best[1])
+            None if lost else TrainingOutcome(history, len(history) if best is None else best[1])
             for history, best, lost in zip(self.history, self.best, self.lost, strict=True)
         ]
 
@@ -259,20 +259,20 @@ class _Problem:
         self.stack.copy_to(self.kept, kept)
 
 
-def order_of(training: Training, by_class: RowsByClass, progress: float) -> Tensor:
+def order_of(training: StageTraining, by_class: RowsByClass, progress: float) -> Tensor:
     """Return the row numbers of one epoch of a run, (N,)."""
     (order,) = draw(training.stage.sampler, by_class, training.task, progress, 1)
     assert order is not None
     return order
 
 
-def steps_for(trainings: Sequence[Training]) -> type[ClosedFormSteps] | type[MappedSteps]:
+def steps_for(trainings: Sequence[StageTraining]) -> type[ClosedFormSteps] | type[MappedSteps]:
     """Return the fastest form of a step that serves runs, which lie in order of their rank."""
     if not has_closed_form(trainings[0]):
         return MappedSteps
     draws = [len(list(members)) for _, members in groupby(map(drawn_by, trainings))]
     even = len(set(draws)) == 1 and draws[0] > 1
-    one_loss = len({_Losses.kind(training) for training in trainings}) == 1
+    one_loss = len({_LossGroup.kind(training) for training in trainings}) == 1
     if even and one_loss and _adds_offset(trainings[0].objective.loss):
         return SharedSteps
     return ClosedFormSteps
@@ -285,13 +285,15 @@ class ClosedFormSteps:
         trainings: in the order of the stack. largest: rows of the largest batch.
     """
 
-    def __init__(self, trainings: Sequence[Training], stack: Stack, largest: int) -> None:
+    def __init__(
+        self, trainings: Sequence[StageTraining], stack: StackedHeads, largest: int
+    ) -> None:
         self.stack, self.rows = stack, trainings[0].task.rows
         precision = trainings[0].stage.optimisation.precision
         self.exact = self._representation(self.rows)
         self.narrow = torch.bfloat16 if precision == "bf16" else self.exact.dtype
         self.features = self.exact.to(self.narrow)
-        self.losses = list(_Losses.of(trainings))
+        self.losses = list(_LossGroup.of(trainings))
         self.affine = _StackedAffine(stack)
         runs, dim, classes = len(stack), self.features.shape[1], stack.head.num_classes
         self.gathered = self.features.new_empty(runs * largest, dim)
@@ -299,7 +301,7 @@ class ClosedFormSteps:
         self.gradient = self.exact.new_empty(runs, classes, dim)
 
     @torch.no_grad()
-    def _representation(self, rows: Rows) -> Tensor:
+    def _representation(self, rows: LabelledRows) -> Tensor:
         head = self.stack.head
         return head.normalise(head.represent(rows.features))[0]
 
@@ -354,7 +356,7 @@ class ClosedFormSteps:
         return torch.bmm(change.transpose(1, 2), rows, out=self.gradient)
 
     @torch.no_grad()
-    def scores(self, val: Rows) -> list[dict[str, float]]:
+    def scores(self, val: LabelledRows) -> list[dict[str, float]]:
         """Return :func:`ltcache.fit.train.choose_by` of each run."""
         weight, bias = self.affine()
         flat = weight.flatten(0, 1)
@@ -376,7 +378,9 @@ class SharedSteps(ClosedFormSteps):
         trainings: seed after seed, their losses cross entropies with or without an offset.
     """
 
-    def __init__(self, trainings: Sequence[Training], stack: Stack, largest: int) -> None:
+    def __init__(
+        self, trainings: Sequence[StageTraining], stack: StackedHeads, largest: int
+    ) -> None:
         super().__init__(trainings, stack, largest)
         self.settings = len([t for t in trainings if drawn_by(t) == drawn_by(trainings[0])])
 
@@ -409,7 +413,7 @@ class SharedSteps(ClosedFormSteps):
 class _StackedAffine:
     """Weight (R, C, D') and bias (R, C) or None of R heads, differentiable in the stack."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: StackedHeads) -> None:
         self.stack, self.module = stack, _AffineOf(stack.head)
         self.leaves = [self._leaf(tensor) for tensor in self.module()]
 
@@ -440,7 +444,7 @@ class _AffineOf(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class _Losses:
+class _LossGroup:
     """Neighbouring runs whose losses are one call.
 
     Attributes:
@@ -452,7 +456,7 @@ class _Losses:
     offsets: Tensor | None
 
     @staticmethod
-    def kind(training: Training) -> tuple[str, str, str]:
+    def kind(training: StageTraining) -> tuple[str, str, str]:
         """Return what runs share whose losses are one call: cross entropies with any offset, or
         equal losses without state and noise."""
         loss, weighted = training.objective.loss, _is_weighted(training)
@@ -463,7 +467,7 @@ class _Losses:
         return ("equal", str(weighted), _fingerprint(loss, training.stage.loss_options))
 
     @classmethod
-    def of(cls, trainings: Sequence[Training]) -> Iterator[_Losses]:
+    def of(cls, trainings: Sequence[StageTraining]) -> Iterator[_LossGroup]:
         """Part runs, which lie in order of :meth:`kind`."""
         for _, span in _spans([cls.kind(training) for training in trainings]):
             objectives = [training.objective for training in trainings[span]]
@@ -522,7 +526,7 @@ class _Losses:
                 return weights / weights.sum(dim=1, keepdim=True)
         found = []
         for run, objective in enumerate(self.objectives):
-            batch = Batch(rows[run], labels[run], None if own is None else own[run])
+            batch = TrainingBatch(rows[run], labels[run], None if own is None else own[run])
             weights = objective.row_weights(batch, progress)
             assert weights is not None
             found.append(weights)
@@ -548,7 +552,7 @@ def _has_state(loss: Loss) -> bool:
     return type(loss).observe is not Loss.observe
 
 
-def _is_weighted(training: Training) -> bool:
+def _is_weighted(training: StageTraining) -> bool:
     return training.objective.loss.class_weights is not None
 
 
@@ -578,7 +582,7 @@ def _bytes(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-class _Whole(nn.Module):
+class _HeadWithObjective(nn.Module):
     """A head and its objective: (features, labels, weights, progress) -> scalar."""
 
     def __init__(self, head: Head, objective: Objective) -> None:
@@ -590,8 +594,8 @@ class _Whole(nn.Module):
     ) -> Tensor:
         representation = self.head.represent(features)
         experts = self.head.classify(representation)
-        outputs = Outputs(representation, experts, self.head.combine(experts))
-        value: Tensor = self.objective(outputs, Batch(features, labels, weights), progress)
+        outputs = HeadOutputs(representation, experts, self.head.combine(experts))
+        value: Tensor = self.objective(outputs, TrainingBatch(features, labels, weights), progress)
         return value
 
 
@@ -601,9 +605,11 @@ class MappedSteps:
     Args: as of :class:`ClosedFormSteps`.
     """
 
-    def __init__(self, trainings: Sequence[Training], stack: Stack, largest: int) -> None:
+    def __init__(
+        self, trainings: Sequence[StageTraining], stack: StackedHeads, largest: int
+    ) -> None:
         self.stack, self.rows = stack, trainings[0].task.rows
-        self.whole = _Whole(stack.head, trainings[0].objective)
+        self.whole = _HeadWithObjective(stack.head, trainings[0].objective)
 
     def __call__(self, index: Tensor, progress: float) -> Tensor:
         """See :class:`ClosedFormSteps`."""
@@ -632,7 +638,7 @@ class MappedSteps:
         return found
 
     @torch.no_grad()
-    def scores(self, val: Rows) -> list[dict[str, float]]:
+    def scores(self, val: LabelledRows) -> list[dict[str, float]]:
         """See :class:`ClosedFormSteps`."""
         head = self.stack.head.eval()
 
@@ -645,20 +651,20 @@ class MappedSteps:
         return _scores(logits, val, len(self.stack), head.num_classes)
 
 
-def _can_be_mapped(training: Training) -> bool:
+def _can_be_mapped(training: StageTraining) -> bool:
     """Whether ``vmap`` can follow a head and its objective, tried on two rows."""
     rows = training.task.rows
     if _has_state(training.objective.loss):
         return False
     training.head.train()
-    steps = MappedSteps([training], Stack([training.head]), 2)
+    steps = MappedSteps([training], StackedHeads([training.head]), 2)
     own = None if rows.weights is None else rows.weights[None, :2]
     try:
         with warnings.catch_warnings():  # an operation that vmap makes run by run gains nothing
             warnings.filterwarnings("error", message="There is a performance drop")
             for progress in (0.0, 1.0):
                 steps.values(rows.features[None, :2], rows.labels[None, :2], own, progress)
-            steps.scores(Rows(rows.features[:2], rows.labels[:2]))
+            steps.scores(LabelledRows(rows.features[:2], rows.labels[:2]))
     except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
         return False
     finally:
@@ -667,7 +673,7 @@ def _can_be_mapped(training: Training) -> bool:
 
 
 @torch.no_grad()
-def _scores(logits: Any, val: Rows, runs: int, classes: int) -> list[dict[str, float]]:
+def _scores(logits: Any, val: LabelledRows, runs: int, classes: int) -> list[dict[str, float]]:
     """Return overall and mean accuracy per class and NLL of each run.
 
     Args:

@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
-from ltcache.fit.task import Task
-from ltcache.fit.train import Trained, choose_by, parameters_to_train
-from ltcache.heads import Affine, Head
+from ltcache.fit.task import StageInput
+from ltcache.fit.train import TrainingOutcome, choose_by, parameters_to_train
+from ltcache.heads import AffineWeights, Head
 from ltcache.losses.base import OffsetCrossEntropy
 from ltcache.losses.softmax import softmax_residual_
 from ltcache.methods import Train
-from ltcache.objectives import Batch, Objective, WeightedMean
+from ltcache.objectives import Objective, TrainingBatch, WeightedMean
 from ltcache.one_line import one_line
 from ltcache.sampling import SAMPLERS
 
@@ -46,7 +46,7 @@ _ITERATIONS = 500
 _FADING, _LEAST = 0.8, 1e-3  # per iteration, of the curvature at the start; and in the end
 
 
-def solve(head: Head, objective: Objective, stage: Train, task: Task) -> Trained:
+def solve(head: Head, objective: Objective, stage: Train, task: StageInput) -> TrainingOutcome:
     """Fit a head in place to convergence; the epoch that is kept is the number of iterations.
 
     It ends where no entry of the gradient exceeds ``optimisation.tolerance``, after
@@ -59,7 +59,7 @@ def solve(head: Head, objective: Objective, stage: Train, task: Task) -> Trained
         FitError: the problem is not convex, or the stage asks for what this solver has not.
     """
     affine = require_convex(head, objective, stage)
-    problem = Problem(head, objective, stage, task)
+    problem = ConvexProblem(head, objective, stage, task)
     limit = stage.optimisation.epochs or _ITERATIONS
     start = problem.start(affine, stage.init == "random")
     loss, done = math.inf, 0
@@ -73,10 +73,10 @@ def solve(head: Head, objective: Objective, stage: Train, task: Task) -> Trained
     record: dict[str, Any] = {"epoch": done, "epochs": limit, "loss": loss}
     if task.val is not None:
         record |= choose_by(head, task.val)
-    return Trained([record], done)
+    return TrainingOutcome([record], done)
 
 
-def require_convex(head: Head, objective: Objective, stage: Train) -> Affine:
+def require_convex(head: Head, objective: Objective, stage: Train) -> AffineWeights:
     """Return the head's weight and bias if this solver may move them.
 
     Raises:
@@ -107,7 +107,7 @@ def require_convex(head: Head, objective: Objective, stage: Train) -> Affine:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Value:
+class ObjectiveValue:
     """The objective at a point.
 
     Attributes:
@@ -119,10 +119,10 @@ class Value:
     curvature: Tensor
 
 
-class Problem:
+class ConvexProblem:
     """Rows in turned coordinates, and the objective over (C, D + 1) points [W, b] on them."""
 
-    def __init__(self, head: Head, objective: Objective, stage: Train, task: Task) -> None:
+    def __init__(self, head: Head, objective: Objective, stage: Train, task: StageInput) -> None:
         rows = task.rows
         with torch.no_grad():
             features = head.normalise(head.represent(rows.features))[0]
@@ -149,7 +149,7 @@ class Problem:
         shares = self.weights.new_zeros(self.classes)
         return shares.index_add_(0, self.labels, self.weights)
 
-    def start(self, affine: Affine, fresh: bool) -> Tensor:
+    def start(self, affine: AffineWeights, fresh: bool) -> Tensor:
         """Return the point to begin at: zero weights and the log prior, or the head's own."""
         point = self.rows.new_zeros(self.classes, self.rows.shape[1] + 1)
         if fresh:
@@ -164,7 +164,7 @@ class Problem:
         return point
 
     @torch.no_grad()
-    def write(self, point: Tensor, affine: Affine) -> None:
+    def write(self, point: Tensor, affine: AffineWeights) -> None:
         """Put a point into the head, in its own coordinates."""
         weight = point[:, :-1] @ self.turn.T
         affine.weight.copy_(weight)
@@ -172,7 +172,7 @@ class Problem:
             affine.bias.copy_(point[:, -1] - weight @ self.mean)
 
     @torch.no_grad()
-    def __call__(self, point: Tensor) -> Value:
+    def __call__(self, point: Tensor) -> ObjectiveValue:
         """Return the objective: two products per block of rows, sums over rows in float64."""
         weight, shift = point[:, :-1].contiguous(), point[:, -1]
         shift = shift if self.offset is None else shift + self.offset
@@ -192,7 +192,7 @@ class Problem:
             by_class += change.sum(dim=0)
         gradient.add_(weight, alpha=self.decay)
         moving = by_class if self.has_bias else torch.zeros_like(by_class)
-        return Value(loss, torch.cat([gradient, moving[:, None]], dim=1), curvature)
+        return ObjectiveValue(loss, torch.cat([gradient, moving[:, None]], dim=1), curvature)
 
     def metric(self, curvature: Tensor, iteration: int) -> Tensor:
         """Return the inverse of the nearly diagonal Hessian, (C, D + 1); see the module."""
@@ -204,10 +204,10 @@ class Problem:
         return torch.cat([inverse, 1 / size], dim=1)
 
 
-def _row_weights(objective: Objective, stage: Train, task: Task) -> Tensor:
+def _row_weights(objective: Objective, stage: Train, task: StageInput) -> Tensor:
     """Return the weight of each row, with what its sampler does in expectation, (N,)."""
     labels = task.rows.labels
-    batch = Batch(task.rows.features, labels, task.rows.weights)
+    batch = TrainingBatch(task.rows.features, labels, task.rows.weights)
     weights = objective.row_weights(batch, 1.0)
     assert weights is not None
     exponent = SAMPLERS[stage.sampler].exponent
@@ -217,7 +217,7 @@ def _row_weights(objective: Objective, stage: Train, task: Task) -> Tensor:
 
 
 def _minimise(
-    problem: Problem, point: Tensor, limit: int, tolerance: float
+    problem: ConvexProblem, point: Tensor, limit: int, tolerance: float
 ) -> Iterator[tuple[int, float]]:
     """Move a point in place to the minimum; yield the iteration and the objective after each."""
     here = problem(point)
@@ -263,8 +263,8 @@ def _direction(
 
 
 def _along(
-    problem: Problem, point: Tensor, here: Value, direction: Tensor
-) -> tuple[Tensor, Value] | None:
+    problem: ConvexProblem, point: Tensor, here: ObjectiveValue, direction: Tensor
+) -> tuple[Tensor, ObjectiveValue] | None:
     """Return a step along a direction that lowers the objective enough, or None.
 
     The objective is convex, so that a step of less than the full length comes from the parabola

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
-from ltcache.fit.rows import Rows
+from ltcache.fit.rows import LabelledRows
 from ltcache.one_line import one_line
 
 
@@ -37,7 +37,7 @@ class ExtraRows:
     identities: Mapping[str, Any]
     record: Mapping[str, Any] = field(default_factory=dict)
 
-    def rows(self, name: str) -> Rows:
+    def rows(self, name: str) -> LabelledRows:
         """Return the rows of a field; each crop is a row.
 
         Raises:
@@ -50,7 +50,7 @@ class ExtraRows:
             )
         values = np.asarray(self.features[name], dtype=np.float32)
         crops = values.shape[1]
-        return Rows(
+        return LabelledRows(
             torch.from_numpy(np.ascontiguousarray(values.reshape(-1, *values.shape[2:]))),
             torch.from_numpy(np.repeat(self.labels.astype(np.int64), crops)),
             torch.from_numpy(np.repeat(self.weights.astype(np.float32), crops)),
@@ -68,7 +68,7 @@ class ExtraRows:
         return {**self.record, "rows": len(self.labels), "weight": total, "digest": content}
 
 
-def joined(rows: Rows, extra: Rows | None) -> Rows:
+def joined(rows: LabelledRows, extra: LabelledRows | None) -> LabelledRows:
     """Return labelled rows and extra ones; a labelled row weighs 1 where nothing else is said."""
     if extra is None or not len(extra):
         return rows
@@ -76,7 +76,7 @@ def joined(rows: Rows, extra: Rows | None) -> Rows:
     assert extra.weights is not None
     ones = torch.ones(len(rows), device=extra.weights.device)
     weights = ones if rows.weights is None else rows.weights
-    return Rows(
+    return LabelledRows(
         torch.cat([rows.features, extra.features]),
         torch.cat([rows.labels, extra.labels]),
         torch.cat([weights, extra.weights]),

@@ -15,9 +15,9 @@ from ltcache.allocation import keep_freed_memory
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.extra import joined
-from ltcache.fit.rows import SHARE, Rows, hold_out, require_classes
+from ltcache.fit.rows import SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import run_stage
-from ltcache.fit.task import Progress, StageResult, Task
+from ltcache.fit.task import Progress, StageInput, StageResult
 from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import Method
@@ -29,7 +29,7 @@ Memo = MutableMapping[str, tuple[StageResult, Tensor]]
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedHead:
     """A trained head with what it needs to be used and to be judged.
 
     Attributes:
@@ -63,11 +63,11 @@ class Fitted:
 
 def fit_head(
     method: Method,
-    rows: Rows,
+    rows: LabelledRows,
     context: HeadContext,
     *,
-    val: Rows | None = None,
-    extra: Rows | None = None,
+    val: LabelledRows | None = None,
+    extra: LabelledRows | None = None,
     choose: bool = True,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -75,7 +75,7 @@ def fit_head(
     closed_form: bool = True,
     allow_double_correction: bool = False,
     memo: Memo | None = None,
-) -> Fitted:
+) -> FittedHead:
     """Fit a method.
 
     A head that ends without having fitted its own training rows is warned of
@@ -154,10 +154,12 @@ class OneFit:
     closed_form: bool
     allow_double_correction: bool
     memo: Memo | None
-    extra: Rows | None = None
+    extra: LabelledRows | None = None
     spared: list[float] = field(default_factory=list)  # seconds of what the memo had
 
-    def start(self, rows: Rows, val: Rows | None) -> tuple[FeatureTransform, Task]:
+    def start(
+        self, rows: LabelledRows, val: LabelledRows | None
+    ) -> tuple[FeatureTransform, StageInput]:
         """Return the feature transform, fitted to the training rows, and the task of all stages."""
         rows = joined(rows, self.extra).to(self.device)
         val = None if val is None else val.to(self.device)
@@ -166,7 +168,7 @@ class OneFit:
             rows = with_texts(rows, self.context)
         transform = FeatureTransform(feature.transform, self.context.dim).to(self.device)
         transform.fit(rows.features)
-        return transform, Task(
+        return transform, StageInput(
             replace(rows, features=transform(rows.features)),
             None if val is None else replace(val, features=transform(val.features)),
             replace(self.context, class_counts=self._counts()),
@@ -178,8 +180,8 @@ class OneFit:
         )
 
     def run(
-        self, rows: Rows, val: Rows | None, choices: Sequence[dict[str, Any]] | None
-    ) -> tuple[FeatureTransform, Task, list[StageResult]]:
+        self, rows: LabelledRows, val: LabelledRows | None, choices: Sequence[dict[str, Any]] | None
+    ) -> tuple[FeatureTransform, StageInput, list[StageResult]]:
         """Run the stages one after another; ``choices`` are repeated where given."""
         transform, task = self.start(rows, val)
         head: Head | None = None
@@ -193,11 +195,11 @@ class OneFit:
     def fitted(
         self,
         transform: FeatureTransform,
-        task: Task,
+        task: StageInput,
         results: Sequence[StageResult],
         tuned_on: str,
         begin: float,
-    ) -> Fitted:
+    ) -> FittedHead:
         """Return what is left of the stages; ``begin`` is when the fit began, in seconds.
 
         Args:
@@ -212,7 +214,7 @@ class OneFit:
         training = _judged(results, task)
         if training is not None:
             training.warn(self.method.name)
-        return Fitted(
+        return FittedHead(
             head=head.cpu().eval(),
             transform=transform.cpu().eval(),
             history=[{"stage": k, **record} for k, r in enumerate(results) for record in r.history],
@@ -227,10 +229,10 @@ class OneFit:
     def stage(
         self,
         number: int,
-        task: Task,
+        task: StageInput,
         head: Head | None,
         choices: Sequence[dict[str, Any]] | None,
-    ) -> tuple[StageResult, Task]:
+    ) -> tuple[StageResult, StageInput]:
         """Run a stage after the head before it, or take it from the memo.
 
         Returns:
@@ -252,13 +254,13 @@ class OneFit:
         counts = self.context.class_counts
         return counts + 1 if self.method.feature.text_rows else counts
 
-    def key(self, number: int, task: Task, choices: Sequence[dict[str, Any]] | None) -> str:
+    def key(self, number: int, task: StageInput, choices: Sequence[dict[str, Any]] | None) -> str:
         """Return what a stage is remembered by: all that determines it on the same rows."""
         stages = [{"kind": type(s).__name__, **asdict(s)} for s in self.method.stages[: number + 1]]
         known = None if choices is None else list(choices[: number + 1])
         return digest([asdict(self.method.feature), stages, self.seed, len(task.rows), known])
 
-    def recall(self, key: str, task: Task) -> StageResult | None:
+    def recall(self, key: str, task: StageInput) -> StageResult | None:
         """Return what a stage left before, and set the randomness to where it ended."""
         if self.memo is None or key not in self.memo:
             return None
@@ -267,14 +269,14 @@ class OneFit:
         self.spared.append(result.seconds)
         return replace(result, head=deepcopy(result.head))
 
-    def remember(self, key: str, result: StageResult, task: Task) -> None:
+    def remember(self, key: str, result: StageResult, task: StageInput) -> None:
         """Keep what a stage left and where the randomness ended."""
         if self.memo is not None:
             state = task.generator.get_state().clone()
             self.memo[key] = (replace(result, head=deepcopy(result.head)), state)
 
 
-def _judged(results: Sequence[StageResult], task: Task) -> TrainingFit | None:
+def _judged(results: Sequence[StageResult], task: StageInput) -> TrainingFit | None:
     """Return how well the head that was trained last knows the training rows."""
     trained = [result for result in results if result.steps is not None]
     if not trained or trained[-1].head is None:
@@ -282,7 +284,7 @@ def _judged(results: Sequence[StageResult], task: Task) -> TrainingFit | None:
     return training_fit(trained[-1].head.eval(), task.rows, trained[-1].steps or 0)
 
 
-def with_texts(rows: Rows, context: HeadContext) -> Rows:
+def with_texts(rows: LabelledRows, context: HeadContext) -> LabelledRows:
     """Return the rows with the text direction of each class as one more labelled row.
 
     Raises:
@@ -293,4 +295,6 @@ def with_texts(rows: Rows, context: HeadContext) -> Rows:
     weights = None
     if rows.weights is not None:
         weights = torch.cat([rows.weights, rows.weights.new_ones(len(texts))])
-    return Rows(torch.cat([rows.features, texts]), torch.cat([rows.labels, labels]), weights)
+    return LabelledRows(
+        torch.cat([rows.features, texts]), torch.cat([rows.labels, labels]), weights
+    )

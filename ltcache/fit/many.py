@@ -19,17 +19,17 @@ from ltcache.fit.head import (
     BY_NOTHING_ASKED,
     BY_NOTHING_THERE,
     BY_VAL,
-    Fitted,
+    FittedHead,
     Memo,
     OneFit,
     choices_of,
     fit_head,
     with_history_of,
 )
-from ltcache.fit.rows import Rows, hold_out, require_classes
-from ltcache.fit.stages import Training, epoch_to_repeat, ready
-from ltcache.fit.task import StageResult, Task
-from ltcache.fit.train import Trained
+from ltcache.fit.rows import LabelledRows, hold_out, require_classes
+from ltcache.fit.stages import StageTraining, epoch_to_repeat, ready
+from ltcache.fit.task import StageInput, StageResult
+from ltcache.fit.train import TrainingOutcome
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import FeatureSpec, Method, Train
 
@@ -37,7 +37,7 @@ Choices = Sequence[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """One fit of many: a method, its settings already in it, and a seed."""
 
     method: Method
@@ -45,18 +45,18 @@ class Job:
 
 
 def fit_many(
-    jobs: Sequence[Job],
-    rows: Rows,
+    jobs: Sequence[FitJob],
+    rows: LabelledRows,
     context: HeadContext,
     *,
-    val: Rows | None = None,
+    val: LabelledRows | None = None,
     choose: bool = True,
     device: str | torch.device = "cpu",
     progress: Callable[[int, dict[str, Any]], None] | None = None,
     closed_form: bool = True,
     allow_double_correction: bool = False,
     memo: Memo | None = None,
-) -> list[Fitted]:
+) -> list[FittedHead]:
     """Fit many methods or settings on the same rows: what :func:`fit_head` returns for each job.
 
     Stages are run in step. Training stages of one architecture (head, schedule, batch; any seed,
@@ -116,11 +116,13 @@ def runs_at_once(runs: int, batch: int, dim: int, classes: int, device: torch.de
     return runs if together else 1
 
 
-def _fit(fits: Sequence[OneFit], rows: Rows, val: Rows | None, choose: bool) -> dict[int, Fitted]:
+def _fit(
+    fits: Sequence[OneFit], rows: LabelledRows, val: LabelledRows | None, choose: bool
+) -> dict[int, FittedHead]:
     """Return number of the job -> what :func:`fit_head` would, of all that could be fitted."""
     if val is not None or not choose:
         tuned_on = BY_VAL if val is not None else BY_NOTHING_ASKED
-        states = [_State(number, fit, rows, val) for number, fit in enumerate(fits)]
+        states = [_JobState(number, fit, rows, val) for number, fit in enumerate(fits)]
         _run_in_step(states)
         return {state.number: state.fitted(tuned_on) for state in states if not state.failed}
     slices = {seed: hold_out(rows, seed) for seed in {fit.seed for fit in fits}}
@@ -128,13 +130,13 @@ def _fit(fits: Sequence[OneFit], rows: Rows, val: Rows | None, choose: bool) -> 
         seed: (rows.take(part[0]), rows.take(part[1])) for seed, part in slices.items() if part
     }
     trials = {
-        number: _State(number, fit, *parts[fit.seed])
+        number: _JobState(number, fit, *parts[fit.seed])
         for number, fit in enumerate(fits)
         if fit.seed in parts
     }
     _run_in_step(list(trials.values()))
     finals = [
-        _State(number, fit, rows, None, trials[number].choice() if number in trials else None)
+        _JobState(number, fit, rows, None, trials[number].choice() if number in trials else None)
         for number, fit in enumerate(fits)
         if number not in trials or not trials[number].failed
     ]
@@ -150,15 +152,15 @@ def _fit(fits: Sequence[OneFit], rows: Rows, val: Rows | None, choose: bool) -> 
 
 
 @dataclass(eq=False)
-class _State:
+class _JobState:
     """How far the fit of a job has come."""
 
     number: int
     fit: OneFit
-    rows: Rows
-    val: Rows | None
+    rows: LabelledRows
+    val: LabelledRows | None
     choices: Choices = None
-    task: Task | None = None
+    task: StageInput | None = None
     transform: FeatureTransform | None = None
     head: Head | None = None
     results: list[StageResult] = field(default_factory=list)
@@ -168,7 +170,7 @@ class _State:
         """Return what each stage chose."""
         return choices_of(self.results)
 
-    def fitted(self, tuned_on: str) -> Fitted:
+    def fitted(self, tuned_on: str) -> FittedHead:
         """Return what is left of the stages; its seconds are those of the stages alone."""
         assert self.transform is not None
         assert self.task is not None
@@ -181,7 +183,7 @@ class _State:
         return self.fit.key(number, self.task, self.choices)
 
 
-def _run_in_step(states: Sequence[_State]) -> None:
+def _run_in_step(states: Sequence[_JobState]) -> None:
     """Run stage after stage of all fits; one that fails goes no further."""
     _start(states)
     for number in range(max((len(state.fit.method.stages) for state in states), default=0)):
@@ -200,9 +202,9 @@ def _run_in_step(states: Sequence[_State]) -> None:
             state.results.append(result)
 
 
-def _start(states: Sequence[_State]) -> None:
+def _start(states: Sequence[_JobState]) -> None:
     """Give every fit its task; fits of equal features share the transformed rows."""
-    known: dict[tuple[FeatureSpec, int], tuple[FeatureTransform, Task]] = {}
+    known: dict[tuple[FeatureSpec, int], tuple[FeatureTransform, StageInput]] = {}
     for state in states:
         fit, where = state.fit, (state.fit.method.feature, id(state.rows))
         try:
@@ -217,9 +219,9 @@ def _start(states: Sequence[_State]) -> None:
         state.task = replace(task, generator=generator, progress=fit.progress)
 
 
-def _train(states: Sequence[_State], number: int) -> None:
+def _train(states: Sequence[_JobState], number: int) -> None:
     """Train the stages of one number that the memo does not have, together where that pays."""
-    waiting: dict[str, tuple[_State, Training]] = {}
+    waiting: dict[str, tuple[_JobState, StageTraining]] = {}
     for state in states:
         stage, memo = state.fit.method.stages[number], state.fit.memo
         assert memo is not None and state.task is not None
@@ -230,14 +232,14 @@ def _train(states: Sequence[_State], number: int) -> None:
             waiting[key] = (state, ready(stage, state.task, state.head))
         except FitError:
             state.failed = True
-    groups: dict[Any, list[tuple[_State, Training]]] = {}
+    groups: dict[Any, list[tuple[_JobState, StageTraining]]] = {}
     for key, pair in waiting.items():
         groups.setdefault(architecture(pair[1]) or key, []).append(pair)
     for group in groups.values():
         _train_group(group, number)
 
 
-def _train_group(group: Sequence[tuple[_State, Training]], number: int) -> None:
+def _train_group(group: Sequence[tuple[_JobState, StageTraining]], number: int) -> None:
     """Train runs of one architecture by as many at once as pays; those that end early first."""
     first = group[0][1]
     batch = first.stage.optimisation.batch_for(len(first.task.rows))
@@ -258,8 +260,8 @@ def _train_group(group: Sequence[tuple[_State, Training]], number: int) -> None:
 
 
 def _trained(
-    trainings: Sequence[Training], stops: Sequence[int | None]
-) -> Sequence[Trained | None]:
+    trainings: Sequence[StageTraining], stops: Sequence[int | None]
+) -> Sequence[TrainingOutcome | None]:
     """Train runs together, or the only one as ever."""
     if len(trainings) > 1:
         return train_together(trainings, stops)
@@ -270,7 +272,7 @@ def _trained(
         return [None]
 
 
-def _stop(state: _State, number: int) -> int | None:
+def _stop(state: _JobState, number: int) -> int | None:
     """Return the number of epochs that a choice repeats, or None."""
     stage = state.fit.method.stages[number]
     assert isinstance(stage, Train) and state.task is not None

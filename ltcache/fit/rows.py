@@ -19,7 +19,7 @@ LEAST = 5  # a class with fewer rows gives none away
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Rows:
+class LabelledRows:
     """Features with their labels.
 
     Args:
@@ -49,19 +49,19 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> LabelledRows:
         """Return some rows."""
-        return Rows(
+        return LabelledRows(
             self.features[index],
             self.labels[index],
             None if self.weights is None else self.weights[index],
             None if self.units is None else self.units[index.cpu().numpy()],
         )
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> LabelledRows:
         """Return the rows on a device."""
         weights = None if self.weights is None else self.weights.to(device)
-        return Rows(self.features.to(device), self.labels.to(device), weights, self.units)
+        return LabelledRows(self.features.to(device), self.labels.to(device), weights, self.units)
 
 
 def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None = None) -> None:
@@ -82,7 +82,7 @@ def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None 
         raise FitError(f"all training rows are of one class, {only}; at least 2 are needed")
 
 
-def hold_out(rows: Rows, seed: int = 0) -> tuple[Tensor, Tensor] | None:
+def hold_out(rows: LabelledRows, seed: int = 0) -> tuple[Tensor, Tensor] | None:
     """Split off a stratified tenth: whole units, at least one of each class with 5 rows or more.
 
     A class with a single unit gives none away. The largest unit goes only if it leaves the class

@@ -14,8 +14,8 @@ from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError
 from ltcache.fit.convex import solve
 from ltcache.fit.statistics import STATISTICS
-from ltcache.fit.task import StageResult, Task
-from ltcache.fit.train import Trained, choose_by, train
+from ltcache.fit.task import StageInput, StageResult
+from ltcache.fit.train import TrainingOutcome, choose_by, train
 from ltcache.heads import HEADS, Head, uses_texts
 from ltcache.heads.base import hyper_parameters as keyword_arguments
 from ltcache.losses import LOSSES, Loss
@@ -36,7 +36,7 @@ Choice = Mapping[str, Any] | None
 TEXT_SPACE = ("none", "l2")  # feature transforms that leave class texts comparable
 
 
-def run_stage(stage: Stage, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+def run_stage(stage: Stage, task: StageInput, previous: Head | None, choice: Choice) -> StageResult:
     """Run one stage.
 
     Args:
@@ -51,7 +51,7 @@ def run_stage(stage: Stage, task: Task, previous: Head | None, choice: Choice) -
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Training:
+class StageTraining:
     """A :class:`ltcache.methods.Train` stage that is ready to be run.
 
     Attributes:
@@ -59,18 +59,18 @@ class Training:
     """
 
     stage: Train
-    task: Task
+    task: StageInput
     head: Head
     objective: Objective
     init: str
 
-    def train(self, stop_after: int | None) -> Trained:
+    def train(self, stop_after: int | None) -> TrainingOutcome:
         """Train the head in place; see :func:`ltcache.fit.train.train`."""
         if self.stage.optimisation.optimiser == "lbfgs":
             return solve(self.head, self.objective, self.stage, self.task)
         return train(self.head, self.objective, self.stage, self.task, stop_after)
 
-    def result(self, trained: Trained) -> StageResult:
+    def result(self, trained: TrainingOutcome) -> StageResult:
         """Return what the stage leaves once its head is trained."""
         residual = None  # an objective that corrects by itself leaves what nobody can state
         if self.objective.corrects == "none":
@@ -81,17 +81,17 @@ class Training:
         return StageResult(self.head, residual, choice, self.init, trained.history, steps=steps)
 
 
-def ready(stage: Train, task: Task, previous: Head | None) -> Training:
+def ready(stage: Train, task: StageInput, previous: Head | None) -> StageTraining:
     """Return a stage's head, initialised, and its objective; draws what initialising draws."""
     head, init = _head_to_train(stage, task, previous)
     loss = _loss(stage, task)
     _require_one_scale(stage, head, loss)
     loss.generator = torch.Generator(task.device).manual_seed(task.stream(2).initial_seed())
     objective = OBJECTIVES[stage.objective](loss, **stage.objective_options).to(task.device)
-    return Training(stage, task, head, objective.train(), init)
+    return StageTraining(stage, task, head, objective.train(), init)
 
 
-def run_train(stage: Train, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+def run_train(stage: Train, task: StageInput, previous: Head | None, choice: Choice) -> StageResult:
     """Run a :class:`ltcache.methods.Train` stage."""
     training = ready(stage, task, previous)
     return training.result(training.train(epoch_to_repeat(stage, choice, len(task.rows))))
@@ -106,7 +106,7 @@ def epoch_to_repeat(stage: Train, choice: Choice, rows: int) -> int | None:
     return max(1, round(choice["epoch"] * total / choice.get("epochs", total)))
 
 
-def _head_to_train(stage: Train, task: Task, previous: Head | None) -> tuple[Head, str]:
+def _head_to_train(stage: Train, task: StageInput, previous: Head | None) -> tuple[Head, str]:
     """Return the head a stage begins with, and how it was initialised."""
     fresh = HEADS[stage.head](task.context, **stage.head_options).to(task.device)
     if stage.init != "previous":
@@ -117,7 +117,7 @@ def _head_to_train(stage: Train, task: Task, previous: Head | None) -> tuple[Hea
     return fresh, "previous"
 
 
-def _loss(stage: Train, task: Task) -> Loss:
+def _loss(stage: Train, task: StageInput) -> Loss:
     counts = counts_as_drawn(stage, task.context.class_counts, task.allow_double_correction)
     kind: Any = LOSSES[stage.loss]
     missing = [name for name in kind.needs if name not in task.statistics]
@@ -140,7 +140,7 @@ def _require_one_scale(stage: Train, head: Head, loss: Loss) -> None:
         )
 
 
-def run_solve(stage: Solve, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+def run_solve(stage: Solve, task: StageInput, previous: Head | None, choice: Choice) -> StageResult:
     """Run a :class:`ltcache.methods.Solve` stage."""
     rows = task.rows
     _require_text_space(HEADS[stage.head], stage.head, task)
@@ -156,7 +156,7 @@ def run_solve(stage: Solve, task: Task, previous: Head | None, choice: Choice) -
 
 
 def run_transform(
-    stage: Transform, task: Task, previous: Head | None, choice: Choice
+    stage: Transform, task: StageInput, previous: Head | None, choice: Choice
 ) -> StageResult:
     """Run a :class:`ltcache.methods.Transform` stage."""
     base = _required(previous, f"transform {stage.transform}")
@@ -169,7 +169,9 @@ def run_transform(
     return StageResult(head, None, chosen)
 
 
-def run_adjust(stage: Adjust, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+def run_adjust(
+    stage: Adjust, task: StageInput, previous: Head | None, choice: Choice
+) -> StageResult:
     """Run a :class:`ltcache.methods.Adjust` stage."""
     base = _required(previous, f"adjustment {stage.adjustment}")
     kind: Any = ADJUSTMENTS[stage.adjustment]
@@ -190,7 +192,7 @@ def run_adjust(stage: Adjust, task: Task, previous: Head | None, choice: Choice)
     return StageResult(head, left, {**kept, **chosen})
 
 
-def _what_is_left(stage: Adjust, task: Task) -> float:
+def _what_is_left(stage: Adjust, task: StageInput) -> float:
     """Return the prior exponent to correct, refusing to correct a balanced head again."""
     if task.residual == 0:
         text = f"{stage.adjustment} would correct the prior of a head that is balanced already"
@@ -208,7 +210,9 @@ def _what_is_left(stage: Adjust, task: Task) -> float:
     return task.residual
 
 
-def run_estimate(stage: Estimate, task: Task, previous: Head | None, choice: Choice) -> StageResult:
+def run_estimate(
+    stage: Estimate, task: StageInput, previous: Head | None, choice: Choice
+) -> StageResult:
     """Run a :class:`ltcache.methods.Estimate` stage."""
     found = STATISTICS[stage.statistic](task, **stage.options)
     return StageResult(previous, task.residual, statistics=found)
@@ -227,7 +231,7 @@ def best_of(
     make: Callable[[Mapping[str, Any]], Head],
     grid: Mapping[str, Sequence[Any]],
     at_prediction: Sequence[str],
-    task: Task,
+    task: StageInput,
     choice: Choice,
 ) -> tuple[Head, dict[str, Any]]:
     """Return the head of the best combination of a grid on validation rows, and the combination.
@@ -262,7 +266,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def initialise(head: Head, how: str, task: Task) -> str:
+def initialise(head: Head, how: str, task: StageInput) -> str:
     """Initialise a head by the first of several ways (``text|class_mean``) that the data allow.
 
     Returns:
@@ -284,7 +288,7 @@ def initialise(head: Head, how: str, task: Task) -> str:
     raise FitError("no initialisation was named")
 
 
-def _require_text_space(kind: type[Head], name: str, task: Task) -> None:
+def _require_text_space(kind: type[Head], name: str, task: StageInput) -> None:
     """Refuse class texts beside features that were moved out of their space."""
     if kind.keeps and uses_texts(kind) and task.transform not in TEXT_SPACE:
         raise FitError(

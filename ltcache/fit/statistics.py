@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.fit.task import Task
+from ltcache.fit.task import StageInput
 from ltcache.fit.train import train
 from ltcache.heads import HEADS, class_means
 from ltcache.losses import LOSSES
@@ -26,7 +26,7 @@ from ltcache.objectives import OBJECTIVES
 
 
 def compensation(
-    task: Task, *, estimator: str = "finite_sample", folds: int = 5
+    task: StageInput, *, estimator: str = "finite_sample", folds: int = 5
 ) -> dict[str, Tensor]:
     """Return ``delta``, (C,) float64.
 
@@ -45,7 +45,7 @@ def compensation(
     return {"delta": ESTIMATORS[estimator](task, folds)}
 
 
-def finite_sample(task: Task, folds: int) -> Tensor:
+def finite_sample(task: StageInput, folds: int) -> Tensor:
     """Return D_eff / (2 n_c); an empty class counts as one row."""
     features, labels = task.rows.features.double(), task.rows.labels
     means = torch.zeros(task.context.num_classes, features.shape[1], dtype=torch.float64)
@@ -57,7 +57,7 @@ def finite_sample(task: Task, folds: int) -> Tensor:
     return (rank / (2 * counts)).cpu()
 
 
-def drift(task: Task, folds: int) -> Tensor:
+def drift(task: StageInput, folds: int) -> Tensor:
     """Return 1 - cos(mu_c, u_c), u_c the text direction; 0 for a class without rows."""
     if task.transform not in ("none", "l2"):
         raise FitError("estimator=drift compares with class texts: take feature.transform=l2")
@@ -67,7 +67,7 @@ def drift(task: Task, folds: int) -> Tensor:
     return torch.where(there, 1 - (means.double() * text).sum(dim=1), 0.0).cpu()
 
 
-def optimism(task: Task, folds: int) -> Tensor:
+def optimism(task: StageInput, folds: int) -> Tensor:
     """Return mean log p(y|x) of each class in the sample minus cross-fitted, at least 0.
 
     A class with a single unit is out of every fit that scores it.
@@ -91,7 +91,7 @@ def optimism(task: Task, folds: int) -> Tensor:
     return (sums / counts.clamp(min=1)).clamp(min=0)
 
 
-def _log_likelihood(task: Task, fitted: Tensor, scored: Tensor) -> Tensor:
+def _log_likelihood(task: StageInput, fitted: Tensor, scored: Tensor) -> Tensor:
     """Return log p(y|x) of some rows under a cosine head that cross entropy fits to others."""
     part = replace(task, rows=task.rows.take(fitted), val=None, progress=None)
     head = HEADS["cosine"](task.context).to(task.device)
@@ -105,7 +105,7 @@ def _log_likelihood(task: Task, fitted: Tensor, scored: Tensor) -> Tensor:
     return -F.cross_entropy(logits, task.rows.labels[scored], reduction="none").double().cpu()
 
 
-ESTIMATORS: Mapping[str, Callable[[Task, int], Tensor]] = {
+ESTIMATORS: Mapping[str, Callable[[StageInput, int], Tensor]] = {
     "finite_sample": finite_sample,
     "optimism": optimism,
     "drift": drift,

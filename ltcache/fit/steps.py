@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from ltcache.fit.rows import Rows
+from ltcache.fit.rows import LabelledRows
 from ltcache.fusion import Fusion
 from ltcache.heads import Head
-from ltcache.objectives import Batch, Objective, Outputs
+from ltcache.objectives import HeadOutputs, Objective, TrainingBatch
 
 
 @dataclass(frozen=True, eq=False)
-class Fusions:
+class FusionChain:
     """Fusions in the order in which they act, and what they draw from."""
 
     steps: Sequence[Fusion]
@@ -40,8 +40,8 @@ class Fusions:
         return any(step(rows, rows, draw).order is not None for step in self.steps)
 
     def fuse(
-        self, representation: Tensor, partner: Tensor | None, batch: Batch
-    ) -> tuple[Tensor, Batch]:
+        self, representation: Tensor, partner: Tensor | None, batch: TrainingBatch
+    ) -> tuple[Tensor, TrainingBatch]:
         """Return the fused representation (E, N, D') and the batch with its second labels."""
         for step in self.steps:
             fused = step(representation, partner, self.generator)
@@ -61,7 +61,9 @@ class AutogradStep:
         fusions: act on what the head represents.
     """
 
-    def __init__(self, rows: Rows, head: Head, objective: Objective, fusions: Fusions) -> None:
+    def __init__(
+        self, rows: LabelledRows, head: Head, objective: Objective, fusions: FusionChain
+    ) -> None:
         self.rows, self.head, self.objective, self.fusions = rows, head, objective, fusions
 
     def __call__(self, index: Tensor, progress: float, partner: Tensor | None = None) -> Tensor:
@@ -72,7 +74,7 @@ class AutogradStep:
         """
         rows = self.rows
         weights = None if rows.weights is None else rows.weights[index]
-        batch = Batch(rows.features.index_select(0, index), rows.labels[index], weights)
+        batch = TrainingBatch(rows.features.index_select(0, index), rows.labels[index], weights)
         self.objective.loss.observe(batch.labels)
         representation = self.head.represent(batch.features)
         if self.fusions.steps:
@@ -81,7 +83,7 @@ class AutogradStep:
                 second = self.head.represent(rows.features.index_select(0, partner))
             representation, batch = self.fusions.fuse(representation, second, batch)
         experts = self.head.classify(representation)
-        outputs = Outputs(representation, experts, self.head.combine(experts))
+        outputs = HeadOutputs(representation, experts, self.head.combine(experts))
         value = self.objective(outputs, batch, progress)
         value.backward()
         return value.detach()
@@ -98,10 +100,10 @@ class ClosedFormStep:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: LabelledRows,
         head: Head,
         objective: Objective,
-        fusions: Fusions,
+        fusions: FusionChain,
         largest: int,
         precision: str = "fp32",
     ) -> None:
@@ -121,7 +123,9 @@ class ClosedFormStep:
         self.gradient = new((classes, dim))
 
     @staticmethod
-    def serves(head: Head, objective: Objective, batch: Batch, fusions: Fusions) -> bool:
+    def serves(
+        head: Head, objective: Objective, batch: TrainingBatch, fusions: FusionChain
+    ) -> bool:
         """Whether this form exists for a head, an objective and fusions."""
         return (
             head.fixed_representation
@@ -143,7 +147,7 @@ class ClosedFormStep:
             logits = self.logits[: len(index)]
             rows = self._rows(index, partner)
             self._logits(rows, affine.weight.detach(), affine.bias, logits)
-            weights = self.objective.row_weights(Batch(rows, labels, own), progress)
+            weights = self.objective.row_weights(TrainingBatch(rows, labels, own), progress)
             assert weights is not None
             losses, change = self.objective.loss.gradient(logits, labels, weights)  # type: ignore[operator]
             gradient = self._weight_gradient(change, rows)
@@ -159,7 +163,7 @@ class ClosedFormStep:
             return torch.index_select(self.features, 0, index, out=rows)
         first = self.features.index_select(0, index)[None]
         second = None if partner is None else self.features.index_select(0, partner)[None]
-        fused, _ = self.fusions.fuse(first, second, Batch(first[0], index))
+        fused, _ = self.fusions.fuse(first, second, TrainingBatch(first[0], index))
         return self.head.normalise(fused)[0].to(self.narrow)
 
     def _logits(self, rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ltcache.fit.rows import Rows
+from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, HeadContext
 from ltcache.one_line import one_line
 
@@ -18,7 +18,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Task:
+class StageInput:
     """What every stage of one fit shares.
 
     Args:
@@ -32,8 +32,8 @@ class Task:
         allow_double_correction: let a stage correct a prior that is balanced already.
     """
 
-    rows: Rows
-    val: Rows | None
+    rows: LabelledRows
+    val: LabelledRows | None
     context: HeadContext
     transform: str
     generator: Generator
@@ -62,7 +62,7 @@ class StageResult:
 
     Attributes:
         head: None before the first stage that makes one.
-        residual: see :class:`Task`.
+        residual: see :class:`StageInput`.
         choice: what validation rows chose (``epoch`` or hyper-parameters); given back to the stage
             it is repeated without any.
         init: the initialisation that was taken, or "".

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
-from ltcache.fit.rows import Rows
-from ltcache.fit.steps import AutogradStep, ClosedFormStep, Fusions
-from ltcache.fit.task import Task
+from ltcache.fit.rows import LabelledRows
+from ltcache.fit.steps import AutogradStep, ClosedFormStep, FusionChain
+from ltcache.fit.task import StageInput
 from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
 from ltcache.methods import Optimisation, Train, hyper_parameters
-from ltcache.objectives import Batch, Objective
+from ltcache.objectives import Objective, TrainingBatch
 from ltcache.one_line import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
 
@@ -26,7 +26,7 @@ _BLOCK = 8192  # rows predicted at once
 
 @one_line
 @dataclass(frozen=True)
-class Trained:
+class TrainingOutcome:
     """What a loop leaves: one record per epoch, and the epoch (from 1) that was kept."""
 
     history: list[dict[str, Any]]
@@ -34,8 +34,8 @@ class Trained:
 
 
 def train(
-    head: Head, objective: Objective, stage: Train, task: Task, stop_after: int | None = None
-) -> Trained:
+    head: Head, objective: Objective, stage: Train, task: StageInput, stop_after: int | None = None
+) -> TrainingOutcome:
     """Train a head in place, as a stage says.
 
     The epoch is chosen on the task's validation rows by mean accuracy per class (ties: lower NLL,
@@ -85,11 +85,11 @@ def train(
     if best is not None:
         head.load_state_dict(best[2])
     head.eval()
-    return Trained(history, best[1] if best is not None else len(history))
+    return TrainingOutcome(history, best[1] if best is not None else len(history))
 
 
 def draw(
-    sampler: str | None, by_class: RowsByClass, task: Task, progress: float, steps: int
+    sampler: str | None, by_class: RowsByClass, task: StageInput, progress: float, steps: int
 ) -> Sequence[Tensor | None]:
     """Return the row numbers of each step of an epoch; None where there is no sampler."""
     if sampler is None:
@@ -99,14 +99,14 @@ def draw(
 
 
 def make_step(
-    head: Head, objective: Objective, stage: Train, task: Task
+    head: Head, objective: Objective, stage: Train, task: StageInput
 ) -> AutogradStep | ClosedFormStep:
     """Return the fastest step that serves a head, an objective and a stage's fusions."""
     rows, optimisation = task.rows, stage.optimisation
-    fusions = Fusions([_fusion(name, stage) for name in stage.fusion], task.stream(1))
+    fusions = FusionChain([_fusion(name, stage) for name in stage.fusion], task.stream(1))
     if fusions.needs_partner and stage.partner is None:
         raise FitError(f"fusion {' and '.join(stage.fusion)} needs partner=SAMPLER")
-    few = Batch(rows.features[:2], rows.labels[:2])
+    few = TrainingBatch(rows.features[:2], rows.labels[:2])
     if task.closed_form and ClosedFormStep.serves(head, objective, few, fusions):
         largest = optimisation.batch_for(len(rows))
         return ClosedFormStep(rows, head, objective, fusions, largest, optimisation.precision)
@@ -175,7 +175,7 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 @torch.no_grad()
-def choose_by(head: Head, val: Rows) -> dict[str, float]:
+def choose_by(head: Head, val: LabelledRows) -> dict[str, float]:
     """Return what is chosen by: overall and mean accuracy per class, and NLL."""
     head.eval()
     right, nll = torch.zeros(len(val)), 0.0

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.errors import UnfittedWarning
-from ltcache.fit.rows import Rows
+from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, class_means, predict
 
 _BLOCK = 8192  # rows scored at once
@@ -67,7 +67,7 @@ class TrainingFit:
 
 
 @torch.no_grad()
-def training_fit(head: Head, rows: Rows, steps: int) -> TrainingFit:
+def training_fit(head: Head, rows: LabelledRows, steps: int) -> TrainingFit:
     """Judge a head on the rows that trained it.
 
     Args:
@@ -79,7 +79,7 @@ def training_fit(head: Head, rows: Rows, steps: int) -> TrainingFit:
     return TrainingFit(*_scores(own, rows), *_scores(means, rows), steps)
 
 
-def _nearest_mean(rows: Rows, num_classes: int) -> Tensor:
+def _nearest_mean(rows: LabelledRows, num_classes: int) -> Tensor:
     """Return the class whose mean is nearest to each row, (N,); tokens are averaged."""
     features = rows.features if rows.features.ndim == 2 else rows.features.mean(dim=1)
     features = F.normalize(features - features.mean(dim=0), dim=1)
@@ -88,7 +88,7 @@ def _nearest_mean(rows: Rows, num_classes: int) -> Tensor:
     return torch.cat([there[(part @ means[there].T).argmax(1)] for part in features.split(_BLOCK)])
 
 
-def _scores(predicted: Tensor, rows: Rows) -> tuple[float, float]:
+def _scores(predicted: Tensor, rows: LabelledRows) -> tuple[float, float]:
     """Return overall accuracy and mean accuracy per class, rows weighing what they weigh."""
     weights = torch.ones(len(rows)) if rows.weights is None else rows.weights.cpu()
     labels, weights = rows.labels.cpu(), weights.double()

@@ -3,10 +3,10 @@ the fusions of a stage share one table of options."""
 
 from __future__ import annotations
 
-from ltcache.fusion.base import Fused, Fusion
+from ltcache.fusion.base import FusedBatch, Fusion
 from ltcache.fusion.h2t import H2T
 from ltcache.fusion.mixup import Mixup
 
 FUSIONS: dict[str, type[Fusion]] = {"h2t": H2T, "mixup": Mixup}
 
-__all__ = ["FUSIONS", "H2T", "Fused", "Fusion", "Mixup"]
+__all__ = ["FUSIONS", "H2T", "FusedBatch", "Fusion", "Mixup"]

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from ltcache.errors import FitError
 
 
-class Fused(NamedTuple):
+class FusedBatch(NamedTuple):
     """What a fusion makes of a batch.
 
     Attributes:
@@ -39,7 +39,7 @@ class Fusion(nn.Module):
 
     def forward(
         self, representation: Tensor, partner: Tensor | None, generator: Generator
-    ) -> Fused:
+    ) -> FusedBatch:
         """Fuse the rows of a batch.
 
         Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from ltcache.errors import FitError
-from ltcache.fusion.base import Fused, Fusion
+from ltcache.fusion.base import FusedBatch, Fusion
 
 
 class H2T(Fusion):
@@ -35,7 +35,7 @@ class H2T(Fusion):
 
     def forward(
         self, representation: Tensor, partner: Tensor | None, generator: Generator
-    ) -> Fused:
+    ) -> FusedBatch:
         """See :meth:`Fusion.forward`."""
         partner = self.require_partner(representation, partner)
         experts, _, dim = representation.shape
@@ -43,4 +43,4 @@ class H2T(Fusion):
         for channels in chosen:
             channels[torch.randperm(dim, generator=generator)[: int(self.ratio * dim)]] = True
         swap = chosen.to(representation.device)[:, None]  # (E, 1, D')
-        return Fused(torch.where(swap, partner, representation))
+        return FusedBatch(torch.where(swap, partner, representation))

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ltcache.errors import FitError
-from ltcache.fusion.base import Fused, Fusion
+from ltcache.fusion.base import FusedBatch, Fusion
 
 
 class Mixup(Fusion):
@@ -35,12 +35,12 @@ class Mixup(Fusion):
 
     def forward(
         self, representation: Tensor, partner: Tensor | None, generator: Generator
-    ) -> Fused:
+    ) -> FusedBatch:
         """See :meth:`Fusion.forward`."""
         share = self.draw_share(generator)
         order = torch.randperm(representation.shape[1], generator=generator)
         order = order.to(representation.device)
-        return Fused(torch.lerp(representation[:, order], representation, share), order, share)
+        return FusedBatch(torch.lerp(representation[:, order], representation, share), order, share)
 
     def draw_share(self, generator: Generator) -> float:
         """Return lambda; torch's Beta takes no generator, so NumPy's is seeded from it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltcache.heads.ballad_adapter import BALLADAdapterHead
 from ltcache.heads.base import (
-    Affine,
+    AffineWeights,
     Head,
     HeadContext,
     TokenMap,
@@ -53,7 +53,7 @@ HEADS: dict[str, type[Head]] = {
 __all__ = [
     "HEADS",
     "TRANSFORMS",
-    "Affine",
+    "AffineWeights",
     "CosineHead",
     "FeatureTransform",
     "Head",

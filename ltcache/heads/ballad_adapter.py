@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 from ltcache.heads.scored import check_choice, uniform
 
 VARIANTS = ("code", "poster")
@@ -76,13 +76,13 @@ class BALLADAdapterHead(Head):
         """See :meth:`Head.classify`."""
         return F.linear(self.normalise(representation), *self.affine())
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`."""
         if self.weight is None:
-            return Affine(self.scale * self.context_text_features, None)
+            return AffineWeights(self.scale * self.context_text_features, None)
         if self.unit_rows:
-            return Affine(self.scale * F.normalize(self.weight, dim=1), None)
-        return Affine(self.weight, self.bias_vector)
+            return AffineWeights(self.scale * F.normalize(self.weight, dim=1), None)
+        return AffineWeights(self.weight, self.bias_vector)
 
     def initialise(
         self,

@@ -125,7 +125,7 @@ class HeadContext:
         return float(self.logit_scale if scale is None else scale)  # type: ignore[arg-type]
 
 
-class Affine(NamedTuple):
+class AffineWeights(NamedTuple):
     """A classifier as weight (C, D') and bias (C,) or None, differentiable in the parameters."""
 
     weight: Tensor
@@ -216,7 +216,7 @@ class Head(nn.Module):
         """Return logits (N, C) for features (N, D)."""
         return self.combine(self.classify(self.represent(features)))
 
-    def affine(self) -> Affine | None:
+    def affine(self) -> AffineWeights | None:
         """Return ``classify`` as one product with what :meth:`normalise` gives, where it is one:
         a fit then needs no autograd."""
         return None

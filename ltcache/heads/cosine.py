@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 
 
 class CosineHead(Head):
@@ -33,9 +33,9 @@ class CosineHead(Head):
         """See :meth:`Head.classify`."""
         return nn.functional.linear(self.normalise(representation), self.affine().weight)
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`."""
-        return Affine(self.scale * F.normalize(self.weight, dim=1), None)
+        return AffineWeights(self.scale * F.normalize(self.weight, dim=1), None)
 
     def random_weight(self, generator: Generator) -> Tensor:
         """Return (C, D) unit rows of random direction: one learning rate fits all starts."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 from ltcache.heads.moments import scatter, weighted_class_means
 from ltcache.heads.zero_shot import joint_rows
 
@@ -69,15 +69,15 @@ class GDAHead(Head):
         unit = joint_rows(rows, self.context_projection)
         return self.text_scale * (unit @ text.T) + self.alpha * gaussian
 
-    def affine(self) -> Affine | None:
+    def affine(self) -> AffineWeights | None:
         """See :meth:`Head.affine`; None where the texts meet features through a projection."""
         text = self.context_text_features
         if text is None:
-            return Affine(self.weight, self.bias_vector)
+            return AffineWeights(self.weight, self.bias_vector)
         if self.context_projection is not None:
             return None
         weight = self.text_scale * text + self.alpha * self.weight
-        return Affine(weight, self.alpha * self.bias_vector)
+        return AffineWeights(weight, self.alpha * self.bias_vector)
 
     @torch.no_grad()
     def fit(

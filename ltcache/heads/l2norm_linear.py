@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltcache.heads.base import Affine, HeadContext
+from ltcache.heads.base import AffineWeights, HeadContext
 from ltcache.heads.linear import LinearHead
 
 
@@ -21,6 +21,6 @@ class L2NormLinearHead(LinearHead):
         """See :meth:`Head.classify`."""
         return F.linear(representation, self.affine().weight)
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`."""
-        return Affine(F.normalize(self.weight, dim=1), None)
+        return AffineWeights(F.normalize(self.weight, dim=1), None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ltcache.errors import FitError
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 
 
 class LinearHead(Head):
@@ -29,9 +29,9 @@ class LinearHead(Head):
         """See :meth:`Head.classify`."""
         return nn.functional.linear(representation, self.weight, self.bias_vector)
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`."""
-        return Affine(self.weight, self.bias_vector)
+        return AffineWeights(self.weight, self.bias_vector)
 
     def set_weight(self, weight: Tensor) -> None:
         """See :meth:`Head.set_weight`; the bias starts at zero."""

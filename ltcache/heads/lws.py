@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ltcache.heads.base import Affine, HeadContext
+from ltcache.heads.base import AffineWeights, HeadContext
 from ltcache.heads.recalibrated import RecalibratedHead
 
 
@@ -29,6 +29,8 @@ class LWSHead(RecalibratedHead):
         self.learn_weight = learn_weight
         self.class_scale = nn.Parameter(torch.ones(context.num_classes))
 
-    def calibrated(self) -> Affine:
+    def calibrated(self) -> AffineWeights:
         """See :meth:`RecalibratedHead.calibrated`."""
-        return Affine(self.class_scale[:, None] * self.weight, self.class_scale * self.bias_vector)
+        return AffineWeights(
+            self.class_scale[:, None] * self.weight, self.class_scale * self.bias_vector
+        )

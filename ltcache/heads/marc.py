@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ltcache.heads.base import Affine, HeadContext
+from ltcache.heads.base import AffineWeights, HeadContext
 from ltcache.heads.recalibrated import RecalibratedHead
 
 
@@ -23,8 +23,8 @@ class MARCHead(RecalibratedHead):
         self.margin_scale = nn.Parameter(torch.ones(context.num_classes))
         self.margin_offset = nn.Parameter(torch.zeros(context.num_classes))
 
-    def calibrated(self) -> Affine:
+    def calibrated(self) -> AffineWeights:
         """See :meth:`RecalibratedHead.calibrated`."""
         offset = self.margin_offset * self.weight.norm(dim=1)
         scale = self.margin_scale
-        return Affine(scale[:, None] * self.weight, scale * self.bias_vector + offset)
+        return AffineWeights(scale[:, None] * self.weight, scale * self.bias_vector + offset)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 from ltcache.heads.scored import CLASSIFIERS, check_choice
 
 
@@ -42,7 +42,7 @@ class RecalibratedHead(Head):
         """Return the logits of the head before, for normalised (E, N, D)."""
         return F.linear(representation, self.weight, self.bias_vector)
 
-    def calibrated(self) -> Affine:
+    def calibrated(self) -> AffineWeights:
         """Return W and b after calibration, where it is one product."""
         raise NotImplementedError
 
@@ -50,7 +50,7 @@ class RecalibratedHead(Head):
         """See :meth:`Head.classify`."""
         return F.linear(self.normalise(representation), *self.calibrated())
 
-    def affine(self) -> Affine | None:
+    def affine(self) -> AffineWeights | None:
         """See :meth:`Head.affine`."""
         return self.calibrated()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ltcache.heads.base import Affine, HeadContext
+from ltcache.heads.base import AffineWeights, HeadContext
 from ltcache.heads.scored import ScoredHead, uniform
 
 BRANCHES = 3
@@ -49,12 +49,12 @@ class ResLTHead(ScoredHead):
         rows = torch.relu(self.norm(F.linear(features, self.branches)))
         return torch.stack(rows.chunk(BRANCHES, dim=1))
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`; other weights in evaluation than in training."""
         if self.training or self.unit_rows:
             return super().affine()
         lengths = self.weight.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        return Affine(self.weight / lengths**self.gamma, None)
+        return AffineWeights(self.weight / lengths**self.gamma, None)
 
     def combine(self, logits: Tensor) -> Tensor:
         """Return (N, C) for (3, N, C): the sum of the branches."""

@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 
 CLASSIFIERS = ("linear", "cosine")
 
@@ -46,11 +46,11 @@ class ScoredHead(Head):
         """See :meth:`Head.classify`."""
         return F.linear(self.normalise(representation), *self.affine())
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`."""
         if self.unit_rows:
-            return Affine(self.scale * F.normalize(self.weight, dim=-1), None)
-        return Affine(self.weight, self.bias_vector)
+            return AffineWeights(self.scale * F.normalize(self.weight, dim=-1), None)
+        return AffineWeights(self.weight, self.bias_vector)
 
     def random_weight(self, generator: Generator) -> Tensor:
         """Return (C, D'): unit rows for the cosine, else uniform in +-1/sqrt(D')."""

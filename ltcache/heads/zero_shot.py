@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltcache.heads.base import Affine, Head, HeadContext
+from ltcache.heads.base import AffineWeights, Head, HeadContext
 
 
 class ZeroShotHead(Head):
@@ -38,9 +38,9 @@ class ZeroShotHead(Head):
         """See :meth:`Head.classify`."""
         return F.linear(self.normalise(representation), *self.affine())
 
-    def affine(self) -> Affine:
+    def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`."""
-        return Affine(self.scale * self.context_text_features, None)
+        return AffineWeights(self.scale * self.context_text_features, None)
 
     def fit(
         self, features: Tensor, labels: Tensor, weights: Tensor | None, context: HeadContext

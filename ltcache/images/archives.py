@@ -84,7 +84,7 @@ class ParquetStore:
     """Images in a column of Parquet files: ``FILE/ROW``; two row groups are kept."""
 
     def __init__(self, root: Root) -> None:
-        self._files = {place.name: _Table(place) for place in places_of(root)}
+        self._files = {place.name: _ParquetImages(place) for place in places_of(root)}
 
     def read(self, uri: str) -> bytes:
         """See :class:`ltcache.images.ImageStore`."""
@@ -94,7 +94,7 @@ class ParquetStore:
         return self._files[name].read(row)
 
 
-class _Table:
+class _ParquetImages:
     """One Parquet file and the row groups of it that were read last."""
 
     def __init__(self, place: Place) -> None:

@@ -12,7 +12,7 @@ from ltcache.images.archives import ParquetStore, SavedStore, TarStore, ZipStore
 from ltcache.images.decoding import stable_text
 from ltcache.images.limits import check_size, safe_uri
 from ltcache.manifest.file_names import local_path
-from ltcache.manifest.roots import Remote, Root, Shards, as_root, root_kind
+from ltcache.manifest.roots import RemotePlace, Root, ShardedRoot, as_root, root_kind
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not block
 
@@ -39,10 +39,10 @@ def open_store(root: Root | str | None) -> ImageStore:
         return TarStore(place)
     if kind == "parquet":
         return ParquetStore(place)
-    assert not isinstance(place, Shards)
+    assert not isinstance(place, ShardedRoot)
     if kind == "zip":
         return ZipStore(place)
-    if isinstance(place, Remote):
+    if isinstance(place, RemotePlace):
         return RemoteStore(place)
     return SavedStore(place) if kind == "dataset" else DirectoryStore(place)
 
@@ -65,7 +65,7 @@ class DirectoryStore:
 class RemoteStore:
     """Images as files below an address of fsspec."""
 
-    def __init__(self, root: Remote) -> None:
+    def __init__(self, root: RemotePlace) -> None:
         self.root = root
 
     def read(self, uri: str) -> bytes:

@@ -7,19 +7,19 @@ from ltcache.losses.base import Loss, OffsetCrossEntropy, class_prior
 from ltcache.losses.class_balanced import ClassBalanced
 from ltcache.losses.compensated_logit_adjustment import CompensatedLogitAdjustment
 from ltcache.losses.cross_entropy import CrossEntropy, cross_entropy, cross_entropy_gradient_
-from ltcache.losses.focal import Focal
+from ltcache.losses.focal import FocalLoss
 from ltcache.losses.gcl import GCL
 from ltcache.losses.generalised_reweighting import GeneralisedReweighting
 from ltcache.losses.label_aware_smoothing import LabelAwareSmoothing
 from ltcache.losses.lade import LADE
 from ltcache.losses.ldam import LDAM
 from ltcache.losses.logit_adjustment import LogitAdjustment, logit_adjustment
-from ltcache.losses.seesaw import Seesaw
+from ltcache.losses.seesaw import SeesawLoss
 from ltcache.losses.seesaw_static import SeesawStatic
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
-    "focal": Focal,
+    "focal": FocalLoss,
     "class_balanced": ClassBalanced,
     "generalised_reweighting": GeneralisedReweighting,
     "balanced_softmax": BalancedSoftmax,
@@ -28,7 +28,7 @@ LOSSES: dict[str, type[Loss]] = {
     "ldam": LDAM,
     "lade": LADE,
     "gcl": GCL,
-    "seesaw": Seesaw,
+    "seesaw": SeesawLoss,
     "seesaw_static": SeesawStatic,
     "label_aware_smoothing": LabelAwareSmoothing,
 }
@@ -42,13 +42,13 @@ __all__ = [
     "ClassBalanced",
     "CompensatedLogitAdjustment",
     "CrossEntropy",
-    "Focal",
+    "FocalLoss",
     "GeneralisedReweighting",
     "LabelAwareSmoothing",
     "LogitAdjustment",
     "Loss",
     "OffsetCrossEntropy",
-    "Seesaw",
+    "SeesawLoss",
     "SeesawStatic",
     "class_prior",
     "cross_entropy",

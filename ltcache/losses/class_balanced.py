@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
-from ltcache.losses.focal import Focal
+from ltcache.losses.focal import FocalLoss
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
@@ -30,7 +30,7 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     return weights / weights.mean()
 
 
-class ClassBalanced(Focal):
+class ClassBalanced(FocalLoss):
     """w_y CE(z, y), w_c ~ (1 - beta) / (1 - beta**n_c), mean 1; with gamma > 0 focal instead of CE.
 
     The weights lie between 1 and 1 / n in a way that no single exponent describes, so the prior

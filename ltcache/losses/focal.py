@@ -12,7 +12,7 @@ from ltcache.losses.softmax import softmax_residual_
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """Return (1 - p_y)**gamma * -log p_y, (N,); see :class:`Focal`."""
+    """Return (1 - p_y)**gamma * -log p_y, (N,); see :class:`FocalLoss`."""
     losses = F.cross_entropy(logits, labels, reduction="none")
     return _doubt(losses) ** gamma * losses
 
@@ -23,7 +23,7 @@ def _doubt(losses: Tensor) -> Tensor:
     return (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
 
 
-class Focal(Loss):
+class FocalLoss(Loss):
     """(1 - p_y)**gamma * CE(z, y).
 
     It tells easy rows from hard ones, not rare classes from frequent ones: its minimiser ranks the

@@ -35,7 +35,7 @@ def seesaw_offset(
     return offset
 
 
-class Seesaw(Loss):
+class SeesawLoss(Loss):
     """CE(z + log(M C)): rarer classes are pushed less by a row, confused ones more.
 
     Counts are those of the training rows seen so far (:meth:`observe`), at least 1 each; the

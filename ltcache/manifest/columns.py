@@ -16,7 +16,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 @one_line
 @dataclass(frozen=True)
-class Columns:
+class TableColumns:
     """A table as read.
 
     Args:
@@ -52,7 +52,7 @@ def decoded(where: str, name: str, values: pa.Array) -> pa.Array:
 
 
 def text_column(
-    where: str, columns: Columns, name: str, values: pa.Array, *, numbers: bool = False
+    where: str, columns: TableColumns, name: str, values: pa.Array, *, numbers: bool = False
 ) -> list[str]:
     """Return a column of texts, none of them empty.
 

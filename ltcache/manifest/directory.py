@@ -9,7 +9,7 @@ from typing import Any
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.lists import LIST_SUFFIXES, read_list
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES
 from ltcache.manifest.names import read_classes
@@ -25,7 +25,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def read_directory(path: Path, request: Request) -> Draft:
+def read_directory(path: Path, request: ManifestRequest) -> SourceDraft:
     """Return the draft of a manifest directory.
 
     ``dataset.json``: name, title, source, licence, templates, groups, ``lists`` {split: file},
@@ -46,7 +46,7 @@ def read_directory(path: Path, request: Request) -> Draft:
     _verify(path, card, images if request.verify_images else None)
     listings = [_listing(path, split, file, request) for split, file in _lists(path, card).items()]
     classes = _classes(path, request, listings)
-    return Draft(
+    return SourceDraft(
         name=_text(path, card, "name") or path.resolve().name,
         listings=listings,
         root=images if images is not None else path,
@@ -127,7 +127,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _listing(path: Path, split: str, file: Path, request: Request) -> Listing:
+def _listing(path: Path, split: str, file: Path, request: ManifestRequest) -> Listing:
     suffix = file.suffix.lower()
     if suffix in LIST_SUFFIXES:
         return read_list(file, request.labelled, split)
@@ -136,7 +136,7 @@ def _listing(path: Path, split: str, file: Path, request: Request) -> Listing:
     raise ManifestError(f"{path / CARD}: the list {file.name!r} is none of .csv .jsonl .txt...")
 
 
-def _classes(path: Path, request: Request, listings: list[Listing]) -> ClassList:
+def _classes(path: Path, request: ManifestRequest, listings: list[Listing]) -> ClassList:
     """Return the class list given or in the directory; none at all for unlabelled lists."""
     if isinstance(request.classes, ClassList):
         return request.classes

@@ -23,7 +23,7 @@ from ltcache.one_line import one_line
 
 
 @dataclass(frozen=True)
-class Request:
+class ManifestRequest:
     """What the caller of `read_manifest` said besides the source."""
 
     root: Root | None = None
@@ -47,7 +47,7 @@ class Request:
 
 @one_line
 @dataclass(frozen=True)
-class Draft:
+class SourceDraft:
     """A source as read: lists, and the class list where the source has one."""
 
     name: str
@@ -61,7 +61,7 @@ class Draft:
     warnings: tuple[str, ...] = ()
 
 
-def finish(draft: Draft, request: Request, splits: Sequence[str] | None) -> Manifest:
+def finish(draft: SourceDraft, request: ManifestRequest, splits: Sequence[str] | None) -> Manifest:
     """Return the manifest of a draft: labels resolved, rows checked, splits chosen.
 
     Raises:

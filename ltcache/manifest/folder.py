@@ -15,18 +15,18 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed
-from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.matching import one_class_notes
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots import Root, root_name
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, splits_of
 from ltcache.manifest.text import natural_key, some
-from ltcache.manifest.tree import Tree, read_tree
+from ltcache.manifest.tree import FileTree, read_tree
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SplitFolder:
     """One split of the tree: the folder that holds it (``""`` or ``train/``)."""
 
     prefix: str
@@ -34,7 +34,7 @@ class _Part:
     labelled: bool
 
 
-def read_folder(path: Root, request: Request) -> Draft:
+def read_folder(path: Root, request: ManifestRequest) -> SourceDraft:
     """Return the images below ``path`` (a directory or an archive) as a draft.
 
     Raises:
@@ -47,7 +47,7 @@ def read_folder(path: Root, request: Request) -> Draft:
         raise ManifestError(": ".join([f"{path}", "no images below it", *tree.warnings]))
     warnings: list[str] = []
     if request.labelled is False:
-        parts = [_Part("", "pool", False)]
+        parts = [_SplitFolder("", "pool", False)]
     else:
         parts, warnings = _parts(path, tree)
     folders = _class_folders(tree, parts)
@@ -69,7 +69,7 @@ def read_folder(path: Root, request: Request) -> Draft:
         if shifted:
             warnings.append(f"class folder numbers are not the labels: {some(shifted)}")
     card = {"class_names": NAME_NORMALISER} if raw and request.classes is None else {}
-    return Draft(
+    return SourceDraft(
         root_name(path) or "images",
         listings,
         path,
@@ -79,7 +79,7 @@ def read_folder(path: Root, request: Request) -> Draft:
     )
 
 
-def _parts(path: Root, tree: Tree) -> tuple[list[_Part], list[str]]:
+def _parts(path: Root, tree: FileTree) -> tuple[list[_SplitFolder], list[str]]:
     """Return the splits of a tree, and what to warn of."""
     prefix = _descend(tree)
     warnings = [f"the classes or splits are read below {prefix!r}"] if prefix else []
@@ -87,19 +87,19 @@ def _parts(path: Root, tree: Tree) -> tuple[list[_Part], list[str]]:
     in_folder = pc.match_substring(inner, "/")
     tops = sorted(pc.unique(_top(inner.filter(in_folder))).to_pylist())
     if not tops:
-        return [_Part(prefix, "pool", False)], warnings
+        return [_SplitFolder(prefix, "pool", False)], warnings
     splits = splits_of(tops)
     if splits is None:
         _refuse_splits_beside_classes(path, tops, inner)
-        return [_Part(prefix, "train", True)], warnings + _not_splits(path, prefix, tops)
-    parts: list[_Part] = []
+        return [_SplitFolder(prefix, "train", True)], warnings + _not_splits(path, prefix, tops)
+    parts: list[_SplitFolder] = []
     for top, split in sorted(splits.items(), key=lambda pair: SPLITS.index(pair[1])):
         if any(part.split == split for part in parts):
             raise ManifestError(f"{path}: more than one folder for the split {split!r}: {tops}")
         within = _doubled(_below(inner, f"{top}/"), split)
         below = _below(inner, f"{top}/{within}")
         nested = _any(pc.match_substring(below, "/"))
-        parts.append(_Part(f"{prefix}{top}/{within}", split, nested and split != "pool"))
+        parts.append(_SplitFolder(f"{prefix}{top}/{within}", split, nested and split != "pool"))
     if loose := inner.filter(pc.invert(in_folder)).to_pylist():
         warnings.append(f"{len(loose)} image(s) beside the splits are left out: {some(loose)}")
     return parts, warnings
@@ -145,7 +145,7 @@ def _any(mask: pa.Array) -> bool:
     return bool(pc.any(mask).as_py())
 
 
-def _descend(tree: Tree) -> str:
+def _descend(tree: FileTree) -> str:
     """Return the one folder that wraps everything, as archives often have it (``images/``)."""
     prefix = ""
     while True:
@@ -170,7 +170,7 @@ def _refuse_splits_beside_classes(path: Root, tops: Sequence[str], inner: pa.Str
             )
 
 
-def _class_folders(tree: Tree, parts: Sequence[_Part]) -> set[str]:
+def _class_folders(tree: FileTree, parts: Sequence[_SplitFolder]) -> set[str]:
     """Return the names of all class folders, empty ones included."""
     found: set[str] = set()
     for part in parts:
@@ -188,7 +188,7 @@ def _one_spelling(folders: set[str]) -> list[str]:
     return [name if name in folders else spelt[name] for name in sorted(spelt, key=natural_key)]
 
 
-def _classes(path: Root, raw: Sequence[str], request: Request) -> ClassList:
+def _classes(path: Root, raw: Sequence[str], request: ManifestRequest) -> ClassList:
     if isinstance(request.classes, ClassList):
         return request.classes
     if request.classes is not None:
@@ -196,7 +196,9 @@ def _classes(path: Root, raw: Sequence[str], request: Request) -> ClassList:
     return ClassList.from_raw(raw)
 
 
-def _listing(path: Root, tree: Tree, part: _Part, raw: Sequence[str]) -> tuple[Listing, list[str]]:
+def _listing(
+    path: Root, tree: FileTree, part: _SplitFolder, raw: Sequence[str]
+) -> tuple[Listing, list[str]]:
     """Return one split's images in class order, and those in no class folder."""
     images = tree.images.filter(pc.starts_with(tree.images, part.prefix))
     if not part.labelled:

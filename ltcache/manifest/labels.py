@@ -28,7 +28,7 @@ _WHOLE_AS_FLOAT = r"^(-?[0-9]{1,18})\.0*$"
 
 @one_line
 @dataclass(frozen=True)
-class Labels:
+class RowLabels:
     """The labels of n rows.
 
     Args:
@@ -40,7 +40,7 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
-def read_labels(where: str, name: str, values: pa.Array) -> Labels:
+def read_labels(where: str, name: str, values: pa.Array) -> RowLabels:
     """Return the labels of a column of numbers, texts or bytes.
 
     Whole numbers in text are numbers. A word for a missing value (:data:`MISSING_WORDS`) among
@@ -64,7 +64,7 @@ def read_labels(where: str, name: str, values: pa.Array) -> Labels:
     if pa.types.is_floating(kind):
         values = pc.if_else(pc.is_nan(values), None, values)
     try:
-        return Labels(_with_gaps(values.cast(pa.int64())))
+        return RowLabels(_with_gaps(values.cast(pa.int64())))
     except pa.ArrowInvalid as error:
         raise ManifestError(f"{where}: the column {name!r} is no label column: {error}") from None
 
@@ -73,7 +73,7 @@ def _with_gaps(numbers: pa.Array) -> np.ndarray:
     return np.array(pc.fill_null(numbers, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _of_texts(where: str, values: pa.Array) -> Labels:
+def _of_texts(where: str, values: pa.Array) -> RowLabels:
     values = pc.utf8_trim_whitespace(values)
     values = pc.if_else(pc.equal(values, ""), None, values)
     numbers = pc.replace_substring_regex(values, _WHOLE_AS_FLOAT, r"\1")
@@ -85,7 +85,9 @@ def _of_texts(where: str, values: pa.Array) -> Labels:
     if not some_names and (some_whole or not pc.any(words).as_py()):
         found = values.filter(words)
         notes = [_taken(where, found, "as missing, not as a class")] if len(found) else []
-        return Labels(_with_gaps(pc.if_else(words, None, numbers).cast(pa.int64())), tuple(notes))
+        return RowLabels(
+            _with_gaps(pc.if_else(words, None, numbers).cast(pa.int64())), tuple(notes)
+        )
     notes = []
     if some_names and len(found := values.filter(words)):
         notes.append(_taken(where, found, "as the name of a class; leave empty what has no label"))
@@ -95,7 +97,7 @@ def _of_texts(where: str, values: pa.Array) -> Labels:
             f"{where}: {count} label(s) are whole numbers and others are not ({other!r}): all are "
             "taken as names of classes"
         )
-    return Labels(values.to_pylist(), tuple(notes))
+    return RowLabels(values.to_pylist(), tuple(notes))
 
 
 def _taken(where: str, found: pa.Array, how: str) -> str:

@@ -17,9 +17,9 @@ import pyarrow as pa
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
 from ltcache.manifest.derive import parent_folders
-from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.image_files import is_image
-from ltcache.manifest.labels import Labels, read_labels, whole_number
+from ltcache.manifest.labels import RowLabels, read_labels, whole_number
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
@@ -28,7 +28,7 @@ from ltcache.manifest.text import read_lines
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
-def read_lists(paths: Sequence[Path], request: Request) -> Draft:
+def read_lists(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     """Return the rows of one or several text lists of one dataset.
 
     Raises:
@@ -44,7 +44,7 @@ def read_lists(paths: Sequence[Path], request: Request) -> Draft:
         for path, listing in zip(paths, listings, strict=True)
         if split_in(path.stem)[0] is None
     )
-    return Draft(
+    return SourceDraft(
         dataset or folder.name, listings, paths[0].parent, classes, card=card, warnings=warnings
     )
 
@@ -60,7 +60,7 @@ def read_list(path: Path, labelled: bool | None = None, split: str | None = None
     kept = [line for line in lines if line]
     pairs = [line.rsplit(maxsplit=1) for line in kept]
     if labelled is False:
-        uris, labels = _without_labels(kept, pairs), Labels(np.full(len(kept), -1, np.int64))
+        uris, labels = _without_labels(kept, pairs), RowLabels(np.full(len(kept), -1, np.int64))
     else:
         uris, labels = _with_labels(path, numbers, pairs)
     told = split or split_in(path.stem)[0] or ("pool" if labelled is False else "train")
@@ -69,7 +69,7 @@ def read_list(path: Path, labelled: bool | None = None, split: str | None = None
 
 def _with_labels(
     path: Path, numbers: Sequence[int], pairs: Sequence[Sequence[str]]
-) -> tuple[list[str], Labels]:
+) -> tuple[list[str], RowLabels]:
     """Return paths and labels; refuses the first line that has not both."""
     texts = [pair[-1] if len(pair) == 2 else "" for pair in pairs]
     row = texts.index("") if "" in texts else None
@@ -91,7 +91,7 @@ def _without_labels(lines: Sequence[str], pairs: Sequence[Sequence[str]]) -> lis
 
 
 def _classes(
-    paths: Sequence[Path], dataset: str, listings: Sequence[Listing], request: Request
+    paths: Sequence[Path], dataset: str, listings: Sequence[Listing], request: ManifestRequest
 ) -> tuple[ClassList | None, dict[str, Any]]:
     if isinstance(request.classes, ClassList):
         return request.classes, {}

@@ -20,7 +20,7 @@ _AMBIGUOUS = -2
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedLabels:
     """Listings whose labels are numbers that count into ``classes``.
 
     Args:
@@ -36,7 +36,7 @@ class Resolved:
     notes: tuple[str, ...] = ()
 
 
-def resolve_labels(listings: Sequence[Listing], classes: ClassList | None) -> Resolved:
+def resolve_labels(listings: Sequence[Listing], classes: ClassList | None) -> ResolvedLabels:
     """Return listings with numbers as labels, and the class list they count into.
 
     Where no class list is given, the names that a file itself gives its labels serve, else names
@@ -59,7 +59,7 @@ def resolve_labels(listings: Sequence[Listing], classes: ClassList | None) -> Re
     else:
         notes += _numbers_called_otherwise(listings, classes)
     listings = [label_by_name(listing, classes) for listing in listings]
-    return Resolved(classes, listings, card, tuple(notes))
+    return ResolvedLabels(classes, listings, card, tuple(notes))
 
 
 def _own_names(listings: Sequence[Listing]) -> Sequence[str] | None:

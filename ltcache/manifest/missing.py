@@ -17,7 +17,7 @@ from ltcache.manifest.file_names import local_path, uri_of
 from ltcache.manifest.layouts import layout_hint
 from ltcache.manifest.manifest import Manifest
 from ltcache.manifest.parquet import num_rows
-from ltcache.manifest.roots import Remote, Root, places_of, root_kind
+from ltcache.manifest.roots import RemotePlace, Root, places_of, root_kind
 from ltcache.manifest.saved import saved_splits
 from ltcache.manifest.tars import tar_index
 from ltcache.manifest.text import printable
@@ -98,7 +98,7 @@ def _exists_in(root: Root) -> Callable[[str], bool]:
     """Return a test for uris below a root."""
     kind = root_kind(root)
     if kind == "folder":
-        return set(root.files()).__contains__ if isinstance(root, Remote) else _in_folder(root)
+        return set(root.files()).__contains__ if isinstance(root, RemotePlace) else _in_folder(root)
     if kind == "zip":
         return set(archive_uris(root)).__contains__
     if kind == "tar":

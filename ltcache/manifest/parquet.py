@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.roots import Place, Remote
+from ltcache.manifest.roots import Place, RemotePlace
 
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes")
 
@@ -43,7 +43,7 @@ def open_parquet(place: Place) -> pq.ParquetFile:
         ManifestError: it is none, or cannot be read; names the file.
     """
     try:
-        if isinstance(place, Remote):
+        if isinstance(place, RemotePlace):
             return pq.ParquetFile(place.open())
         return pq.ParquetFile(place)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ltcache.errors import ImageError
-from ltcache.manifest.roots import Place, Remote
+from ltcache.manifest.roots import Place, RemotePlace
 
 
 def read_range(place: Place, stamp: tuple[int, int], start: int, size: int) -> bytes:
@@ -18,7 +18,7 @@ def read_range(place: Place, stamp: tuple[int, int], start: int, size: int) -> b
         ImageError: the file is gone, was changed since, or ends too early.
     """
     try:
-        if isinstance(place, Remote):
+        if isinstance(place, RemotePlace):
             data = place.read(start, start + size) if size else b""
         else:
             data = _read_local(os.fspath(place), stamp, start, size)

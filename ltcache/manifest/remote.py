@@ -11,14 +11,14 @@ from typing import Any
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.directory import CARD
-from ltcache.manifest.draft import Draft
+from ltcache.manifest.draft import SourceDraft
 from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file
-from ltcache.manifest.roots import Remote, Root, as_root
+from ltcache.manifest.roots import RemotePlace, Root, as_root
 from ltcache.manifest.tables import FORMS
 
 _LISTS = (*LIST_SUFFIXES, *FORMS, ".json")
 _MOST_BYTES = 1 << 30
-Renamed = Callable[[Draft], Draft]
+Renamed = Callable[[SourceDraft], SourceDraft]
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def fetching(source: Any, holds_lists: Callable[[Path], bool]) -> Iterator[tuple
         folder = remote if is_folder else remote.parent
         local = Path(temporary).resolve() / "parent" / (folder.name or "root")
         local.mkdir(parents=True)
-        back = _Back(str(local), str(folder).rstrip("/"))
+        back = _AddressRestorer(str(local), str(folder).rstrip("/"))
         for place in wanted:
             _fetch(place, local / place.name)
         if is_folder and not holds_lists(local):
@@ -55,15 +55,15 @@ def fetching(source: Any, holds_lists: Callable[[Path], bool]) -> Iterator[tuple
             raise type(error)(back.text(str(error))) from None
 
 
-def _lone_remote(source: Any) -> Remote | None:
+def _lone_remote(source: Any) -> RemotePlace | None:
     """Return a source that is one remote file or folder."""
-    if not isinstance(source, (str, Path, Remote)):
+    if not isinstance(source, (str, Path, RemotePlace)):
         return None
     place = as_root(source)
-    return place if isinstance(place, Remote) else None
+    return place if isinstance(place, RemotePlace) else None
 
 
-def _wanted(remote: Remote) -> Sequence[Remote]:
+def _wanted(remote: RemotePlace) -> Sequence[RemotePlace]:
     """Return the lists to fetch: a list and class names beside it, or those of a folder."""
     if remote.suffix.lower() in _LISTS and not remote.is_dir():
         beside = [place for place in _files_in(remote.parent) if is_names_file(place.name)]
@@ -76,11 +76,11 @@ def _wanted(remote: Remote) -> Sequence[Remote]:
     return files if any(not is_names_file(place.name) for place in files) else []
 
 
-def _files_in(folder: Remote) -> list[Remote]:
+def _files_in(folder: RemotePlace) -> list[RemotePlace]:
     return [folder / name for name in folder.names() if name[0] != "."]
 
 
-def _fetch(place: Remote, target: Path) -> None:
+def _fetch(place: RemotePlace, target: Path) -> None:
     if (size := place.size()) > _MOST_BYTES:
         raise ManifestError(f"{place}: {size} bytes are too many to fetch as a list")
     try:
@@ -89,7 +89,7 @@ def _fetch(place: Remote, target: Path) -> None:
         raise ManifestError(f"{place}: cannot be read: {error}") from None
 
 
-class _Back:
+class _AddressRestorer:
     """Puts addresses in the place of the temporary folder."""
 
     def __init__(self, local: str, address: str) -> None:
@@ -100,7 +100,7 @@ class _Back:
             text = text.replace(local, address)
         return text
 
-    def draft(self, draft: Draft) -> Draft:
+    def draft(self, draft: SourceDraft) -> SourceDraft:
         listings = [replace(item, where=self.text(item.where)) for item in draft.listings]
         root: Root | None = draft.root
         if isinstance(root, Path):

@@ -40,7 +40,7 @@ _KINDS = {".zip": "zip", ".tar": "tar", ".parquet": "parquet", ".pq": "parquet"}
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemotePlace:
     """A file or folder behind an address of fsspec, such as ``s3://bucket/photos``.
 
     Raises:
@@ -69,9 +69,9 @@ class Remote:
         return PurePosixPath(self.name).suffix
 
     @property
-    def parent(self) -> Remote:
+    def parent(self) -> RemotePlace:
         """The folder that holds it."""
-        return Remote(self.uri.rstrip("/").rpartition("/")[0])
+        return RemotePlace(self.uri.rstrip("/").rpartition("/")[0])
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
@@ -82,9 +82,9 @@ class Remote:
         except (ImportError, ValueError, OSError) as error:
             raise ManifestError(f"{self.uri}: cannot be reached: {error}") from None
 
-    def __truediv__(self, uri: str) -> Remote:
+    def __truediv__(self, uri: str) -> RemotePlace:
         """What lies at ``uri`` below it."""
-        return Remote(f"{self.uri.rstrip('/')}/{uri}")
+        return RemotePlace(f"{self.uri.rstrip('/')}/{uri}")
 
     def exists(self) -> bool:
         """Return whether there is such a file or folder."""
@@ -142,14 +142,14 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardedRoot:
     """Several archives or tables that are one root, in order; their names differ.
 
     Raises:
         ManifestError: two of them bear one name.
     """
 
-    places: tuple[Path | Remote, ...]
+    places: tuple[Path | RemotePlace, ...]
 
     def __post_init__(self) -> None:
         names = [place.name for place in self.places]
@@ -170,17 +170,17 @@ class Shards:
         return False
 
 
-Place = Path | Remote
-Root = Path | Remote | Shards
+Place = Path | RemotePlace
+Root = Path | RemotePlace | ShardedRoot
 
 
-def as_root(value: str | Path | Remote | Shards) -> Root:
+def as_root(value: str | Path | RemotePlace | ShardedRoot) -> Root:
     """Return what a person's words for a root mean: a path, an address or a pattern of shards.
 
     Raises:
         ManifestError: a pattern with an endless or reversed range.
     """
-    if isinstance(value, (Remote, Shards)):
+    if isinstance(value, (RemotePlace, ShardedRoot)):
         return value
     text = os.fspath(value)
     if "\0" in text:
@@ -208,7 +208,7 @@ def _place(text: str) -> Place:
     protocol, rest = address.group(1).lower(), text[address.end() :]
     if protocol in ("file", "local"):
         return Path("/" + rest)
-    return Remote(text if "://" in text else f"{protocol}://{rest}")
+    return RemotePlace(text if "://" in text else f"{protocol}://{rest}")
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -248,7 +248,7 @@ def root_kind(root: Root) -> str:
     Raises:
         ManifestError: there is nothing, or something that is none of these.
     """
-    if isinstance(root, Shards):
+    if isinstance(root, ShardedRoot):
         kinds = {root_kind(place) for place in root.places}
         if len(kinds) == 1 and kinds <= {"tar", "parquet"}:
             return kinds.pop()
@@ -280,7 +280,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 def places_of(root: Root) -> tuple[Place, ...]:
     """Return the files of a root in order."""
-    return root.places if isinstance(root, Shards) else (root,)
+    return root.places if isinstance(root, ShardedRoot) else (root,)
 
 
 def root_name(root: Root) -> str:
@@ -292,7 +292,7 @@ def root_name(root: Root) -> str:
 
 def one_root(places: Sequence[Place]) -> Root:
     """Return a file or several as one root."""
-    return places[0] if len(places) == 1 else Shards(tuple(places))
+    return places[0] if len(places) == 1 else ShardedRoot(tuple(places))
 
 
 def open_place(place: Place) -> BinaryIO:
@@ -301,7 +301,7 @@ def open_place(place: Place) -> BinaryIO:
     Raises:
         ManifestError: names the file.
     """
-    if isinstance(place, Remote):
+    if isinstance(place, RemotePlace):
         return place.open()
     try:
         return open(place, "rb")
@@ -315,7 +315,7 @@ def stamp(place: Place) -> tuple[int, int]:
     Raises:
         ManifestError: names the file.
     """
-    if isinstance(place, Remote):
+    if isinstance(place, RemotePlace):
         return place.size(), 0
     try:
         status = place.stat()

@@ -80,7 +80,7 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
         rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
         raise ManifestError(f"the lists' columns do not fit together: {error}") from None
-    places = _Places([listing for listing in listings if len(listing.uris)])
+    places = _LineFinder([listing for listing in listings if len(listing.uris)])
     _refuse_repeated_paths(rows, places)
     keys = _keys(rows, places)
     order = ["label", "split", *[c for c in rows.column_names if c not in COLUMNS.names]]
@@ -166,7 +166,7 @@ def checked_split(place: str, split: str) -> str:
     return split
 
 
-class _Places:
+class _LineFinder:
     """Finds the line of a row of all listings put together."""
 
     def __init__(self, listings: Sequence[Listing]) -> None:
@@ -178,7 +178,7 @@ class _Places:
         return self.listings[which].place(row - int(self.starts[which]))
 
 
-def _refuse_repeated_paths(rows: pa.Table, places: _Places) -> None:
+def _refuse_repeated_paths(rows: pa.Table, places: _LineFinder) -> None:
     if _distinct(rows["uri"]):
         return
     pairs = list(zip(rows["split"].to_pylist(), rows["uri"].to_pylist(), strict=True))
@@ -190,7 +190,7 @@ def _refuse_repeated_paths(rows: pa.Table, places: _Places) -> None:
         )
 
 
-def _keys(rows: pa.Table, places: _Places) -> pa.Array:
+def _keys(rows: pa.Table, places: _LineFinder) -> pa.Array:
     """Return one unique key per row: the given one, the uri, or ``split/uri`` where that repeats.
 
     Raises:

@@ -12,8 +12,8 @@ import pyarrow as pa
 from ltcache.errors import ManifestError
 from ltcache.extras import how_to_install
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.columns import Columns
-from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.columns import TableColumns
+from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.parquet import image_column
 from ltcache.manifest.rows import Listing
@@ -22,7 +22,7 @@ from ltcache.manifest.tables import rows_of
 from ltcache.manifest.text import some
 
 
-def read_saved(path: Path, request: Request) -> Draft:
+def read_saved(path: Path, request: ManifestRequest) -> SourceDraft:
     """Return the rows of a saved dataset as a draft; uris are ``SPLIT/ROW``.
 
     Raises:
@@ -30,10 +30,10 @@ def read_saved(path: Path, request: Request) -> Draft:
     """
     splits = saved_splits(path)
     listings = [_listing(path, name, part, request) for name, part in splits.items()]
-    return Draft(path.resolve().name, listings, path, _classes(path, request))
+    return SourceDraft(path.resolve().name, listings, path, _classes(path, request))
 
 
-def _listing(path: Path, split: str, dataset: Any, request: Request) -> Listing:
+def _listing(path: Path, split: str, dataset: Any, request: ManifestRequest) -> Listing:
     images = saved_image_column(path, dataset)
     rows = dataset.remove_columns([images])[:] if len(dataset.column_names) > 1 else pa.table({})
     values = {name.lower(): rows[name].combine_chunks() for name in rows.column_names}
@@ -43,11 +43,11 @@ def _listing(path: Path, split: str, dataset: Any, request: Request) -> Listing:
         for name, feature in dataset.features.items()
         if (names := getattr(feature, "names", None))
     }
-    columns = Columns(values, range(len(dataset)), named)
+    columns = TableColumns(values, range(len(dataset)), named)
     return rows_of(str(path / split), columns, values, uris, request, split=canonical_split(split))
 
 
-def _classes(path: Path, request: Request) -> ClassList | None:
+def _classes(path: Path, request: ManifestRequest) -> ClassList | None:
     if isinstance(request.classes, ClassList) or request.classes is None:
         return request.classes
     return read_classes(request.classes, dataset=path.name)

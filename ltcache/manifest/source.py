@@ -12,7 +12,7 @@ import pyarrow as pa
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.directory import CARD, read_directory
-from ltcache.manifest.draft import Draft, Request, finish
+from ltcache.manifest.draft import ManifestRequest, SourceDraft, finish
 from ltcache.manifest.folder import read_folder
 from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file, read_lists
 from ltcache.manifest.manifest import Manifest
@@ -20,9 +20,9 @@ from ltcache.manifest.packaged import find_packaged, unknown_source
 from ltcache.manifest.remote import fetching
 from ltcache.manifest.roots import (
     Place,
-    Remote,
+    RemotePlace,
     Root,
-    Shards,
+    ShardedRoot,
     as_root,
     is_saved_dataset,
     places_of,
@@ -74,7 +74,7 @@ def read_manifest(
         ManifestError: the source is not found, is none of these, or breaks a rule; the message
             names the file, the line where there is one, and the remedy.
     """
-    request = Request(
+    request = ManifestRequest(
         root=_existing_root(root),
         classes=classes if isinstance(classes, ClassList) or classes is None else Path(classes),
         labelled=labelled,
@@ -113,16 +113,18 @@ def _with_source(error: ManifestError, source: object) -> ManifestError:
     return error if name in str(error) else type(error)(f"{source}: {error}")
 
 
-def _read(source: str | Path | Sequence[str | Path] | Root, request: Request) -> Draft:
-    if not isinstance(source, (str, Path, Remote, Shards)):
+def _read(
+    source: str | Path | Sequence[str | Path] | Root, request: ManifestRequest
+) -> SourceDraft:
+    if not isinstance(source, (str, Path, RemotePlace, ShardedRoot)):
         places = [place for item in source for place in places_of(as_root(item))]
         return _read_files(places, request)
     if isinstance(source, str) and (packaged := find_packaged(source)):
         return read_directory(packaged, request)
     path = as_root(source)
-    if isinstance(path, Shards):
+    if isinstance(path, ShardedRoot):
         return _read_files(path.places, request)
-    if isinstance(path, Remote):
+    if isinstance(path, RemotePlace):
         return read_folder(path, request) if path.is_dir() else _read_files([path], request)
     if path.is_dir():
         return _read_folder(path, request)
@@ -133,7 +135,7 @@ def _read(source: str | Path | Sequence[str | Path] | Root, request: Request) ->
     raise unknown_source(str(source))
 
 
-def _read_folder(path: Path, request: Request) -> Draft:
+def _read_folder(path: Path, request: ManifestRequest) -> SourceDraft:
     """Read a directory: a manifest, else lists in it, else tables, else images."""
     if (path / CARD).is_file():
         return read_directory(path, request)
@@ -155,11 +157,11 @@ def _read_folder(path: Path, request: Request) -> Draft:
     return _with_notes(_read_files(lists, request), others)
 
 
-def _with_notes(draft: Draft, notes: Sequence[str]) -> Draft:
+def _with_notes(draft: SourceDraft, notes: Sequence[str]) -> SourceDraft:
     return replace(draft, warnings=(*draft.warnings, *notes))
 
 
-def _read_files(paths: Sequence[Place], request: Request) -> Draft:
+def _read_files(paths: Sequence[Place], request: ManifestRequest) -> SourceDraft:
     """Read files of one kind, by their suffix."""
     if not paths:
         raise ManifestError("no files are given")
@@ -169,7 +171,7 @@ def _read_files(paths: Sequence[Place], request: Request) -> Draft:
     return readers.pop()(paths, request)
 
 
-_Reader = Callable[[Sequence[Any], Request], Draft]
+_Reader = Callable[[Sequence[Any], ManifestRequest], SourceDraft]
 
 
 def _reader(path: Place) -> _Reader:
@@ -183,11 +185,11 @@ def _reader(path: Place) -> _Reader:
     return _READERS[suffix]
 
 
-def _read_card(paths: Sequence[Path], request: Request) -> Draft:
+def _read_card(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     return read_directory(_only(paths).parent, request)
 
 
-def _read_archive(paths: Sequence[Path], request: Request) -> Draft:
+def _read_archive(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     return read_folder(_only(paths), request)
 
 
@@ -205,7 +207,7 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def _holds_lists(path: Path, request: Request) -> bool:
+def _holds_lists(path: Path, request: ManifestRequest) -> bool:
     """Return whether a directory is read by the card or the lists in it."""
     return (path / CARD).is_file() or (request.labelled is not False and bool(_lists_in(path)[0]))
 

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.columns import Columns
+from ltcache.manifest.columns import TableColumns
 from ltcache.manifest.parquet import class_names, image_column, open_parquet
 from ltcache.manifest.text import parse_json, read_cells, read_lines
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path) -> TableColumns:
     found = read_cells(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     header = _header(path, found[0][1] if found else [])
     for line, row in found:
@@ -23,7 +23,7 @@ def _read_csv(path: Path) -> Columns:
             raise ManifestError(f"{path} line {line}: {len(row)} fields, expected {len(header)}")
     cells = list(zip(*(row for _, row in found[1:]), strict=True)) or [()] * len(header)
     arrays = [pa.array(list(column), pa.string()) for column in cells]
-    return Columns(dict(zip(header, arrays, strict=True)), [line for line, _ in found[1:]])
+    return TableColumns(dict(zip(header, arrays, strict=True)), [line for line, _ in found[1:]])
 
 
 def _header(path: Path, names: Sequence[str]) -> list[str]:
@@ -35,7 +35,7 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
     return plain
 
 
-def _read_jsonl(path: Path) -> Columns:
+def _read_jsonl(path: Path) -> TableColumns:
     records: list[dict[str, Any]] = []
     lines: list[int] = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -48,7 +48,7 @@ def _read_jsonl(path: Path) -> Columns:
     original = list(dict.fromkeys(name for record in records for name in record))
     header = _header(path, original)
     arrays = [json_array(str(path), [record.get(name) for record in records]) for name in original]
-    return Columns(dict(zip(header, arrays, strict=True)), lines)
+    return TableColumns(dict(zip(header, arrays, strict=True)), lines)
 
 
 def json_array(where: str, values: list[Any]) -> pa.Array:
@@ -65,7 +65,7 @@ def json_array(where: str, values: list[Any]) -> pa.Array:
         ) from None
 
 
-def _read_parquet(path: Path) -> Columns:
+def _read_parquet(path: Path) -> TableColumns:
     """Read all columns but that of the images: they may be gigabytes."""
     file = open_parquet(path)
     try:
@@ -82,7 +82,7 @@ def _read_parquet(path: Path) -> Columns:
     finally:
         file.close()
     lines = range(1, file.metadata.num_rows + 1)
-    return Columns(dict(zip(header, arrays, strict=True)), lines, named)
+    return TableColumns(dict(zip(header, arrays, strict=True)), lines, named)
 
 
 FORMS = {

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.columns import Columns, text_column
-from ltcache.manifest.draft import Draft, Request
-from ltcache.manifest.labels import Labels, read_labels
+from ltcache.manifest.columns import TableColumns, text_column
+from ltcache.manifest.draft import ManifestRequest, SourceDraft
+from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.manifest.names import read_classes
@@ -32,7 +32,7 @@ TAKEN = (*COLUMNS.names, "item", "sha256", "width", "height", "status", "error")
 TABLE_SUFFIXES = tuple(FORMS)
 
 
-def read_tables(paths: Sequence[Path], request: Request) -> Draft:
+def read_tables(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     """Return the rows of one or several tables of one dataset.
 
     Raises:
@@ -51,7 +51,7 @@ def read_tables(paths: Sequence[Path], request: Request) -> Draft:
             )
         if moved := [name for name in listing.extra if name.removeprefix("user_") in TAKEN]:
             warnings.append(f"{path.name}: columns carried along under new names: {some(moved)}")
-    return Draft(
+    return SourceDraft(
         dataset or folder.name,
         listings,
         _root(paths),
@@ -70,7 +70,7 @@ def _root(paths: Sequence[Path]) -> Root:
     return paths[0].parent
 
 
-def read_table(path: Path, request: Request, *, split: str | None = None) -> Listing:
+def read_table(path: Path, request: ManifestRequest, *, split: str | None = None) -> Listing:
     """Return the rows of one table.
 
     Args:
@@ -94,10 +94,10 @@ def read_table(path: Path, request: Request, *, split: str | None = None) -> Lis
 
 def rows_of(
     where: str,
-    columns: Columns,
+    columns: TableColumns,
     values: dict[str, pa.Array],
     uris: list[str],
-    request: Request,
+    request: ManifestRequest,
     *,
     split: str | None = None,
 ) -> Listing:
@@ -112,7 +112,7 @@ def rows_of(
             that of the labels.
     """
     label = _label_column(where, columns, values, request)
-    labels = Labels(np.full(len(uris), -1, dtype=np.int64))
+    labels = RowLabels(np.full(len(uris), -1, dtype=np.int64))
     if label is not None:
         column = values.pop(label)
         if request.labelled is not False:
@@ -146,7 +146,7 @@ def rows_of(
 
 
 def _label_column(
-    where: str, columns: Columns, values: Mapping[str, pa.Array], request: Request
+    where: str, columns: TableColumns, values: Mapping[str, pa.Array], request: ManifestRequest
 ) -> str | None:
     """Return the column of labels: the one asked for, else a usual name, else the only ClassLabel.
 
@@ -195,7 +195,7 @@ def has_path_column(path: Path) -> bool:
     return _pick(columns, PATH_COLUMNS) is not None or images_inside(path)
 
 
-def _classes(paths: Sequence[Path], dataset: str, request: Request) -> ClassList | None:
+def _classes(paths: Sequence[Path], dataset: str, request: ManifestRequest) -> ClassList | None:
     """Return the class list given or lying beside, or None."""
     if isinstance(request.classes, ClassList):
         return request.classes

@@ -20,7 +20,7 @@ from ltcache.manifest.image_files import (
     is_visible,
     read_head,
 )
-from ltcache.manifest.roots import Remote, Root, places_of, root_kind
+from ltcache.manifest.roots import RemotePlace, Root, places_of, root_kind
 from ltcache.manifest.tars import tar_heads, tar_index
 from ltcache.manifest.walk import walk_folder
 from ltcache.manifest.zips import zip_heads, zip_index
@@ -29,7 +29,7 @@ from ltcache.one_line import one_line
 
 @one_line
 @dataclass(frozen=True)
-class Tree:
+class FileTree:
     """What lies below a root, hidden things and ``__MACOSX`` left out.
 
     Args:
@@ -45,7 +45,7 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _NamedFiles:
     """Files and folders by their names, and which names come more than once."""
 
     files: list[str]
@@ -53,7 +53,7 @@ class _Part:
     repeated: list[str]
 
 
-def read_tree(root: Root) -> Tree:
+def read_tree(root: Root) -> FileTree:
     """Return the images below a directory (links are followed) or in an archive.
 
     Raises:
@@ -61,28 +61,28 @@ def read_tree(root: Root) -> Tree:
     """
     if isinstance(root, Path) and root.is_dir():
         return _tree(_walk(root), lambda names: [read_head(root / name) for name in names])
-    if isinstance(root, Remote) and root.is_dir():
-        return _tree([_Part(root.files(), [], [])], root.heads)
+    if isinstance(root, RemotePlace) and root.is_dir():
+        return _tree([_NamedFiles(root.files(), [], [])], root.heads)
     if root_kind(root) == "tar":
         shards = [tar_index(place) for place in places_of(root)]
         members = {name: shard for shard in shards for name in shard.members}
-        parts = [_Part(list(shard.members), [], list(shard.repeated)) for shard in shards]
+        parts = [_NamedFiles(list(shard.members), [], list(shard.repeated)) for shard in shards]
         return _tree(parts, lambda names: [tar_heads(members[n], [n])[0] for n in names])
     place = places_of(root)[0]
     index = zip_index(place)
-    part = _Part(list(index.members), index.folders, index.repeated)
+    part = _NamedFiles(list(index.members), index.folders, index.repeated)
     return _tree([part], lambda names: zip_heads(place, [index.members[name] for name in names]))
 
 
-def _walk(root: Path) -> Iterator[_Part]:
+def _walk(root: Path) -> Iterator[_NamedFiles]:
     for found in walk_folder(root):
         if found.error:
             where = root / found.prefix
             raise ManifestError(f"{where}: cannot be read: {found.error.strerror}") from None
-        yield _Part(found.files, found.folders, [])
+        yield _NamedFiles(found.files, found.folders, [])
 
 
-def _tree(parts: Iterable[_Part], heads: Heads) -> Tree:
+def _tree(parts: Iterable[_NamedFiles], heads: Heads) -> FileTree:
     """Put together what lies in one folder after the other."""
     occupied: set[str] = set()
     folders: set[str] = set()
@@ -107,7 +107,7 @@ def _tree(parts: Iterable[_Part], heads: Heads) -> Tree:
     paths = paths.take(pc.sort_indices(paths))
     pa.default_memory_pool().release_unused()
     warnings = [s for left in (others, hidden, renamed, repeated) for s in left.sentences()]
-    return Tree(paths, frozenset(folders - occupied), tuple(warnings))
+    return FileTree(paths, frozenset(folders - occupied), tuple(warnings))
 
 
 def _uris(names: list[str], renamed: LeftOut) -> list[str]:

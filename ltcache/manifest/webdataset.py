@@ -21,14 +21,14 @@ import pyarrow as pa
 
 from ltcache.errors import ImageError, ManifestError
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.draft import Draft, Request
+from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.folder import read_folder
 from ltcache.manifest.image_files import NO_IMAGES, LeftOut
-from ltcache.manifest.labels import Labels, read_labels
+from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.ranges import read_range
-from ltcache.manifest.roots import Place, Remote, one_root
+from ltcache.manifest.roots import Place, RemotePlace, one_root
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.samples import SampleList, ShardFiles, files_of, last_dot, samples_of
 from ltcache.manifest.splits import split_in
@@ -40,7 +40,7 @@ from ltcache.manifest.text import parse_json
 _MOST_BYTES = 1 << 20  # of a label
 
 
-def read_tars(places: Sequence[Place], request: Request) -> Draft:
+def read_tars(places: Sequence[Place], request: ManifestRequest) -> SourceDraft:
     """Return the images of one or several tar shards as a draft; uris are ``SHARD/MEMBER``.
 
     Raises:
@@ -63,16 +63,16 @@ def read_tars(places: Sequence[Place], request: Request) -> Draft:
         warnings += _without_label(listings, in_folders)
     dataset = split_in(places[0].stem)[1] or _folder_name(places[0])
     classes = _classes(places[0], dataset, request)
-    return Draft(dataset, listings, one_root(places), classes, warnings=tuple(warnings))
+    return SourceDraft(dataset, listings, one_root(places), classes, warnings=tuple(warnings))
 
 
 def _folder_name(place: Place) -> str:
     """Return the name of the folder that holds a file, also where the file is named without it."""
-    parent = place.parent if isinstance(place, Remote) else place.resolve().parent
+    parent = place.parent if isinstance(place, RemotePlace) else place.resolve().parent
     return parent.name or place.stem
 
 
-def _class_folders(files: Sequence[ShardFiles], request: Request) -> Draft:
+def _class_folders(files: Sequence[ShardFiles], request: ManifestRequest) -> SourceDraft:
     """Read shards as one folder; a member that several shards have is named ``SHARD/MEMBER``."""
     draft = read_folder(one_root([item.shard.place for item in files]), request)
     counts = Counter(name for item in files for name in item.images)
@@ -93,7 +93,7 @@ def _class_folders(files: Sequence[ShardFiles], request: Request) -> Draft:
     return replace(draft, listings=listings, warnings=(*draft.warnings, *shared.sentences()))
 
 
-def _listing(samples: SampleList, request: Request) -> Listing:
+def _listing(samples: SampleList, request: ManifestRequest) -> Listing:
     """Return the rows of one shard in its order."""
     shard, images = samples.shard, samples.images
     uris = [f"{shard.place.name}/{name}" for name in images]
@@ -104,7 +104,7 @@ def _listing(samples: SampleList, request: Request) -> Listing:
             f"{shard.place}: no .json beside its images has a field {request.label_column!r} to "
             "take labels from; correct --label-column"
         )
-    labels = Labels(np.full(len(images), -1, dtype=np.int64))
+    labels = RowLabels(np.full(len(images), -1, dtype=np.int64))
     label = columns.pop("label", None)
     where = str(shard.place)
     if label is not None and request.labelled is not False:
@@ -151,7 +151,7 @@ def _without_label(listings: Sequence[Listing], in_folders: bool) -> list[str]:
 
 
 def _columns(
-    shard: TarIndex, found: Sequence[Mapping[str, str]], request: Request
+    shard: TarIndex, found: Sequence[Mapping[str, str]], request: ManifestRequest
 ) -> dict[str, pa.Array]:
     """Return the label (if there is any) and what is carried along, one value per image."""
     records: list[dict[str, Any]] = [_fields(shard, files, request) for files in found]
@@ -166,7 +166,7 @@ def _columns(
     }
 
 
-def _fields(shard: TarIndex, files: Mapping[str, str], request: Request) -> dict[str, Any]:
+def _fields(shard: TarIndex, files: Mapping[str, str], request: ManifestRequest) -> dict[str, Any]:
     """Return what the files beside one image say: ``label``, ``caption`` and fields of its JSON.
 
     The request may name the field that is the label, in place of the usual names and of .cls.
@@ -211,10 +211,10 @@ def _text(shard: TarIndex, name: str) -> str:
         raise ManifestError(f"{shard.place}: the member {name!r}: {error}") from None
 
 
-def _classes(place: Place, dataset: str, request: Request) -> ClassList | None:
+def _classes(place: Place, dataset: str, request: ManifestRequest) -> ClassList | None:
     if isinstance(request.classes, ClassList):
         return request.classes
     path = request.classes
-    if path is None and request.labelled is not False and not isinstance(place, Remote):
+    if path is None and request.labelled is not False and not isinstance(place, RemotePlace):
         path = names_beside(place)
     return None if path is None else read_classes(path, dataset=dataset)

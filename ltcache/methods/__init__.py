@@ -23,7 +23,7 @@ from ltcache.methods.spec import (
     written_optimisation,
 )
 from ltcache.methods.structure import build_head
-from ltcache.methods.unavailable import UNAVAILABLE, Unavailable
+from ltcache.methods.unavailable import UNAVAILABLE, UnavailableMethod
 
 __all__ = [
     "FIELDS",
@@ -39,7 +39,7 @@ __all__ = [
     "Stage",
     "Train",
     "Transform",
-    "Unavailable",
+    "UnavailableMethod",
     "build_head",
     "counts_as_drawn",
     "epochs_to_make",

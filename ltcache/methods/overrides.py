@@ -22,7 +22,7 @@ from ltcache.methods.changed import named
 from ltcache.methods.settings import (
     PARTS,
     SMOOTH,
-    Part,
+    CatalogueField,
     known_overrides,
     options_of,
     settings,
@@ -118,7 +118,7 @@ def _changed(stage: Any, key: str, value: Any) -> Any:
     return replace(stage, **changed)
 
 
-def _renamed(stage: Any, name: str, part: Part, value: Any) -> Any:
+def _renamed(stage: Any, name: str, part: CatalogueField, value: Any) -> Any:
     """Return a stage with another name in one of its parts, whose options then are the defaults."""
     if name == "fusion" and isinstance(value, str):
         value = tuple(text for text in value.split(",") if text not in ("", "none"))

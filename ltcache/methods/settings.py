@@ -20,7 +20,7 @@ SMOOTH = "smooth_prior"
 
 
 @dataclass(frozen=True)
-class Part:
+class CatalogueField:
     """A field of a stage that names something in a catalogue.
 
     Args:
@@ -31,18 +31,18 @@ class Part:
     options: str | None = None
 
 
-PARTS: Mapping[type[Stage], Mapping[str, Part]] = {
+PARTS: Mapping[type[Stage], Mapping[str, CatalogueField]] = {
     Train: {
-        "head": Part(HEADS, "head_options"),
-        "loss": Part(LOSSES, "loss_options"),
-        "objective": Part(OBJECTIVES, "objective_options"),
-        "fusion": Part(FUSIONS, "fusion_options"),
-        "sampler": Part(SAMPLERS),
-        "partner": Part(SAMPLERS),
+        "head": CatalogueField(HEADS, "head_options"),
+        "loss": CatalogueField(LOSSES, "loss_options"),
+        "objective": CatalogueField(OBJECTIVES, "objective_options"),
+        "fusion": CatalogueField(FUSIONS, "fusion_options"),
+        "sampler": CatalogueField(SAMPLERS),
+        "partner": CatalogueField(SAMPLERS),
     },
-    Solve: {"head": Part(HEADS, "head_options")},
-    Transform: {"transform": Part(WEIGHT_TRANSFORMS, "options")},
-    Adjust: {"adjustment": Part(ADJUSTMENTS, "options")},
+    Solve: {"head": CatalogueField(HEADS, "head_options")},
+    Transform: {"transform": CatalogueField(WEIGHT_TRANSFORMS, "options")},
+    Adjust: {"adjustment": CatalogueField(ADJUSTMENTS, "options")},
 }
 
 
@@ -80,7 +80,7 @@ def settings(stage: Stage) -> dict[str, Any]:
     return found
 
 
-def options_of(stage: Stage, name: str, part: Part) -> dict[str, Any]:
+def options_of(stage: Stage, name: str, part: CatalogueField) -> dict[str, Any]:
     """Return the hyper-parameters of a part, defaults written out."""
     chosen = getattr(stage, name)
     kinds = chosen if isinstance(chosen, tuple) else (chosen,)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Unavailable:
+class UnavailableMethod:
     """A method that is known but not trainable here.
 
     Args:
@@ -41,10 +41,10 @@ _CMO_WHY = (
 )
 _CMO_NEEDS = "encoding the composites, as rows of their own with two labels and a share."
 
-UNAVAILABLE: dict[str, Unavailable] = {
+UNAVAILABLE: dict[str, UnavailableMethod] = {
     entry.name: entry
     for entry in (
-        Unavailable(
+        UnavailableMethod(
             "tade",
             "three experts for three priors, aggregated at test time",
             "Zhang et al., NeurIPS 2022, first named TADE",
@@ -52,7 +52,7 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "a cache with two random views of the test split, and a transductive test.",
             ("sade",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "bbn",
             "a conventional and a reversed branch, mixed by a schedule",
             "Zhou et al., CVPR 2020",
@@ -61,7 +61,7 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "an objective over two batches with two samplers.",
             ("dr", "sade"),
         ),
-        Unavailable(
+        UnavailableMethod(
             "oltr",
             "memory of centroids, attention and a squashed cosine head",
             "Liu et al., CVPR 2019",
@@ -69,7 +69,7 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "its meta-embedding as a head on the final vector, trained with a centroid loss.",
             ("ncm", "lift-lp"),
         ),
-        Unavailable(
+        UnavailableMethod(
             "lfme",
             "experts on subsets of classes distilled into one student",
             "Xiang et al., ECCV 2020",
@@ -77,7 +77,7 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "a published schedule.",
             ("ride",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "ace",
             "experts on nested sets of classes",
             "Cai et al., ICCV 2021",
@@ -85,7 +85,7 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "the constants of its scaled learning rates and its suppression of other classes.",
             ("ride", "reslt"),
         ),
-        Unavailable(
+        UnavailableMethod(
             "paco",
             "parametric contrastive learning with a momentum encoder and a queue",
             "Cui et al., ICCV 2021",
@@ -93,23 +93,23 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "several cached views and a trainable projector, which would be an analogue.",
             ("balanced-softmax",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "cmo", "rare foregrounds pasted onto frequent backgrounds", "Park et al., CVPR 2022",
             _CMO_WHY, _CMO_NEEDS, ("dr-mu",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "ce+cmo", "cross entropy with CMO", "Park et al., CVPR 2022",
             _CMO_WHY, _CMO_NEEDS, ("ce",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "bsce+cmo", "balanced softmax with CMO", "Park et al., CVPR 2022",
             _CMO_WHY, _CMO_NEEDS, ("balanced-softmax",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "ride+cmo", "RIDE with CMO", "Park et al., CVPR 2022",
             _CMO_WHY, _CMO_NEEDS, ("ride",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "mbj",
             "memory banks of features and weights that jitter over the training",
             "Liu et al., AAAI 2022",
@@ -117,7 +117,7 @@ UNAVAILABLE: dict[str, Unavailable] = {
             "random views (--views rrc:K) as the source of jitter, which would be an analogue.",
             ("crt",),
         ),
-        Unavailable(
+        UnavailableMethod(
             "abl",
             "a bias in the loss from optimal transport, and a matching after the training",
             "Jin, Lang and Lei, IJCV 2023",

@@ -26,7 +26,7 @@ _CELLS = 4_000_000  # numbers in one block of resamples
 
 @one_line
 @dataclass(frozen=True)
-class Units:
+class UnitSums:
     """Independent units with their sums, sorted by class.
 
     Attributes:
@@ -42,7 +42,7 @@ class Units:
     @classmethod
     def gather(
         cls, values: np.ndarray, labels: np.ndarray, units: np.ndarray | None, num_classes: int
-    ) -> Units:
+    ) -> UnitSums:
         """Sum ``values`` (N, K) over the rows of each unit (N,); None: every row is its own."""
         values = np.column_stack([values, np.ones(len(labels))])
         if units is None:
@@ -166,7 +166,7 @@ def paired_bootstrap(
         assigned = np.full(classes, "-")
     else:
         assigned = (groups or GroupScheme()).assign(class_counts)
-    gathered = Units.gather(np.stack([a, b], axis=1), labels, units, len(assigned))
+    gathered = UnitSums.gather(np.stack([a, b], axis=1), labels, units, len(assigned))
 
     def difference(sums: np.ndarray) -> np.ndarray:
         one, two = (summaries(sums[..., k, :], sums[..., 2, :], assigned) for k in (0, 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltcache.metrics.bootstrap import Units, percentile_interval
+from ltcache.metrics.bootstrap import UnitSums, percentile_interval
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.summaries import class_accuracy, summaries
 from ltcache.one_line import one_line
@@ -122,7 +122,7 @@ def evaluate_logits(
     assigned = scheme.assign(class_counts)
     predicted = logits.argmax(axis=1)
     right = (predicted == labels).astype(np.float64)
-    gathered = Units.gather(right[:, None], labels, units, logits.shape[1])
+    gathered = UnitSums.gather(right[:, None], labels, units, logits.shape[1])
     correct, rows = gathered.totals()
     weights = np.ones(logits.shape[1]) if class_weights is None else np.asarray(class_weights)
     weighted = summaries(correct * weights, rows * weights, assigned)
@@ -207,7 +207,7 @@ def _calibration(
 
 
 def _intervals(
-    gathered: Units, assigned: np.ndarray, bootstrap: int, seed: int, weights: np.ndarray
+    gathered: UnitSums, assigned: np.ndarray, bootstrap: int, seed: int, weights: np.ndarray
 ) -> dict[str, tuple[float, float]]:
     if not bootstrap:
         return {}

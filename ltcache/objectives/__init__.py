@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from ltcache.objectives.base import Batch, Objective, Outputs
+from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
 from ltcache.objectives.mean import WeightedMean
 from ltcache.objectives.reslt import ResLT
-from ltcache.objectives.ride import Ride
-from ltcache.objectives.sade import Sade
+from ltcache.objectives.ride import RideObjective
+from ltcache.objectives.sade import SadeObjective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "mean": WeightedMean,
-    "ride": Ride,
+    "ride": RideObjective,
     "reslt": ResLT,
-    "sade": Sade,
+    "sade": SadeObjective,
 }
 
-__all__ = ["OBJECTIVES", "Batch", "Objective", "Outputs", "ResLT", "Ride", "Sade", "WeightedMean"]
+__all__ = [
+    "OBJECTIVES",
+    "HeadOutputs",
+    "Objective",
+    "ResLT",
+    "RideObjective",
+    "SadeObjective",
+    "TrainingBatch",
+    "WeightedMean",
+]

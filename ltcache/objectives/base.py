@@ -15,7 +15,7 @@ from ltcache.one_line import one_line
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TrainingBatch:
     """What a step trains on.
 
     Attributes:
@@ -30,22 +30,22 @@ class Batch:
     other_labels: Tensor | None = None
     share: float = 1.0
 
-    def by_label(self) -> tuple[Batch, Batch]:
+    def by_label(self) -> tuple[TrainingBatch, TrainingBatch]:
         """Return the batch with its first labels alone, and with its second ones alone."""
         first = replace(self, other_labels=None, share=1.0)
         other = self.labels if self.other_labels is None else self.other_labels
         return first, replace(first, labels=other)
 
-    def take(self, rows: Tensor) -> Batch:
+    def take(self, rows: Tensor) -> TrainingBatch:
         """Return some rows; a row may come several times."""
         weights = None if self.weights is None else self.weights[rows]
         other = None if self.other_labels is None else self.other_labels[rows]
-        return Batch(self.features[rows], self.labels[rows], weights, other, self.share)
+        return TrainingBatch(self.features[rows], self.labels[rows], weights, other, self.share)
 
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Outputs:
+class HeadOutputs:
     """What a head says about a batch.
 
     Attributes:
@@ -73,18 +73,18 @@ class Objective(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, outputs: Outputs, batch: Batch, progress: float) -> Tensor:
+    def forward(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         """Return the scalar to minimise; ``progress`` runs from 0 to 1 over the training."""
         raise NotImplementedError
 
-    def row_weights(self, batch: Batch, progress: float) -> Tensor | None:
+    def row_weights(self, batch: TrainingBatch, progress: float) -> Tensor | None:
         """Return (N,) such that the objective is sum(weights * loss(logits, labels)), else None.
 
         An objective that can say so may be trained by the closed-form gradient of its loss.
         """
         return None
 
-    def mean_loss(self, logits: Tensor, batch: Batch, progress: float) -> Tensor:
+    def mean_loss(self, logits: Tensor, batch: TrainingBatch, progress: float) -> Tensor:
         """Return the weighted mean of the loss of one expert's logits (N, C): the one place where
         sample weights, class weights with their deferral, and mixed labels are applied."""
         mean = self.loss(logits, batch.labels) @ self.mean_weights(batch, progress).to(logits.dtype)
@@ -93,7 +93,7 @@ class Objective(nn.Module):
         other = batch.by_label()[1]
         return batch.share * mean + (1 - batch.share) * self.mean_loss(logits, other, progress)
 
-    def mean_weights(self, batch: Batch, progress: float) -> Tensor:
+    def mean_weights(self, batch: TrainingBatch, progress: float) -> Tensor:
         """Return row weights (N,) that sum to 1: sample weights times class weights in force."""
         by_class = self.loss.weights_at(progress)
         if by_class is None:
@@ -103,14 +103,14 @@ class Objective(nn.Module):
             weights = weights * batch.weights
         return weights / weights.sum()
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def sample_weights(self, batch: TrainingBatch) -> Tensor:
         """Return the sample weights alone, (N,), made to sum to 1."""
         rows = len(batch.labels)
         if batch.weights is None:
             return torch.full((rows,), 1 / rows, dtype=torch.float64, device=batch.labels.device)
         return batch.weights / batch.weights.sum()
 
-    def require_experts(self, outputs: Outputs, number: int) -> None:
+    def require_experts(self, outputs: HeadOutputs, number: int) -> None:
         """Refuse a head with another number of experts.
 
         Raises:

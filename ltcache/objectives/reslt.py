@@ -8,7 +8,7 @@ from torch import Tensor
 from ltcache.errors import FitError
 from ltcache.losses import Loss
 from ltcache.metrics.groups import GroupScheme
-from ltcache.objectives.base import Batch, Objective, Outputs
+from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
 
 
 class ResLT(Objective):
@@ -49,14 +49,14 @@ class ResLT(Objective):
         reach = 1 + (counts <= many_above).long() + (counts < few_below).long()
         self.register_buffer("reach", reach)
 
-    def forward(self, outputs: Outputs, batch: Batch, progress: float) -> Tensor:
+    def forward(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         """See :meth:`Objective.forward`."""
         self.require_experts(outputs, 3)
         fused = self.mean_loss(outputs.experts.sum(dim=0), batch, progress)
         branches = self._branch_loss(outputs.experts, batch, progress)
         return (1 - self.beta) * fused + self.beta * branches
 
-    def _branch_loss(self, experts: Tensor, batch: Batch, progress: float) -> Tensor:
+    def _branch_loss(self, experts: Tensor, batch: TrainingBatch, progress: float) -> Tensor:
         """Return the mean over pairs of branch and row; each label of a mixed row has its own."""
         if batch.other_labels is not None:
             first, second = batch.by_label()

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.losses import Loss
-from ltcache.objectives.base import Batch, Objective, Outputs
+from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
 
 
-class Ride(Objective):
+class RideObjective(Objective):
     """sum_e loss(z_e) + delta mean(T)**2 KL(softmax(m / T) || softmax(z_e / T)), m the mean.
 
     m is the detached mean of the experts' logits. From ``reweight_from`` on T differs by class,
@@ -54,7 +54,7 @@ class Ride(Objective):
         relative = len(loss.prior) * loss.prior * reweight_factor + 1 - reweight_factor
         self.register_buffer("relative_temperature", relative / relative.max())
 
-    def forward(self, outputs: Outputs, batch: Batch, progress: float) -> Tensor:
+    def forward(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         """See :meth:`Objective.forward`."""
         experts = outputs.experts
         temperature = self.temperatures(progress).to(experts.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ltcache.errors import FitError
 from ltcache.losses import Loss
-from ltcache.objectives.base import Batch, Objective, Outputs
+from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
 
 _IN_LOG = 1e-9
 
@@ -26,7 +26,7 @@ def inverse_prior(prior: Tensor) -> Tensor:
     return result
 
 
-class Sade(Objective):
+class SadeObjective(Objective):
     """L(z_1) + L(z_2 + log pi) + L(z_3 + log pi - tau log pi'), pi' the inverse prior.
 
     The first expert keeps the prior, the second none, the third turns it round. Without imbalance
@@ -60,7 +60,7 @@ class Sade(Objective):
         offsets = torch.stack([torch.zeros_like(log_prior), log_prior, turned])
         self.register_buffer("offsets", offsets)
 
-    def forward(self, outputs: Outputs, batch: Batch, progress: float) -> Tensor:
+    def forward(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         """See :meth:`Objective.forward`."""
         self.require_experts(outputs, 3)
         offsets = self.offsets.to(outputs.experts.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltcache.report.comparison import Entry, Scored, ScoredRows, compare
+from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, compare
 from ltcache.report.formats import WRITERS, comparison_table
 from ltcache.report.reading import report
 from ltcache.report.tables import (
@@ -17,9 +17,9 @@ from ltcache.report.tables import (
 __all__ = [
     "COLUMNS",
     "WRITERS",
-    "Entry",
-    "Scored",
+    "ComparisonEntry",
     "ScoredRows",
+    "ScoredRun",
     "compare",
     "comparison_table",
     "details",

@@ -26,7 +26,7 @@ STATISTIC = "mean_per_class"
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredRun:
     """What a comparison needs of one run.
 
     Args:
@@ -47,7 +47,7 @@ class Scored:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ComparisonEntry:
     """One line of a comparison: a method with its settings, over seeds.
 
     Args:
@@ -59,13 +59,13 @@ class Entry:
     name: str
     method: str
     overrides: Mapping[str, Any]
-    runs: Sequence[Scored]
+    runs: Sequence[ScoredRun]
 
 
 @one_line
 @dataclass(frozen=True, eq=False)
 class ScoredRows:
-    """The labelled rows of a split, in the order of ``Scored.right``.
+    """The labelled rows of a split, in the order of ``ScoredRun.right``.
 
     Args:
         labels: (N,). units: independent unit of each row, (N,), or None: every row is its own.
@@ -82,12 +82,12 @@ class ScoredRows:
         return cls(labels[keep], None if units is None else units[keep])
 
 
-def scored(run: Run, cache: Cache | None, path: str | None = None) -> Scored:
+def scored(run: Run, cache: Cache | None, path: str | None = None) -> ScoredRun:
     """Return what a comparison needs of a run; ``cache`` tells which rows are right."""
     named = ("tuned_on", "tuning", "choices", "cost", "class_counts", "groups")
     record = {name: run.record.get(name) for name in named}
     right = {} if cache is None else {s: right_rows(run, cache, s) for s in run.metrics}
-    return Scored(run.record["seed"], dict(run.metrics), right, record, path)
+    return ScoredRun(run.record["seed"], dict(run.metrics), right, record, path)
 
 
 def right_rows(run: Run, cache: Cache, split: str) -> np.ndarray:
@@ -99,7 +99,7 @@ def right_rows(run: Run, cache: Cache, split: str) -> np.ndarray:
 
 
 def compare(
-    entries: Sequence[Entry],
+    entries: Sequence[ComparisonEntry],
     rows: Mapping[str, ScoredRows],
     baseline: str | None = None,
     bootstrap: int = 2000,
@@ -149,7 +149,7 @@ def compare(
     }  # fmt: skip
 
 
-def _baseline(entries: Sequence[Entry], name: str | None) -> Entry:
+def _baseline(entries: Sequence[ComparisonEntry], name: str | None) -> ComparisonEntry:
     if name is None:
         return entries[0]
     for what in ("name", "method"):
@@ -160,7 +160,7 @@ def _baseline(entries: Sequence[Entry], name: str | None) -> Entry:
     raise UsageError(f"baseline {name!r} has no finished run; there are: {names}")
 
 
-def _has(entry: Entry, split: str) -> bool:
+def _has(entry: ComparisonEntry, split: str) -> bool:
     return all(split in run.metrics for run in entry.runs)
 
 
@@ -173,7 +173,7 @@ def _about(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _summary(entry: Entry, splits: Sequence[str]) -> dict[str, Any]:
+def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
     from ltcache.fit.adapter import summarise
 
     metrics = {split: [run.metrics[split] for run in entry.runs] for split in splits}
@@ -200,7 +200,7 @@ def _per_class(metrics: Sequence[Metrics]) -> list[float | None]:
     return [None if None in values else float(np.mean(values)) for values in columns]
 
 
-def _cost(runs: Sequence[Scored]) -> dict[str, float | None]:
+def _cost(runs: Sequence[ScoredRun]) -> dict[str, float | None]:
     cost: dict[str, float | None] = {}
     for name in runs[0].record["cost"]:
         values = [run.record["cost"][name] for run in runs]
@@ -208,7 +208,7 @@ def _cost(runs: Sequence[Scored]) -> dict[str, float | None]:
     return cost
 
 
-def _ranks(entries: Sequence[Entry], split: str) -> dict[str, float | None]:
+def _ranks(entries: Sequence[ComparisonEntry], split: str) -> dict[str, float | None]:
     """Return the mean over seeds of each entry's rank (1 = best, ties share), by seeds of all."""
     values = [{r.seed: getattr(r.metrics[split], STATISTIC) for r in e.runs} for e in entries]
     shared = sorted(set.intersection(*(set(found) for found in values)))
@@ -222,7 +222,11 @@ def _ranks(entries: Sequence[Entry], split: str) -> dict[str, float | None]:
 
 
 def _difference(
-    base: Entry, entry: Entry, split: str, rows: ScoredRows | None, bootstrap: int
+    base: ComparisonEntry,
+    entry: ComparisonEntry,
+    split: str,
+    rows: ScoredRows | None,
+    bootstrap: int,
 ) -> dict[str, Any] | None:
     """Return the paired difference to the baseline; None where the right rows are not known."""
     if rows is None or not all(split in run.right for run in (*base.runs, *entry.runs)):

@@ -14,7 +14,7 @@ import numpy as np
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
 from ltcache.files import mend_below, result_folder
 from ltcache.place_kind import PlaceKind, not_what_is_asked, places_in
-from ltcache.report.comparison import Entry, ScoredRows, compare, scored
+from ltcache.report.comparison import ComparisonEntry, ScoredRows, compare, scored
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -46,7 +46,7 @@ def report(
             on other rows than most. FitError: such a run is damaged. A run that is found in a
             directory is then left out, and a note says so.
     """
-    reading = _Reading()
+    reading = _ReadRuns()
     for path in map(result_folder, paths):
         mend_below(path)
         _read(path, reading)
@@ -58,7 +58,7 @@ def report(
 
 
 @dataclass(eq=False)
-class _Reading:
+class _ReadRuns:
     """What was read so far.
 
     Attributes:
@@ -118,14 +118,14 @@ class _Reading:
             if not kept:
                 del self.lines[key]
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ComparisonEntry]:
         """Return the lines, each name once."""
         names = [name for name, _, _ in self.lines.values()]
         found = []
         for name, overrides, runs in self.lines.values():
             shown = name if names.count(name) == 1 else f"{name} ({_place(runs[0][1])})"
             made = [scored(run, self.cache_of(run, path), str(path)) for run, path in runs]
-            found.append(Entry(shown, runs[0][0].method.name, overrides, made))
+            found.append(ComparisonEntry(shown, runs[0][0].method.name, overrides, made))
         return found
 
     def cache_of(self, run: Run, path: Path) -> Cache | None:
@@ -169,7 +169,7 @@ class _Reading:
             )
 
 
-def _read(path: Path, reading: _Reading) -> None:
+def _read(path: Path, reading: _ReadRuns) -> None:
     from ltcache.run import open_run
 
     if (path / "run.json").is_file():
@@ -194,7 +194,7 @@ def _read(path: Path, reading: _Reading) -> None:
         reading.leave_out(ensemble, f"an ensemble: ltcache evaluate {ensemble} scores it")
 
 
-def _read_ablation(path: Path, reading: _Reading) -> None:
+def _read_ablation(path: Path, reading: _ReadRuns) -> None:
     from ltcache.run import open_run
 
     try:

@@ -7,13 +7,13 @@ import numpy as np
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
 from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import Queries, class_queries
-from ltcache.retrieval.settings import Settings
+from ltcache.retrieval.queries import ClassQueries, class_queries
+from ltcache.retrieval.settings import RetrievalSettings
 
 _BLOCK = 4096
 
 
-def make_queries(cache: Cache, settings: Settings) -> Queries:
+def make_queries(cache: Cache, settings: RetrievalSettings) -> ClassQueries:
     """Return what a pool is scored with under some settings.
 
     Raises:

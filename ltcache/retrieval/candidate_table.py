@@ -9,13 +9,17 @@ import pyarrow as pa
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import numbers_of, texts_of
-from ltcache.retrieval.evidence import Nearest
-from ltcache.retrieval.guards import Evidence, Verdicts
+from ltcache.retrieval.evidence import NearestLabelled
+from ltcache.retrieval.guards import GuardEvidence, GuardVerdicts
 from ltcache.retrieval.result import ACCEPTED, REJECTED
 
 
 def candidate_table(
-    cache: Cache, pool: Cache, evidence: Evidence, nearest: Nearest, verdicts: Verdicts
+    cache: Cache,
+    pool: Cache,
+    evidence: GuardEvidence,
+    nearest: NearestLabelled,
+    verdicts: GuardVerdicts,
 ) -> pa.Table:
     """Return the columns of :data:`ltcache.retrieval.result.COLUMNS`."""
     scores, names = evidence.scores, cache.classes.names
@@ -55,7 +59,7 @@ def candidate_table(
 
 
 def _duplicate_of(
-    verdicts: Verdicts,
+    verdicts: GuardVerdicts,
     keys: Sequence[str],
     train_keys: Sequence[str],
     held_out_keys: Sequence[str],

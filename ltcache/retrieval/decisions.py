@@ -20,7 +20,7 @@ import pyarrow as pa
 from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import UsageError
 from ltcache.one_line import one_line
-from ltcache.retrieval.result import ACCEPTED, REJECTED, Retrieved, tally
+from ltcache.retrieval.result import ACCEPTED, REJECTED, RetrievalResult, tally
 
 FORMAT = 1
 ACCEPT, REJECT, MOVED = "accept", "reject", "moved"
@@ -31,7 +31,7 @@ LOCKED = ("leak",)
 
 @one_line
 @dataclass(frozen=True)
-class Decisions:
+class ReviewDecisions:
     """Decisions about the candidates of one retrieval.
 
     Args:
@@ -45,7 +45,7 @@ class Decisions:
     name: str = "decisions"
 
 
-def retrieval_identity(result: Retrieved) -> dict[str, Any]:
+def retrieval_identity(result: RetrievalResult) -> dict[str, Any]:
     """Return what makes a retrieval itself, for JSON: settings and both caches.
 
     Settings are written out, identities as one digest each, so that a difference has a name.
@@ -60,7 +60,7 @@ def retrieval_identity(result: Retrieved) -> dict[str, Any]:
     return plain
 
 
-def read_decisions(path: str | Path) -> Decisions:
+def read_decisions(path: str | Path) -> ReviewDecisions:
     """Read decisions as the gallery exports them.
 
     Raises:
@@ -79,7 +79,7 @@ def read_decisions(path: str | Path) -> Decisions:
                 raise ValueError(f"{place[1]}: {decision!r} is neither {ACCEPT} nor {REJECT}")
             if chosen.setdefault(place, decision) != decision:
                 raise ValueError(f"{place[1]} is both accepted and rejected for class {place[0]}")
-        return Decisions(dict(found["retrieval"]), chosen, str(path))
+        return ReviewDecisions(dict(found["retrieval"]), chosen, str(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except KeyError as error:
@@ -88,7 +88,7 @@ def read_decisions(path: str | Path) -> Decisions:
         raise UsageError(f"{path}: no decisions of a gallery: {error}") from None
 
 
-def apply_decisions(result: Retrieved, decisions: Decisions) -> Retrieved:
+def apply_decisions(result: RetrievalResult, decisions: ReviewDecisions) -> RetrievalResult:
     """Return the result with decisions in force, in place of any before; ``result`` stays.
 
     An accepted candidate is taken and, where another class had it, taken from there. A rejected one
@@ -120,7 +120,7 @@ def apply_decisions(result: Retrieved, decisions: Decisions) -> Retrieved:
     return _with_verdicts(result, table, status, reason, entries)
 
 
-def undecided(result: Retrieved) -> pa.Table:
+def undecided(result: RetrievalResult) -> pa.Table:
     """Return the candidates with what the guards alone made of them."""
     before = {(entry["label"], entry["key"]): entry for entry in result.record.get("decisions", ())}
     rows = result.table.select(["label", "key", "status", "reason"]).to_pylist()
@@ -128,14 +128,16 @@ def undecided(result: Retrieved) -> pa.Table:
     return _replaced(result.table, [row["status"] for row in kept], [row["reason"] for row in kept])
 
 
-def decisions_of(result: Retrieved) -> Decisions:
+def decisions_of(result: RetrievalResult) -> ReviewDecisions:
     """Return the decisions that are in force."""
     entries = result.record.get("decisions", ())
     chosen = {(e["label"], e["key"]): e["decision"] for e in entries if e["decision"] != MOVED}
-    return Decisions(retrieval_identity(result), chosen)
+    return ReviewDecisions(retrieval_identity(result), chosen)
 
 
-def _check(table: pa.Table, place: Mapping[tuple[int, str], int], decisions: Decisions) -> None:
+def _check(
+    table: pa.Table, place: Mapping[tuple[int, str], int], decisions: ReviewDecisions
+) -> None:
     unknown = [
         f"{key} for class {label}" for label, key in decisions.chosen if (label, key) not in place
     ]
@@ -162,7 +164,7 @@ def _check(table: pa.Table, place: Mapping[tuple[int, str], int], decisions: Dec
 
 
 def _moves(
-    table: pa.Table, place: Mapping[tuple[int, str], int], decisions: Decisions
+    table: pa.Table, place: Mapping[tuple[int, str], int], decisions: ReviewDecisions
 ) -> dict[int, str]:
     """Return row -> decision, with those that an accepted image is taken from."""
     moves = {place[pair]: decision for pair, decision in decisions.chosen.items()}
@@ -175,17 +177,17 @@ def _moves(
 
 
 def _with_verdicts(
-    result: Retrieved,
+    result: RetrievalResult,
     table: pa.Table,
     status: list[str],
     reason: list[str],
     entries: list[dict[str, Any]],
-) -> Retrieved:
+) -> RetrievalResult:
     table = _replaced(table, status, reason)
     classes = [entry | tally(table, entry["label"]) for entry in result.classes]
     record = {name: value for name, value in result.record.items() if name != "decisions"}
     record |= {"classes": classes} | ({"decisions": entries} if entries else {})
-    return Retrieved(table, record, result.features, result.feature_rows, result.path)
+    return RetrievalResult(table, record, result.features, result.feature_rows, result.path)
 
 
 def _replaced(table: pa.Table, status: list[str], reason: list[str]) -> pa.Table:

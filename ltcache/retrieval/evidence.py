@@ -9,33 +9,33 @@ import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import sources_of, texts_of
-from ltcache.retrieval.guards import Evidence
+from ltcache.retrieval.guards import GuardEvidence
 from ltcache.retrieval.neighbours import (
+    NearestReferences,
     NearThreshold,
-    Neighbours,
     neighbours,
     surroundings,
     units_of,
 )
 from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.scoring import Scores
+from ltcache.retrieval.scoring import RankedPairs
 
 
 @dataclass(frozen=True, eq=False)
-class Nearest:
+class NearestLabelled:
     """The nearest labelled images of every candidate: of training, and of the other splits."""
 
-    train: Neighbours
-    held_out: Neighbours
+    train: NearestReferences
+    held_out: NearestReferences
 
 
 def gather(
     cache: Cache,
     pool: CachedPool,
-    scores: Scores,
+    scores: RankedPairs,
     near: NearThreshold,
     source_column: str | None = None,
-) -> tuple[Evidence, Nearest]:
+) -> tuple[GuardEvidence, NearestLabelled]:
     """Return what guards look at, and the nearest labelled images that it rests on.
 
     Args:
@@ -49,7 +49,7 @@ def gather(
     others = _nearest_of(cache, held_out, images, pool.view).take(inverse)
     both = train.joined(others)
     content = texts_of(pool.cache, "sha256", scores.rows)
-    evidence = Evidence(
+    evidence = GuardEvidence(
         scores,
         content,
         sources_of(pool.cache, scores.rows, source_column),
@@ -58,17 +58,21 @@ def gather(
         _copies(cache, ["train"], content),
         _copies(cache, held_out, content),
     )
-    return evidence, Nearest(train, others)
+    return evidence, NearestLabelled(train, others)
 
 
-def _looks_like(found: Neighbours, both: Neighbours, near: NearThreshold) -> np.ndarray:
+def _looks_like(
+    found: NearestReferences, both: NearestReferences, near: NearThreshold
+) -> np.ndarray:
     return near.holds(found.best, surroundings(both, found.units[:, 0]))
 
 
-def _nearest_of(cache: Cache, splits: Sequence[str], images: np.ndarray, view: str) -> Neighbours:
+def _nearest_of(
+    cache: Cache, splits: Sequence[str], images: np.ndarray, view: str
+) -> NearestReferences:
     """Return the nearest images of some splits for each of ``images``."""
     none = np.full((len(images), 1), -1, np.int64)
-    best = Neighbours(none, np.full(none.shape, -1, np.float32), none)
+    best = NearestReferences(none, np.full(none.shape, -1, np.float32), none)
     for split in splits:
         if split in cache.splits and len(cache.rows(split)):
             units, _ = units_of(cache, split)

@@ -36,7 +36,7 @@ from ltcache.images import ImageStore, open_store, thumbnail
 from ltcache.manifest import packaged_names, root_of
 from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 from ltcache.retrieval.guards import REASONS
-from ltcache.retrieval.result import ACCEPTED, Retrieved, tally
+from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tally
 
 GALLERY = "gallery.html"
 PICKS, NEAR_MISSES, TRAINING = 100, 24, 12
@@ -79,7 +79,7 @@ def find_store(source: str | Path | None, name: str) -> ImageStore | None:
 
 
 def write_gallery(
-    result: Retrieved,
+    result: RetrievalResult,
     cache: Cache,
     *,
     images: ImageStore | None = None,
@@ -105,7 +105,7 @@ def write_gallery(
     if out is None and result.path is None:
         raise UsageError("the result was not written: say where the gallery shall be")
     path = require_local(out) if out is not None else Path(result.path or "") / GALLERY
-    page = _Page(result, cache, images, pool_images)
+    page = _GalleryPage(result, cache, images, pool_images)
     with committed(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.writelines(page.parts(progress))
@@ -113,7 +113,7 @@ def write_gallery(
     return GalleryReport(path, size, len(result.classes), page.pictures, dict(page.missing))
 
 
-def check_cache(result: Retrieved, cache: Cache) -> None:
+def check_cache(result: RetrievalResult, cache: Cache) -> None:
     """Refuse a cache that the result was not made for.
 
     Raises:
@@ -131,12 +131,12 @@ def check_cache(result: Retrieved, cache: Cache) -> None:
     )
 
 
-class _Page:
+class _GalleryPage:
     """One page while it is written; counts pictures as it goes."""
 
     def __init__(
         self,
-        result: Retrieved,
+        result: RetrievalResult,
         cache: Cache,
         images: ImageStore | None,
         pool_images: ImageStore | None,

@@ -14,7 +14,7 @@ import numpy as np
 
 from ltcache.errors import UsageError
 from ltcache.one_line import one_line
-from ltcache.retrieval.scoring import Scores
+from ltcache.retrieval.scoring import RankedPairs
 
 GUARDS = ("threshold", "margin", "duplicates", "leaks", "sources")
 """Guards that can be switched off: the least p_k, the least margin, copies of training images and
@@ -40,7 +40,7 @@ REASONS = {
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class GuardEvidence:
     """What guards look at, one value per candidate.
 
     Args:
@@ -52,7 +52,7 @@ class Evidence:
         close: candidate -> candidates that look like it.
     """
 
-    scores: Scores
+    scores: RankedPairs
     content: Sequence[str]
     source: Sequence[str]
     near_train: np.ndarray
@@ -63,7 +63,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Limits:
+class GuardLimits:
     """Where guards draw the line.
 
     Args:
@@ -81,7 +81,7 @@ class Limits:
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Verdicts:
+class GuardVerdicts:
     """What became of each candidate.
 
     Args:
@@ -105,7 +105,7 @@ def check_guards(off: Collection[str]) -> frozenset[str]:
     return frozenset(GUARDS if "all" in off else off)
 
 
-def judge(evidence: Evidence, limits: Limits, quotas: Mapping[int, int]) -> Verdicts:
+def judge(evidence: GuardEvidence, limits: GuardLimits, quotas: Mapping[int, int]) -> GuardVerdicts:
     """Return which candidates are taken.
 
     Args:
@@ -144,10 +144,10 @@ def judge(evidence: Evidence, limits: Limits, quotas: Mapping[int, int]) -> Verd
             contents.setdefault(evidence.content[n], n)
             counts[label] += 1
             sources[label, source] += 1
-    return Verdicts(reasons, twins)
+    return GuardVerdicts(reasons, twins)
 
 
-def alone(evidence: Evidence, limits: Limits) -> list[str]:
+def alone(evidence: GuardEvidence, limits: GuardLimits) -> list[str]:
     """Return the reasons that need no other candidate, "" where there is none."""
     scores = evidence.scores
     least = np.round(scores.probability, 12) < limits.probability

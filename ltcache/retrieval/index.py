@@ -28,8 +28,8 @@ from ltcache.one_line import one_line
 from ltcache.place_kind import PlaceKind, not_what_is_asked
 from ltcache.retrieval.neighbours import gpus, load_faiss
 from ltcache.retrieval.pool import Pool
-from ltcache.retrieval.queries import Queries, unit
-from ltcache.retrieval.scoring import Scores, exact_scores, log_odds, ranked, score_pool
+from ltcache.retrieval.queries import ClassQueries, unit
+from ltcache.retrieval.scoring import RankedPairs, exact_scores, log_odds, ranked, score_pool
 
 KINDS = ("flat", "ivf", "hnsw", "ivfpq", "auto")
 LEAST_RECALL = 0.95
@@ -74,7 +74,9 @@ class PoolIndex:
         products, place = self.index.search(vectors, min(top, len(self.rows)))
         return products, np.where(place < 0, -1, self.rows[place])
 
-    def candidates(self, pool: Pool, queries: Queries, labels: np.ndarray, top: int) -> Scores:
+    def candidates(
+        self, pool: Pool, queries: ClassQueries, labels: np.ndarray, top: int
+    ) -> RankedPairs:
         """Return lists as :func:`ltcache.retrieval.scoring.score_pool` does, but for recall."""
         if not len(labels):
             return score_pool(pool, queries, labels, top)
@@ -129,7 +131,7 @@ def open_index(path: str | Path, pool: Pool) -> PoolIndex:
 
 def build_index(
     pool: Pool,
-    queries: Queries,
+    queries: ClassQueries,
     kind: str = "auto",
     *,
     top: int = 100,
@@ -164,7 +166,7 @@ def build_index(
         "build_seconds": round(time.perf_counter() - started, 3),
     }
     found = PoolIndex(_on_gpu(index), pool.rows, record)
-    truth = _Truth(pool, queries, min(top, len(pool.rows)), seed)
+    truth = _ExactSample(pool, queries, min(top, len(pool.rows)), seed)
     if kind != "auto":
         truth.measure(found)
         return found
@@ -190,7 +192,9 @@ def set_effort(index: PoolIndex, effort: int | None) -> None:
     index.record["settings"] = {**index.record["settings"], name: value}
 
 
-def directions(pool: Pool, queries: Queries, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+def directions(
+    pool: Pool, queries: ClassQueries, labels: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
     """Return float64 (T, M, D): for each sentence of each class, where its log-odds grow.
 
     Args:
@@ -212,10 +216,10 @@ def directions(pool: Pool, queries: Queries, labels: np.ndarray, *, seed: int = 
     return result
 
 
-class _Truth:
+class _ExactSample:
     """Exact lists and products of a sample of classes, to measure indices against."""
 
-    def __init__(self, pool: Pool, queries: Queries, top: int, seed: int) -> None:
+    def __init__(self, pool: Pool, queries: ClassQueries, top: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         number = min(_MEASURED, queries.num_classes)
         self.labels = np.sort(rng.choice(queries.num_classes, number, replace=False))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ltcache.retrieval.evidence import Nearest
-from ltcache.retrieval.guards import Evidence, Limits, Verdicts, alone, judge
+from ltcache.retrieval.evidence import NearestLabelled
+from ltcache.retrieval.guards import GuardEvidence, GuardLimits, GuardVerdicts, alone, judge
 from ltcache.retrieval.neighbours import NearThreshold, close_pairs
 from ltcache.retrieval.pool import CachedPool
 
@@ -22,7 +22,7 @@ Close = dict[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Lookalikes:
+class PoolLookalikes:
     """What near duplicates inside the pool are told by.
 
     Args:
@@ -31,9 +31,11 @@ class Lookalikes:
 
     pool: CachedPool
     near: NearThreshold
-    nearest: Nearest
+    nearest: NearestLabelled
 
-    def judge(self, evidence: Evidence, limits: Limits, quotas: Mapping[int, int]) -> Verdicts:
+    def judge(
+        self, evidence: GuardEvidence, limits: GuardLimits, quotas: Mapping[int, int]
+    ) -> GuardVerdicts:
         """Return which candidates are taken, no two of which are near duplicates.
 
         Of two picks that look alike, the one with the higher log-odds stays, and the class of the
@@ -49,7 +51,7 @@ class Lookalikes:
                 return verdicts
             evidence = replace(evidence, close=_joined(evidence.close, more))
 
-    def _within(self, evidence: Evidence, limits: Limits) -> Close:
+    def _within(self, evidence: GuardEvidence, limits: GuardLimits) -> Close:
         """Return pairs among the candidates of each class that nothing else keeps out."""
         free = np.array([not reason for reason in alone(evidence, limits)], bool)
         labels, result = evidence.scores.labels, Close()
@@ -57,7 +59,7 @@ class Lookalikes:
             result |= self._pairs(evidence, np.flatnonzero(free & (labels == label)))
         return result
 
-    def _between(self, evidence: Evidence, verdicts: Verdicts) -> Close:
+    def _between(self, evidence: GuardEvidence, verdicts: GuardVerdicts) -> Close:
         """Return pairs of picks for different classes."""
         labels = evidence.scores.labels
         taken = np.flatnonzero([not reason for reason in verdicts.reasons])
@@ -65,7 +67,7 @@ class Lookalikes:
         other = {n: found[labels[found] != labels[n]] for n, found in pairs.items()}
         return {n: found for n, found in other.items() if len(found)}
 
-    def _pairs(self, evidence: Evidence, chosen: np.ndarray) -> Close:
+    def _pairs(self, evidence: GuardEvidence, chosen: np.ndarray) -> Close:
         images = self.pool.unit(evidence.scores.rows[chosen])
         labelled = self.nearest.train.take(chosen).joined(self.nearest.held_out.take(chosen))
         found = close_pairs(images, labelled, self.near)

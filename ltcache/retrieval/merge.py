@@ -10,10 +10,10 @@ import pyarrow as pa
 from ltcache.errors import UsageError
 from ltcache.fit import ExtraRows
 from ltcache.retrieval.decisions import ACCEPT, decisions_of
-from ltcache.retrieval.result import Retrieved, open_retrieved
+from ltcache.retrieval.result import RetrievalResult, open_retrieved
 
 
-def extra_rows(retrieved: Retrieved | str | Path, weight: str | float = 1.0) -> ExtraRows:
+def extra_rows(retrieved: RetrievalResult | str | Path, weight: str | float = 1.0) -> ExtraRows:
     """Return the accepted images of a retrieval for :func:`ltcache.fit.fit_adapter`.
 
     Args:
@@ -24,7 +24,7 @@ def extra_rows(retrieved: Retrieved | str | Path, weight: str | float = 1.0) -> 
     Raises:
         UsageError: a weight that is neither ``p`` nor a positive number.
     """
-    if not isinstance(retrieved, Retrieved):
+    if not isinstance(retrieved, RetrievalResult):
         retrieved = open_retrieved(retrieved)
     taken = retrieved.accepted
     rows = taken["pool_row"].to_numpy()
@@ -38,7 +38,7 @@ def extra_rows(retrieved: Retrieved | str | Path, weight: str | float = 1.0) -> 
     )
 
 
-def _by_hand(retrieved: Retrieved, taken: pa.Table) -> np.ndarray:
+def _by_hand(retrieved: RetrievalResult, taken: pa.Table) -> np.ndarray:
     """Return which of the accepted images a person accepted, bool (m,)."""
     chosen = decisions_of(retrieved).chosen
     pairs = zip(taken["label"].to_pylist(), taken["key"].to_pylist(), strict=True)

@@ -43,7 +43,7 @@ _SAMPLE = 4096  # training images that a threshold is calibrated on
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Neighbours:
+class NearestReferences:
     """The nearest references of each image, best first; fewer than K where there are not as many.
 
     Args:
@@ -56,16 +56,16 @@ class Neighbours:
     similarity: np.ndarray
     units: np.ndarray
 
-    def joined(self, other: Neighbours) -> Neighbours:
+    def joined(self, other: NearestReferences) -> NearestReferences:
         """Return the best of two sets of references."""
         similarity = np.concatenate([self.similarity, other.similarity], axis=1)
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :_DEPTH]
         parts = [np.concatenate([getattr(self, n), getattr(other, n)], axis=1) for n in vars(self)]
-        return Neighbours(*(np.take_along_axis(part, order, axis=1) for part in parts))
+        return NearestReferences(*(np.take_along_axis(part, order, axis=1) for part in parts))
 
-    def take(self, index: np.ndarray) -> Neighbours:
+    def take(self, index: np.ndarray) -> NearestReferences:
         """Return those of some images, in any order."""
-        return Neighbours(*(part[index] for part in vars(self).values()))
+        return NearestReferences(*(part[index] for part in vars(self).values()))
 
     @property
     def best(self) -> np.ndarray:
@@ -123,7 +123,7 @@ def neighbours(
     images: np.ndarray,
     *,
     without: np.ndarray | None = None,
-) -> Neighbours:
+) -> NearestReferences:
     """Return the nearest references of each image by exact search.
 
     Args:
@@ -144,12 +144,12 @@ def neighbours(
         else:
             similarity, place = _others(queries, block, k, without[:, None] == shown)
         there = np.where(similarity > -1, rows[place], -1)
-        result = result.joined(Neighbours(there, similarity, shown[place]))
+        result = result.joined(NearestReferences(there, similarity, shown[place]))
         start += len(rows)
     return result
 
 
-def surroundings(near: Neighbours, apart: np.ndarray) -> np.ndarray:
+def surroundings(near: NearestReferences, apart: np.ndarray) -> np.ndarray:
     """Return float32 (n,): the mean of the ten best cosines to images of other units.
 
     Args:
@@ -165,7 +165,9 @@ def surroundings(near: Neighbours, apart: np.ndarray) -> np.ndarray:
     return np.asarray(total / AROUND, np.float32)
 
 
-def close_pairs(images: np.ndarray, near: Neighbours, threshold: NearThreshold) -> list[np.ndarray]:
+def close_pairs(
+    images: np.ndarray, near: NearestReferences, threshold: NearThreshold
+) -> list[np.ndarray]:
     """Return for each candidate the places of those that it is a near duplicate of, int64.
 
     What surrounds a candidate are labelled images and other candidates of its class.
@@ -246,9 +248,9 @@ def units_of(cache: Cache, split: str) -> tuple[np.ndarray, str]:
     )
 
 
-def _none(images: int) -> Neighbours:
+def _none(images: int) -> NearestReferences:
     empty = np.full((images, 1), -1, np.int64)
-    return Neighbours(empty, np.full((images, 1), -1, np.float32), empty)
+    return NearestReferences(empty, np.full((images, 1), -1, np.float32), empty)
 
 
 def _others(

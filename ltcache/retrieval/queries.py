@@ -16,7 +16,7 @@ POOLINGS = ("mean", "max")
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Queries:
+class ClassQueries:
     """One or several unit rows per class; logits are their largest product, over tau.
 
     Args:
@@ -59,7 +59,7 @@ def class_queries(
     pooling: str = "mean",
     class_means: np.ndarray | None = None,
     weight: float = 0.0,
-) -> Queries:
+) -> ClassQueries:
     """Return the queries of all classes.
 
     Args:
@@ -84,7 +84,7 @@ def class_queries(
     rows = unit(rows.astype(np.float64))
     if weight and class_means is not None:
         rows = mix(rows, class_means, weight)
-    return Queries(rows, float(tau))
+    return ClassQueries(rows, float(tau))
 
 
 def mix(rows: np.ndarray, class_means: np.ndarray, weight: float) -> np.ndarray:

@@ -67,7 +67,7 @@ COLUMNS = {
 
 @one_line
 @dataclass(eq=False)
-class Retrieved:
+class RetrievalResult:
     """Candidates of the tail classes with what became of them.
 
     Attributes:
@@ -154,7 +154,7 @@ class Retrieved:
         write_json(directory / "retrieve.json", {"format": FORMAT, "key": self.key, **self.record})
 
 
-def open_retrieved(path: str | Path) -> Retrieved:
+def open_retrieved(path: str | Path) -> RetrievalResult:
     """Read a result.
 
     Raises:
@@ -178,7 +178,7 @@ def open_retrieved(path: str | Path) -> Retrieved:
     except (OSError, ValueError, KeyError, SafetensorError, pa.ArrowException) as error:
         raise CacheError(f"{path}: the result cannot be read ({error})") from None
     features = {name.removeprefix("field."): value for name, value in tensors.items()}
-    return Retrieved(table, record, features, rows, path)
+    return RetrievalResult(table, record, features, rows, path)
 
 
 def tally(table: pa.Table, label: int) -> dict[str, Any]:

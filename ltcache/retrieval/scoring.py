@@ -18,9 +18,9 @@ from torch import Tensor
 from ltcache.errors import UsageError
 from ltcache.one_line import one_line
 from ltcache.retrieval.pool import Pool
-from ltcache.retrieval.queries import Queries
+from ltcache.retrieval.queries import ClassQueries
 from ltcache.retrieval.scoring_lists import Exact, TopLists
-from ltcache.retrieval.scoring_screen import Screen
+from ltcache.retrieval.scoring_screen import BlockScreen
 from ltcache.retrieval.scoring_screen import log_odds as log_odds
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -35,7 +35,7 @@ _EXACT_ROWS = 256  # rows scored in float64 at once
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Scores:
+class RankedPairs:
     """Pairs of a pool row and a class, by class as asked for, then by rank.
 
     Args:
@@ -57,18 +57,18 @@ class Scores:
         """Float64 (n,), p_k."""
         return np.asarray(1 / (1 + np.exp(-self.log_odds)))
 
-    def of(self, label: int) -> Scores:
+    def of(self, label: int) -> RankedPairs:
         """Return the pairs of one class."""
         return self.take(np.flatnonzero(self.labels == label))
 
-    def take(self, index: np.ndarray) -> Scores:
+    def take(self, index: np.ndarray) -> RankedPairs:
         """Return some of the pairs."""
-        return Scores(**{name: values[index] for name, values in vars(self).items()})
+        return RankedPairs(**{name: values[index] for name, values in vars(self).items()})
 
 
 def score_pool(
     pool: Pool,
-    queries: Queries,
+    queries: ClassQueries,
     labels: np.ndarray,
     top: int,
     *,
@@ -76,7 +76,7 @@ def score_pool(
     device: str = "cpu",
     block: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Scores:
+) -> RankedPairs:
     """Return the ``top`` images of each class in one pass over the pool.
 
     With ``fp32`` the lists are those of a float64 computation: what rounding could hide is kept
@@ -107,7 +107,7 @@ def score_pool(
     keep = min(_OVERSAMPLING[precision] * top, total)
     slack = _slack(queries) if precision == "fp32" else 0.0
     lists = TopLists(len(labels), keep, slack, exact)
-    screen = Screen(queries, labels, PRECISIONS[precision], torch.device(device), block, total)
+    screen = BlockScreen(queries, labels, PRECISIONS[precision], torch.device(device), block, total)
     for rows, values in pool.blocks(screen.block) if len(labels) else ():
         screen.collect(rows, values, lists)
         done += len(rows)
@@ -142,7 +142,7 @@ def _within_reach(
 
 def exact_scores(
     pool: Pool,
-    queries: Queries,
+    queries: ClassQueries,
     rows: np.ndarray,
     labels: np.ndarray,
     *,
@@ -189,7 +189,7 @@ def _logits(values: Tensor, scaled: Tensor) -> Tensor:
     return products[0] if len(products) == 1 else torch.stack(products).amax(dim=0)
 
 
-def _slack(queries: Queries) -> float:
+def _slack(queries: ClassQueries) -> float:
     """Return how far float32 log-odds can lie from exact ones.
 
     A product of D terms of unit vectors errs by at most D u (u = 2^-24), their rounding to
@@ -208,7 +208,7 @@ def ranked(
     runner_up: np.ndarray,
     labels: np.ndarray,
     top: int,
-) -> Scores:
+) -> RankedPairs:
     """Sort pairs by class, log-odds and row, and keep the first of each class."""
     order = np.lexsort((rows, -odds, where))
     where = where[order].astype(np.int64)
@@ -216,7 +216,7 @@ def ranked(
     rank = 1 + np.arange(len(where)) - np.repeat(np.cumsum(counts) - counts, counts)
     keep = rank <= top
     order, where = order[keep], where[keep]
-    return Scores(
+    return RankedPairs(
         rows[order].astype(np.int64),
         labels[where],
         rank[keep],
@@ -227,7 +227,12 @@ def ranked(
 
 
 def _check(
-    pool: Pool, queries: Queries, labels: np.ndarray, top: int, precision: str, block: int | None
+    pool: Pool,
+    queries: ClassQueries,
+    labels: np.ndarray,
+    top: int,
+    precision: str,
+    block: int | None,
 ) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")

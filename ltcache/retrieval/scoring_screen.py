@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import CacheError
-from ltcache.retrieval.queries import Queries
+from ltcache.retrieval.queries import ClassQueries
 from ltcache.retrieval.scoring_lists import TopLists
 
 _GROUPS = 64  # whole registers: a maximum over groups of another width takes eight times as long
@@ -27,7 +27,7 @@ _CPU_LOGITS, _GPU_LOGITS = 1 << 21, 1 << 25  # of one block
 _LEAST_LIMIT = -1e30  # in place of -inf, which cannot be subtracted from -inf
 
 
-class Pairs(NamedTuple):
+class ScreenedPairs(NamedTuple):
     """Places of rows in a block, columns of logits, and float32 log-odds, (n,)."""
 
     rows: Tensor
@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
     log_odds: Tensor
 
 
-class Screen:
+class BlockScreen:
     """Logits of a block, and the pairs in it that may enter a list.
 
     Columns are those of a table (slots, groups), filled up with logits of -inf behind the last
@@ -50,7 +50,7 @@ class Screen:
 
     def __init__(
         self,
-        queries: Queries,
+        queries: ClassQueries,
         labels: np.ndarray,
         dtype: torch.dtype,
         device: torch.device,
@@ -119,7 +119,7 @@ class Screen:
 
     def _above(
         self, logits: Tensor, chosen: Tensor, top: Tensor, group: Tensor, thresholds: Tensor
-    ) -> list[Pairs]:
+    ) -> list[ScreenedPairs]:
         """Return the pairs above thresholds of their columns, in some rows of a block.
 
         Args:
@@ -141,7 +141,10 @@ class Screen:
         place, others = (share >= limits).nonzero(as_tuple=True)
         share = share[place, others]
         of_others = share - (-share.exp()).log1p()
-        return [Pairs(hit, column[hit], odds[hit]), Pairs(rows[place], others, of_others)]
+        return [
+            ScreenedPairs(hit, column[hit], odds[hit]),
+            ScreenedPairs(rows[place], others, of_others),
+        ]
 
 
 def log_odds(logits: Tensor, columns: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchHit:
     """One image of a pool: its rank for a query, from 1, and its cosine to it."""
 
     query: str
@@ -52,7 +52,7 @@ def search_pool(
     pretrained: str | None = None,
     device: str = "auto",
     view: str = "center",
-) -> list[Found]:
+) -> list[SearchHit]:
     """Return the images of a pool that are nearest to texts and images, ``top`` for each.
 
     Args:
@@ -91,12 +91,12 @@ def search_pool(
 
 def _listed(
     pool: Cache, source: CachedPool, name: str, vector: np.ndarray, rows: np.ndarray
-) -> list[Found]:
+) -> list[SearchHit]:
     cosines = source.unit(rows) @ vector.astype(np.float64)
     order = np.lexsort((rows, -cosines))
     table = pool.manifest.rows
     return [
-        Found(
+        SearchHit(
             name,
             rank,
             float(cosines[n]),

@@ -10,7 +10,7 @@ from ltcache.retrieval.neighbours import FALSE_ALARM
 
 
 @dataclass(frozen=True)
-class Settings:
+class RetrievalSettings:
     """What is retrieved and what is kept out.
 
     Args:

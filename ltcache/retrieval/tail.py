@@ -23,17 +23,17 @@ from ltcache.cache.fingerprint import require_equal
 from ltcache.metrics import GroupScheme
 from ltcache.retrieval.cached_queries import class_sums, make_queries, temperature
 from ltcache.retrieval.candidate_table import candidate_table
-from ltcache.retrieval.decisions import Decisions, apply_decisions
+from ltcache.retrieval.decisions import ReviewDecisions, apply_decisions
 from ltcache.retrieval.evidence import gather
-from ltcache.retrieval.guards import Limits, check_guards
-from ltcache.retrieval.lookalikes import Lookalikes
+from ltcache.retrieval.guards import GuardLimits, check_guards
+from ltcache.retrieval.lookalikes import PoolLookalikes
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import class_queries
-from ltcache.retrieval.result import Retrieved, check_place, tally
-from ltcache.retrieval.scoring import Scores, score_pool
+from ltcache.retrieval.result import RetrievalResult, check_place, tally
+from ltcache.retrieval.scoring import RankedPairs, score_pool
 from ltcache.retrieval.selection import quotas, tail_classes
-from ltcache.retrieval.settings import Settings
+from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.threshold import (
     FIXED,
     ProbabilityThreshold,
@@ -52,22 +52,22 @@ def retrieve_tail(
     cache: Cache | str | Path,
     pool: Cache | str | Path,
     out: str | Path | None = None,
-    settings: Settings | None = None,
+    settings: RetrievalSettings | None = None,
     *,
     index: PoolIndex | None = None,
     device: str = "cpu",
     precision: str = "fp32",
     allow_stale: Collection[str] = (),
     overwrite: bool = False,
-    decisions: Decisions | None = None,
+    decisions: ReviewDecisions | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Retrieved:
+) -> RetrievalResult:
     """Choose images of an unlabelled pool for the rare classes of a cache.
 
     Args:
         cache: the labelled cache, with class texts. pool: the pool's, by the same encoder.
         out: directory of the result; None: it is not written.
-        settings: see :class:`ltcache.retrieval.settings.Settings`.
+        settings: see :class:`ltcache.retrieval.settings.RetrievalSettings`.
         index: candidates from it in place of the exact pass; their p_k are exact either way.
         device: of the pass, ``cpu`` or a GPU as torch names it. precision: of its candidates.
         allow_stale: identity fields (``encoder``, ``prompts``...) that may differ.
@@ -85,17 +85,17 @@ def retrieve_tail(
     cache, pool = _opened(cache), _opened(pool)
     if out is not None:
         check_place(Path(out), None, overwrite)
-    work = _Work(cache, pool, settings or Settings(), allow_stale)
+    work = _Retrieval(cache, pool, settings or RetrievalSettings(), allow_stale)
     scores = work.candidates(index, device, precision, progress)
     evidence, nearest = gather(cache, work.pool, scores, work.near, work.settings.source_column)
-    alike = Lookalikes(work.pool, work.near, nearest)
+    alike = PoolLookalikes(work.pool, work.near, nearest)
     verdicts = alike.judge(evidence, work.limits, work.quotas)
     table = candidate_table(cache, pool, evidence, nearest, verdicts)
     record = work.record(table) | {"index": index.record if index else None}
     record["candidate_precision"] = precision
     record["seconds"] = round(time.perf_counter() - started, 3)
     rows = np.unique(scores.rows)
-    result = Retrieved(table, record, _features(pool, rows, work.settings.view), rows)
+    result = RetrievalResult(table, record, _features(pool, rows, work.settings.view), rows)
     if decisions is not None:
         result = apply_decisions(result, decisions)
     if out is not None:
@@ -103,11 +103,11 @@ def retrieve_tail(
     return result
 
 
-class _Work:
+class _Retrieval:
     """One retrieval: what its steps share."""
 
     def __init__(
-        self, cache: Cache, pool: Cache, settings: Settings, allow_stale: Collection[str]
+        self, cache: Cache, pool: Cache, settings: RetrievalSettings, allow_stale: Collection[str]
     ) -> None:
         self.cache, self.settings = cache, settings
         self.stale = check_pool(cache, pool, allow_stale)
@@ -134,7 +134,7 @@ class _Work:
         self.near = calibrate_near(
             cache, false_alarm=settings.false_alarm, view=settings.view, seed=settings.seed
         )
-        self.limits = Limits(
+        self.limits = GuardLimits(
             probability=self.threshold.value,
             margin=settings.margin,
             per_source=settings.per_source,
@@ -147,7 +147,7 @@ class _Work:
         device: str,
         precision: str,
         progress: Callable[[int, int], None] | None,
-    ) -> Scores:
+    ) -> RankedPairs:
         """Return the best rows of each class that wants any."""
         wanted = np.array([label for label in self.labels if self.quotas[int(label)]], np.int64)
         each = {label: self._candidates(quota) for label, quota in self.quotas.items()}

@@ -10,7 +10,7 @@ import torch
 
 from ltcache.errors import FitError, UsageError
 from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import Queries, mix
+from ltcache.retrieval.queries import ClassQueries, mix
 from ltcache.retrieval.scoring import log_odds
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def fixed_threshold(value: float) -> ProbabilityThreshold:
 
 def calibrated_threshold(
     cache: Cache,
-    queries: Queries,
+    queries: ClassQueries,
     labels: np.ndarray,
     precision: float,
     *,
@@ -116,7 +116,7 @@ def _least(
 
 def _predictions(
     cache: Cache,
-    queries: Queries,
+    queries: ClassQueries,
     class_sums: np.ndarray | None,
     text: np.ndarray | None,
     weight: float,
@@ -141,7 +141,7 @@ def _leave_out(
     logits: np.ndarray,
     images: np.ndarray,
     truth: np.ndarray,
-    queries: Queries,
+    queries: ClassQueries,
     class_sums: np.ndarray,
     text: np.ndarray,
     weight: float,

@@ -21,7 +21,7 @@ from ltcache.one_line import one_line
 from ltcache.retrieval.gallery import check_cache
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
-from ltcache.retrieval.result import Retrieved
+from ltcache.retrieval.result import RetrievalResult
 
 TSNE_PICTURE = "tsne.png"
 CLASSES, IMAGES = 20, 600
@@ -33,7 +33,7 @@ _KINDS = {"training": ("o", 14), "retrieved": ("^", 26), "prompt": ("*", 170)}
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Points:
+class TsnePoints:
     """What is drawn: unit embeddings (n, D), their labels (n,) and kinds (n,)."""
 
     values: np.ndarray
@@ -45,7 +45,7 @@ class Points:
         return np.flatnonzero(self.kinds == kind)
 
 
-def collect(result: Retrieved, cache: Cache, seed: int = 0) -> Points:
+def collect(result: RetrievalResult, cache: Cache, seed: int = 0) -> TsnePoints:
     """Return the embeddings of a bounded sample: training and retrieved images, and prompts.
 
     Raises:
@@ -69,7 +69,7 @@ def collect(result: Retrieved, cache: Cache, seed: int = 0) -> Points:
         "prompt": (unit(cache.prompts(prompts).mean[labels].astype(np.float64)), labels),
     }
     values = [rows for rows, _ in parts.values()]
-    points = Points(
+    points = TsnePoints(
         np.concatenate(values),
         np.concatenate([own for _, own in parts.values()]),
         np.concatenate([np.full(len(rows), kind) for kind, (rows, _) in parts.items()]),
@@ -79,7 +79,7 @@ def collect(result: Retrieved, cache: Cache, seed: int = 0) -> Points:
     return points
 
 
-def place(points: Points, seed: int = 0) -> np.ndarray:
+def place(points: TsnePoints, seed: int = 0) -> np.ndarray:
     """Return float (n, 2)."""
     from sklearn.manifold import TSNE
 
@@ -94,7 +94,7 @@ def place(points: Points, seed: int = 0) -> np.ndarray:
 
 
 def write_tsne(
-    result: Retrieved, cache: Cache, out: str | Path | None = None, seed: int = 0
+    result: RetrievalResult, cache: Cache, out: str | Path | None = None, seed: int = 0
 ) -> Path:
     """Write the picture, ``tsne.png`` in the result's directory by default; return its path.
 
@@ -112,7 +112,9 @@ def write_tsne(
     return path
 
 
-def _figure(result: Retrieved, cache: Cache, points: Points, where: np.ndarray, seed: int) -> Any:
+def _figure(
+    result: RetrievalResult, cache: Cache, points: TsnePoints, where: np.ndarray, seed: int
+) -> Any:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -156,7 +158,7 @@ def _sample(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.choice(places, IMAGES, replace=False))
 
 
-def _mean_crop(result: Retrieved, rows: np.ndarray) -> np.ndarray:
+def _mean_crop(result: RetrievalResult, rows: np.ndarray) -> np.ndarray:
     """Return float64 (n, D): unit embeddings of pool rows."""
     values = result.features_of(rows).astype(np.float64)
     return unit(unit(values).mean(axis=1)) if len(values) else values.reshape(0, values.shape[-1])

@@ -85,7 +85,7 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-class Stack:
+class StackedArrays:
     """Arrays of features one below the other, read in blocks; nothing is copied before.
 
     Args:

@@ -138,7 +138,7 @@ from open_clip's embeddings alone. A head that folds: `ltcache fit-adapter CACHE
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Folded:
+class FoldedHead:
     """A head as one product: weight (C, D), bias (C,), whether features are normalised before."""
 
     weight: torch.Tensor
@@ -146,7 +146,7 @@ class Folded:
     unit_features: bool
 
 
-def fold_head(run: Run) -> Folded:
+def fold_head(run: Run) -> FoldedHead:
     """Return the head of a run as one product with its transformed features.
 
     Raises:
@@ -165,7 +165,7 @@ def fold_head(run: Run) -> Folded:
         raise FitError(f"the head of {run.method.name} is not one product: it cannot be exported")
     weight = affine.weight.detach().float().contiguous()
     bias = torch.zeros(len(weight)) if affine.bias is None else affine.bias.detach().float()
-    return Folded(weight, bias.contiguous(), unit)
+    return FoldedHead(weight, bias.contiguous(), unit)
 
 
 def export_bundle(
@@ -248,7 +248,7 @@ def _require_open_clip(encoder: Encoder) -> None:
         )
 
 
-def zero_shot_matrix(run: Run, folded: Folded) -> torch.Tensor | None:
+def zero_shot_matrix(run: Run, folded: FoldedHead) -> torch.Tensor | None:
     """Return the head as open_clip's zero-shot matrix, (D, C), or None where it is none.
 
     ``embedding @ matrix`` has the same largest entry as the run's logits, be the embedding of unit
@@ -259,7 +259,7 @@ def zero_shot_matrix(run: Run, folded: Folded) -> torch.Tensor | None:
     return folded.weight.T.contiguous()
 
 
-def _why_not_folded(run: Run, folded: Folded) -> str:
+def _why_not_folded(run: Run, folded: FoldedHead) -> str:
     if run.record["field"] != "embedding":
         return f"the head takes {run.record['field']!r} features"
     if run.transform.kind not in ("none", "l2"):
@@ -267,7 +267,7 @@ def _why_not_folded(run: Run, folded: Folded) -> str:
     return "the head has a bias" if folded.bias.any() else ""
 
 
-def _config(run: Run, encoder: Encoder, folded: Folded) -> dict[str, Any]:
+def _config(run: Run, encoder: Encoder, folded: FoldedHead) -> dict[str, Any]:
     architecture = encoder.identity["architecture"]
     return {
         "format": 1,
@@ -287,7 +287,7 @@ def _config(run: Run, encoder: Encoder, folded: Folded) -> dict[str, Any]:
     }
 
 
-def _readme(run: Run, config: dict[str, Any], folded: Folded) -> str:
+def _readme(run: Run, config: dict[str, Any], folded: FoldedHead) -> str:
     why = _why_not_folded(run, folded)
     unit = folded.unit_features or config["transform"] == "l2"
     equal = ", with the run's logits in every entry" if unit else ""

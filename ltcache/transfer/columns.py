@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.errors import UsageError
-from ltcache.manifest.columns import Columns, text_column
+from ltcache.manifest.columns import TableColumns, text_column
 
 
 def arrow_column(what: str, array: np.ndarray) -> pa.Array:
@@ -35,4 +35,6 @@ def texts_of_array(what: str, array: np.ndarray) -> list[str]:
         ManifestError: other values, or an empty one; names its position from 1 on.
     """
     column = arrow_column(what, array)
-    return text_column(what, Columns({}, range(1, len(column) + 1)), what, column, numbers=True)
+    return text_column(
+        what, TableColumns({}, range(1, len(column) + 1)), what, column, numbers=True
+    )

@@ -18,7 +18,7 @@ from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest import Manifest
 from ltcache.manifest.text import read_json
 from ltcache.one_line import one_line
-from ltcache.transfer.arrays import Stack, read_arrays
+from ltcache.transfer.arrays import StackedArrays, read_arrays
 
 FORMAT = 1
 RECORD, ROWS, CLASSES, ENCODER = "export.json", "rows.parquet", "classes.json", "encoder.npz"
@@ -26,7 +26,7 @@ RECORD, ROWS, CLASSES, ENCODER = "export.json", "rows.parquet", "classes.json", 
 
 @one_line
 @dataclass(frozen=True, eq=False)
-class Exported:
+class ExportResult:
     """An export.
 
     Args:
@@ -38,7 +38,7 @@ class Exported:
     """
 
     manifest: Manifest
-    stacks: Mapping[str, Stack]
+    stacks: Mapping[str, StackedArrays]
     encoder: EncoderState
     prompts: list[PromptEmbeddings]
     errors: Mapping[int, str]
@@ -47,7 +47,7 @@ class Exported:
     unchanged: bool
 
 
-def read_export(path: Path) -> Exported:
+def read_export(path: Path) -> ExportResult:
     """Read what :func:`ltcache.transfer.export_cache` wrote.
 
     Raises:
@@ -60,7 +60,7 @@ def read_export(path: Path) -> Exported:
         table = pq.read_table(path / ROWS)
         header = read_json(path / CLASSES)
         files = [path / f"{field}.npy" for field in record["fields"]]
-        stacks = {f.stem: Stack([read_arrays(f)[f.stem]], f.stem) for f in files}
+        stacks = {f.stem: StackedArrays([read_arrays(f)[f.stem]], f.stem) for f in files}
         tensors = read_arrays(path / ENCODER)
         unchanged = all(file_digest(path / n) == sha for n, sha in record["files"].items())
         plain = table.drop_columns([name for name in EXTRACTED if name in table.column_names])
@@ -80,7 +80,7 @@ def read_export(path: Path) -> Exported:
         if len(stack) != len(manifest):
             raise UsageError(f"{path}: {name}.npy has {len(stack)} rows, {ROWS} {len(manifest)}")
     errors = table["error"].to_pylist()
-    return Exported(
+    return ExportResult(
         manifest=manifest,
         stacks=stacks,
         encoder=encoder,

@@ -17,11 +17,11 @@ from ltcache.errors import ManifestError, UsageError
 from ltcache.files import require_local
 from ltcache.manifest import Manifest
 from ltcache.one_line import one_line
-from ltcache.transfer.arrays import Stack
+from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.exported import read_export
-from ltcache.transfer.layouts import Found, guess_layout, read_layout
+from ltcache.transfer.layouts import ImportedFeatures, guess_layout, read_layout
 from ltcache.transfer.rows import manifest_of, override, rename_field, stacks_of
-from ltcache.transfer.writing import Content, check_place, write_cache
+from ltcache.transfer.writing import ImportedContent, check_place, write_cache
 
 SHARD_SIZE = 1024
 NONE = "none"
@@ -161,11 +161,11 @@ def _read(
     text: str | Path | np.ndarray | None,
     manifest: str | Path | Manifest | None,
     logit_scale: float | None,
-) -> Content:
+) -> ImportedContent:
     """Return what a source holds, with what the caller said in place of it; adds to ``notes``."""
     if kind == "ltcache":
         exported = read_export(source)
-        content = Content(
+        content = ImportedContent(
             exported.manifest, exported.stacks, exported.encoder, exported.prompts,
             exported.errors, exported.sources,
         )  # fmt: skip
@@ -187,8 +187,12 @@ def _read(
 
 
 def _content(
-    found: Found, stacks: dict[str, Stack], rows: Manifest, name: str, logit_scale: float | None
-) -> Content:
+    found: ImportedFeatures,
+    stacks: dict[str, StackedArrays],
+    rows: Manifest,
+    name: str,
+    logit_scale: float | None,
+) -> ImportedContent:
     scale = logit_scale if logit_scale is not None else found.logit_scale
     tensors = {} if found.projection is None else {"projection": found.projection}
     if found.projection is not None and {"embedding", "pooled"} <= set(stacks):
@@ -198,7 +202,7 @@ def _content(
     text = None if found.text is None else _sentences(found.text, rows, stacks)
     encoder = _state(stacks, _digest_files(found.files), name, tensors, scale, text)
     prompts = [] if text is None else [_prompts(text, rows, encoder.identity)]
-    return Content(rows, stacks, encoder, prompts)
+    return ImportedContent(rows, stacks, encoder, prompts)
 
 
 def _digest_files(files: Sequence[Path]) -> str:
@@ -206,7 +210,7 @@ def _digest_files(files: Sequence[Path]) -> str:
 
 
 def _state(
-    stacks: Mapping[str, Stack],
+    stacks: Mapping[str, StackedArrays],
     files: str,
     name: str,
     tensors: Mapping[str, np.ndarray],
@@ -236,7 +240,7 @@ def _state(
     )
 
 
-def _sentences(text: np.ndarray, rows: Manifest, stacks: Mapping[str, Stack]) -> np.ndarray:
+def _sentences(text: np.ndarray, rows: Manifest, stacks: Mapping[str, StackedArrays]) -> np.ndarray:
     """Return class texts as unit rows, float32 (C, M, D)."""
     text = text[:, None] if text.ndim == 2 else text
     dim = stacks["embedding"].dim if "embedding" in stacks else text.shape[-1]
@@ -268,7 +272,7 @@ def _prompts(text: np.ndarray, rows: Manifest, identity: Mapping[str, Any]) -> P
     )
 
 
-def _on_your_word(content: Content, encoder_of: str | Path) -> Content:
+def _on_your_word(content: ImportedContent, encoder_of: str | Path) -> ImportedContent:
     """Return the content with the encoder of another cache, whose dimensions must be the same."""
     other = open_cache(encoder_of)
     dims = {name: stack.dim for name, stack in content.stacks.items()}
@@ -285,6 +289,6 @@ def _on_your_word(content: Content, encoder_of: str | Path) -> Content:
         projection_bias=other.projection_bias,
     )
     prompts = [_prompts(p.sentences, content.manifest, other.encoder) for p in content.prompts]
-    return Content(
+    return ImportedContent(
         content.manifest, content.stacks, encoder, prompts, content.errors, content.sources
     )

@@ -45,7 +45,7 @@ _TIP_SCALE = 100.0  # Tip-Adapter's logits are 100 times the cosine
 
 @one_line
 @dataclass
-class Part:
+class ImportedSplit:
     """Rows of one split.
 
     Args:
@@ -65,7 +65,7 @@ class Part:
 
 @one_line
 @dataclass
-class Found:
+class ImportedFeatures:
     """What a source holds.
 
     Args:
@@ -78,7 +78,7 @@ class Found:
         notes: what was not taken over.
     """
 
-    parts: list[Part]
+    parts: list[ImportedSplit]
     files: list[Path]
     classes: ClassList | None = None
     text: np.ndarray | None = None
@@ -98,7 +98,7 @@ def guess_layout(path: Path) -> str:
     return "arrays"
 
 
-def read_layout(path: Path, layout: str) -> Found:
+def read_layout(path: Path, layout: str) -> ImportedFeatures:
     """Read a source of one of :data:`LAYOUTS`.
 
     Raises:
@@ -111,14 +111,14 @@ def read_layout(path: Path, layout: str) -> Found:
     return LAYOUTS[layout](path)
 
 
-def read_named_arrays(path: Path) -> Found:
+def read_named_arrays(path: Path) -> ImportedFeatures:
     """Read one file, or all files of a folder, whose arrays are named by what they are."""
     files = sorted(f for f in path.iterdir() if _is_array_file(f)) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
     lone = len(files) == 1
-    parts: dict[str | None, Part] = {}
-    found = Found([], [])
+    parts: dict[str | None, ImportedSplit] = {}
+    found = ImportedFeatures([], [])
     placed: dict[tuple[str | None, str], tuple[str, str]] = {}
     for file in files:
         arrays = read_arrays(file)
@@ -174,34 +174,38 @@ def _meaning(name: str, *, folder: bool) -> tuple[str | None, str | None]:
 
 
 def _place(
-    found: Found, parts: dict[str | None, Part], split: str | None, meaning: str, array: np.ndarray
+    found: ImportedFeatures,
+    parts: dict[str | None, ImportedSplit],
+    split: str | None,
+    meaning: str,
+    array: np.ndarray,
 ) -> None:
     if meaning in ("text", "projection"):
         setattr(found, meaning, np.asarray(array, dtype=np.float32))
     elif meaning == "classes":
         found.classes = ClassList(tuple(texts_of_array("classes", array)))
     else:
-        part = parts.setdefault(split, Part(split))
+        part = parts.setdefault(split, ImportedSplit(split))
         if meaning in ("features", "pooled"):
             part.fields["embedding" if meaning == "features" else "pooled"] = array
         else:
             setattr(part, meaning, array)
 
 
-def _in_order(parts: Mapping[str | None, Part]) -> list[str | None]:
+def _in_order(parts: Mapping[str | None, ImportedSplit]) -> list[str | None]:
     return sorted(parts, key=lambda split: SPLITS.index(split) if split in SPLITS else -1)
 
 
-def read_clip_retrieval(path: Path) -> Found:
+def read_clip_retrieval(path: Path) -> ImportedFeatures:
     """Read the folder of ``clip-retrieval inference``: image embeddings with their metadata."""
     import pyarrow.parquet as pq
 
     files = sorted((path / "img_emb").glob("*.npy"), key=_number)
     if not files:
         raise UsageError(f"{path}: no img_emb/*.npy")
-    found = Found([], files)
+    found = ImportedFeatures([], files)
     for file in files:
-        part = Part(None, {"embedding": next(iter(read_arrays(file).values()))})
+        part = ImportedSplit(None, {"embedding": next(iter(read_arrays(file).values()))})
         table = path / "metadata" / f"metadata_{_number(file)}.parquet"
         if table.is_file():
             columns = set(pq.read_schema(table).names)
@@ -220,21 +224,23 @@ def _number(path: Path) -> int:
     return int(digits[-1]) if digits else 0
 
 
-def read_tip_adapter(path: Path) -> Found:
+def read_tip_adapter(path: Path) -> ImportedFeatures:
     """Read a ``cache_dir`` of Tip-Adapter: keys and values are the training rows."""
     keys = sorted(path.glob("keys_*shots.pt"), key=_number)
     if len(keys) != 1:
         there = ", ".join(file.name for file in keys) or "none"
         raise UsageError(f"{path}: expected one keys_Kshots.pt, found {there}; move others away")
     values = path / keys[0].name.replace("keys", "values")
-    found = Found([], [keys[0]], logit_scale=_TIP_SCALE)
+    found = ImportedFeatures([], [keys[0]], logit_scale=_TIP_SCALE)
     # (D, N) and (N, C): the keys are stored as the matrix that a product needs
-    train = Part("train", {"embedding": _only(keys[0]).T}, labels=_only(values))
+    train = ImportedSplit("train", {"embedding": _only(keys[0]).T}, labels=_only(values))
     found.parts.append(train)
     for split in ("val", "test"):
         file = path / f"{split}_f.pt"
         if file.is_file():
-            part = Part(split, {"embedding": _only(file)}, labels=_only(path / f"{split}_l.pt"))
+            part = ImportedSplit(
+                split, {"embedding": _only(file)}, labels=_only(path / f"{split}_l.pt")
+            )
             found.parts.append(part)
             found.files.append(file)
     for name in ("text_weights.pt", "clip_weights.pt"):
@@ -253,7 +259,7 @@ def _only(path: Path) -> np.ndarray:
     return next(iter(arrays.values()))
 
 
-LAYOUTS: Mapping[str, Callable[[Path], Found]] = {
+LAYOUTS: Mapping[str, Callable[[Path], ImportedFeatures]] = {
     "arrays": read_named_arrays,
     "clip-retrieval": read_clip_retrieval,
     "tip-adapter": read_tip_adapter,

@@ -130,7 +130,7 @@ Runtime's probabilities differed by {worst:.1g} at most from those of `ltcache p
 """  # noqa: E501
 
 
-class _Graph(nn.Module):
+class _OnnxGraph(nn.Module):
     """Normalised images (N, 3, H, W) to logits and probabilities (N, C)."""
 
     def __init__(self, run: Run, encoder: Encoder) -> None:
@@ -177,7 +177,7 @@ def export_onnx(
     runtime = _packages()
     run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
     with whole_folder(out, replace=False) as partial:
-        _write_model(_Graph(run, encoder).eval(), encoder, partial / MODEL)
+        _write_model(_OnnxGraph(run, encoder).eval(), encoder, partial / MODEL)
         worst = _compare(runtime, run, encoder, partial / MODEL)
         write_json(partial / RECORD, _record(run, encoder, partial, worst))
         (partial / SCRIPT).write_text(_SCRIPT, encoding="utf-8")

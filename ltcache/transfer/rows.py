@@ -11,18 +11,18 @@ import pyarrow as pa
 from ltcache.errors import UsageError
 from ltcache.manifest import ClassList, Manifest, read_classes, read_manifest
 from ltcache.manifest.labels import read_labels
-from ltcache.manifest.matching import Resolved, resolve_labels
+from ltcache.manifest.matching import ResolvedLabels, resolve_labels
 from ltcache.manifest.rows import Listing, checked_split
 from ltcache.manifest.splits import canonical_split
-from ltcache.transfer.arrays import Stack
+from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.columns import arrow_column, texts_of_array
-from ltcache.transfer.layouts import Found, Part, read_column
+from ltcache.transfer.layouts import ImportedFeatures, ImportedSplit, read_column
 
 _MOST_CLASSES = 10_000_000
 
 
 def override(
-    found: Found,
+    found: ImportedFeatures,
     labels: str | Path | np.ndarray | None,
     splits: str | Path | Sequence[str] | None,
     classes: str | Path | Sequence[str] | None,
@@ -46,7 +46,7 @@ def override(
             raise UsageError(f"{text}: class embeddings are numbers (C, D) in an array") from None
 
 
-def _spread(parts: Sequence[Part], what: str, column: np.ndarray) -> None:
+def _spread(parts: Sequence[ImportedSplit], what: str, column: np.ndarray) -> None:
     """Give each part its share of a column over all rows."""
     rows = sum(_length(part) for part in parts)
     if len(column) != rows:
@@ -57,18 +57,18 @@ def _spread(parts: Sequence[Part], what: str, column: np.ndarray) -> None:
         start += _length(part)
 
 
-def _length(part: Part) -> int:
+def _length(part: ImportedSplit) -> int:
     return len(next(iter(part.fields.values())))
 
 
-def rename_field(found: Found, feature_field: str) -> None:
+def rename_field(found: ImportedFeatures, feature_field: str) -> None:
     """Call a source's features ``pooled`` where they are that."""
     for part in found.parts:
         if feature_field == "pooled" and "pooled" not in part.fields:
             part.fields = {"pooled": part.fields["embedding"]}
 
 
-def stacks_of(found: Found) -> dict[str, Stack]:
+def stacks_of(found: ImportedFeatures) -> dict[str, StackedArrays]:
     """Return field -> the features of all parts, one below the other."""
     names = set(found.parts[0].fields)
     for part in found.parts:
@@ -76,7 +76,8 @@ def stacks_of(found: Found) -> dict[str, Stack]:
             raise UsageError(f"not every split has the same fields: {sorted(names)}, then "
                              f"{sorted(part.fields)}")  # fmt: skip
     stacks = {
-        name: Stack([part.fields[name] for part in found.parts], name) for name in sorted(names)
+        name: StackedArrays([part.fields[name] for part in found.parts], name)
+        for name in sorted(names)
     }
     if len({(len(stack), stack.crops) for stack in stacks.values()}) != 1:
         raise UsageError("embedding and pooled have different numbers of rows or crops")
@@ -86,7 +87,7 @@ def stacks_of(found: Found) -> dict[str, Stack]:
 
 
 def manifest_of(
-    found: Found, manifest: str | Path | Manifest | None, name: str, split: str
+    found: ImportedFeatures, manifest: str | Path | Manifest | None, name: str, split: str
 ) -> Manifest:
     """Return the rows of all parts as a manifest, or the one that is given if it is as long.
 
@@ -117,7 +118,7 @@ def manifest_of(
     return Manifest(name, table, resolved.classes, templates=(), card=card, warnings=resolved.notes)
 
 
-def _splits_of(part: Part, split: str) -> list[str]:
+def _splits_of(part: ImportedSplit, split: str) -> list[str]:
     """Return the split of each row by its usual name; numbers are taken as names."""
     if part.splits is None:
         return [canonical_split(checked_split("the split", part.split or split))] * _length(part)
@@ -129,7 +130,7 @@ def _splits_of(part: Part, split: str) -> list[str]:
     return splits
 
 
-def _keys_of(part: Part) -> list[str]:
+def _keys_of(part: ImportedSplit) -> list[str]:
     if part.keys is None or part.keys.shape != (_length(part),):
         return [""] * _length(part)
     column = arrow_column("keys", part.keys)
@@ -138,7 +139,7 @@ def _keys_of(part: Part) -> list[str]:
     return texts_of_array("keys", part.keys)
 
 
-def _resolved(found: Found) -> Resolved:
+def _resolved(found: ImportedFeatures) -> ResolvedLabels:
     """Return the labels of each part, and the class list that they count into."""
     listings = [_listing(part) for part in found.parts]
     named = any(not isinstance(listing.labels, np.ndarray) for listing in listings)
@@ -165,7 +166,7 @@ def _resolved(found: Found) -> Resolved:
     return resolve_labels(listings, classes)
 
 
-def _listing(part: Part) -> Listing:
+def _listing(part: ImportedSplit) -> Listing:
     """Return the rows of a part with labels as they were read; a row is named by its number."""
     count = _length(part)
     column = np.full(count, -1) if part.labels is None else np.asarray(part.labels)

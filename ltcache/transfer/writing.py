@@ -27,14 +27,14 @@ from ltcache.errors import UsageError
 from ltcache.files import remove_leftovers, require_local
 from ltcache.manifest import Manifest
 from ltcache.one_line import one_line
-from ltcache.transfer.arrays import Stack
+from ltcache.transfer.arrays import StackedArrays
 
 CENTER = "center"
 
 
 @one_line
 @dataclass
-class Content:
+class ImportedContent:
     """Everything that goes into a cache; n rows are n items.
 
     Args:
@@ -47,7 +47,7 @@ class Content:
     """
 
     manifest: Manifest
-    stacks: Mapping[str, Stack]
+    stacks: Mapping[str, StackedArrays]
     encoder: EncoderState
     prompts: list[PromptEmbeddings]
     errors: Mapping[int, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def check_place(out: Path) -> None:
         raise UsageError(f"{out} is not empty and not a cache: choose another --out")
 
 
-def write_cache(out: Path, content: Content, shard_size: int) -> pa.Table:
+def write_cache(out: Path, content: ImportedContent, shard_size: int) -> pa.Table:
     """Write a cache, or go on with one; returns its rows with the columns of extraction.
 
     A finished one is left as it is, but for shards that it has lost.
@@ -96,7 +96,7 @@ def write_cache(out: Path, content: Content, shard_size: int) -> pa.Table:
     return finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
 
 
-def _values_digest(stacks: Mapping[str, Stack], block: int = 4096) -> str:
+def _values_digest(stacks: Mapping[str, StackedArrays], block: int = 4096) -> str:
     """Return a digest of the features as they will be stored: an import of others is another."""
     parts = [
         [name, start, bytes_digest(np.ascontiguousarray(stored(rows)).data.cast("B"))]
@@ -108,7 +108,7 @@ def _values_digest(stacks: Mapping[str, Stack], block: int = 4096) -> str:
 
 
 def _write_shard(
-    out: Path, shard: int, items: range, content: Content, there: Callable[[int], bool]
+    out: Path, shard: int, items: range, content: ImportedContent, there: Callable[[int], bool]
 ) -> None:
     features = {name: s.block(items.start, items.stop) for name, s in content.stacks.items()}
     errors = {row - items.start: content.errors[row] for row in items if row in content.errors}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ltcache.ablate import Ablation, ablate, choose_method
-from ltcache.ablate.parallel import Lost, run_groups
+from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, override
@@ -195,7 +195,7 @@ class _Killer:
 def test_a_process_that_dies_costs_only_what_it_had() -> None:
     found = list(run_groups([[1, 2], [3, 4], [5], [6]], _Killer(), 2))
     assert sorted(r for r in found if isinstance(r, int)) == [1, 2, 5, 6]
-    lost = [r for r in found if isinstance(r, Lost)]
+    lost = [r for r in found if isinstance(r, LostItem)]
     assert [r.item for r in lost] == [3, 4] and "exit status -9" in lost[0].reason
 
 

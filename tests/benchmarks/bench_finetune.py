@@ -42,8 +42,8 @@ from torch.nn import functional as F
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.encoder.towers import train_mode
 from ltcache.finetune import override_tuning, tuning_by_name
-from ltcache.finetune.assembly import Means, assemble
-from ltcache.finetune.loop import Training, make_optimiser
+from ltcache.finetune.assembly import ComputeOptions, assemble
+from ltcache.finetune.loop import TrainingSetup, make_optimiser
 from ltcache.finetune.processes import processes
 from ltcache.finetune.state import StateFolder
 from ltcache.finetune.step import accumulate
@@ -83,11 +83,11 @@ def ours(setting: Setting, method: str, variant: str) -> Callable[[], None]:
         tuning_by_name(method),
         {"optimisation.batch": len(setting.labels), "optimisation.precision": setting.precision},
     )
-    means = Means(0, "checkpointing" in variant, "compile" in variant)
+    means = ComputeOptions(0, "checkpointing" in variant, "compile" in variant)
     with processes(str(setting.device)) as place:
         parts = assemble(setting.manifest, tuning, setting.encoder, place, seed=0, means=means)
     state = StateFolder(Path(tempfile.gettempdir()) / "never-written", {})
-    training = Training(tuning, parts.step, parts.batches, None, state, 0, setting.micro_batch)
+    training = TrainingSetup(tuning, parts.step, parts.batches, None, state, 0, setting.micro_batch)
     optimiser = make_optimiser(training)
     parts.step.train()
     train_mode(parts.step.model)

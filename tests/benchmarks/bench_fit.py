@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ltcache.fit.rows import Rows
-from ltcache.fit.task import Task
+from ltcache.fit.rows import LabelledRows
+from ltcache.fit.task import StageInput
 from ltcache.fit.train import train
 from ltcache.heads import HEADS, HeadContext
 from ltcache.losses import LOSSES
@@ -55,7 +55,7 @@ class Problem:
     def __init__(self, rows: int, dim: int, classes: int, device: str) -> None:
         labels = long_tail(rows, classes)
         features = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
-        self.rows = Rows(features.to(device), labels.to(device))
+        self.rows = LabelledRows(features.to(device), labels.to(device))
         self.classes = classes
         self.context = HeadContext(dim, classes, torch.bincount(labels, minlength=classes))
 
@@ -67,7 +67,7 @@ class Problem:
             model.set_weight(0.02 * torch.randn(self.classes, self.context.dim))
         stage = Train(optimisation=Optimisation(batch=batch, epochs=1, precision=precision))  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(0)
-        task = Task(self.rows, None, self.context, "none", generator, closed_form=closed)
+        task = StageInput(self.rows, None, self.context, "none", generator, closed_form=closed)
         train(model, objective.to(self.rows.features.device), stage, task)
 
     def floor(self, batch: int, precision: str) -> None:

@@ -19,9 +19,9 @@ from unittest import mock
 
 import torch
 
-from ltcache.fit import Rows, fit_head
+from ltcache.fit import LabelledRows, fit_head
 from ltcache.fit import many as planner
-from ltcache.fit.many import Job, fit_many
+from ltcache.fit.many import FitJob, fit_many
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, Method, override
 from tests.benchmarks.bench_fit import CLOCKS, compare, long_tail, median_ratio
@@ -43,30 +43,32 @@ class Problem:
         means = 0.15 * torch.randn(classes, dim, generator=generator)
         labels, even = long_tail(rows, classes), torch.arange(classes).repeat(10)
         self.rows, self.val = (
-            Rows(means[y] + torch.randn(len(y), dim, generator=generator), y)
+            LabelledRows(means[y] + torch.randn(len(y), dim, generator=generator), y)
             for y in (labels, even)
         )
         self.context = HeadContext(dim, classes, torch.bincount(labels, minlength=classes))
 
-    def one_by_one(self, jobs: Sequence[Job]) -> None:
+    def one_by_one(self, jobs: Sequence[FitJob]) -> None:
         """Fit each job alone."""
         for job in jobs:
             fit_head(job.method, self.rows, self.context, val=self.val, seed=job.seed)
 
-    def planned(self, jobs: Sequence[Job]) -> None:
+    def planned(self, jobs: Sequence[FitJob]) -> None:
         """Fit all jobs as the planner says."""
         fit_many(jobs, self.rows, self.context, val=self.val)
 
-    def together(self, jobs: Sequence[Job], at_once: int) -> None:
+    def together(self, jobs: Sequence[FitJob], at_once: int) -> None:
         """Fit so many jobs at once, whatever the planner says."""
         with mock.patch.object(planner, "runs_at_once", return_value=at_once):
             self.planned(jobs)
 
 
-def jobs_of(method: Method, key: str, values: Sequence[object], runs: int) -> list[Job]:
+def jobs_of(method: Method, key: str, values: Sequence[object], runs: int) -> list[FitJob]:
     """Return seeds of a method at each of several values of a setting."""
     seeds = -(-runs // len(values))
-    jobs = [Job(override(method, {key: value}), seed) for value in values for seed in range(seeds)]
+    jobs = [
+        FitJob(override(method, {key: value}), seed) for value in values for seed in range(seeds)
+    ]
     return jobs[:runs]
 
 

@@ -61,7 +61,7 @@ def write_synthetic(
 
     from ltcache.manifest import ClassList, Manifest
     from ltcache.transfer.importing import _state
-    from ltcache.transfer.writing import Content, write_cache
+    from ltcache.transfer.writing import ImportedContent, write_cache
 
     numbers = pa.array(np.arange(rows))
     keys = pc.binary_join_element_wise("images/", pc.cast(numbers, pa.string()), "")
@@ -77,7 +77,7 @@ def write_synthetic(
     stacks: Any = {"embedding": Synthetic(rows, dim, classes)}
     encoder = _state(stacks, "0" * 64, "synthetic", {}, 100.0)
     hashes: Any = Hashes(rows)
-    content = Content(manifest, stacks, encoder, [], {}, {"sha256": hashes})
+    content = ImportedContent(manifest, stacks, encoder, [], {}, {"sha256": hashes})
     write_cache(out, content, shard_size)
     return out
 

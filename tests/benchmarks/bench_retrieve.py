@@ -44,8 +44,8 @@ from ltcache.retrieval.index import (
 )
 from ltcache.retrieval.neighbours import load_faiss
 from ltcache.retrieval.pool import ArrayPool
-from ltcache.retrieval.queries import Queries, unit
-from ltcache.retrieval.scoring import PRECISIONS, Scores, exact_scores, ranked, score_pool
+from ltcache.retrieval.queries import ClassQueries, unit
+from ltcache.retrieval.scoring import PRECISIONS, RankedPairs, exact_scores, ranked, score_pool
 from tests.benchmarks.bench_memory import Peak
 
 TOP = 100
@@ -54,7 +54,9 @@ GOAL, MEMORY = 0.7, 1 << 30
 _FLOOR_BLOCKS = (512, 2048, 8192)
 
 
-def write_pool(path: Path, rows: int, queries: Queries, clustered: bool, seed: int = 0) -> None:
+def write_pool(
+    path: Path, rows: int, queries: ClassQueries, clustered: bool, seed: int = 0
+) -> None:
     """Write float16 (rows, D) embeddings, block by block."""
     rng = np.random.default_rng(seed)
     out = np.lib.format.open_memmap(path, "w+", np.float16, (rows, queries.dim))
@@ -68,11 +70,11 @@ def write_pool(path: Path, rows: int, queries: Queries, clustered: bool, seed: i
     out.flush()
 
 
-def make_queries(classes: int, dim: int, tau: float) -> Queries:
+def make_queries(classes: int, dim: int, tau: float) -> ClassQueries:
     """Return prompts that share a common part, as the texts of one template do."""
     rng = np.random.default_rng(1)
     text = rng.normal(size=(classes, dim)) + rng.normal(size=dim)
-    return Queries(unit(text)[None], tau)
+    return ClassQueries(unit(text)[None], tau)
 
 
 class PacedPool(ArrayPool):
@@ -81,7 +83,7 @@ class PacedPool(ArrayPool):
     A slow spell of the machine then falls on the floor and on the pass alike.
     """
 
-    def __init__(self, values: np.ndarray, queries: Queries, dtype: torch.dtype) -> None:
+    def __init__(self, values: np.ndarray, queries: ClassQueries, dtype: torch.dtype) -> None:
         super().__init__(values)
         prompts = torch.from_numpy(queries.scaled[0]).to(dtype)
         floors = [Floor(prompts, block) for block in _FLOOR_BLOCKS]
@@ -116,7 +118,7 @@ class Floor:
 
 
 def compare_pass(
-    pool: ArrayPool, queries: Queries, lists: int, precision: str, repeats: int
+    pool: ArrayPool, queries: ClassQueries, lists: int, precision: str, repeats: int
 ) -> None:
     """Print the ratio of the floor to the pass."""
     labels = np.arange(lists)
@@ -134,17 +136,17 @@ def compare_pass(
     )
 
 
-def list_recall(found: Scores, exact: Scores) -> float:
+def list_recall(found: RankedPairs, exact: RankedPairs) -> float:
     """Return the share of the exact lists that was found."""
     labels = np.unique(exact.labels)
     return recall([found.of(k).rows for k in labels], [exact.of(k).rows for k in labels])
 
 
-def compare_flat(pool: ArrayPool, queries: Queries, exact: Scores) -> None:
+def compare_flat(pool: ArrayPool, queries: ClassQueries, exact: RankedPairs) -> None:
     """Print time and recall of a flat search of each prompt with exact scores of what it finds."""
     labels = np.unique(exact.labels)
 
-    def run() -> Scores:
+    def run() -> RankedPairs:
         rows = exact_products(pool, queries.rows[0, labels], 2 * TOP)
         where = np.repeat(np.arange(len(labels)), rows.shape[1])
         flat = rows.reshape(-1)
@@ -161,7 +163,9 @@ def compare_flat(pool: ArrayPool, queries: Queries, exact: Scores) -> None:
     )
 
 
-def compare_inverted(pool: ArrayPool, queries: Queries, exact: Scores, seconds: float) -> None:
+def compare_inverted(
+    pool: ArrayPool, queries: ClassQueries, exact: RankedPairs, seconds: float
+) -> None:
     """Print what inverted lists cost to build and to search at a list recall of 0.95."""
     labels = np.unique(exact.labels)
     started = clock()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ltcache.cli import main
-from ltcache.retrieval import Settings
+from ltcache.retrieval import RetrievalSettings
 from tests.retrieval.conftest import CLASSES, World
 
 Call = Callable[..., tuple[int, str, str]]
@@ -49,7 +49,7 @@ def test_it_retrieves_and_says_what_it_did(
     record = json.loads((out / "retrieve.json").read_text())
     assert record["settings"]["per_class"] == 5
     assert record["settings"]["tau"] == pytest.approx(1 / 20)
-    assert record["settings"]["false_alarm"] == Settings().false_alarm
+    assert record["settings"]["false_alarm"] == RetrievalSettings().false_alarm
     status, text, _ = call(*caches, "--out", out, "--up-to", 8, "--overwrite", "--json")
     assert status == 0
     assert [entry["quota"] for entry in json.loads(text)["classes"]] == [0, 2, 4]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 from ltcache.encoder import ImageTower, encode_prompts, load_encoder
-from ltcache.encoder.timm_tower import Tower, preprocessing_of_tower, resolve_tower
+from ltcache.encoder.timm_tower import TimmSource, preprocessing_of_tower, resolve_tower
 from ltcache.errors import EncoderError, LtcacheError, UsageError
 from ltcache.extract.texts import portable
 from ltcache.images import decode
@@ -234,7 +234,7 @@ def test_the_hub_is_asked_for_its_record(
         lambda place, **_: (record, "test_vit", {"class_token": False, "global_pool": "avg"}),
     )
     tower = resolve_tower("timm:hf-hub:me/mine", None)
-    assert tower == Tower("test_vit", record, {"class_token": False, "global_pool": "avg"})
+    assert tower == TimmSource("test_vit", record, {"class_token": False, "global_pool": "avg"})
     with pytest.raises(UsageError, match="brings its own weights"):
         resolve_tower("timm:hf-hub:me/mine", "random:0")
 

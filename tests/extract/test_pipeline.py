@@ -26,8 +26,14 @@ from ltcache.cache import Layer, Plan, ShardRecord, read_record
 from ltcache.cache.shards import map_array, shard_path
 from ltcache.errors import ImageError
 from ltcache.extract import pipeline
-from ltcache.extract.items import Items
-from ltcache.extract.pipeline import Decoded, Stages, Work, encode_shards, widened
+from ltcache.extract.items import ImageItems
+from ltcache.extract.pipeline import (
+    DecodedBatch,
+    ShardToEncode,
+    StageSeconds,
+    encode_shards,
+    widened,
+)
 from ltcache.images import Preprocessing
 
 EDGE = 4
@@ -85,16 +91,16 @@ def run(
     shards: Sequence[int] | None = None,
     bad: Sequence[int] = (),
     workers: int = 2,
-    stages: Stages | None = None,
+    stages: StageSeconds | None = None,
 ) -> Iterator[ShardRecord]:
     """Start the loop on images ``0``, ``1``, ...; closes it when it is closed."""
     cache.mkdir(exist_ok=True)
     layer = Layer("center", {"name": "center"}, plan.fields)
-    work = [Work(shard, (layer,)) for shard in (plan.shards if shards is None else shards)]
-    items = Items(0, pa.array([str(item) for item in range(plan.items)]))
+    work = [ShardToEncode(shard, (layer,)) for shard in (plan.shards if shards is None else shards)]
+    items = ImageItems(0, pa.array([str(item) for item in range(plan.items)]))
     loop = encode_shards(
-        cache, plan, work, lambda shard: Work(shard, (layer,)), items, Store(bad),
-        encoder or Encoder(), workers, stages or Stages(),
+        cache, plan, work, lambda shard: ShardToEncode(shard, (layer,)), items, Store(bad),
+        encoder or Encoder(), workers, stages or StageSeconds(),
     )  # fmt: skip
     with contextlib.closing(loop):
         for done in loop:
@@ -139,7 +145,7 @@ def test_values_do_not_depend_on_the_pieces(
     assert grey.tolist() == list(range(40))
 
 
-class Counted(Decoded):
+class Counted(DecodedBatch):
     """A micro-batch that is counted for as long as anything holds it."""
 
     alive: weakref.WeakSet[Counted]
@@ -161,7 +167,7 @@ def test_read_ahead_is_bounded(
             Watching.peak = max(Watching.peak, len(Counted.alive))
             return super().submit(pixels, fields)
 
-    monkeypatch.setattr(pipeline, "Decoded", Counted)
+    monkeypatch.setattr(pipeline, "DecodedBatch", Counted)
     peaks, image = [], png(0)
     for batches in (20, 60):
         Counted.alive = weakref.WeakSet()
@@ -277,7 +283,7 @@ def test_stages_hold_the_time_of_their_work_alone(
             clock.now += 1
             return super().submit(pixels, fields)
 
-    stages = Stages()
+    stages = StageSeconds()
     encoder = Slow()
     for _ in run(tmp_path / "c", plan(47), encoder, stages=stages):
         clock.now += 1000  # what the caller does with a record is nobody's stage
@@ -307,7 +313,7 @@ def test_waiting_counts_for_what_is_waited_for(
 
     monkeypatch.setattr(pipeline, "time", clock)
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", SlowPool)
-    stages = Stages()
+    stages = StageSeconds()
     list(run(tmp_path / "c", plan(48, 3, 3), workers=1, stages=stages))
     assert getattr(stages, stage) == waits[0] == 16
     assert stages.decode + stages.encode + stages.write == 16
@@ -315,7 +321,7 @@ def test_waiting_counts_for_what_is_waited_for(
 
 
 def test_nothing_has_happened_yet() -> None:
-    assert Stages().binding() == "starting"
+    assert StageSeconds().binding() == "starting"
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e6])

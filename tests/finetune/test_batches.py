@@ -20,7 +20,7 @@ from PIL import Image
 
 from ltcache.errors import FitError, ImageError, ManifestError, UsageError
 from ltcache.finetune.augmentation import CropFlip, Minimalist, Unchanged, sample_draws
-from ltcache.finetune.batches import Batch, ImageBatches
+from ltcache.finetune.batches import ImageBatch, ImageBatches
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.sampling import SAMPLERS, RowsByClass
@@ -44,7 +44,7 @@ def order_of(loader: ImageBatches, sampler: str = "class_aware") -> torch.Tensor
     return SAMPLERS[sampler].draw(by_class, torch.Generator().manual_seed(1))
 
 
-def same(first: list[Batch], second: list[Batch]) -> bool:
+def same(first: list[ImageBatch], second: list[ImageBatch]) -> bool:
     return len(first) == len(second) and all(
         torch.equal(a, b)
         for one, other in zip(first, second, strict=True)
@@ -119,7 +119,7 @@ def test_ranks_share_the_batch_of_one(manifest: Manifest) -> None:
     order = order_of(loader)
     shares = [list(batches(manifest, rank=r, ranks=3).epoch(order, epoch=2)) for r in range(3)]
     together = [
-        Batch(*(torch.cat(parts) for parts in zip(*of_ranks, strict=True)))
+        ImageBatch(*(torch.cat(parts) for parts in zip(*of_ranks, strict=True)))
         for of_ranks in zip(*shares, strict=True)
     ]
     assert same(list(loader.epoch(order, epoch=2)), together)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ltcache.finetune.gather import joined, ranks
-from ltcache.finetune.objective import Embedded, Objective
-from ltcache.finetune.spec import Term
+from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
+from ltcache.finetune.spec import ObjectiveTerm
 
 COUNTS = torch.tensor([9.0, 5.0, 2.0])
-TERMS = [Term("contrastive"), Term("class_balanced", weight=0.5)]
+TERMS = [ObjectiveTerm("contrastive"), ObjectiveTerm("class_balanced", weight=0.5)]
 SHARES = (4, 3)  # of unlike length, as at the end of an epoch
 
 
@@ -27,13 +27,13 @@ class TinyStep(nn.Module):
         self.image = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))
         self.text = nn.Linear(4, 5)
         self.log_scale = nn.Parameter(torch.tensor(1.5))
-        self.objective = Objective(TERMS, COUNTS)
+        self.objective = TuningObjective(TERMS, COUNTS)
         self.double()
 
     def forward(self, pixels: Tensor, labels: Tensor, words: Tensor) -> Tensor:
         images, labels = joined(self.image(pixels), labels)
         scale = self.log_scale.exp()
-        value: Tensor = self.objective(Embedded(images, labels, scale, self.text(words)))
+        value: Tensor = self.objective(EmbeddedBatch(images, labels, scale, self.text(words)))
         return value
 
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.finetune.contrastive import supervised_contrastive
-from ltcache.finetune.objective import Embedded, Objective
-from ltcache.finetune.spec import Term
-from ltcache.losses import LOSSES, Seesaw
+from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
+from ltcache.finetune.spec import ObjectiveTerm
+from ltcache.losses import LOSSES, SeesawLoss
 
 CLASSES, DIMS, ROWS = 5, 7, 12
 COUNTS = torch.tensor([40.0, 20.0, 9.0, 4.0, 2.0])
@@ -22,9 +22,9 @@ LABELS = torch.randint(0, 4, (ROWS,), generator=GENERATOR)  # the rarest class d
 SCALE = 9.0
 
 
-def embedded(**given: Tensor) -> Embedded:
-    return Embedded(**{"images": IMAGES, "labels": LABELS, "logit_scale": SCALE, "texts": TEXTS,
-                       **given})  # fmt: skip
+def embedded(**given: Tensor) -> EmbeddedBatch:
+    plain = {"images": IMAGES, "labels": LABELS, "logit_scale": SCALE, "texts": TEXTS}
+    return EmbeddedBatch(**{**plain, **given})
 
 
 def own_logits() -> Tensor:
@@ -32,8 +32,11 @@ def own_logits() -> Tensor:
 
 
 def test_a_weighted_sum_of_its_terms() -> None:
-    terms = [Term("contrastive", weight=0.25), Term("logit_adjustment", {"tau": 0.5}, weight=2.0)]
-    objective = Objective(terms, COUNTS)
+    terms = [
+        ObjectiveTerm("contrastive", weight=0.25),
+        ObjectiveTerm("logit_adjustment", {"tau": 0.5}, weight=2.0),
+    ]
+    objective = TuningObjective(terms, COUNTS)
     contrastive = supervised_contrastive(IMAGES, TEXTS[LABELS], LABELS, SCALE)
     prior = (COUNTS / COUNTS.sum()).double().log()
     adjusted = F.cross_entropy(own_logits() + 0.5 * prior, LABELS)
@@ -45,7 +48,7 @@ def test_a_weighted_sum_of_its_terms() -> None:
 
 
 def test_texts_of_the_batchs_classes_do_for_the_contrastive_term() -> None:
-    objective = Objective([Term("contrastive")], COUNTS)
+    objective = TuningObjective([ObjectiveTerm("contrastive")], COUNTS)
     classes = LABELS.unique()
     few = embedded(texts=TEXTS[classes], classes=classes)
     assert torch.equal(objective(few), objective(embedded()))
@@ -53,7 +56,7 @@ def test_texts_of_the_batchs_classes_do_for_the_contrastive_term() -> None:
 
 def test_a_heads_logits_come_before_texts() -> None:
     logits = torch.randn(ROWS, CLASSES, generator=GENERATOR, dtype=torch.float64)
-    objective = Objective([Term("cross_entropy")], COUNTS)
+    objective = TuningObjective([ObjectiveTerm("cross_entropy")], COUNTS)
     expected = F.cross_entropy(logits, LABELS)
     torch.testing.assert_close(objective(embedded(logits=logits)), expected)
     torch.testing.assert_close(objective(embedded()), F.cross_entropy(own_logits(), LABELS))
@@ -61,7 +64,7 @@ def test_a_heads_logits_come_before_texts() -> None:
 
 def test_class_weights_count_once_they_are_due() -> None:
     kind = "class_balanced"
-    objective = Objective([Term(kind)], COUNTS)
+    objective = TuningObjective([ObjectiveTerm(kind)], COUNTS)
     loss = LOSSES[kind](COUNTS)
     assert loss.class_weights is not None
     weights = loss.class_weights[LABELS]
@@ -72,7 +75,9 @@ def test_class_weights_count_once_they_are_due() -> None:
 
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_micro_batches_add_up_where_it_says_so(name: str) -> None:
-    objective = Objective([Term(name)], COUNTS, estimated={"delta": torch.arange(5.0)}).eval()
+    objective = TuningObjective(
+        [ObjectiveTerm(name)], COUNTS, estimated={"delta": torch.arange(5.0)}
+    ).eval()
     objective.observe(LABELS)
     whole = objective(embedded(), 1.0)
     parts = torch.zeros((), dtype=torch.float64)
@@ -83,39 +88,45 @@ def test_micro_batches_add_up_where_it_says_so(name: str) -> None:
 
 
 def test_contrast_needs_the_whole_batch() -> None:
-    assert Objective([Term("cross_entropy")], COUNTS).by_rows
-    assert not Objective([Term("cross_entropy"), Term("contrastive")], COUNTS).by_rows
+    assert TuningObjective([ObjectiveTerm("cross_entropy")], COUNTS).by_rows
+    assert not TuningObjective(
+        [ObjectiveTerm("cross_entropy"), ObjectiveTerm("contrastive")], COUNTS
+    ).by_rows
 
 
 def test_noise_belongs_to_the_step() -> None:
-    def values(objective: Objective, *steps: int) -> list[float]:
+    def values(objective: TuningObjective, *steps: int) -> list[float]:
         found = []
         for step in steps:
             objective.begin_step(step)
             found.append(float(objective(embedded())))
         return found
 
-    first = values(Objective([Term("gcl")], COUNTS, seed=4), 0, 1, 2)
+    first = values(TuningObjective([ObjectiveTerm("gcl")], COUNTS, seed=4), 0, 1, 2)
     assert len(set(first)) == 3
-    assert values(Objective([Term("gcl")], COUNTS, seed=4), 2) == first[2:]  # as after a resume
-    assert values(Objective([Term("gcl")], COUNTS, seed=5), 2) != first[2:]
+    assert (
+        values(TuningObjective([ObjectiveTerm("gcl")], COUNTS, seed=4), 2) == first[2:]
+    )  # as after a resume
+    assert values(TuningObjective([ObjectiveTerm("gcl")], COUNTS, seed=5), 2) != first[2:]
 
 
 def test_counts_seen_are_part_of_its_state() -> None:
-    objective = Objective([Term("seesaw", {"p": 0.7})], COUNTS)
+    objective = TuningObjective([ObjectiveTerm("seesaw", {"p": 0.7})], COUNTS)
     objective.observe(LABELS)
-    again = Objective([Term("seesaw", {"p": 0.7})], COUNTS)
+    again = TuningObjective([ObjectiveTerm("seesaw", {"p": 0.7})], COUNTS)
     assert not torch.equal(again(embedded()), objective(embedded()))
     again.load_state_dict(objective.state_dict())
     assert torch.equal(again(embedded()), objective(embedded()))
-    direct = Seesaw(COUNTS, p=0.7)
+    direct = SeesawLoss(COUNTS, p=0.7)
     direct.observe(LABELS)
     torch.testing.assert_close(objective(embedded()), direct(own_logits(), LABELS).mean())
 
 
 def test_logits_keep_their_digits_under_autocast() -> None:
     single = {"images": IMAGES.float(), "texts": TEXTS.float()}
-    objective = Objective([Term("cross_entropy"), Term("contrastive")], COUNTS)
+    objective = TuningObjective(
+        [ObjectiveTerm("cross_entropy"), ObjectiveTerm("contrastive")], COUNTS
+    )
     exact = objective(embedded(**single))
     with torch.autocast("cpu", torch.bfloat16):
         value = objective(embedded(**single))
@@ -126,15 +137,17 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     ("terms", "given", "words"),
     [
         ([], {}, "at least one"),
-        ([Term("focal"), Term("focal")], {}, "each once"),
-        ([Term("vocal")], {}, "no term 'vocal'; there are contrastive, cross_entropy"),
-        ([Term("compensated_logit_adjustment")], {}, "needs delta"),
-        ([Term("focal", {"depth": 2})], {}, "focal.*depth"),
-        ([Term("contrastive")], {"texts": None}, "contrastive term needs the texts"),
-        ([Term("focal")], {"texts": None}, "loss on logits needs the texts"),
-        ([Term("focal")], {"classes": torch.arange(5)}, "all classes"),
+        ([ObjectiveTerm("focal"), ObjectiveTerm("focal")], {}, "each once"),
+        ([ObjectiveTerm("vocal")], {}, "no term 'vocal'; there are contrastive, cross_entropy"),
+        ([ObjectiveTerm("compensated_logit_adjustment")], {}, "needs delta"),
+        ([ObjectiveTerm("focal", {"depth": 2})], {}, "focal.*depth"),
+        ([ObjectiveTerm("contrastive")], {"texts": None}, "contrastive term needs the texts"),
+        ([ObjectiveTerm("focal")], {"texts": None}, "loss on logits needs the texts"),
+        ([ObjectiveTerm("focal")], {"classes": torch.arange(5)}, "all classes"),
     ],
 )
-def test_what_cannot_be_is_refused(terms: list[Term], given: dict[str, Tensor], words: str) -> None:
+def test_what_cannot_be_is_refused(
+    terms: list[ObjectiveTerm], given: dict[str, Tensor], words: str
+) -> None:
     with pytest.raises(FitError, match=words):
-        Objective(terms, COUNTS)(embedded(**given))
+        TuningObjective(terms, COUNTS)(embedded(**given))

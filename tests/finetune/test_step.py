@@ -14,10 +14,10 @@ from ltcache.encoder import load_encoder
 from ltcache.encoder.fields import fields_of
 from ltcache.encoder.towers import set_trainable
 from ltcache.finetune.classifier import ClassTexts
-from ltcache.finetune.objective import Objective
-from ltcache.finetune.processes import Processes
-from ltcache.finetune.spec import Term
-from ltcache.finetune.step import Embedder, Step, accumulate, trained_parameters
+from ltcache.finetune.objective import TuningObjective
+from ltcache.finetune.processes import ProcessRanks
+from ltcache.finetune.spec import ObjectiveTerm
+from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
 from ltcache.heads import HEADS, HeadContext
 
 CLASSES, SIZE = 5, 32
@@ -25,20 +25,20 @@ COUNTS = torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0])
 CPU = torch.device("cpu")
 SENTENCES = [[f"a photo of thing {n}", f"thing {n}"][: 1 + n % 2] for n in range(CLASSES)]
 TERMS = {
-    "contrastive": (Term("contrastive"),),
-    "cross entropy": (Term("cross_entropy"),),
-    "weighted": (Term("class_balanced"),),
-    "online counts": (Term("seesaw"),),
-    "both": (Term("seesaw_static", {"p": 0.7}), Term("contrastive", weight=0.5)),
+    "contrastive": (ObjectiveTerm("contrastive"),),
+    "cross entropy": (ObjectiveTerm("cross_entropy"),),
+    "weighted": (ObjectiveTerm("class_balanced"),),
+    "online counts": (ObjectiveTerm("seesaw"),),
+    "both": (ObjectiveTerm("seesaw_static", {"p": 0.7}), ObjectiveTerm("contrastive", weight=0.5)),
 }
 
 
-def make_step(folder: str, terms: tuple[Term, ...], head: bool) -> Step:
+def make_step(folder: str, terms: tuple[ObjectiveTerm, ...], head: bool) -> TrainingStep:
     """Return a tiny dual encoder of which everything trains."""
     encoder = load_encoder(folder, device="cpu")
     set_trainable(encoder.model, image="full", text="full", logit_scale=True)
     texts = ClassTexts(encoder.model, encoder.tokenizer, SENTENCES, trains=True, device=CPU)
-    embed = Embedder(
+    embed = FieldEmbedder(
         encoder.model, fields_of(encoder.model), ("embedding",), encoder.preprocessing, device=CPU
     )
     classifier = None
@@ -46,8 +46,8 @@ def make_step(folder: str, terms: tuple[Term, ...], head: bool) -> Step:
         classifier = HEADS["cosine"](HeadContext(32, CLASSES, COUNTS))
         with torch.no_grad():
             classifier.set_weight(classifier.random_weight(torch.Generator().manual_seed(0)))
-    objective = Objective(terms, COUNTS)
-    return Step(embed, objective, head=classifier, field="embedding", texts=texts)
+    objective = TuningObjective(terms, COUNTS)
+    return TrainingStep(embed, objective, head=classifier, field="embedding", texts=texts)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -56,7 +56,9 @@ def batch() -> tuple[Tensor, Tensor]:
     return pixels, torch.tensor([0, 1, 2, 0, 0, 3, 1, 4, 2, 0])
 
 
-def gradients(step: Step, micro_batch: int, wrapped: Any = None, rows: slice = slice(None)) -> Any:
+def gradients(
+    step: TrainingStep, micro_batch: int, wrapped: Any = None, rows: slice = slice(None)
+) -> Any:
     """Return the loss and parameter -> gradient of one batch."""
     pixels, labels = batch()
     step.objective.begin_step(0)
@@ -101,7 +103,7 @@ def share_of(rank: int, folder: str, model: str, kind: str, micro_batch: int) ->
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     step = make_step(model, TERMS[kind], False)
-    wrapped = Processes(CPU, rank, 2).wrapped(step)
+    wrapped = ProcessRanks(CPU, rank, 2).wrapped(step)
     rows = slice(0, 6) if rank == 0 else slice(6, 10)  # of unlike length
     loss, found = gradients(step, micro_batch, wrapped, rows)
     arrays = {name: value.numpy() for name, value in found.items()}

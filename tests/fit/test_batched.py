@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.fit import Fitted, Job, Rows, fit_head, fit_many
+from ltcache.fit import FitJob, FittedHead, LabelledRows, fit_head, fit_many
 from ltcache.fit import many as planner
 from ltcache.fit.batched import (
     ClosedFormSteps,
@@ -19,8 +19,8 @@ from ltcache.fit.batched import (
     architecture,
     train_together,
 )
-from ltcache.fit.stages import Training, ready
-from ltcache.fit.task import Task
+from ltcache.fit.stages import StageTraining, ready
+from ltcache.fit.task import StageInput
 from ltcache.fit.train import train
 from ltcache.heads import HeadContext, predict
 from ltcache.methods import METHODS, Method, Train, override
@@ -30,10 +30,10 @@ MEANS = torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
 CONTEXT = HeadContext(12, 6, COUNTS, text_features=F.normalize(MEANS, dim=1), logit_scale=20.0)
 
 
-def _rows(counts: torch.Tensor, seed: int) -> Rows:
+def _rows(counts: torch.Tensor, seed: int) -> LabelledRows:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(6), counts)
-    return Rows(MEANS[labels] + torch.randn(len(labels), 12, generator=generator), labels)
+    return LabelledRows(MEANS[labels] + torch.randn(len(labels), 12, generator=generator), labels)
 
 
 ROWS, VAL = _rows(COUNTS, 0), _rows(torch.full((6,), 8), 1)
@@ -44,7 +44,7 @@ def _method(name: str, **overrides: object) -> Method:
     return override(METHODS[name], {"optimisation.epochs": 5} | keys)
 
 
-def _require_equal(one: Fitted, other: Fitted) -> None:
+def _require_equal(one: FittedHead, other: FittedHead) -> None:
     assert one.choices == other.choices and one.init == other.init
     assert one.tuned_on == other.tuned_on and one.residual_prior == other.residual_prior
     a, b = (predict(fit.head, fit.transform(VAL.features)) for fit in (one, other))
@@ -55,16 +55,16 @@ def _require_equal(one: Fitted, other: Fitted) -> None:
 
 
 VARIED = [
-    Job(_method("logit-adjustment", loss__tau=0.5), 0),
-    Job(_method("logit-adjustment", loss__tau=1.5), 3),
-    Job(_method("ce", optimisation__lr=0.02), 1),
-    Job(_method("ce", optimisation__weight_decay=0.7), 1),
-    Job(_method("crt"), 2),
-    Job(_method("focal"), 2),
-    Job(_method("cb"), 0),
-    Job(_method("cb", loss__beta=0.9), 1),
-    Job(_method("seesaw"), 0),
-    Job(_method("seesaw"), 1),
+    FitJob(_method("logit-adjustment", loss__tau=0.5), 0),
+    FitJob(_method("logit-adjustment", loss__tau=1.5), 3),
+    FitJob(_method("ce", optimisation__lr=0.02), 1),
+    FitJob(_method("ce", optimisation__weight_decay=0.7), 1),
+    FitJob(_method("crt"), 2),
+    FitJob(_method("focal"), 2),
+    FitJob(_method("cb"), 0),
+    FitJob(_method("cb", loss__beta=0.9), 1),
+    FitJob(_method("seesaw"), 0),
+    FitJob(_method("seesaw"), 1),
 ]
 
 
@@ -91,7 +91,7 @@ SAME_DRAWS = {
 @pytest.mark.parametrize("kind", SAME_DRAWS)
 def test_runs_of_a_seed_share_the_rows_that_they_draw(kind: str, weighted: bool) -> None:
     rows = replace(ROWS, weights=torch.rand(len(ROWS)) + 0.5) if weighted else ROWS
-    jobs = [Job(method, seed) for method in SAME_DRAWS[kind] for seed in (0, 3)]
+    jobs = [FitJob(method, seed) for method in SAME_DRAWS[kind] for seed in (0, 3)]
     spy = {"autospec": True, "side_effect": SharedSteps.__call__}
     with mock.patch.object(SharedSteps, "__call__", **spy) as shared:
         many = fit_many(jobs, rows, CONTEXT, val=VAL)
@@ -108,24 +108,24 @@ def test_runs_of_a_seed_share_the_rows_that_they_draw(kind: str, weighted: bool)
         ("dr+h2t", None),
     ],
 )
-def test_methods_of_every_kind_equal_single_fits(name: str, val: Rows | None) -> None:
-    jobs = [Job(_method(name, optimisation__epochs=3), seed) for seed in (0, 1)]
+def test_methods_of_every_kind_equal_single_fits(name: str, val: LabelledRows | None) -> None:
+    jobs = [FitJob(_method(name, optimisation__epochs=3), seed) for seed in (0, 1)]
     for job, fitted in zip(jobs, fit_many(jobs, ROWS, CONTEXT, val=val), strict=True):
         _require_equal(fitted, fit_head(job.method, ROWS, CONTEXT, val=val, seed=job.seed))
 
 
-def _trainings(name: str, seeds: tuple[int, ...], optimiser: str) -> list[Training]:
+def _trainings(name: str, seeds: tuple[int, ...], optimiser: str) -> list[StageTraining]:
     """Return first stages of 20 steps in float64."""
     stage = METHODS[name].stages[0]
     assert isinstance(stage, Train)
     changes = {"epochs": 2, "min_steps": 0, "batch": 17, "lr": 0.01, "optimiser": optimiser}
     stage = replace(stage, optimisation=replace(stage.optimisation, **changes))  # type: ignore[arg-type]
     weights = torch.linspace(0.5, 1.5, len(ROWS)).double()
-    rows = Rows(ROWS.features.double(), ROWS.labels, weights)
+    rows = LabelledRows(ROWS.features.double(), ROWS.labels, weights)
     found = []
     for seed in seeds:
-        task = Task(rows, None, CONTEXT, "none", torch.Generator().manual_seed(seed))
-        training = ready(stage, replace(task, rows=Rows(ROWS.features, ROWS.labels)), None)
+        task = StageInput(rows, None, CONTEXT, "none", torch.Generator().manual_seed(seed))
+        training = ready(stage, replace(task, rows=LabelledRows(ROWS.features, ROWS.labels)), None)
         found.append(replace(training, task=task, head=training.head.double()))
     return found
 
@@ -155,7 +155,7 @@ def test_twenty_steps_in_float64_agree_with_single_training(
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=key)
 
 
-def _shared(trainings: list[Training]) -> list[Training]:
+def _shared(trainings: list[StageTraining]) -> list[StageTraining]:
     """Return trainings on the rows of the first one, as fits of equal features have them."""
     rows = trainings[0].task.rows
     return [replace(t, task=replace(t.task, rows=rows)) for t in trainings]
@@ -166,19 +166,19 @@ def test_what_cannot_be_stacked_runs_alone(name: str) -> None:
     """Operations without a batched form, running statistics, fusions."""
     stage = _method(name).stages[0]
     assert isinstance(stage, Train)
-    task = Task(ROWS, None, CONTEXT, "none", torch.Generator().manual_seed(0))
+    task = StageInput(ROWS, None, CONTEXT, "none", torch.Generator().manual_seed(0))
     assert architecture(ready(stage, task, None)) is None
 
 
 def test_stages_that_several_methods_share_are_trained_once() -> None:
-    jobs = [Job(_method(name), 0) for name in ("posthoc-la", "ce", "tau-norm")]
+    jobs = [FitJob(_method(name), 0) for name in ("posthoc-la", "ce", "tau-norm")]
     with mock.patch.object(planner, "ready", wraps=ready) as started:
         fit_many(jobs, ROWS, CONTEXT, val=VAL)
     assert started.call_count == 1
 
 
 def test_a_memo_that_was_filled_spares_single_fits_their_training() -> None:
-    jobs, memo = [Job(_method("lift-lp"), seed) for seed in (0, 1)], {}
+    jobs, memo = [FitJob(_method("lift-lp"), seed) for seed in (0, 1)], {}
     many = fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
     with mock.patch("ltcache.fit.stages.train", side_effect=AssertionError):
         again = fit_head(jobs[1].method, ROWS, CONTEXT, val=VAL, seed=1, memo=memo)
@@ -187,8 +187,8 @@ def test_a_memo_that_was_filled_spares_single_fits_their_training() -> None:
 
 
 def test_a_run_that_explodes_says_so_and_leaves_the_others_in_the_memo() -> None:
-    bad = Job(_method("ce", optimisation__lr=1e38, optimisation__optimiser="sgd"), 0)
-    jobs, memo = [Job(_method("ce", optimisation__optimiser="sgd"), 0), bad], {}
+    bad = FitJob(_method("ce", optimisation__lr=1e38, optimisation__optimiser="sgd"), 0)
+    jobs, memo = [FitJob(_method("ce", optimisation__optimiser="sgd"), 0), bad], {}
     with pytest.raises(FitError, match=r"lower optimisation\.lr"):
         fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
     assert len(memo) == 1
@@ -198,13 +198,13 @@ def test_a_run_that_explodes_says_so_and_leaves_the_others_in_the_memo() -> None
 
 def test_progress_names_the_job() -> None:
     seen: list[tuple[int, int]] = []
-    jobs = [Job(_method("ce"), seed) for seed in (0, 1)]
+    jobs = [FitJob(_method("ce"), seed) for seed in (0, 1)]
     fit_many(jobs, ROWS, CONTEXT, val=VAL, progress=lambda job, r: seen.append((job, r["epoch"])))
     assert sorted(seen) == [(job, epoch) for job in (0, 1) for epoch in range(1, 6)]
 
 
 def test_bfloat16_products_together_stay_close_to_single_ones() -> None:
-    jobs = [Job(_method("ce", optimisation__precision="bf16"), seed) for seed in (0, 1)]
+    jobs = [FitJob(_method("ce", optimisation__precision="bf16"), seed) for seed in (0, 1)]
     for job, fitted in zip(jobs, fit_many(jobs, ROWS, CONTEXT, val=VAL), strict=True):
         alone = fit_head(job.method, ROWS, CONTEXT, val=VAL, seed=job.seed)
         assert fitted.history[-1]["loss"] == pytest.approx(alone.history[-1]["loss"], rel=0.01)
@@ -213,4 +213,8 @@ def test_bfloat16_products_together_stay_close_to_single_ones() -> None:
 def test_no_rows_and_no_jobs() -> None:
     assert fit_many([], ROWS, CONTEXT) == []
     with pytest.raises(FitError, match="no labelled training rows"):
-        fit_many([VARIED[0]], Rows(torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64)), CONTEXT)
+        fit_many(
+            [VARIED[0]],
+            LabelledRows(torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64)),
+            CONTEXT,
+        )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcache.fit import Fitted, Rows, fit_head
+from ltcache.fit import FittedHead, LabelledRows, fit_head
 from ltcache.heads import HeadContext, predict
 from ltcache.methods import METHODS, Method, Train, build_head, override
 
@@ -25,11 +25,11 @@ NOISY = F.normalize(MEANS + 0.5 * NOISE, dim=1)
 CONTEXT = HeadContext(DIM, CLASSES, COUNTS, text_features=NOISY, logit_scale=20.0)
 
 
-def rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> Rows:
+def rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> LabelledRows:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(CLASSES), counts)
     features = MEANS[labels] + noise * torch.randn(len(labels), DIM, generator=generator)
-    return Rows(features, labels)
+    return LabelledRows(features, labels)
 
 
 TRAIN, VAL = rows(COUNTS, 0), rows(torch.full((CLASSES,), 6), 1)
@@ -49,14 +49,14 @@ def short(method: Method, epochs: int = 3, **optimisation: float) -> Method:
 
 
 @cache
-def fitted(name: str, settings: tuple[tuple[str, Any], ...] = (), seed: int = 0) -> Fitted:
+def fitted(name: str, settings: tuple[tuple[str, Any], ...] = (), seed: int = 0) -> FittedHead:
     method = short(override(METHODS[name], dict(settings)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "how much of the prior")
         return fit_head(method, TRAIN, CONTEXT, val=VAL, seed=seed)
 
 
-def logits(fit: Fitted) -> torch.Tensor:
+def logits(fit: FittedHead) -> torch.Tensor:
     return predict(fit.head, fit.transform(TEST.features))
 
 
@@ -135,7 +135,7 @@ def test_classes_may_be_numbered_in_another_order(name: str) -> None:
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     moved = torch.argsort(order)
     context = replace(CONTEXT, class_counts=COUNTS[order], text_features=NOISY[order])
-    train, val = (Rows(part.features, moved[part.labels]) for part in (TRAIN, VAL))
+    train, val = (LabelledRows(part.features, moved[part.labels]) for part in (TRAIN, VAL))
     again = fit_head(short(method), train, context, val=val)
     expected = logits(fitted(name))[:, order]
     torch.testing.assert_close(logits(again), expected, atol=1e-4, rtol=1e-4)
@@ -162,10 +162,10 @@ def test_methods_share_first_stages_through_a_memo_with_equal_results() -> None:
 @pytest.mark.parametrize("estimator", ["finite_sample", "optimism"])
 def test_an_estimate_of_the_compensation_is_larger_for_rarer_classes(estimator: str) -> None:
     from ltcache.fit.statistics import compensation
-    from ltcache.fit.task import Task
+    from ltcache.fit.task import StageInput
 
     unit = replace(TRAIN, features=F.normalize(TRAIN.features, dim=1))
-    task = Task(unit, None, CONTEXT, "l2", torch.Generator().manual_seed(0))
+    task = StageInput(unit, None, CONTEXT, "l2", torch.Generator().manual_seed(0))
     delta = compensation(task, estimator=estimator)["delta"]
     assert delta.shape == (CLASSES,) and (delta >= 0).all()
     assert delta[-2:].mean() > delta[:2].mean()
@@ -173,9 +173,9 @@ def test_an_estimate_of_the_compensation_is_larger_for_rarer_classes(estimator: 
 
 def test_the_drift_is_one_less_the_cosine_of_class_mean_and_class_text() -> None:
     from ltcache.fit.statistics import compensation
-    from ltcache.fit.task import Task
+    from ltcache.fit.task import StageInput
 
-    task = Task(TRAIN, None, CONTEXT, "none", torch.Generator().manual_seed(0))
+    task = StageInput(TRAIN, None, CONTEXT, "none", torch.Generator().manual_seed(0))
     x, y = F.normalize(TRAIN.features, dim=1).double().numpy(), TRAIN.labels.numpy()
     means = np.stack([x[y == c].mean(0) for c in range(CLASSES)])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -186,9 +186,9 @@ def test_the_drift_is_one_less_the_cosine_of_class_mean_and_class_text() -> None
 
 def test_the_finite_sample_compensation_is_effective_rank_over_twice_the_count() -> None:
     from ltcache.fit.statistics import compensation
-    from ltcache.fit.task import Task
+    from ltcache.fit.task import StageInput
 
-    task = Task(TRAIN, None, CONTEXT, "none", torch.Generator().manual_seed(0))
+    task = StageInput(TRAIN, None, CONTEXT, "none", torch.Generator().manual_seed(0))
     x, y = TRAIN.features.double().numpy(), TRAIN.labels.numpy()
     centred = np.concatenate([x[y == c] - x[y == c].mean(0) for c in range(CLASSES)])
     s = centred.T @ centred / len(x)

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ltcache.errors import FitError
-from ltcache.fit import Fitted, Rows, fit_head
+from ltcache.fit import FittedHead, LabelledRows, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, override
 
@@ -16,15 +16,15 @@ COUNTS = torch.tensor([60, 30, 12, 6])
 DECAY = 0.02
 
 
-def _rows() -> Rows:
+def _rows() -> LabelledRows:
     generator = torch.Generator().manual_seed(0)
     labels = torch.repeat_interleave(torch.arange(4), COUNTS)
     means = torch.randn(4, 7, generator=generator)
     features = means[labels] + torch.randn(len(labels), 7, generator=generator)
-    return Rows(features * torch.logspace(0, -1, 7) + 2, labels)
+    return LabelledRows(features * torch.logspace(0, -1, 7) + 2, labels)
 
 
-def _fit(name: str, rows: Rows, **overrides: object) -> Fitted:
+def _fit(name: str, rows: LabelledRows, **overrides: object) -> FittedHead:
     settings = {
         "optimisation.optimiser": "lbfgs", "optimisation.weight_decay": DECAY,
         "optimisation.tolerance": 1e-6, "feature.transform": "none",
@@ -34,7 +34,9 @@ def _fit(name: str, rows: Rows, **overrides: object) -> Fitted:
     return fit_head(method, rows, HeadContext(7, 4, COUNTS), choose=False)
 
 
-def _objective(fitted: Fitted, rows: Rows, weights: torch.Tensor, offset: torch.Tensor | float):  # type: ignore[no-untyped-def]
+def _objective(
+    fitted: FittedHead, rows: LabelledRows, weights: torch.Tensor, offset: torch.Tensor | float
+):  # type: ignore[no-untyped-def]
     """Return the objective in float64, and its gradient in weight and bias."""
     weight, bias = (t.detach().double().requires_grad_() for t in fitted.head.affine())
     logits = rows.features.double() @ weight.T + bias + offset
@@ -49,7 +51,7 @@ def test_cross_entropy_reaches_the_optimum_of_scikit_learn(sampler: str, weighte
     rows = _rows()
     own = torch.rand(len(rows)).double() + 0.5 if weighted else torch.ones(len(rows)).double()
     if weighted:
-        rows = Rows(rows.features, rows.labels, own.float())
+        rows = LabelledRows(rows.features, rows.labels, own.float())
     exponent = {"instance": 0.0, "class_balanced": -1.0, "square_root": -0.5}[sampler]
     weights = own * COUNTS[rows.labels].double() ** exponent
     fitted = _fit("ce", rows, sampler=sampler)

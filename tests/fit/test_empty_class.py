@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.fit import Rows, fit_head
+from ltcache.fit import LabelledRows, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, Method, Train, known_overrides, override
 
@@ -22,10 +22,10 @@ CONTEXT = HeadContext(
 )
 
 
-def _rows(counts: torch.Tensor, seed: int) -> Rows:
+def _rows(counts: torch.Tensor, seed: int) -> LabelledRows:
     labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
     noise = torch.randn(len(labels), DIM, generator=torch.Generator().manual_seed(seed))
-    return Rows(F.normalize(MEANS[labels] + 0.3 * noise, dim=1), labels)
+    return LabelledRows(F.normalize(MEANS[labels] + 0.3 * noise, dim=1), labels)
 
 
 TRAIN, VAL = _rows(COUNTS, 0), _rows(torch.tensor([5, 5, 5, 5, 0]), 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ltcache.errors import FitError
-from ltcache.fit import Fitted, Rows, fit_head, hold_out
+from ltcache.fit import FittedHead, LabelledRows, fit_head, hold_out
 from ltcache.heads import HeadContext, predict
 from ltcache.methods import METHODS, Method, override
 from ltcache.metrics import evaluate_logits
@@ -16,14 +16,16 @@ COUNTS = torch.tensor([150, 60, 24, 10, 5, 5])
 MEANS = torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
 
 
-def _rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> Rows:
+def _rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> LabelledRows:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(6), counts)
     features = MEANS[labels] + noise * torch.randn(len(labels), 12, generator=generator)
-    return Rows(features, labels)
+    return LabelledRows(features, labels)
 
 
-def _fit(method: Method, rows: Rows | None = None, val: Rows | None = None, **options) -> Fitted:  # type: ignore[no-untyped-def]
+def _fit(
+    method: Method, rows: LabelledRows | None = None, val: LabelledRows | None = None, **options
+) -> FittedHead:  # type: ignore[no-untyped-def]
     context = HeadContext(12, 6, COUNTS)
     return fit_head(method, _rows(COUNTS, 0) if rows is None else rows, context, val=val, **options)
 
@@ -33,7 +35,7 @@ def _short(name: str, **overrides: object) -> Method:
     return override(METHODS[name], {"optimisation.epochs": 6} | keys)
 
 
-def _bytes(fitted: Fitted) -> bytes:
+def _bytes(fitted: FittedHead) -> bytes:
     return b"".join(v.numpy().tobytes() for v in fitted.head.state_dict().values())
 
 
@@ -42,7 +44,7 @@ def _bytes(fitted: Fitted) -> bytes:
 def test_closed_form_fit_equals_autograd(name: str, optimiser: str) -> None:
     method = _short(name, optimisation__optimiser=optimiser, optimisation__batch=37)
     rows = _rows(COUNTS, 0)
-    weighted = Rows(rows.features, rows.labels, torch.rand(len(rows)) + 0.5)
+    weighted = LabelledRows(rows.features, rows.labels, torch.rand(len(rows)) + 0.5)
     for part in (rows, weighted):
         fast = _fit(method, part, val=part, seed=2)
         slow = _fit(method, part, val=part, seed=2, closed_form=False)
@@ -106,7 +108,7 @@ def test_without_choosing_every_row_trains_to_the_last_epoch() -> None:
 def test_hold_out_takes_whole_units_of_every_class_that_can_give() -> None:
     rows = _rows(COUNTS, 0)
     units = np.arange(len(rows)) // 3
-    train, held = hold_out(Rows(rows.features, rows.labels, units=units))  # type: ignore[misc]
+    train, held = hold_out(LabelledRows(rows.features, rows.labels, units=units))  # type: ignore[misc]
     assert sorted([*train.tolist(), *held.tolist()]) == list(range(len(rows)))
     mixed = {int(u) for u in units[train]} & {int(u) for u in units[held]}
     for unit in mixed:  # only where a unit spans two classes
@@ -139,11 +141,11 @@ def test_text_start_falls_back_to_class_means_and_says_so() -> None:
 
 def test_bad_rows_are_refused() -> None:
     with pytest.raises(FitError, match="row 1 are not finite"):
-        Rows(torch.tensor([[0.0], [float("nan")]]), torch.tensor([0, 0]))
+        LabelledRows(torch.tensor([[0.0], [float("nan")]]), torch.tensor([0, 0]))
     with pytest.raises(FitError, match="2 labels for 1 rows"):
-        Rows(torch.zeros(1, 3), torch.zeros(2, dtype=torch.int64))
+        LabelledRows(torch.zeros(1, 3), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(FitError, match="no labelled training rows"):
-        _fit(METHODS["ce"], Rows(torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64)))
+        _fit(METHODS["ce"], LabelledRows(torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64)))
 
 
 def test_an_exploding_fit_names_the_learning_rate() -> None:

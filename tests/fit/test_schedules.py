@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltcache.errors import FitError, UnfittedWarning
-from ltcache.fit import Job, Rows, fit_head, fit_many
+from ltcache.fit import FitJob, LabelledRows, fit_head, fit_many
 from ltcache.fit.stages import epoch_to_repeat
 from ltcache.heads import HeadContext, predict
 from ltcache.methods import METHODS, Optimisation, Train, override
@@ -20,11 +20,13 @@ TRAINED = [(name, stage) for name, method in METHODS.items() for stage in method
            if isinstance(stage, Train)]  # fmt: skip
 
 
-def _rows(noise: float, seed: int = 0) -> Rows:
+def _rows(noise: float, seed: int = 0) -> LabelledRows:
     draw = torch.Generator().manual_seed(seed)
     means = torch.randn(len(COUNTS), DIM, generator=torch.Generator().manual_seed(7))
     labels = torch.repeat_interleave(torch.arange(len(COUNTS)), COUNTS)
-    return Rows(means[labels] + noise * torch.randn(len(labels), DIM, generator=draw), labels)
+    return LabelledRows(
+        means[labels] + noise * torch.randn(len(labels), DIM, generator=draw), labels
+    )
 
 
 def _context(**more: object) -> HeadContext:
@@ -101,7 +103,10 @@ def test_rows_without_a_pattern_raise_no_false_alarm() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnfittedWarning)
         fit_head(
-            METHODS["ce"], Rows(rows.features, rows.labels[shuffled]), _context(), choose=False
+            METHODS["ce"],
+            LabelledRows(rows.features, rows.labels[shuffled]),
+            _context(),
+            choose=False,
         )
 
 
@@ -126,7 +131,7 @@ def test_a_chosen_epoch_is_repeated_at_its_share_of_the_schedule(
 
 def test_fits_together_equal_fits_one_by_one_where_the_floor_counts() -> None:
     short = {"optimisation.epochs": 2, "optimisation.min_steps": 40, "optimisation.batch": 96}
-    jobs = [Job(override(METHODS["ce"], short), seed) for seed in (0, 1)]
+    jobs = [FitJob(override(METHODS["ce"], short), seed) for seed in (0, 1)]
     for job, found in zip(jobs, fit_many(jobs, _rows(1.0), _context()), strict=True):
         alone = fit_head(job.method, _rows(1.0), _context(), seed=job.seed)
         assert found.best_epochs == alone.best_epochs and alone.history[-1]["epochs"] == 20
@@ -137,9 +142,9 @@ def test_fits_together_equal_fits_one_by_one_where_the_floor_counts() -> None:
 
 @pytest.mark.parametrize("name", ["ce", "ncm", "ride", "posthoc-la"])
 def test_rows_of_one_class_are_refused(name: str) -> None:
-    rows = Rows(torch.randn(20, DIM), torch.full((20,), 2))
+    rows = LabelledRows(torch.randn(20, DIM), torch.full((20,), 2))
     context = HeadContext(DIM, 4, torch.tensor([0, 0, 20, 0]))
     with pytest.raises(FitError, match="of one class, label 2; at least 2"):
         fit_head(METHODS[name], rows, context)
     with pytest.raises(FitError, match="of one class, label 2; at least 2"):
-        fit_many([Job(METHODS[name])], rows, context)
+        fit_many([FitJob(METHODS[name])], rows, context)

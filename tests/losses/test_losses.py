@@ -25,12 +25,12 @@ from ltcache.losses import (
     ClassBalanced,
     CompensatedLogitAdjustment,
     CrossEntropy,
-    Focal,
+    FocalLoss,
     GeneralisedReweighting,
     LabelAwareSmoothing,
     LogitAdjustment,
     Loss,
-    Seesaw,
+    SeesawLoss,
     SeesawStatic,
 )
 from ltcache.losses import softmax as softmax_module
@@ -339,11 +339,11 @@ def _equal_losses(a: Loss, b: Loss) -> None:
 
 UNIFORM = torch.full((5,), 7)
 LIMITS = {
-    "focal, gamma 0": lambda: Focal(COUNTS, gamma=0.0),
+    "focal, gamma 0": lambda: FocalLoss(COUNTS, gamma=0.0),
     "balanced softmax, uniform": lambda: BalancedSoftmax(UNIFORM),
     "static seesaw, p 0": lambda: SeesawStatic(COUNTS, p=0.0),
     "static seesaw, uniform": lambda: SeesawStatic(UNIFORM),
-    "seesaw, p and q 0": lambda: Seesaw(COUNTS, p=0.0, q=0.0),
+    "seesaw, p and q 0": lambda: SeesawLoss(COUNTS, p=0.0, q=0.0),
     "ldam, no margin": lambda: LDAM(COUNTS, max_margin=0.0),
     "smoothing 0": lambda: LabelAwareSmoothing(COUNTS, eps_head=0.0),
     "lade, alpha 0, uniform": lambda: LADE(UNIFORM, alpha=0.0),
@@ -378,7 +378,7 @@ def test_class_balanced_weights_run_from_equal_to_inverse_counts() -> None:
     inverse = (1 / COUNTS.double()) / (1 / COUNTS.double()).mean()
     nearly = ClassBalanced(COUNTS, beta=1 - 1e-12).class_weights
     torch.testing.assert_close(nearly, inverse, rtol=1e-3, atol=0)
-    _equal_losses(ClassBalanced(COUNTS, gamma=2.0), Focal(COUNTS, gamma=2.0))
+    _equal_losses(ClassBalanced(COUNTS, gamma=2.0), FocalLoss(COUNTS, gamma=2.0))
 
 
 def test_ldam_takes_the_margin_off_the_label_only_and_defers_its_weights() -> None:
@@ -408,7 +408,7 @@ def test_seesaw_without_compensation_and_with_all_counts_seen_is_the_static_form
 
 
 def test_seesaw_counts_what_it_observes_and_nothing_else() -> None:
-    loss = Seesaw(COUNTS, q=0.0)
+    loss = SeesawLoss(COUNTS, q=0.0)
     _equal_losses(loss, CrossEntropy(COUNTS))  # nothing seen: all counts are one
     assert loss.seen.tolist() == [0] * 5
     loss.observe(torch.tensor([0, 0, 0, 1]))
@@ -493,12 +493,12 @@ def test_gcl_draws_from_its_generator() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "text"),
     [
-        (Focal, {"gamma": -1.0}, "gamma=-1.0 must not be negative"),
+        (FocalLoss, {"gamma": -1.0}, "gamma=-1.0 must not be negative"),
         (ClassBalanced, {"beta": 1.0}, "beta=1.0 must lie in 0 <= beta < 1"),
         (LDAM, {"beta": -0.1}, "beta=-0.1 must lie"),
         (LabelAwareSmoothing, {"shape": "sine"}, "shape='sine' is none of sin, linear"),
         (LabelAwareSmoothing, {"eps_head": 1.5}, "eps_head=1.5 must lie in 0..1"),
-        (Seesaw, {"floor": 0.0}, "floor=0.0 must lie in 0 < floor <= 1"),
+        (SeesawLoss, {"floor": 0.0}, "floor=0.0 must lie in 0 < floor <= 1"),
     ],
 )
 def test_impossible_settings_are_refused(

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 
 from ltcache.errors import ManifestError
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits, paired_bootstrap, percent
-from ltcache.metrics.bootstrap import Units
+from ltcache.metrics.bootstrap import UnitSums
 
 
 def _data(rows: int = 400, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +117,7 @@ def test_intervals_hold_the_score_and_are_repeatable() -> None:
 def test_resampling_has_the_variance_of_the_class_mean() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(5, 1))
-    gathered = Units.gather(values, np.zeros(5, int), None, 2)
+    gathered = UnitSums.gather(values, np.zeros(5, int), None, 2)
     sums = gathered.resample(40_000, seed=1)
     means = sums[:, 0, 0] / sums[:, 1, 0]
     assert means.mean() == pytest.approx(values.mean(), abs=0.02)

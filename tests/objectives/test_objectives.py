@@ -11,26 +11,34 @@ import torch
 
 from ltcache.errors import FitError
 from ltcache.losses import LDAM, BalancedSoftmax, ClassBalanced, CrossEntropy, Loss
-from ltcache.objectives import OBJECTIVES, Batch, Outputs, ResLT, Ride, Sade, WeightedMean
+from ltcache.objectives import (
+    OBJECTIVES,
+    HeadOutputs,
+    ResLT,
+    RideObjective,
+    SadeObjective,
+    TrainingBatch,
+    WeightedMean,
+)
 from ltcache.objectives.sade import inverse_prior
 
 COUNTS = torch.tensor([200, 101, 100, 20, 19, 3])
 ROWS, CLASSES = 15, 6
 
 
-def _outputs(experts: int = 3, seed: int = 0) -> Outputs:
+def _outputs(experts: int = 3, seed: int = 0) -> HeadOutputs:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(experts, ROWS, CLASSES, generator=generator, dtype=torch.float64)
     logits = (3 * logits).requires_grad_()
-    return Outputs(torch.zeros(experts, ROWS, 2), logits, logits.mean(dim=0))
+    return HeadOutputs(torch.zeros(experts, ROWS, 2), logits, logits.mean(dim=0))
 
 
-def _batch(weighted: bool = False, mixed: bool = False) -> Batch:
+def _batch(weighted: bool = False, mixed: bool = False) -> TrainingBatch:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, CLASSES, (ROWS,), generator=generator)
     other = torch.randint(0, CLASSES, (ROWS,), generator=generator)
     weights = torch.rand(ROWS, generator=generator, dtype=torch.float64)
-    return Batch(
+    return TrainingBatch(
         torch.zeros(ROWS, 2),
         labels,
         weights if weighted else None,
@@ -49,7 +57,7 @@ def test_a_scalar_with_the_right_gradient(name: str, progress: float) -> None:
     objective, batch, outputs = OBJECTIVES[name](CrossEntropy(COUNTS)), _batch(True), _outputs()
 
     def of(experts: torch.Tensor) -> torch.Tensor:
-        return objective(Outputs(experts, experts, experts.mean(dim=0)), batch, progress)
+        return objective(HeadOutputs(experts, experts, experts.mean(dim=0)), batch, progress)
 
     assert of(outputs.experts).shape == ()
     of(outputs.experts).backward()
@@ -64,7 +72,7 @@ def test_a_row_of_weight_two_is_a_row_that_comes_twice(name: str) -> None:
     weights[4] = 2
     twice = torch.tensor([*range(ROWS), 4])
     experts = outputs.experts[:, twice]
-    repeated = Outputs(experts, experts, experts.mean(dim=0))
+    repeated = HeadOutputs(experts, experts, experts.mean(dim=0))
     torch.testing.assert_close(
         objective(outputs, replace(batch, weights=weights), 0.5),
         objective(repeated, batch.take(twice), 0.5),
@@ -103,7 +111,7 @@ def test_relabelling_classes_and_counts_together_changes_nothing(name: str) -> N
     moved = outputs.experts[:, :, order]
     torch.testing.assert_close(
         OBJECTIVES[name](CrossEntropy(COUNTS[order]))(
-            Outputs(moved, moved, moved.mean(dim=0)),
+            HeadOutputs(moved, moved, moved.mean(dim=0)),
             replace(batch, labels=order.argsort()[batch.labels]),
             0.9,
         ),
@@ -126,7 +134,7 @@ def test_row_weights_are_those_of_the_objective(name: str) -> None:
 @pytest.mark.parametrize("kind", [ClassBalanced, BalancedSoftmax, LDAM])
 def test_sade_refuses_a_loss_that_corrects_too(kind: type[Loss]) -> None:
     with pytest.raises(FitError, match=rf"{kind.__name__} would correct it a second time"):
-        Sade(kind(COUNTS))
+        SadeObjective(kind(COUNTS))
 
 
 @pytest.mark.parametrize("name", ["reslt", "sade"])
@@ -238,15 +246,18 @@ def test_the_objective_equals_a_plain_reference(case: str) -> None:
 def test_ride_with_one_expert_is_the_mean_of_its_loss(progress: float) -> None:
     outputs, batch = _outputs(1), _batch(weighted=True)
     torch.testing.assert_close(
-        Ride(CrossEntropy(COUNTS))(outputs, batch, progress),
+        RideObjective(CrossEntropy(COUNTS))(outputs, batch, progress),
         WeightedMean(CrossEntropy(COUNTS))(outputs, batch, progress),
     )
 
 
 def test_ride_rewards_experts_that_differ() -> None:
     alike = _outputs(1).experts.expand(3, -1, -1)
-    same = Outputs(alike, alike, alike[0])
-    ride, plain = Ride(CrossEntropy(COUNTS)), Ride(CrossEntropy(COUNTS), delta=0.0)
+    same = HeadOutputs(alike, alike, alike[0])
+    ride, plain = (
+        RideObjective(CrossEntropy(COUNTS)),
+        RideObjective(CrossEntropy(COUNTS), delta=0.0),
+    )
     torch.testing.assert_close(ride(same, _batch(), 0.0), plain(same, _batch(), 0.0))
     assert ride(_outputs(), _batch(), 0.0) < plain(_outputs(), _batch(), 0.0)
 
@@ -268,8 +279,8 @@ def test_sade_without_imbalance_is_three_cross_entropies() -> None:
     outputs, batch = _outputs(), _batch()
     loss = CrossEntropy(torch.full((CLASSES,), 9))
     expected = sum(loss(logits, batch.labels).mean() for logits in outputs.experts)
-    torch.testing.assert_close(Sade(loss)(outputs, batch, 0.0), expected)
-    offsets = Sade(loss).offsets
+    torch.testing.assert_close(SadeObjective(loss)(outputs, batch, 0.0), expected)
+    offsets = SadeObjective(loss).offsets
     torch.testing.assert_close(offsets, offsets[:, :1].expand(3, CLASSES))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ltcache.errors import UsageError
-from ltcache.retrieval import Settings, retrieve_tail
+from ltcache.retrieval import RetrievalSettings, retrieve_tail
 from pipelines import pool_precision, tackle
 from tests.retrieval.conftest import CLASSES, COUNTS, World
 
@@ -106,9 +106,11 @@ def test_precision_counts_picks_and_not_the_truth_of_what_was_left(world: World)
     labels = np.repeat(np.arange(CLASSES), 6)
     pool = world.pool(cache, labels)
     wrong = np.where(labels == 3, -1, labels)  # none of class 3 is right
-    settings = {"guards": Settings()}
+    settings = {"guards": RetrievalSettings()}
     found = pool_precision.measure(cache, pool, wrong, settings, 6)
-    retrieved = retrieve_tail(cache, pool, settings=Settings(per_class=6)).accepted.to_pylist()
+    retrieved = retrieve_tail(
+        cache, pool, settings=RetrievalSettings(per_class=6)
+    ).accepted.to_pylist()
     shares = [
         np.mean([wrong[r["pool_row"]] == c for r in retrieved if r["label"] == c]) for c in FEW
     ]

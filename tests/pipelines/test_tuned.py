@@ -179,11 +179,11 @@ def test_a_trial_that_something_else_ends_is_tried_again(
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     from ltcache.metrics import evaluate_logits
-    from ltcache.report import Scored
+    from ltcache.report import ScoredRun
 
     metrics = evaluate_logits(np.eye(3), np.arange(3), np.array([3, 2, 1]), bootstrap=10)
     right = np.array([True, False, True])
-    one = Scored(4, {"test": metrics}, {"test": right}, {"tuned_on": {"epoch": "val"}})
+    one = ScoredRun(4, {"test": metrics}, {"test": right}, {"tuned_on": {"epoch": "val"}})
     tunings.write_scored(tmp_path / "x.json", {"": one})
     found = tunings.read_scored(tmp_path / "x.json", 4)[""]
     assert found.metrics["test"] == metrics and (found.right["test"] == right).all()

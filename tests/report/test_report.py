@@ -13,7 +13,14 @@ import pytest
 
 from ltcache.errors import UsageError
 from ltcache.metrics import evaluate_logits
-from ltcache.report import WRITERS, Entry, Scored, ScoredRows, compare, comparison_table
+from ltcache.report import (
+    WRITERS,
+    ComparisonEntry,
+    ScoredRows,
+    ScoredRun,
+    compare,
+    comparison_table,
+)
 from ltcache.report.formats import latex_text
 from ltcache.report.frequency import LINES, by_frequency, plot_by_frequency, shown_entries
 
@@ -26,16 +33,16 @@ RECORD = {
 }  # fmt: skip
 
 
-def _scored(seed: int, shift: float, record: dict[str, Any] | None = None) -> Scored:
+def _scored(seed: int, shift: float, record: dict[str, Any] | None = None) -> ScoredRun:
     logits = np.random.default_rng(seed).normal(size=(40, 4))
     logits[np.arange(40), LABELS] += shift
     metrics = evaluate_logits(logits, LABELS, COUNTS, bootstrap=0)
     right = logits.argmax(axis=1) == LABELS
-    return Scored(seed, {"test": metrics}, {"test": right}, record or RECORD, f"runs/{seed}")
+    return ScoredRun(seed, {"test": metrics}, {"test": right}, record or RECORD, f"runs/{seed}")
 
 
 def _comparison(**names: float) -> dict[str, Any]:
-    entries = [Entry(name, name, {}, [_scored(s, shift) for s in (0, 1)])
+    entries = [ComparisonEntry(name, name, {}, [_scored(s, shift) for s in (0, 1)])
                for name, shift in names.items()]  # fmt: skip
     return compare(entries, {"test": ScoredRows(LABELS)}, bootstrap=200)
 
@@ -61,8 +68,10 @@ def test_a_group_without_rows_and_one_seed_are_dashes() -> None:
     record = {**RECORD, "groups": {"many": [0, 1, 2, 3]}}
     logits = np.eye(4)[LABELS]
     metrics = evaluate_logits(logits, LABELS, COUNTS, groups=record["groups"], bootstrap=0)
-    one = Scored(0, {"test": metrics}, {}, record)
-    found = compare([Entry("ce", "ce", {}, [one]), Entry("crt", "crt", {}, [one])], {})
+    one = ScoredRun(0, {"test": metrics}, {}, record)
+    found = compare(
+        [ComparisonEntry("ce", "ce", {}, [one]), ComparisonEntry("crt", "crt", {}, [one])], {}
+    )
     line = comparison_table(found).splitlines()[3]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         "crt", "100.0", "100.0", "100.0", "-", "-", "1.5", "-", "-", "0.5", "1",
@@ -84,7 +93,7 @@ def test_wrong_requests_are_refused() -> None:
     with pytest.raises(UsageError, match="split 'val' in common; known: test"):
         comparison_table(found, "val")
     with pytest.raises(UsageError, match="baseline 'crt' has no finished run; there are: ce"):
-        compare([Entry("ce", "ce", {}, [_scored(0, 1.0)])], {}, "crt")
+        compare([ComparisonEntry("ce", "ce", {}, [_scored(0, 1.0)])], {}, "crt")
 
 
 def test_latex_escapes_everything_special() -> None:

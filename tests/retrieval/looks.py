@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ltcache.cache import Cache
-from ltcache.retrieval import Retrieved, Settings, retrieve_tail
+from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
 from ltcache.retrieval.result import ACCEPTED, COLUMNS, tally
 from tests.fakes import FakeCache
 from tests.retrieval.conftest import CLASSES, World
@@ -42,12 +42,12 @@ class Shop:
         write_pictures(self.images, len(self.cache.rows()))
         write_pictures(self.pool_images, len(self.pool.rows()))
         self.out = root / "retrieved"
-        self.result: Retrieved = retrieve_tail(
-            self.cache, self.pool, self.out, Settings(per_class=per_class)
+        self.result: RetrievalResult = retrieve_tail(
+            self.cache, self.pool, self.out, RetrievalSettings(per_class=per_class)
         )
 
 
-def wide_result(classes: int, each: int) -> tuple[Retrieved, FakeCache]:
+def wide_result(classes: int, each: int) -> tuple[RetrievalResult, FakeCache]:
     """Return ``each`` images taken for every class, and a cache it could have been made for."""
     cache = FakeCache(np.full(classes, 5), splits=())
     rows = np.arange(classes * each)
@@ -94,4 +94,4 @@ def wide_result(classes: int, each: int) -> tuple[Retrieved, FakeCache]:
             for label, name in enumerate(cache.classes.names)
         ],
     }
-    return Retrieved(table, record), cache
+    return RetrievalResult(table, record), cache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ltcache.retrieval.queries import Queries
+from ltcache.retrieval.queries import ClassQueries
 
 
-def plain_logits(values: np.ndarray, queries: Queries) -> np.ndarray:
+def plain_logits(values: np.ndarray, queries: ClassQueries) -> np.ndarray:
     """Return float64 (N, C)."""
     values = values.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
@@ -15,7 +15,7 @@ def plain_logits(values: np.ndarray, queries: Queries) -> np.ndarray:
     return np.stack([values @ rows.T for rows in queries.rows]).max(axis=0) / queries.tau
 
 
-def plain_log_odds(values: np.ndarray, queries: Queries, labels: np.ndarray) -> np.ndarray:
+def plain_log_odds(values: np.ndarray, queries: ClassQueries, labels: np.ndarray) -> np.ndarray:
     """Return float64 (N, T): l_k minus the logarithm of the sum of exp of all others, one by one.
 
     Nothing is subtracted from a sum, so nothing is lost where p_k rounds to 1.
@@ -31,7 +31,7 @@ def plain_log_odds(values: np.ndarray, queries: Queries, labels: np.ndarray) -> 
 
 
 def plain_lists(
-    values: np.ndarray, queries: Queries, labels: np.ndarray, top: int
+    values: np.ndarray, queries: ClassQueries, labels: np.ndarray, top: int
 ) -> list[tuple[list[int], list[float]]]:
     """Return rows and log-odds of each class, best first, equal ones by row number."""
     odds = np.round(plain_log_odds(values, queries, labels), 9)

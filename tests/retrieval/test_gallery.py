@@ -20,11 +20,17 @@ from PIL import Image
 from ltcache.errors import IdentityError, ManifestError, UsageError
 from ltcache.images.thumbnails import EDGE
 from ltcache.manifest import packaged_names
-from ltcache.retrieval import Retrieved, Settings, open_retrieved, retrieve_tail, tsne
+from ltcache.retrieval import (
+    RetrievalResult,
+    RetrievalSettings,
+    open_retrieved,
+    retrieve_tail,
+    tsne,
+)
 from ltcache.retrieval.decisions import (
     ACCEPT,
     REJECT,
-    Decisions,
+    ReviewDecisions,
     apply_decisions,
     decisions_of,
     read_decisions,
@@ -39,7 +45,7 @@ from ltcache.retrieval.gallery import (
     find_store,
     write_gallery,
 )
-from ltcache.retrieval.tsne import Points, collect, place, write_tsne
+from ltcache.retrieval.tsne import TsnePoints, collect, place, write_tsne
 from tests.conftest import Call
 from tests.retrieval.looks import SCRIPT, Shop, wide_result
 
@@ -72,7 +78,7 @@ class Elements(HTMLParser):
             self.texts[self._inside] = self.texts.get(self._inside, "") + data
 
 
-def page_of(shop: Shop, result: Retrieved | None = None, **stores: Any) -> Elements:
+def page_of(shop: Shop, result: RetrievalResult | None = None, **stores: Any) -> Elements:
     result = shop.result if result is None else result
     stores = stores or {
         "images": find_store(shop.images, ""),
@@ -94,7 +100,7 @@ def picture(data: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
-def first(result: Retrieved, status: str, reason: str = "") -> tuple[int, str]:
+def first(result: RetrievalResult, status: str, reason: str = "") -> tuple[int, str]:
     """Return label and key of the first candidate with this verdict."""
     for row in result.table.to_pylist():
         if (row["status"], row["reason"]) == (status, reason):
@@ -102,13 +108,15 @@ def first(result: Retrieved, status: str, reason: str = "") -> tuple[int, str]:
     raise AssertionError(f"no candidate is {status} {reason}")
 
 
-def verdicts(result: Retrieved) -> dict[tuple[int, str], tuple[str, str]]:
+def verdicts(result: RetrievalResult) -> dict[tuple[int, str], tuple[str, str]]:
     rows = result.table.to_pylist()
     return {(row["label"], row["key"]): (row["status"], row["reason"]) for row in rows}
 
 
-def choose(result: Retrieved, **chosen: tuple[int, str]) -> Decisions:
-    return Decisions(retrieval_identity(result), {place: name for name, place in chosen.items()})
+def choose(result: RetrievalResult, **chosen: tuple[int, str]) -> ReviewDecisions:
+    return ReviewDecisions(
+        retrieval_identity(result), {place: name for name, place in chosen.items()}
+    )
 
 
 def test_the_page_has_every_class_with_its_images(shop: Shop) -> None:
@@ -161,7 +169,7 @@ def test_texts_of_the_data_are_never_markup(shop: Shop) -> None:
         table = table.set_column(table.column_names.index(name), name, column)
     classes = [entry | {"name": nasty, "prompts": [nasty]} for entry in shop.result.classes]
     record = shop.result.record | {"classes": classes, "pool": nasty, "cache": nasty}
-    result = Retrieved(table, record, shop.result.features, shop.result.feature_rows)
+    result = RetrievalResult(table, record, shop.result.features, shop.result.feature_rows)
     page, plain = page_of(shop, result), page_of(shop)
     assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]
     assert data_of(page, "page")["classes"][0]["prompts"] == [nasty]
@@ -173,7 +181,7 @@ def test_images_that_are_not_there_or_have_changed_say_so(shop: Shop, tmp_path: 
     hashes = ["0" * 64 if k == row["key"] else "" for k in shop.result.table["key"].to_pylist()]
     table = shop.result.table
     table = table.set_column(table.column_names.index("sha256"), "sha256", pa.array(hashes))
-    result = Retrieved(table, shop.result.record)
+    result = RetrievalResult(table, shop.result.record)
 
     class Broken:
         def read(self, uri: str) -> bytes:
@@ -263,7 +271,7 @@ def test_an_image_that_is_accepted_is_taken_from_another_class(shop: Shop) -> No
     assert undecided(decided).equals(result.table)
     both = {(other, key): ACCEPT, (label, key): ACCEPT}
     with pytest.raises(UsageError, match="an image has one class"):
-        apply_decisions(result, Decisions(retrieval_identity(result), both))
+        apply_decisions(result, ReviewDecisions(retrieval_identity(result), both))
 
 
 def test_decisions_that_cannot_be_applied_are_refused(shop: Shop, tmp_path: Path) -> None:
@@ -274,12 +282,12 @@ def test_decisions_that_cannot_be_applied_are_refused(shop: Shop, tmp_path: Path
     reasons = ["leak" if r == "quota" else r for r in result.table["reason"].to_pylist()]
     table = result.table
     table = table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons))
-    leaky = Retrieved(table, result.record)
+    leaky = RetrievalResult(table, result.record)
     with pytest.raises(UsageError, match="byte for byte"):
         apply_decisions(leaky, choose(leaky, accept=(label, key)))
     items = data_of(page_of(shop, leaky), f"class-{label}")["items"]
     assert {item["locked"] for item in items if item["reason"] == "leak"} == {True}
-    other = retrieve_tail(shop.cache, shop.pool, None, Settings(per_class=2))
+    other = retrieve_tail(shop.cache, shop.pool, None, RetrievalSettings(per_class=2))
     with pytest.raises(IdentityError, match="settings.per_class: expected 4, found 2") as refused:
         apply_decisions(result, choose(other, reject=first(other, "accepted")))
     assert refused.value.exit_status == 4
@@ -318,12 +326,12 @@ def test_a_file_that_holds_no_decisions_is_named(tmp_path: Path, text: str, comp
 
 
 def test_decisions_that_an_editor_has_saved_with_a_byte_order_mark(tmp_path: Path) -> None:
-    path = write_decisions(tmp_path / "d.json", Decisions({"key": "k"}, {(1, "a"): ACCEPT}))
+    path = write_decisions(tmp_path / "d.json", ReviewDecisions({"key": "k"}, {(1, "a"): ACCEPT}))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert dict(read_decisions(path).chosen) == {(1, "a"): ACCEPT}
 
 
-def write_decisions(path: Path, decisions: Decisions) -> Path:
+def write_decisions(path: Path, decisions: ReviewDecisions) -> Path:
     entries = [{"label": n, "key": k, "decision": d} for (n, k), d in decisions.chosen.items()]
     text = {"format": 1, "retrieval": decisions.retrieval, "decisions": entries}
     path.write_text(json.dumps(text))
@@ -392,7 +400,7 @@ def test_the_picture_is_of_a_bounded_sample_and_repeats(
     assert files[0].read_bytes() == files[1].read_bytes()
     with Image.open(files[0]) as image:
         assert min(image.size) > 600
-    empty = Retrieved(shop.result.table.slice(0, 0), shop.result.record, shop.result.features)
+    empty = RetrievalResult(shop.result.table.slice(0, 0), shop.result.record, shop.result.features)
     assert len(collect(empty, shop.cache).of("retrieved")) == 0
     monkeypatch.setattr(tsne, "IMAGES", 5)
     few = collect(shop.result, shop.cache)
@@ -407,7 +415,7 @@ def test_prompts_lie_among_the_images_of_their_class() -> None:
     values = np.concatenate([images, means - gap])  # texts lie elsewhere
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     kinds = np.array(["training"] * 80 + ["prompt"] * 4)
-    where = place(Points(values, np.concatenate([labels, np.arange(4)]), kinds))
+    where = place(TsnePoints(values, np.concatenate([labels, np.arange(4)]), kinds))
     centres = np.stack([where[:80][labels == c].mean(axis=0) for c in range(4)])
     nearest = np.linalg.norm(where[80:, None] - centres[None], axis=2).argmin(axis=1)
     assert nearest.tolist() == [0, 1, 2, 3]

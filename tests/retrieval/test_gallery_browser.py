@@ -25,7 +25,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 import ltcache.retrieval.gallery
 from ltcache.images import thumbnail
-from ltcache.retrieval import Retrieved, Settings, open_retrieved, retrieve_tail
+from ltcache.retrieval import RetrievalResult, RetrievalSettings, open_retrieved, retrieve_tail
 from ltcache.retrieval.gallery import find_store, write_gallery
 from tests.conftest import PATIENCE, Call
 from tests.retrieval.looks import SCRIPT, Shop, wide_result
@@ -172,14 +172,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return shop
 
 
-def with_column(result: Retrieved, name: str, text: str) -> Retrieved:
+def with_column(result: RetrievalResult, name: str, text: str) -> RetrievalResult:
     table = result.table
     column = pa.array([text] * table.num_rows)
     table = table.set_column(table.column_names.index(name), name, column)
-    return Retrieved(table, result.record, result.features, result.feature_rows, result.path)
+    return RetrievalResult(table, result.record, result.features, result.feature_rows, result.path)
 
 
-def write(shop: Shop, result: Retrieved, out: Path) -> Path:
+def write(shop: Shop, result: RetrievalResult, out: Path) -> Path:
     stores = {
         "images": find_store(shop.images, ""),
         "pool_images": find_store(shop.pool_images, ""),
@@ -291,7 +291,7 @@ def test_clicks_and_keys_are_kept_exported_and_applied(
 def test_decisions_of_another_retrieval_stay_out(browser: Browser, shop: Shop) -> None:
     browser.open(shop.out / "gallery.html")
     browser.press("r")
-    other = retrieve_tail(shop.cache, shop.pool, None, Settings(per_class=3))
+    other = retrieve_tail(shop.cache, shop.pool, None, RetrievalSettings(per_class=3))
     page = write(shop, other, shop.out.parent / "other.html")
     path = browser.saved()
     browser.driver.get(page.as_uri())
@@ -309,7 +309,7 @@ def test_an_image_of_another_split_cannot_be_accepted(browser: Browser, shop: Sh
     table = shop.result.table
     reasons = ["leak" if r == "quota" else r for r in table["reason"].to_pylist()]
     table = table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons))
-    page = write(shop, Retrieved(table, shop.result.record), shop.out.parent / "leaks.html")
+    page = write(shop, RetrievalResult(table, shop.result.record), shop.out.parent / "leaks.html")
     browser.open(page)
     browser.press(Keys.ARROW_DOWN, "a")
     assert browser.verdict(browser.focused()) == "rejected"

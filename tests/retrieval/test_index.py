@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ltcache.errors import CacheError, IdentityError, UsageError
-from ltcache.retrieval import Settings, retrieve_tail
+from ltcache.retrieval import RetrievalSettings, retrieve_tail
 from ltcache.retrieval import index as module
 from ltcache.retrieval.index import (
     PoolIndex,
@@ -20,20 +20,20 @@ from ltcache.retrieval.index import (
     recall,
 )
 from ltcache.retrieval.pool import ArrayPool, CachedPool
-from ltcache.retrieval.queries import Queries, class_queries, unit
+from ltcache.retrieval.queries import ClassQueries, class_queries, unit
 from ltcache.retrieval.scoring import score_pool
 from tests.retrieval.conftest import CLASSES, World
 
 
-def clustered(rows: int, dim: int, classes: int, seed: int) -> tuple[np.ndarray, Queries]:
+def clustered(rows: int, dim: int, classes: int, seed: int) -> tuple[np.ndarray, ClassQueries]:
     """Return images around class directions that share a common part, as CLIP's do."""
     rng = np.random.default_rng(seed)
     text = unit(rng.normal(size=(classes, dim)) + 2 * rng.normal(size=dim))
     values = text[rng.integers(0, classes, rows)] + 0.2 * rng.normal(size=(rows, dim))
-    return values.astype(np.float16), Queries(text[None], 0.02)
+    return values.astype(np.float16), ClassQueries(text[None], 0.02)
 
 
-def make_pool(world: World, rows: int = 1500) -> tuple[CachedPool, Queries]:
+def make_pool(world: World, rows: int = 1500) -> tuple[CachedPool, ClassQueries]:
     cache = world.labelled()
     labels = world.rng.integers(0, CLASSES, rows)
     return CachedPool(world.pool(cache, labels)), class_queries(cache.prompts(), 1 / 20)
@@ -122,7 +122,7 @@ def test_retrieval_with_an_index_names_it_and_takes_nearly_the_same(world: World
     queries = class_queries(cache.prompts(), 1 / 20)
     index = build_index(CachedPool(pool), queries, "flat", factor=8)
     assert isinstance(index, PoolIndex)
-    settings = Settings(per_class=10)
+    settings = RetrievalSettings(per_class=10)
     exact = retrieve_tail(cache, pool, settings=settings)
     found = retrieve_tail(cache, pool, settings=settings, index=index)
     assert found.record["index"]["kind"] == "flat"

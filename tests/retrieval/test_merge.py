@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 
 from ltcache.fit import fit_adapter
-from ltcache.retrieval import Settings, extra_rows, retrieve_tail
-from ltcache.retrieval.decisions import ACCEPT, Decisions, apply_decisions, retrieval_identity
+from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
+from ltcache.retrieval.decisions import ACCEPT, ReviewDecisions, apply_decisions, retrieval_identity
 from tests.retrieval.conftest import CLASSES, World
 
 
 def test_what_a_person_accepted_weighs_as_a_labelled_image(world: World) -> None:
     cache = world.labelled()
     pool = world.pool(cache, np.repeat(np.arange(CLASSES), 12))
-    result = retrieve_tail(cache, pool, settings=Settings(per_class=4, tau=0.2, threshold=0.2))
+    result = retrieve_tail(
+        cache, pool, settings=RetrievalSettings(per_class=4, tau=0.2, threshold=0.2)
+    )
     rows = result.table.select(["label", "key", "status", "reason", "p"]).to_pylist()
     pick = next(row for row in rows if row["status"] == "accepted")
     miss = next(row for row in rows if row["reason"] == "quota")
     chosen = {(row["label"], row["key"]): ACCEPT for row in (pick, miss)}
-    decided = apply_decisions(result, Decisions(retrieval_identity(result), chosen))
+    decided = apply_decisions(result, ReviewDecisions(retrieval_identity(result), chosen))
     weights = dict(
         zip(decided.accepted["key"].to_pylist(), extra_rows(decided, "p").weights, strict=True)
     )

@@ -16,7 +16,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import IdentityError, UsageError
 from ltcache.extract import extract
 from ltcache.manifest import read_manifest
-from ltcache.retrieval import Settings, retrieve_tail
+from ltcache.retrieval import RetrievalSettings, retrieve_tail
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.planted import COPIES, copy_of, planted_duplicates, read_images
 from ltcache.retrieval.search import search_pool
@@ -82,7 +82,7 @@ def test_planted_test_images_are_kept_out(cache: Cache, encoder: Encoder, tmp_pa
     manifest = read_manifest(pool, labelled=False)
     extract(manifest, tmp_path / "pool", encoder=encoder, fields=["embedding"], threads=1)
     labels = tuple(np.unique(cache.labels("test")[:40]).tolist())
-    settings = Settings(labels=labels, per_class=80, threshold=0.0, margin=-99.0)
+    settings = RetrievalSettings(labels=labels, per_class=80, threshold=0.0, margin=-99.0)
     result = retrieve_tail(cache, tmp_path / "pool", settings=settings)
     assert result.table.num_rows
     assert sum(result.counts().values()) == 0

@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 
 from ltcache.errors import CacheError, UsageError
 from ltcache.retrieval.pool import ArrayPool
-from ltcache.retrieval.queries import Queries, class_queries, mix, unit
-from ltcache.retrieval.scoring import Scores, exact_scores, log_odds, score_pool
+from ltcache.retrieval.queries import ClassQueries, class_queries, mix, unit
+from ltcache.retrieval.scoring import RankedPairs, exact_scores, log_odds, score_pool
 from tests.fakes import FakeCache, long_tail_counts
 from tests.retrieval.reference import plain_lists, plain_log_odds, plain_logits
 
 
 def make(
     rows: int, classes: int, *, dim: int = 8, copies: int = 1, tau: float = 0.05, seed: int = 0
-) -> tuple[np.ndarray, Queries]:
+) -> tuple[np.ndarray, ClassQueries]:
     """Return float16 embeddings, each ``copies`` times at random places, and queries."""
     rng = np.random.default_rng(seed)
     distinct = rng.normal(size=(-(-rows // copies), dim)).astype(np.float16)
     values = distinct[rng.permutation(np.repeat(np.arange(len(distinct)), copies))[:rows]]
-    return values, Queries(unit(rng.normal(size=(1, classes, dim))), tau)
+    return values, ClassQueries(unit(rng.normal(size=(1, classes, dim))), tau)
 
 
 def check_lists(
-    scores: Scores, values: np.ndarray, queries: Queries, labels: np.ndarray, top: int
+    scores: RankedPairs, values: np.ndarray, queries: ClassQueries, labels: np.ndarray, top: int
 ) -> None:
     """Compare lists with the plain ones: rows exactly, values to nine digits."""
     for label, (rows, odds) in zip(labels, plain_lists(values, queries, labels, top), strict=True):
@@ -70,7 +70,7 @@ def test_passing_over_rows_by_their_bound_loses_none(classes: int, block: int, t
 def test_the_best_of_several_sentences_of_many_classes(sentences: int) -> None:
     values, _ = make(900, 2, dim=16, seed=6)
     rng = np.random.default_rng(6)
-    queries = Queries(unit(rng.normal(size=(sentences, 150, 16))), 0.05)
+    queries = ClassQueries(unit(rng.normal(size=(sentences, 150, 16))), 0.05)
     labels = rng.permutation(150)[:70]
     scores = score_pool(ArrayPool(values), queries, labels, 9, block=128)
     check_lists(scores, values, queries, labels, 9)
@@ -161,9 +161,9 @@ def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(UsageError, match="dimensions"):
         score_pool(ArrayPool(values[:, :5]), queries, np.arange(2), 3)
     with pytest.raises(UsageError, match="two classes"):
-        Queries(np.ones((1, 1, 4)), 0.1)
+        ClassQueries(np.ones((1, 1, 4)), 0.1)
     with pytest.raises(UsageError, match="tau"):
-        Queries(np.ones((1, 3, 4)), 0.0)
+        ClassQueries(np.ones((1, 3, 4)), 0.0)
     values[3] = np.nan
     with pytest.raises(CacheError, match="NaN"):
         score_pool(ArrayPool(values), queries, np.arange(2), 3)

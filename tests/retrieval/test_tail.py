@@ -13,7 +13,7 @@ import pytest
 from ltcache.cache import store_prompts
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
 from ltcache.metrics import GroupScheme
-from ltcache.retrieval import Settings, open_retrieved, retrieve_tail
+from ltcache.retrieval import RetrievalSettings, open_retrieved, retrieve_tail
 from ltcache.retrieval.guards import REASONS
 from ltcache.retrieval.queries import class_queries, unit
 from ltcache.retrieval.result import COLUMNS
@@ -28,7 +28,7 @@ def test_the_result_says_what_became_of_every_candidate(world: World, tmp_path: 
     cache = world.labelled()
     labels = np.repeat(np.arange(CLASSES), 30)
     pool = world.pool(cache, labels)
-    result = retrieve_tail(cache, pool, tmp_path / "r", Settings(per_class=8))
+    result = retrieve_tail(cache, pool, tmp_path / "r", RetrievalSettings(per_class=8))
     table = result.table
     assert tuple(table.column_names) == tuple(COLUMNS)
     assert np.unique(table["label"].to_numpy()).tolist() == FEW.tolist()
@@ -70,8 +70,8 @@ def test_the_directory_is_read_as_it_was_written(world: World, tmp_path: Path) -
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
     retrieve_tail(cache, pool, out)  # the same again is no conflict
     with pytest.raises(UsageError, match="--overwrite"):
-        retrieve_tail(cache, pool, out, Settings(per_class=3))
-    retrieve_tail(cache, pool, out, Settings(per_class=3), overwrite=True)
+        retrieve_tail(cache, pool, out, RetrievalSettings(per_class=3))
+    retrieve_tail(cache, pool, out, RetrievalSettings(per_class=3), overwrite=True)
     (out / "retrieved.parquet").write_bytes(b"PAR1")
     with pytest.raises(CacheError, match="cannot be read"):
         open_retrieved(out)
@@ -89,7 +89,7 @@ def test_copies_are_kept_out_and_named(world: World) -> None:
     planted = np.concatenate([test[of_tail], train[-10:], world.images(np.array([5]))])
     extra = np.concatenate([planted, planted[-1:]])  # the last one twice
     pool = world.pool(cache, labels, extra)
-    result = retrieve_tail(cache, pool, settings=Settings(per_class=50, threshold=0.3))
+    result = retrieve_tail(cache, pool, settings=RetrievalSettings(per_class=50, threshold=0.3))
     by_row = {row["pool_row"]: row for row in result.table.to_pylist() if row["p"] > 0.3}
     first = len(labels)
     for place in range(len(of_tail)):
@@ -103,7 +103,7 @@ def test_copies_are_kept_out_and_named(world: World) -> None:
     twins = [by_row[first + len(planted) - 1], by_row[first + len(planted)]]
     assert [row["reason"] for row in twins] == ["", "near-pool-duplicate"]
     assert twins[1]["duplicate_of"] == twins[0]["key"]
-    loose = Settings(per_class=50, threshold=0.3, off=("duplicates", "leaks"))
+    loose = RetrievalSettings(per_class=50, threshold=0.3, off=("duplicates", "leaks"))
     without = retrieve_tail(cache, pool, settings=loose)
     assert sum(without.counts().values()) > sum(result.counts().values()) + 10
 
@@ -121,7 +121,7 @@ def test_a_class_without_candidates_ends_as_an_honest_zero(world: World, tmp_pat
 def test_a_pool_smaller_than_the_quota_gives_what_it_has(world: World) -> None:
     cache = world.labelled()
     result = retrieve_tail(
-        cache, world.pool(cache, np.array([5, 5, 0])), settings=Settings(per_class=9)
+        cache, world.pool(cache, np.array([5, 5, 0])), settings=RetrievalSettings(per_class=9)
     )
     assert result.counts() == {3: 0, 4: 0, 5: 2}
 
@@ -141,7 +141,7 @@ def test_another_encoder_is_refused(world: World, tmp_path: Path) -> None:
 def test_no_source_gives_more_than_its_cap(world: World) -> None:
     cache = world.labelled()
     pool = world.pool(cache, np.repeat(np.arange(CLASSES), 24))
-    result = retrieve_tail(cache, pool, settings=Settings(per_class=20, per_source=2))
+    result = retrieve_tail(cache, pool, settings=RetrievalSettings(per_class=20, per_source=2))
     taken = result.accepted.to_pylist()
     for label in FEW:
         sources = [row["source"] for row in taken if row["label"] == label]
@@ -149,23 +149,25 @@ def test_no_source_gives_more_than_its_cap(world: World) -> None:
     assert "source-cap" in result.table["reason"].to_pylist()
     urls = pool.manifest.rows["url"].to_pylist()
     by_host = retrieve_tail(
-        cache, pool, settings=Settings(per_class=20, per_source=1, source_column="url")
+        cache, pool, settings=RetrievalSettings(per_class=20, per_source=1, source_column="url")
     )
     assert {row["source"] for row in by_host.accepted.to_pylist()} <= set(urls)
     with pytest.raises(UsageError, match="no column"):
-        retrieve_tail(cache, pool, settings=Settings(per_source=1, source_column="vendor"))
+        retrieve_tail(cache, pool, settings=RetrievalSettings(per_source=1, source_column="vendor"))
 
 
 def test_an_image_is_taken_for_one_class_only(world: World) -> None:
     cache = world.labelled()
     between = unit(world.text[3] + world.text[4])[None]
     pool = world.pool(cache, np.repeat(FEW, 3), np.repeat(between, 1, axis=0))
-    settings = Settings(per_class=20, threshold=0.05, margin=-5.0)
+    settings = RetrievalSettings(per_class=20, threshold=0.05, margin=-5.0)
     result = retrieve_tail(cache, pool, settings=settings)
     rows = result.accepted["pool_row"].to_pylist()
     assert len(rows) == len(set(rows))
     assert "other-class" in result.table["reason"].to_pylist()
-    strict = retrieve_tail(cache, pool, settings=Settings(per_class=20, threshold=0.0, margin=2.0))
+    strict = retrieve_tail(
+        cache, pool, settings=RetrievalSettings(per_class=20, threshold=0.0, margin=2.0)
+    )
     assert min(row["margin"] for row in strict.accepted.to_pylist()) >= 2
     assert "confusable" in strict.table["reason"].to_pylist()
 
@@ -177,7 +179,7 @@ def test_of_two_picks_that_look_alike_the_class_with_higher_log_odds_keeps_its_o
     middle = unit(world.text[3] + world.text[4])
     twins = np.stack([middle + 0.015 * world.text[3], middle + 0.01 * world.text[4]])
     pool = world.pool(cache, np.repeat(FEW, 3), twins)
-    settings = Settings(per_class=4, threshold=0.3)
+    settings = RetrievalSettings(per_class=4, threshold=0.3)
     result = retrieve_tail(cache, pool, settings=settings)
     kept, gone = (
         next(r for r in result.table.to_pylist() if (r["pool_row"], r["label"]) == pair)
@@ -195,7 +197,7 @@ def test_what_replaces_a_pick_is_compared_too(world: World) -> None:
     middle = unit(world.text[3] + world.text[4])
     twins = [middle + (0.015 - n / 2000) * world.text[3 + n % 2] for n in range(8)]
     pool = world.pool(cache, np.array([5, 5]), np.stack(twins))
-    settings = Settings(per_class=2, threshold=0.3)
+    settings = RetrievalSettings(per_class=2, threshold=0.3)
     result = retrieve_tail(cache, pool, settings=settings)
     assert result.counts() == {3: 1, 4: 0, 5: 2}
     reasons = result.table["reason"].to_pylist()
@@ -208,7 +210,7 @@ def test_the_next_best_takes_the_place_of_what_guards_keep_out(world: World) -> 
     test, labels = cache.features("test")[:, 0], cache.labels("test")
     leaks = np.repeat(test[labels == 3], 3, axis=0) * 2
     pool = world.pool(cache, np.repeat(FEW, 12), leaks)
-    result = retrieve_tail(cache, pool, settings=Settings(per_class=8, threshold=0.1))
+    result = retrieve_tail(cache, pool, settings=RetrievalSettings(per_class=8, threshold=0.1))
     assert result.counts() == {3: 8, 4: 8, 5: 8}
     assert max(result.accepted["pool_row"].to_pylist()) < 36
     of_class = [row for row in result.table.to_pylist() if row["label"] == 3]
@@ -222,7 +224,7 @@ def test_the_threshold_is_calibrated_to_a_precision(world: World) -> None:
     cache = world.labelled()
     pool = world.pool(cache, np.repeat(np.arange(CLASSES), 10))
     for weight in (0.0, 0.5):
-        settings = Settings(precision=0.97, mean_weight=weight, tau=0.2)
+        settings = RetrievalSettings(precision=0.97, mean_weight=weight, tau=0.2)
         found = retrieve_tail(cache, pool, settings=settings).record["thresholds"]["p"]
         assert found["reached"] >= 0.97
         assert 0 < found["value"] < 1
@@ -238,13 +240,13 @@ def test_the_threshold_is_calibrated_to_a_precision(world: World) -> None:
     )
     store_prompts(cache.path, wrong)
     with pytest.raises(FitError, match="the best is"):
-        retrieve_tail(cache.path, pool, settings=Settings(precision=0.9, prompts="wrong"))
+        retrieve_tail(cache.path, pool, settings=RetrievalSettings(precision=0.9, prompts="wrong"))
 
 
 def test_precision_on_training_images_is_what_is_said(world: World) -> None:
     cache = world.labelled(counts=(60, 40, 25, 19, 18, 17))
     pool = world.pool(cache, np.repeat(FEW, 4))
-    settings = Settings(precision=0.9, tau=1.0)
+    settings = RetrievalSettings(precision=0.9, tau=1.0)
     found = retrieve_tail(cache, pool, settings=settings).record["thresholds"]["p"]
     labels = cache.labels("train")
     odds = plain_log_odds(
@@ -293,4 +295,4 @@ def test_quotas_fill_up_to_a_count_or_the_median() -> None:
 )
 def test_settings_that_cannot_be_meant(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        Settings(**wrong)  # type: ignore[arg-type]
+        RetrievalSettings(**wrong)  # type: ignore[arg-type]

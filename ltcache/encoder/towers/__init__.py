@@ -19,7 +19,7 @@ from ltcache.encoder.towers.base import AdapterContext, AdapterSpec, TowerAdapte
 from ltcache.encoder.towers.checkpointing import set_checkpointing
 from ltcache.encoder.towers.lora import LoRA
 from ltcache.encoder.towers.sg_adapter import SGAdapter
-from ltcache.encoder.towers.sites import Site, sites_of
+from ltcache.encoder.towers.sites import AdapterSite, sites_of
 from ltcache.encoder.towers.trainable import TRAINABLE, reset_tower, set_trainable, train_mode
 from ltcache.encoder.towers.visual_attention import VisualAttention
 from ltcache.errors import UsageError
@@ -112,8 +112,8 @@ __all__ = [
     "TOWER_ADAPTERS",
     "TRAINABLE",
     "AdapterContext",
+    "AdapterSite",
     "AdapterSpec",
-    "Site",
     "TowerAdapter",
     "adapters_of",
     "insert_adapters",

@@ -17,7 +17,7 @@ from ltcache.encoder.towers.sites import sites_of
 from ltcache.errors import UsageError
 
 
-class Bottleneck(nn.Module):
+class BottleneckAdapter(nn.Module):
     """scale * up(ReLU(down(LN(x)))): tokens (N, T, W) -> (N, T, W), zero at the start.
 
     Start values as in LIFT's code: down is normal with variance 1 / (3 W), up and both biases are
@@ -69,7 +69,9 @@ class AdaptFormer(TowerAdapter):
         require_positive("adaptformer", bottleneck=bottleneck)
         self.options = {"bottleneck": bottleneck}
         generator = generator_of(seed)
-        self.blocks = nn.ModuleList(Bottleneck(s.width, bottleneck, generator) for s in sites)
+        self.blocks = nn.ModuleList(
+            BottleneckAdapter(s.width, bottleneck, generator) for s in sites
+        )
 
     def attach(self, visual: nn.Module) -> None:
         """See :meth:`TowerAdapter.attach`."""

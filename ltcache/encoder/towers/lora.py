@@ -96,13 +96,13 @@ class LoRA(TowerAdapter):
                     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-class _Weight(NamedTuple):
+class _AdaptedWeight(NamedTuple):
     module: Any
     name: str
     stacked: int
 
 
-def _weights(visual: nn.Module, mlp: bool) -> Iterator[_Weight]:
+def _weights(visual: nn.Module, mlp: bool) -> Iterator[_AdaptedWeight]:
     """Yield the weights that are changed, in the order of the tower."""
     for site in sites_of(visual):
         for name, module in site.block.named_modules():
@@ -113,9 +113,9 @@ def _weights(visual: nn.Module, mlp: bool) -> Iterator[_Weight]:
             yield from _of_layer(name, module)
 
 
-def _of_layer(name: str, module: Any) -> Iterator[_Weight]:
+def _of_layer(name: str, module: Any) -> Iterator[_AdaptedWeight]:
     if isinstance(getattr(module, "in_proj_weight", None), nn.Parameter):
-        yield _Weight(module, "in_proj_weight", 3)
+        yield _AdaptedWeight(module, "in_proj_weight", 3)
     dense = isinstance(module, nn.Conv2d) and module.groups == 1
     if dense or isinstance(module, nn.Linear):
-        yield _Weight(module, "weight", 3 if name.endswith("qkv") else 1)
+        yield _AdaptedWeight(module, "weight", 3 if name.endswith("qkv") else 1)

@@ -20,7 +20,7 @@ from ltcache.encoder.towers.sites import sites_of
 from ltcache.errors import UsageError
 
 
-class Guidance(nn.Module):
+class GuidanceAttention(nn.Module):
     """W_o softmax(q K^T / sqrt(b)) V: tokens (N, T, W) and texts (C, D) -> (N, T, W)."""
 
     def __init__(self, width: int, text_dim: int, bottleneck: int, generator: Generator) -> None:
@@ -83,7 +83,7 @@ class SGAdapter(TowerAdapter):
         self.options = {"bottleneck": bottleneck, "classes": rows, "text_dim": dim}
         generator = generator_of(seed)
         self.blocks = nn.ModuleList(
-            Guidance(site.width, dim, bottleneck, generator) for site in sites_of(visual)
+            GuidanceAttention(site.width, dim, bottleneck, generator) for site in sites_of(visual)
         )
 
     def attach(self, visual: nn.Module) -> None:

@@ -20,14 +20,14 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ltcache.encoder.fields import Noted
+from ltcache.encoder.fields import HookNotes
 from ltcache.encoder.towers.base import tower_name
 from ltcache.errors import EncoderError
 
 Delta = Callable[[Tensor], Tensor]
 
 
-class Site:
+class AdapterSite:
     """A block of an image tower that adapters can be added to.
 
     Attributes:
@@ -46,15 +46,15 @@ class Site:
         The hooks hold the module but do not register it as a part of the tower.
         """
         if self._ends is None:
-            self.block.register_forward_hook(_Series(module))
+            self.block.register_forward_hook(_SeriesHook(module))
             return
         entry, end = self._ends
-        branch = _Parallel(module)
+        branch = _ParallelHooks(module)
         entry.register_forward_pre_hook(branch.note)
         end.register_forward_hook(branch.add)
 
 
-def sites_of(visual: nn.Module) -> list[Site]:
+def sites_of(visual: nn.Module) -> list[AdapterSite]:
     """Return the blocks of an image tower, from the input to the output.
 
     Raises:
@@ -62,10 +62,10 @@ def sites_of(visual: nn.Module) -> list[Site]:
     """
     if isinstance(visual, VisionTransformer):
         blocks: Any = visual.transformer.resblocks
-        found = [Site(visual.transformer.width, b, (b.ln_2, b.ls_2)) for b in blocks]
+        found = [AdapterSite(visual.transformer.width, b, (b.ln_2, b.ls_2)) for b in blocks]
     elif isinstance(visual, ModifiedResNet):
         bottlenecks = (m for m in visual.modules() if isinstance(m, Bottleneck))
-        found = [Site(block.bn3.num_features, block, None) for block in bottlenecks]
+        found = [AdapterSite(block.bn3.num_features, block, None) for block in bottlenecks]
     else:
         found = _timm_sites(visual) if isinstance(visual, TimmModel) else []
     if not found:
@@ -74,12 +74,12 @@ def sites_of(visual: nn.Module) -> list[Site]:
     return found
 
 
-class _Parallel:
+class _ParallelHooks:
     """Two hooks around an MLP. Methods and not closures, so that a copied model has its own."""
 
     def __init__(self, module: Delta) -> None:
         self._module = module
-        self._noted = Noted()
+        self._noted = HookNotes()
 
     def note(self, entry: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._noted.found = inputs[0]
@@ -90,7 +90,7 @@ class _Parallel:
         return output + self._module(x)
 
 
-class _Series:
+class _SeriesHook:
     """A hook after a block: a map (N, W, H, W'), or tokens."""
 
     def __init__(self, module: Delta) -> None:
@@ -104,7 +104,7 @@ class _Series:
         return output + delta
 
 
-def _timm_sites(visual: TimmModel) -> list[Site]:
+def _timm_sites(visual: TimmModel) -> list[AdapterSite]:
     """Return the sites of a timm trunk, whose blocks and widths a run of shapes alone finds."""
     named = dict(visual.trunk.named_modules())
     blocks: list[Any] = [named[name] for name in _block_names(visual.trunk)]
@@ -114,11 +114,13 @@ def _timm_sites(visual: TimmModel) -> list[Site]:
     for block in blocks:
         ends = _mlp_ends(block)
         if ends is not None and order.get(ends[0], len(order)) < order.get(block.mlp, 0):
-            found.append(Site(shapes[ends[0]][-1], block, ends))  # the norm runs before the MLP
+            found.append(
+                AdapterSite(shapes[ends[0]][-1], block, ends)
+            )  # the norm runs before the MLP
         elif block in shapes and len(shapes[block]) == 3:
-            found.append(Site(shapes[block][2], block, None))
+            found.append(AdapterSite(shapes[block][2], block, None))
         elif block in shapes and any(isinstance(part, nn.Conv2d) for part in block.modules()):
-            found.append(Site(shapes[block][1], block, None))  # without one, (N, H, W', W)
+            found.append(AdapterSite(shapes[block][1], block, None))  # without one, (N, H, W', W)
     return found
 
 

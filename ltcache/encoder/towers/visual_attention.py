@@ -91,7 +91,7 @@ class _GatedHead:
         return self._head(self._adapter.gate(planes), *args, **kwargs)
 
 
-class _Place(NamedTuple):
+class _AttentionPlace(NamedTuple):
     """width: of the map. before: the module that reads it, None: timm's ``forward_head``.
     grid, first: of a ViT's patches, and how many tokens stand before them."""
 
@@ -101,7 +101,7 @@ class _Place(NamedTuple):
     first: int = 0
 
 
-def _place_of(visual: Any) -> _Place:
+def _place_of(visual: Any) -> _AttentionPlace:
     """Return where the gate acts in an image tower.
 
     Raises:
@@ -109,14 +109,14 @@ def _place_of(visual: Any) -> _Place:
     """
     if isinstance(visual, VisionTransformer):
         last = visual.transformer.resblocks[-1]
-        return _Place(visual.transformer.width, last, visual.grid_size, 1)
+        return _AttentionPlace(visual.transformer.width, last, visual.grid_size, 1)
     if isinstance(visual, ModifiedResNet):
-        return _Place(visual.attnpool.positional_embedding.shape[1], visual.attnpool)
+        return _AttentionPlace(visual.attnpool.positional_embedding.shape[1], visual.attnpool)
     if isinstance(visual, TimmModel):
         trunk = visual.trunk
         if ends_in_a_map(trunk) and getattr(trunk, "output_fmt", "NCHW") == "NCHW":
-            return _Place(trunk.num_features, None)
+            return _AttentionPlace(trunk.num_features, None)
         if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "blocks"):
             grid = trunk.patch_embed.grid_size
-            return _Place(trunk.embed_dim, trunk.blocks[-1], grid, trunk.num_prefix_tokens)
+            return _AttentionPlace(trunk.embed_dim, trunk.blocks[-1], grid, trunk.num_prefix_tokens)
     raise EncoderError(f"visual_attention has no place in this image tower: {tower_name(visual)}")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltcache.finetune.spec import CONTRASTIVE, FineTuning, Term, Tower, TuningOptimisation
+from ltcache.finetune.spec import (
+    CONTRASTIVE,
+    FineTuning,
+    ObjectiveTerm,
+    TowerTuning,
+    TuningOptimisation,
+)
 
 BALLAD = FineTuning(
     name="ballad",
@@ -15,9 +21,9 @@ BALLAD = FineTuning(
     differs="RandomResizedCrop and flip, which the publication does not state; phase B is "
     "`ltcache fit-adapter ballad` on the features that are extracted anew.",
     equation="L = L_image-to-text + L_text-to-image, each -1/|P(i)| sum_{p in P(i)} log softmax_p",
-    image=Tower(train="full"),
-    text=Tower(train="full"),
-    terms=(Term(CONTRASTIVE),),
+    image=TowerTuning(train="full"),
+    text=TowerTuning(train="full"),
+    terms=(ObjectiveTerm(CONTRASTIVE),),
     logit_scale="trained",
     optimisation=TuningOptimisation(lr=1e-5, batch=512, epochs=50),
 )
@@ -30,6 +36,6 @@ TUNINGS = (
         title="both towers trained by cross entropy over the texts of all classes",
         differs="As the released code does it, where the publication names a contrastive loss.",
         equation="L = CE(logit_scale <x, t_c>, y) over all classes c",
-        terms=(Term("cross_entropy"),),
+        terms=(ObjectiveTerm("cross_entropy"),),
     ),
 )

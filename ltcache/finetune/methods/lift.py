@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltcache.finetune.spec import Adapter, Classifier, FineTuning, Term, TuningOptimisation
+from ltcache.finetune.spec import (
+    AdapterChoice,
+    ClassifierChoice,
+    FineTuning,
+    ObjectiveTerm,
+    TuningOptimisation,
+)
 
 LIFT = FineTuning(
     name="lift",
@@ -15,9 +21,9 @@ LIFT = FineTuning(
     "epoch; test-time crops are eval_view=five. Convolutional towers, which LIFT does not have, "
     "get residual adapters after their blocks.",
     equation="x' = MLP(LN x) + x + s W_up ReLU(W_down LN x); CE(25 <f, w_c> + log pi_c, y)",
-    adapters=(Adapter("adaptformer"),),
-    classifier=Classifier("cosine", {"scale": 25.0}, init="text|class_mean"),
-    terms=(Term("logit_adjustment"),),
+    adapters=(AdapterChoice("adaptformer"),),
+    classifier=ClassifierChoice("cosine", {"scale": 25.0}, init="text|class_mean"),
+    terms=(ObjectiveTerm("logit_adjustment"),),
     optimisation=TuningOptimisation(lr=1e-2, batch=128, epochs=10),
 )
 

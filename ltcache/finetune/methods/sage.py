@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ltcache.finetune.methods.lift import LIFT
-from ltcache.finetune.spec import Adapter, FineTuning, Term
+from ltcache.finetune.spec import AdapterChoice, FineTuning, ObjectiveTerm
 
 TUNINGS = (
     FineTuning(
@@ -16,9 +16,9 @@ TUNINGS = (
         "switches the guidance off, loss.lam=0 the compensation.",
         equation="CE(z + tau log pi - lam delta, y); x + W_o softmax(q K^T / sqrt(b)) V",
         mechanism="class texts guide the features, and a factor per class enters the loss",
-        adapters=(Adapter("sg_adapter"),),
+        adapters=(AdapterChoice("sg_adapter"),),
         classifier=LIFT.classifier,
-        terms=(Term("compensated_logit_adjustment", {"lam": 0.1}),),
+        terms=(ObjectiveTerm("compensated_logit_adjustment", {"lam": 0.1}),),
         statistic="compensation",
         statistic_options={"estimator": "finite_sample", "folds": 5},
         optimisation=LIFT.optimisation,

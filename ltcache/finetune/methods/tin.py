@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ltcache.finetune.spec import Adapter, FineTuning, Term, Tower, TuningOptimisation
+from ltcache.finetune.spec import (
+    AdapterChoice,
+    FineTuning,
+    ObjectiveTerm,
+    TowerTuning,
+    TuningOptimisation,
+)
 
 TUNINGS = (
     FineTuning(
@@ -15,10 +21,10 @@ TUNINGS = (
         "loss and seesaw combine is not either: loss=seesaw_static is the default.",
         equation="CE(z_j + min(0, p log(n_j / n_y)), y), z = logit_scale <x, t_c>; map * gate(map)",
         mechanism="a gate that looks far, and tail weights kept from negative gradients",
-        image=Tower(train="full"),
-        text=Tower(train="full"),
-        adapters=(Adapter("visual_attention"),),
-        terms=(Term("seesaw_static", {"p": 0.7}),),
+        image=TowerTuning(train="full"),
+        text=TowerTuning(train="full"),
+        adapters=(AdapterChoice("visual_attention"),),
+        terms=(ObjectiveTerm("seesaw_static", {"p": 0.7}),),
         template="The image is a {}",
         augmentation="rotate_crop_colour",
         logit_scale="trained",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltcache.finetune.methods.lift import LIFT
-from ltcache.finetune.spec import AUTO, Adapter, Tower, TuningOptimisation
+from ltcache.finetune.spec import AUTO, AdapterChoice, TowerTuning, TuningOptimisation
 
 _ALIKE = "Head, loss, sampler and augmentation are LIFT's, so that only what is tuned differs."
 
@@ -17,7 +17,7 @@ FULL = replace(
     differs=f"{_ALIKE} Its gain depends on the learning rate: choose it on validation data.",
     equation="CE(25 <f, w_c> + log pi_c, y)",
     adapters=(),
-    image=Tower(train="full"),
+    image=TowerTuning(train="full"),
     lr_factors={**LIFT.lr_factors, "classifier": 10.0},
     optimisation=TuningOptimisation(
         optimiser="adamw", lr=3e-5, weight_decay=0.1, batch=128, epochs=10, warmup=1.0, clip=1.0
@@ -34,7 +34,7 @@ TUNINGS = (
         differs=_ALIKE,
         equation=FULL.equation,
         adapters=(),
-        image=Tower(train="bias"),
+        image=TowerTuning(train="bias"),
     ),
     replace(
         LIFT,
@@ -44,7 +44,7 @@ TUNINGS = (
         differs=_ALIKE,
         equation=FULL.equation,
         adapters=(),
-        image=Tower(train="layer_norm"),
+        image=TowerTuning(train="layer_norm"),
     ),
     replace(
         LIFT,
@@ -53,7 +53,7 @@ TUNINGS = (
         reference="Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022",
         differs=_ALIKE,
         equation="W' = W + (alpha / r) B A; CE(25 <f, w_c> + log pi_c, y)",
-        adapters=(Adapter("lora"),),
+        adapters=(AdapterChoice("lora"),),
     ),
     replace(
         FULL,

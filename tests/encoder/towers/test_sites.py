@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ltcache.encoder.rest import ends_in_a_map
 from ltcache.encoder.towers import AdapterSpec, insert_adapters, set_trainable, sites_of
-from ltcache.encoder.towers.adaptformer import Bottleneck, lift_bottleneck
+from ltcache.encoder.towers.adaptformer import BottleneckAdapter, lift_bottleneck
 from ltcache.encoder.towers.lora import LowRank
-from ltcache.encoder.towers.sg_adapter import Guidance
+from ltcache.encoder.towers.sg_adapter import GuidanceAttention
 from ltcache.encoder.towers.visual_attention import VisualAttention
 from ltcache.errors import EncoderError, UsageError
 from tests.encoder.towers.models import (
@@ -119,7 +119,7 @@ def test_lifts_bottleneck(classes: int, blocks: int, expected: int) -> None:
 @torch.no_grad()
 def test_a_bottleneck_is_lifts() -> None:
     generator = torch.Generator().manual_seed(0)
-    block = Bottleneck(48, 6, generator).double()
+    block = BottleneckAdapter(48, 6, generator).double()
     x = torch.randn(2, 5, 48, generator=generator).double()
     assert not block(x).any() and block.scale.item() == 1
     assert block.down.weight.var().item() == pytest.approx(1 / (3 * 48), rel=0.3)
@@ -135,7 +135,7 @@ def test_a_bottleneck_is_lifts() -> None:
 @torch.no_grad()
 def test_guidance_is_attention_over_the_texts() -> None:
     generator = torch.Generator().manual_seed(0)
-    block = Guidance(48, 20, 6, generator).double()
+    block = GuidanceAttention(48, 20, 6, generator).double()
     x = torch.randn(2, 5, 48, generator=generator).double()
     texts = torch.randn(7, 20, generator=generator).double()
     assert not block(x, texts).any()
