@@ -182,7 +182,7 @@ def ensemble(
     if given is None:
         tried = _try(logits[CHOSEN_ON], rows[CHOSEN_ON].labels, space, progress)
         given = tuple(max(tried, key=lambda t: (t["mean_per_class"], -t["nll"]))["weights"])
-    mixed = {name: mix(parts, given, space) for name, parts in logits.items()}
+    mixed = {name: mixed_logits(parts, given, space) for name, parts in logits.items()}
     record = _record(opened, given, space, split, rows, tried, out)
     of_members = {
         member.name: _scored({n: parts[i] for n, parts in logits.items()}, rows, record, stale)
@@ -250,7 +250,7 @@ def _written_member(path: Path, part: Mapping[str, Any]) -> ZeroShot | Path:
     return path / part["run"]
 
 
-def mix(logits: Sequence[np.ndarray], weights: Sequence[float], space: str) -> np.ndarray:
+def mixed_logits(logits: Sequence[np.ndarray], weights: Sequence[float], space: str) -> np.ndarray:
     """Return float64 (N, C): log of the sum of w_m softmax(z_m), or the sum of w_m z_m.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import LabelledRows, fit_head, require_classes
 from ltcache.heads import HeadContext
-from ltcache.heads.base import predict
+from ltcache.heads.base import predict_logits
 from ltcache.methods import Method, Stage, Train, method_by_name, override
 
 _NESTED = "settings__"
@@ -167,7 +167,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
         features = torch.from_numpy(np.require(X, np.float64, ["C", "W"]))
-        return predict(self.head_, self.transform_(features))
+        return predict_logits(self.head_, self.transform_(features))
 
     def _counts(self, rows: LabelledRows) -> np.ndarray:
         """Return the (weighted) rows of each class."""

@@ -20,10 +20,10 @@ from ltcache.run import Run, check_features, open_run, require_labels, score
 from ltcache.test_priors import (
     NAMED,
     PriorProfile,
-    class_prior,
     class_weights,
     draw_rows,
     estimate_prior,
+    profile_prior,
     read_prior,
     retarget,
 )
@@ -91,7 +91,7 @@ def evaluate_seeds(
 
     Returns:
         Name of the run's folder (``seed-0``) -> its scores, in the order of the seeds;
-        :func:`ltcache.fit.summarise` makes mean and spread of them.
+        :func:`ltcache.fit.summarise_seeds` makes mean and spread of them.
 
     Raises:
         UsageError: there are no seeds, or their runs differ in more than the seed.
@@ -135,7 +135,7 @@ def _shifted_score(
     logits, weights, words = rows.logits, None, "as fitted"
     if test_prior is not None:
         trained_on = np.array(run.record.get("effective_counts", counts))
-        assumed = class_prior(trained_on, _exponent(run))
+        assumed = profile_prior(trained_on, _exponent(run))
         target, words = _target(test_prior, counts, rows.logits, assumed)
         logits = retarget(rows.logits, assumed, target)
         weights = None if _is(test_prior, "estimate") else class_weights(target, rows.labels)
@@ -170,9 +170,9 @@ def _target(
     if isinstance(test_prior, np.ndarray):
         return _given(test_prior, len(counts)), "given"
     if _is(test_prior, "uniform"):
-        return class_prior(counts, 0.0), "uniform"
+        return profile_prior(counts, 0.0), "uniform"
     if _is(test_prior, "train"):
-        return class_prior(counts), "that of the training rows"
+        return profile_prior(counts), "that of the training rows"
     if _is(test_prior, "estimate"):
         found = estimate_prior(logits, assumed)
         end = "" if found.converged else ", not converged"

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from ltcache.cache.fingerprint import canonical_json, digest, telling_classes
 from ltcache.errors import CacheError, FitError, UsageError
 from ltcache.files import result_folder, whole_folder, write_json
-from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
+from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict_logits
 from ltcache.manifest.missing_split import unlabelled_split
 from ltcache.methods import Method, build_head
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
@@ -96,7 +96,7 @@ class Run:
         flat = tensor.flatten(0, 1)
         if flat.shape[-1] != self.head.dim:
             raise FitError(f"the head takes {self.head.dim} dimensions, not {flat.shape[-1]}")
-        logits = predict(self.head, self.transform(flat))
+        logits = predict_logits(self.head, self.transform(flat))
         return logits.reshape(rows, crops, -1).mean(dim=1).numpy()
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
@@ -106,7 +106,7 @@ class Run:
             UsageError: something else is there, and it is not a run or ``overwrite`` is false.
         """
         out = Path(out)
-        check_place(out, self.key, overwrite)
+        require_run_place(out, self.key, overwrite)
         with whole_folder(out) as partial:
             self._write(partial)
         self.path = out
@@ -211,7 +211,7 @@ def token_map(encoder: Mapping[str, Any], rest: Mapping[str, np.ndarray]) -> Tok
     return TokenMap(module.grid, module.class_token, encoder["dims"]["embedding"], module)
 
 
-def check_place(out: Path, key: str, overwrite: bool) -> None:
+def require_run_place(out: Path, key: str, overwrite: bool) -> None:
     """Refuse to replace what is not a run, or a run of other content unless told to.
 
     Raises:

@@ -108,7 +108,7 @@ def draw_rows(
     return np.asarray(np.sort(order[place < take[labels[order]]]), dtype=np.int64)
 
 
-def class_prior(class_counts: np.ndarray, exponent: float = 1.0) -> np.ndarray:
+def profile_prior(class_counts: np.ndarray, exponent: float = 1.0) -> np.ndarray:
     """Return n**a as probabilities, float64 (C,); with an empty class (n + 1)**a."""
     counts = np.asarray(class_counts, dtype=np.float64)
     if exponent != 0 and not counts.all():

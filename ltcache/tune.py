@@ -246,14 +246,14 @@ def validation(
         FitError: there is no validation split and no class has training rows to spare.
     """
     from ltcache.cache import check_prompts
-    from ltcache.fit.adapter import make_context, rows_of, val_rows
+    from ltcache.fit.adapter import labelled_rows, make_context, val_rows
     from ltcache.fit.rows import LEAST, SHARE, hold_out
 
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, texts = make_context(cache, method, field, prompts)
     if texts is not None:
         check_prompts(cache, texts, allow_stale)
-    rows = rows_of(cache, "train", field, method.feature.view)
+    rows = labelled_rows(cache, "train", field, method.feature.view)
     val = val_rows(cache, field, method)
     if val is not None:
         return TuningFold(rows, val, context, "val")

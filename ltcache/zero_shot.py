@@ -40,7 +40,7 @@ class ZeroShotResult:
     stale: tuple[str, ...] = ()
 
 
-def zero_shot_logits(
+def scaled_cosines(
     embeddings: np.ndarray,
     text_mean: np.ndarray,
     logit_scale: float | None,
@@ -120,7 +120,7 @@ def cached_logits(
         raise CacheError(f"{cache.path}: embeddings of {split!r} hold NaN: run ltcache verify")
     total = np.zeros((len(features), len(prompts.mean)), np.float32)
     for crop in range(features.shape[1]):
-        total += zero_shot_logits(
+        total += scaled_cosines(
             features[:, crop], prompts.mean, cache.logit_scale, cache.logit_bias
         )
     return total / np.float32(features.shape[1])

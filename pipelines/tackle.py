@@ -70,7 +70,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.cache import Cache, open_cache
-from ltcache.ensemble import ZeroShot, ensemble, mix
+from ltcache.ensemble import ZeroShot, ensemble, mixed_logits
 from ltcache.errors import FitError
 from ltcache.extract import extract
 from ltcache.fit import ExtraRows, fit_adapter
@@ -299,7 +299,7 @@ def with_zero_shot(run: Run, cache: Cache) -> tuple[np.ndarray, dict[str, float]
     """Return test scores of a run mixed with zero-shot, and the weights validation data chose."""
     found = ensemble([run, ZeroShot(cache)], caches=[cache], space=SPACE)
     logits = [test_logits(run, cache), zero_shot_logits(cache)]
-    return mix(logits, list(found.weights.values()), SPACE), found.weights
+    return mixed_logits(logits, list(found.weights.values()), SPACE), found.weights
 
 
 def test_logits(run: Run, cache: Cache) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ltcache.cache import PromptEmbeddings
-from ltcache.ensemble import Ensemble, ZeroShot, ensemble, mix, weight_grid
+from ltcache.ensemble import Ensemble, ZeroShot, ensemble, mixed_logits, weight_grid
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.fit import fit_adapter
@@ -205,7 +205,7 @@ def test_three_members_and_the_difference_to_each() -> None:
     parts = [np.stack([by_key[key] for key in scores[0]]) for by_key in scores]
     parts.append(zero_shot(one).logits.astype(np.float64))  # type: ignore[arg-type]
     labels, weights = one.labels("test"), tuple(found.weights.values())
-    right = mix(parts, weights, "probabilities").argmax(1) == labels
+    right = mixed_logits(parts, weights, "probabilities").argmax(1) == labels
     expected = paired_bootstrap(
         parts[2].argmax(1) == labels, right, labels, one.column("unit", "test")
     )
@@ -353,7 +353,7 @@ def test_extreme_scores_stay_finite() -> None:
     far = np.array([[2000.0, 0.0], [-2000.0, 0.0]])
     near = np.array([[0.0, 1.0], [1.0, 0.0]])
     for weights, space in itertools.product(((1, 0), (0.5, 0.5), (0, 1)), SPACES):
-        assert np.isfinite(mix([far, near], weights, space)).all()
-    assert np.allclose(mix([far, near], (0.5, 0.5), "probabilities")[0], np.log(
+        assert np.isfinite(mixed_logits([far, near], weights, space)).all()
+    assert np.allclose(mixed_logits([far, near], (0.5, 0.5), "probabilities")[0], np.log(
         [0.5 + 0.5 / (1 + np.e), 0.5 * np.e / (1 + np.e)]
     ))  # fmt: skip

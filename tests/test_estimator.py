@@ -27,7 +27,7 @@ from ltcache.errors import FitError, UsageError
 from ltcache.estimator import LongTailClassifier
 from ltcache.fit import LabelledRows, fit_head
 from ltcache.heads import HeadContext
-from ltcache.heads.base import predict
+from ltcache.heads.base import predict_logits
 from ltcache.methods import METHODS, override
 from tests.fakes import FakeCache, long_tail_counts
 
@@ -82,7 +82,7 @@ def test_the_fit_is_that_of_fit_head(name: str) -> None:
     own = LongTailClassifier(method, random_state=5).fit(X, y)
     for key, value in fitted.head.state_dict().items():
         assert torch.equal(own.head_.state_dict()[key], value.double()), key
-    logits = predict(fitted.head, fitted.transform(torch.from_numpy(X)))
+    logits = predict_logits(fitted.head, fitted.transform(torch.from_numpy(X)))
     np.testing.assert_allclose(own.decision_function(X), logits, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(part, BaseEstimator) for part in vars(own).values())
     assert (own.history_, own.tuned_on_) == (fitted.history, fitted.tuned_on)

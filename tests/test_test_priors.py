@@ -19,10 +19,10 @@ from ltcache.run import Run
 from ltcache.test_priors import (
     RATIOS,
     PriorProfile,
-    class_prior,
     class_weights,
     draw_rows,
     estimate_prior,
+    profile_prior,
     read_prior,
     retarget,
 )
@@ -99,17 +99,17 @@ def test_a_shift_is_named_in_one_way(text: str) -> None:
 
 
 def test_a_prior_is_a_power_of_the_counts() -> None:
-    assert class_prior(COUNTS, 0).tolist() == [1 / 8] * 8
-    assert np.allclose(class_prior(COUNTS), COUNTS / COUNTS.sum())
-    assert np.allclose(class_prior(COUNTS, 0.5) ** 2 / (class_prior(COUNTS, 0.5) ** 2).sum(),
-                       class_prior(COUNTS))  # fmt: skip
-    assert class_prior(np.array([3, 0])).tolist() == [0.8, 0.2]
+    assert profile_prior(COUNTS, 0).tolist() == [1 / 8] * 8
+    assert np.allclose(profile_prior(COUNTS), COUNTS / COUNTS.sum())
+    assert np.allclose(profile_prior(COUNTS, 0.5) ** 2 / (profile_prior(COUNTS, 0.5) ** 2).sum(),
+                       profile_prior(COUNTS))  # fmt: skip
+    assert profile_prior(np.array([3, 0])).tolist() == [0.8, 0.2]
 
 
 def test_retargeting_is_an_exact_bayes_step_and_goes_back() -> None:
     rng = np.random.default_rng(0)
     likelihood = rng.random((50, 8))
-    p, q = class_prior(COUNTS), rng.dirichlet(np.ones(8))
+    p, q = profile_prior(COUNTS), rng.dirichlet(np.ones(8))
     logits = np.log(likelihood * p)
     assert np.allclose(retarget(logits, p, q), np.log(likelihood * q))
     assert np.allclose(retarget(retarget(logits, p, q), q, p), logits)
@@ -122,7 +122,10 @@ def test_em_recovers_a_planted_prior(seed: int) -> None:
     rng = np.random.default_rng(seed)
     classes, rows = 6, 20_000
     means = rng.normal(size=(classes, 4)) * 1.5
-    planted, assumed = rng.dirichlet(np.full(classes, 2.0)), class_prior(long_tail_counts(6, 90, 3))
+    planted, assumed = (
+        rng.dirichlet(np.full(classes, 2.0)),
+        profile_prior(long_tail_counts(6, 90, 3)),
+    )
     labels = rng.choice(classes, rows, p=planted)
     x = means[labels] + rng.normal(size=(rows, 4))
     logits = x @ means.T - (means**2).sum(1) / 2 + np.log(assumed)  # calibrated under ``assumed``

@@ -15,7 +15,7 @@ from ltcache.cache.fingerprint import digest
 from ltcache.encoder import encode_prompts, load_encoder
 from ltcache.errors import CacheError, IdentityError
 from ltcache.prompts import PromptEmbeddings
-from ltcache.zero_shot import cached_logits, zero_shot, zero_shot_logits
+from ltcache.zero_shot import cached_logits, scaled_cosines, zero_shot
 from tests.encoder.tiny_models import write_tiny_clip
 
 TOWER, TOKENIZER = "a" * 64, {"class": "T"}
@@ -103,14 +103,14 @@ def test_logits_are_scaled_cosines() -> None:
     embeddings = rng.normal(size=(5, 4)).astype(np.float32)
     mean = np.eye(3, 4, dtype=np.float32)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    logits = zero_shot_logits(embeddings, mean, 20.0)
+    logits = scaled_cosines(embeddings, mean, 20.0)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, 20 * unit[:, :3], rtol=1e-5)
-    np.testing.assert_allclose(zero_shot_logits(7 * embeddings, mean, 20.0), logits, rtol=1e-5)
-    np.testing.assert_allclose(zero_shot_logits(embeddings, mean, None), unit[:, :3], rtol=1e-5)
-    biased = zero_shot_logits(embeddings, mean, 20.0, -10.0)
+    np.testing.assert_allclose(scaled_cosines(7 * embeddings, mean, 20.0), logits, rtol=1e-5)
+    np.testing.assert_allclose(scaled_cosines(embeddings, mean, None), unit[:, :3], rtol=1e-5)
+    biased = scaled_cosines(embeddings, mean, 20.0, -10.0)
     np.testing.assert_allclose(biased, logits - 10, rtol=1e-5)
-    assert np.isfinite(zero_shot_logits(np.zeros((1, 4)), mean, 20.0)).all()
+    assert np.isfinite(scaled_cosines(np.zeros((1, 4)), mean, 20.0)).all()
 
 
 def test_equals_clips_own_logits(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_equals_clips_own_logits(tmp_path: Path) -> None:
         images = encoder.preprocessing.normalise(pixels)
         expected, _ = encoder.model.get_logits(images, encoder.tokenizer(texts))
     found = encoder.encode_images(pixels)["embedding"].numpy()
-    logits = zero_shot_logits(found, prompts.mean, encoder.logit_scale, encoder.logit_bias)
+    logits = scaled_cosines(found, prompts.mean, encoder.logit_scale, encoder.logit_bias)
     np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 

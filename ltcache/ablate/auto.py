@@ -137,9 +137,9 @@ def choose_method(
 
 
 def _right(fitted: Any, fold: Any) -> np.ndarray:
-    from ltcache.heads import predict
+    from ltcache.heads import predict_logits
 
-    logits = predict(fitted.head, fitted.transform(fold.val.features))
+    logits = predict_logits(fitted.head, fitted.transform(fold.val.features))
     return np.asarray((logits.argmax(dim=1) == fold.val.labels).numpy(), dtype=np.float64)
 
 

@@ -122,13 +122,13 @@ class FitRun:
 
     def _train(self, jobs: Sequence[AblationJob], memo: dict[str, Any]) -> None:
         from ltcache import fit
-        from ltcache.fit.adapter import make_context, rows_of, val_rows
+        from ltcache.fit.adapter import labelled_rows, make_context, val_rows
 
         first = jobs[0].method
         field = first.feature.resolve(self.cache.field_dims(first.feature.view))
         prompts = self.options.fit.get("prompts")
         contexts = [make_context(self.cache, job.method, field, prompts)[0] for job in jobs]
-        rows = rows_of(self.cache, "train", field, first.feature.view)
+        rows = labelled_rows(self.cache, "train", field, first.feature.view)
         val = val_rows(self.cache, field, first)
         for texts in (False, True):  # what a stage may fall back to depends on them
             some = [k for k, c in enumerate(contexts) if (c.text_features is not None) == texts]

@@ -5,7 +5,7 @@ from ltcache.cache.layers import Layer
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings, check_prompts
 from ltcache.cache.reader import Cache, check_identities, open_cache
-from ltcache.cache.shards import ShardRecord, commit_shard, read_record
+from ltcache.cache.shards import ShardRecord, commit_shard, read_shard_record
 
 __all__ = [
     "Cache",
@@ -22,6 +22,6 @@ __all__ = [
     "open_cache",
     "read_plan",
     "read_plans",
-    "read_record",
+    "read_shard_record",
     "store_prompts",
 ]

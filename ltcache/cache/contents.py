@@ -19,7 +19,7 @@ from ltcache.cache.norms import NormStats, norm_stats
 from ltcache.cache.plan import read_plan
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache
-from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_record
+from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.one_line import one_line
 
@@ -151,7 +151,7 @@ def _record(
     """Return a shard's record if it agrees with the index and with itself."""
     path, data = record_path(cache, layer, shard), shard_path(cache, layer, shard)
     try:
-        record = read_record(cache, layer, shard)
+        record = read_shard_record(cache, layer, shard)
     except CacheError as error:
         raise DamagedFile(cache, path, str(error)) from None
     entry = index["files"][data.relative_to(cache).as_posix()]

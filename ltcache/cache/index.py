@@ -30,7 +30,7 @@ from ltcache.cache.layout import (
 )
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
-from ltcache.cache.shards import ShardRecord, merged_errors, read_record
+from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.files import write_whole
 from ltcache.manifest import Manifest
@@ -228,7 +228,7 @@ def _committed_shards(
     ranges: list[list[int]] = []
     parts = [_item_columns([], [], [], [])]
     for shard in (shard for plan in plans for shard in plan.shards):
-        found = {layer.folder: read_record(cache, layer.folder, shard) for layer in layers}
+        found = {layer.folder: read_shard_record(cache, layer.folder, shard) for layer in layers}
         records = {folder: record for folder, record in found.items() if record is not None}
         if len(records) < len(layers):
             continue

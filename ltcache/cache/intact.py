@@ -35,7 +35,7 @@ def require_intact(cache: Path, name: str, index: Mapping[str, Any]) -> Path:
     entry = index["files"].get(name)
     text = "the index does not name it" if entry is None else difference(cache / name, entry)
     if text:
-        advice = remedy(name, len(index["plans"]))
+        advice = damage_remedy(name, len(index["plans"]))
         raise CacheError(f"{cache / name}: {text}: the cache is damaged. Remedy: {advice}")
     return cache / name
 
@@ -73,7 +73,7 @@ def difference(
     return ""
 
 
-def remedy(name: str, plans: int = 1) -> str:
+def damage_remedy(name: str, plans: int = 1) -> str:
     """Return what to do about a damaged file of a finished cache that so many plans made."""
     stem = name.rpartition(".")[0]
     if name.startswith("views/"):

@@ -16,7 +16,7 @@ from ltcache.cache.index import read_index
 from ltcache.cache.layers import Layer, begun_layers, dims_of, layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.plan import Plan, read_plan, read_plans
-from ltcache.cache.shards import read_record
+from ltcache.cache.shards import read_shard_record
 from ltcache.errors import CacheError
 
 AGAIN = "ltcache verify --repair removes it, and the same ltcache extract then encodes it again"
@@ -79,7 +79,7 @@ def _check_shard(cache: Path, layer: Layer, shard: int, items: range) -> int:
     """Return the size of a sound shard; raises :class:`DamagedFile` for another."""
     path, data = record_path(cache, layer.folder, shard), shard_path(cache, layer.folder, shard)
     try:
-        record = read_record(cache, layer.folder, shard)
+        record = read_shard_record(cache, layer.folder, shard)
     except CacheError as error:
         raise DamagedFile(cache, path, str(error)) from None
     if record is None:

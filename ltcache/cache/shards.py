@@ -89,7 +89,7 @@ def commit_shard(
     return result
 
 
-def read_record(cache: Path, layer: str, shard: int) -> ShardRecord | None:
+def read_shard_record(cache: Path, layer: str, shard: int) -> ShardRecord | None:
     """Return a shard's record, or None where the shard is not (wholly) there.
 
     Raises:

@@ -10,7 +10,7 @@ from ltcache.cache.layers import as_json
 from ltcache.cache.reader import Cache
 
 
-def summarise(cache: Cache) -> dict[str, Any]:
+def summarise_cache(cache: Cache) -> dict[str, Any]:
     """Return encoder, views, prompts, statuses and cost of a cache, a value for JSON.
 
     Returns:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ltcache.cache.contents import CacheContents, check_contents
 from ltcache.cache.index import read_index
-from ltcache.cache.intact import difference, remedy
+from ltcache.cache.intact import damage_remedy, difference
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
@@ -157,7 +157,7 @@ def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyRe
         rows=contents.rows,
         failed=contents.failed,
         problems=tuple(
-            CacheDamage(file, text, remedy(file, len(index["plans"])))
+            CacheDamage(file, text, damage_remedy(file, len(index["plans"])))
             for file, text in problems + contents.problems
         ),
         warnings=tuple(contents.warnings),

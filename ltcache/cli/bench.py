@@ -73,10 +73,10 @@ def command(
     if as_json:
         print_json(measured.to_dict())
     else:
-        click.echo("\n".join(lines(measured)))
+        click.echo("\n".join(bench_lines(measured)))
 
 
-def lines(measured: BenchResult) -> list[str]:
+def bench_lines(measured: BenchResult) -> list[str]:
     """Return what was measured as lines for people."""
     failed = f", {measured.failed} failed" if measured.failed else ""
     result = [

@@ -51,10 +51,10 @@ def command(
     if as_json:
         print_json(report.to_dict())
     else:
-        click.echo("\n".join(lines(report)))
+        click.echo("\n".join(diff_lines(report)))
 
 
-def lines(report: DiffReport) -> list[str]:
+def diff_lines(report: DiffReport) -> list[str]:
     """Return a report as lines for people."""
     result = [f"A: {report.a}, {report.rows[0]} rows", f"B: {report.b}, {report.rows[1]} rows"]
     for kind, fields in report.identities.items():

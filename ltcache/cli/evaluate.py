@@ -86,11 +86,11 @@ def _show(name: str, metrics: Any, split: str, as_json: bool) -> None:
 
 def _seeds(folder: Path, options: dict[str, Any], as_json: bool) -> None:
     from ltcache.evaluate import evaluate_seeds
-    from ltcache.fit import summarise
+    from ltcache.fit import summarise_seeds
     from ltcache.report import seeds_table
 
     split, scores = options["split"], evaluate_seeds(folder, **options)
-    summary = {split: summarise(list(scores.values()))}
+    summary = {split: summarise_seeds(list(scores.values()))}
     if as_json:
         print_json(summary)
         return

@@ -44,7 +44,7 @@ def command(
     ltcache inspect cache --checks
     """
     from ltcache.cache import open_cache
-    from ltcache.cache.summary import summarise
+    from ltcache.cache.summary import summarise_cache
     from ltcache.checks import check_cache
     from ltcache.errors import UsageError
     from ltcache.inspection import describe
@@ -57,7 +57,7 @@ def command(
             f"{source} is a cache, which keeps its classes and needs no images",
         )
         cache = open_cache(source)
-        summary = {**describe(cache.manifest), "cache": summarise(cache)}
+        summary = {**describe(cache.manifest), "cache": summarise_cache(cache)}
         if checks:
             summary["checks"] = check_cache(cache).to_dict()
     elif checks:
@@ -74,10 +74,10 @@ def command(
     if as_json:
         print_json(summary)
     else:
-        click.echo("\n".join(lines(summary)))
+        click.echo("\n".join(summary_lines(summary)))
 
 
-def lines(summary: dict[str, Any]) -> list[str]:
+def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return a summary as lines for people."""
     title = f" ({summary['title']})" if summary["title"] else ""
     result = [

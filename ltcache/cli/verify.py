@@ -92,7 +92,7 @@ def command(
     if as_json:
         print_json(report.to_dict())
     else:
-        click.echo("\n".join(lines(report)))
+        click.echo("\n".join(verify_lines(report)))
     for problem in report.left[:_SHOWN]:
         click.echo(f"ltcache: {problem}", err=True)
     if len(report.left) > _SHOWN:
@@ -102,7 +102,7 @@ def command(
         raise SystemExit(report.exit_status)
 
 
-def lines(report: VerifyReport) -> list[str]:
+def verify_lines(report: VerifyReport) -> list[str]:
     """Return a report as lines for people."""
     from ltcache.manifest.text import printable
 

@@ -171,11 +171,11 @@ def _require_parent(state: Mapping[str, torch.Tensor], child: TunedCheckpoint) -
             raise EncoderError(
                 f"{child.folder} was tuned from {child.parent_name}, whose {tower} tower had "
                 f"SHA-256 {expected[:16]}; what has that name now has {towers[tower][:16]}: these "
-                f"are other weights. {remedy(child.folder)}"
+                f"are other weights. {parent_remedy(child.folder)}"
             )
 
 
-def remedy(folder: Path) -> str:
+def parent_remedy(folder: Path) -> str:
     """Return how a user says where a checkpoint's parent is."""
     return (
         f"Say where the parent is: give it as pretrained (--pretrained {LOCAL}/path/to/parent), "

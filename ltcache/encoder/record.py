@@ -59,7 +59,7 @@ def agreed_activation(
     )
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_open_clip_config(path: Path) -> dict[str, Any]:
     """Return the content of an ``open_clip_config.json``.
 
     Raises:

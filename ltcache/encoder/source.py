@@ -22,8 +22,8 @@ from ltcache.encoder.child import (
     RECORD_FILE,
     TunedCheckpoint,
     is_checkpoint,
+    parent_remedy,
     read_checkpoint,
-    remedy,
 )
 from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.encoder.record import (
@@ -32,7 +32,7 @@ from ltcache.encoder.record import (
     agreed_activation,
     default_preprocess,
     known_values,
-    read_record,
+    read_open_clip_config,
     recorded_preprocess,
     require_same_architecture,
 )
@@ -128,7 +128,7 @@ def _from_folder(
 ) -> EncoderSource:
     if not folder.is_dir():
         raise EncoderError(f"{folder}: no such folder")
-    record = read_record(folder / CONFIG_FILE)
+    record = read_open_clip_config(folder / CONFIG_FILE)
     found = _find_checkpoint_in_dir(folder)
     if found is None:
         raise EncoderError(
@@ -185,13 +185,15 @@ def _parent(child: TunedCheckpoint, pretrained: str | None, cache_dir: str | Non
             model = f"{LOCAL}{moved}"
     where = Path(model.removeprefix(LOCAL)).expanduser()
     if where.exists() and where.resolve() == child.folder.resolve():
-        raise EncoderError(f"{child.folder} cannot be its own parent. {remedy(child.folder)}")
+        raise EncoderError(
+            f"{child.folder} cannot be its own parent. {parent_remedy(child.folder)}"
+        )
     try:
         return resolve(model, weights, child.parent["activation"], cache_dir)
     except (EncoderError, UsageError) as error:
         raise EncoderError(
             f"{child.folder} holds what was tuned of {child.parent_name}, which cannot be loaded: "
-            f"{error}\n{remedy(child.folder)}"
+            f"{error}\n{parent_remedy(child.folder)}"
         ) from None
 
 
@@ -208,7 +210,7 @@ def _from_hub(
     except Exception as error:  # the hub's client raises many kinds
         hint = f"; an image-only model of timm is named timm:{model}" if "timm/" in model else ""
         raise _unreachable(model, error, hint) from None
-    record = read_record(config)
+    record = read_open_clip_config(config)
     trained = bool(record["model_cfg"].get("quick_gelu", False))
     return EncoderSource(
         name=model,
@@ -282,7 +284,7 @@ def _from_file(
     built = bool(config.get("quick_gelu", False))
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
-        record = read_record(beside)
+        record = read_open_clip_config(beside)
         require_same_architecture(name, config, beside, record["model_cfg"])
         trained = bool(record["model_cfg"].get("quick_gelu", False))
         chosen = agreed_activation(activation, built, trained, str(beside), name)

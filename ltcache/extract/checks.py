@@ -13,14 +13,14 @@ from ltcache.manifest import Manifest, missing_files
 _GRACE = 1000  # failures are judged as a rate from this many items on
 
 
-def check_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
+def require_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
     parse_views(views)
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {name} must be at least 1, not {value}")
 
 
-def check_place(out: Path) -> None:
+def require_cache_place(out: Path) -> None:
     """Refuse a place that holds something else than a cache, or that is an address."""
     require_local(out)
     if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
@@ -29,7 +29,7 @@ def check_place(out: Path) -> None:
         raise UsageError(f"{out} is a file: choose another --out")
 
 
-def check_files(manifest: Manifest, max_failures: float) -> None:
+def require_files(manifest: Manifest, max_failures: float) -> None:
     missing = missing_files(manifest)
     if not missing.count:
         return

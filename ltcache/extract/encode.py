@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ltcache.cache import Layer, Plan, ShardRecord, read_record
+from ltcache.cache import Layer, Plan, ShardRecord, read_shard_record
 from ltcache.cache.layout import index_path
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
@@ -73,7 +73,7 @@ class ShardQueue:
 
     def _complete(self, layer: Layer, shard: int) -> bool:
         """Whether a shard is there and has features of every item that should have them."""
-        record = read_record(self.out, layer.folder, shard)
+        record = read_shard_record(self.out, layer.folder, shard)
         excused = self.items.excused
         if record is None or excused is None:
             return record is not None
@@ -139,7 +139,9 @@ def _failures(task: ShardQueue) -> int:
     """Return how many of a new plan's items are known to have failed."""
     if task.items.known is not None:
         return 0
-    records = (read_record(task.out, task.layers[0].folder, shard) for shard in task.plan.shards)
+    records = (
+        read_shard_record(task.out, task.layers[0].folder, shard) for shard in task.plan.shards
+    )
     return sum(len(record.errors) for record in records if record)
 
 

@@ -27,7 +27,7 @@ from ltcache.cache.index import check_file_sizes, read_index
 from ltcache.cache.layers import claim_layer, dims_of, first_layer
 from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
 from ltcache.errors import CacheError
-from ltcache.extract.checks import check_choice, check_files, check_place
+from ltcache.extract.checks import require_cache_place, require_choice, require_files
 from ltcache.extract.encode import ExtractionOptions, ShardQueue, encode_task
 from ltcache.extract.growth import ManifestGrowth, check_sample, number_items, plan_growth
 from ltcache.extract.items import ImageItems, known_items
@@ -106,8 +106,8 @@ def extract(
     keep_freed_memory()
     out = require_local(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
-    check_choice(views or (), batch_size, shard_size)
-    check_place(out)
+    require_choice(views or (), batch_size, shard_size)
+    require_cache_place(out)
     begun = read_plan(out)
     unfinished = None if index_path(out).exists() else begun
     _set_threads(threads, begun)
@@ -131,7 +131,7 @@ def extract(
     if index_path(out).exists():
         wanted = ExtractRequest(plan, views, fields, view_seed, retry_failed, rehash)
         return _grow(out, wanted, manifest, encoder, options, started)
-    check_files(manifest, max_failures)
+    require_files(manifest, max_failures)
     items, uris = number_items(manifest)
     plan = replace(plan, items=len(uris))
     first = first_layer(plan)

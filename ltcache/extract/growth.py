@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache import Cache, Plan, read_record
+from ltcache.cache import Cache, Plan, read_shard_record
 from ltcache.cache.fingerprint import bytes_digest, canonical_json
 from ltcache.cache.shards import merged_errors
 from ltcache.errors import IdentityError, ImageError, UsageError
@@ -169,7 +169,7 @@ def contents(cache: Cache, plans: Sequence[Plan]) -> tuple[pa.Array, np.ndarray]
     shas, items = [pa.array([], pa.string())], [np.zeros(0, np.int64)]
     folders = [layer.folder for layer in cache.layers]
     for shard in (shard for plan in plans for shard in plan.shards):
-        records = {folder: read_record(cache.path, folder, shard) for folder in folders}
+        records = {folder: read_shard_record(cache.path, folder, shard) for folder in folders}
         there = {folder: record for folder, record in records.items() if record is not None}
         if len(there) < len(folders):
             continue

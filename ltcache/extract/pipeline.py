@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache import Layer, Plan, ShardRecord, commit_shard, read_record
+from ltcache.cache import Layer, Plan, ShardRecord, commit_shard, read_shard_record
 from ltcache.cache.cost import add_cost
 from ltcache.cache.fingerprint import bytes_digest
 from ltcache.cache.layers import dims_of
@@ -278,7 +278,7 @@ class ShardWork:
             for layer in self.work.layers
         }
         records = {
-            folder: record or read_record(cache, folder, self.work.shard)
+            folder: record or read_shard_record(cache, folder, self.work.shard)
             for folder, record in written.items()
         }
         return CommittedShard(

@@ -26,7 +26,7 @@ from ltcache.finetune.augmentation import AUGMENTATIONS
 from ltcache.finetune.averaging import start_of
 from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.classifier import ClassTexts
-from ltcache.finetune.loop import encode, part_of
+from ltcache.finetune.loop import encode_split, part_of
 from ltcache.finetune.objective import TuningObjective
 from ltcache.finetune.processes import ProcessRanks
 from ltcache.finetune.spec import FineTuning
@@ -119,7 +119,7 @@ class TrainingParts:
     def judge(self) -> dict[str, float]:
         """Return scores of the validation images, see :func:`ltcache.fit.train.choose_by`."""
         assert self.val is not None
-        rows, labels = encode(self.step.embed, self.val, self.step.field)
+        rows, labels = encode_split(self.step.embed, self.val, self.step.field)
         return choose_by(self.classifier(), LabelledRows(rows, labels))
 
     def training_fit(self, epoch: int, seed: int) -> TrainingFit:
@@ -128,7 +128,7 @@ class TrainingParts:
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.batches), generator=draw)[:_JUDGED]
         with self.plain() as plain:
-            rows, labels = encode(self.step.embed, plain, self.step.field, order)
+            rows, labels = encode_split(self.step.embed, plain, self.step.field, order)
         return training_fit(
             self.classifier(), LabelledRows(rows, labels), epoch * self.batches.steps()
         )
@@ -199,7 +199,7 @@ def assemble(
 
     def features() -> LabelledRows:
         with images.plain("train") as plain:
-            found, labels = encode(embed, plain, field)
+            found, labels = encode_split(embed, plain, field)
         return LabelledRows(found.cpu(), labels.cpu())
 
     start = StartValues(tuning, context, features, seed=seed,

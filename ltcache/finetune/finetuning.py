@@ -29,7 +29,7 @@ from ltcache.errors import FitError, UsageError
 from ltcache.files import require_local, result_folder
 from ltcache.finetune.assembly import ComputeOptions, TrainingParts, assemble
 from ltcache.finetune.averaging import AveragingChoice, average_weights
-from ltcache.finetune.loop import TrainingSetup, encode, train
+from ltcache.finetune.loop import TrainingSetup, encode_split, train_encoder
 from ltcache.finetune.methods import tuning_by_name
 from ltcache.finetune.overrides import override_tuning
 from ltcache.finetune.processes import ProcessRanks, processes
@@ -182,7 +182,7 @@ def finetune(
                 state, seed, micro_batch or _micro_batch(assembly, place),
                 save_every, place.wrapped(assembly.step), place.first, report,
             )  # fmt: skip
-            done = train(training)
+            done = train_encoder(training)
             place.wait()  # nobody takes the state away from under another
             return _finish(assembly, done, parent, place, state, out)
 
@@ -287,7 +287,7 @@ def _metrics(assembly: TrainingParts) -> Metrics | None:
     """Return the scores of the result on the validation split."""
     if assembly.val is None:
         return None
-    rows, labels = encode(assembly.step.embed, assembly.val, assembly.step.field)
+    rows, labels = encode_split(assembly.step.embed, assembly.val, assembly.step.field)
     with torch.no_grad():
         logits = assembly.classifier()(rows)
     return evaluate_logits(

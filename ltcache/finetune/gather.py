@@ -20,7 +20,7 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def joined(*tensors: Tensor) -> list[Tensor]:
+def gathered_rows(*tensors: Tensor) -> list[Tensor]:
     """Return tensors with the rows of all ranks, in order of rank, differentiable.
 
     Shares may differ in length (the last batch, an image that could not be read). On one process

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from ltcache.encoder.towers import train_mode
 from ltcache.errors import DivergedError, FitError
 from ltcache.finetune.batches import ImageBatch, ImageBatches
-from ltcache.finetune.gather import joined, ranks
+from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
 from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, optimiser_tensors
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
@@ -64,14 +64,14 @@ class TrainingSetup:
         object.__setattr__(self, "parameters", trained_parameters(self.step))
 
 
-def train(training: TrainingSetup) -> TrainingState:
+def train_encoder(training: TrainingSetup) -> TrainingState:
     """Train to the end, from where the state's folder says; the best epoch is put in place.
 
     Raises:
         DivergedError: the loss is no longer finite.
         IdentityError: the state is of another training.
     """
-    optimiser = make_optimiser(training)
+    optimiser = encoder_optimiser(training)
     scaler = make_scaler(training)
     place = _resumed(training, optimiser, scaler)
     epochs = training.tuning.optimisation.epochs
@@ -94,7 +94,7 @@ def _to_best(training: TrainingSetup, epoch: int) -> None:
             torch.distributed.broadcast(parameter, 0)
 
 
-def make_optimiser(training: TrainingSetup) -> torch.optim.Optimizer:
+def encoder_optimiser(training: TrainingSetup) -> torch.optim.Optimizer:
     """Return the optimiser over all that trains; only matrices and kernels decay."""
     optimisation = training.tuning.optimisation
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -347,7 +347,7 @@ def _factor(optimiser: torch.optim.Optimizer) -> float:
 
 
 @torch.no_grad()
-def encode(
+def encode_split(
     embed: FieldEmbedder, batches: ImageBatches, name: str, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return one field (N, dim) and the labels (N,) of a split's images, of all ranks together.
@@ -360,5 +360,5 @@ def encode(
     for batch in batches.epoch(order):
         fields = embed(batch.pixels.to(embed.device, non_blocking=True))
         found.append((fields[name], batch.labels.to(embed.device)))
-    rows, labels = joined(*(torch.cat(part) for part in zip(*found, strict=True)))
+    rows, labels = gathered_rows(*(torch.cat(part) for part in zip(*found, strict=True)))
     return rows, labels

@@ -24,7 +24,7 @@ from ltcache.finetune.spec import (
     ObjectiveTerm,
 )
 from ltcache.heads import HEADS
-from ltcache.heads.base import hyper_parameters as keyword_arguments
+from ltcache.heads.base import keyword_arguments
 from ltcache.losses import LOSSES
 from ltcache.methods.changed import different, with_changes
 from ltcache.methods.overrides import nearest, read_setting

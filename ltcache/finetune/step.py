@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ltcache.finetune.classifier import ClassTexts
-from ltcache.finetune.gather import joined, ranks
+from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
 from ltcache.heads import Head
 from ltcache.images import Preprocessing
@@ -171,7 +171,7 @@ class TrainingStep(nn.Module):
         if weight is not None:
             return weight * self.loss(fields, labels, progress)
         names = list(fields)
-        *rows, labels = joined(*(fields[name] for name in names), labels)
+        *rows, labels = gathered_rows(*(fields[name] for name in names), labels)
         return self.loss(dict(zip(names, rows, strict=True)), labels, progress)
 
 
@@ -201,7 +201,7 @@ def accumulate(
     inner = step.module if isinstance(step, DistributedDataParallel) else step
     assert isinstance(inner, TrainingStep)
     micro = list(zip(pixels.split(micro_batch), labels.split(micro_batch), strict=True))
-    (everything,) = joined(labels)
+    (everything,) = gathered_rows(labels)
     inner.objective.observe(everything)
     if inner.objective.by_rows:
         return _by_rows(step, micro, progress, len(everything), backward, seeded)
@@ -246,7 +246,7 @@ def _in_two_passes(
             seeded(number)
             parts.append(inner.embed(pixels))
     own = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
-    *rows, labels = joined(*own.values(), torch.cat([labels for _, labels in micro]))
+    *rows, labels = gathered_rows(*own.values(), torch.cat([labels for _, labels in micro]))
     fields = dict(zip(own, rows, strict=True))
     loss = inner.loss(fields, labels, progress)
     found = torch.autograd.grad(loss, list(own.values()), allow_unused=True)

@@ -11,7 +11,7 @@ from ltcache.finetune.spec import FineTuning
 from ltcache.fit.adapter import data_record, fit_adapter, spent
 from ltcache.heads import FeatureTransform
 from ltcache.methods import FeatureSpec, Method, Optimisation, Train
-from ltcache.run import Run, check_place, score
+from ltcache.run import Run, require_run_place, score
 
 if TYPE_CHECKING:
     from ltcache.finetune.finetuning import FineTuned
@@ -44,7 +44,7 @@ def tuned_run(tuned: FineTuned, cache: Cache, out: str | Path, overwrite: bool =
         tuned.history,
         class_names=tuple(cache.classes.names),
     )
-    check_place(Path(out), run.key, overwrite)
+    require_run_place(Path(out), run.key, overwrite)
     run.record["cache"] = os.path.relpath(cache.path, Path(out).absolute())
     for split in _SCORED:
         if split in cache.manifest.splits and (cache.labels(split) >= 0).any():

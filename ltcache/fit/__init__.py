@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ltcache.fit.adapter import fit_adapter, fit_seeds, summarise
+from ltcache.fit.adapter import fit_adapter, fit_seeds, summarise_seeds
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FittedHead, fit_head
 from ltcache.fit.many import FitJob, fit_many
@@ -20,5 +20,5 @@ __all__ = [
     "fit_seeds",
     "hold_out",
     "require_classes",
-    "summarise",
+    "summarise_seeds",
 ]

@@ -35,7 +35,7 @@ from ltcache.methods import (
 )
 from ltcache.metrics import GroupScheme, Metrics
 from ltcache.one_line import one_line
-from ltcache.run import Run, check_place, require_labels, score, token_map
+from ltcache.run import Run, require_labels, require_run_place, score, token_map
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -94,7 +94,7 @@ def fit_adapter(
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
-    rows = rows_of(cache, "train", field, method.feature.view)
+    rows = labelled_rows(cache, "train", field, method.feature.view)
     warn_of_shared(cache, "train", *_SCORED)
     crops = cache.crops(method.feature.view)
     labelled = context.class_counts
@@ -131,7 +131,7 @@ def fit_adapter(
         rest=cache.rest() if field == "tokens" else {},
     )
     if out is not None:
-        check_place(Path(out), run.key, overwrite)
+        require_run_place(Path(out), run.key, overwrite)
         run.record["cache"] = os.path.relpath(cache.path, Path(out).absolute())
     for split in _SCORED:
         if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
@@ -179,14 +179,16 @@ def fit_seeds(
         )
         for seed in seeds
     )
-    summary = {split: summarise([run.metrics[split] for run in runs]) for split in runs[0].metrics}
+    summary = {
+        split: summarise_seeds([run.metrics[split] for run in runs]) for split in runs[0].metrics
+    }
     if out is not None:
         record = {"method": runs[0].method.name, "seeds": list(seeds), "splits": summary}
         write_json(Path(out) / "summary.json", record)
     return SeedRuns(runs, summary)
 
 
-def summarise(metrics: Sequence[Metrics]) -> dict[str, Any]:
+def summarise_seeds(metrics: Sequence[Metrics]) -> dict[str, Any]:
     """Return score -> {mean, sd, values} over runs; None for a group without rows."""
     result: dict[str, Any] = {}
     for name, value in metrics[0].to_dict().items():
@@ -201,7 +203,7 @@ def summarise(metrics: Sequence[Metrics]) -> dict[str, Any]:
     return result
 
 
-def rows_of(cache: Cache, split: str, field: str, view: str) -> LabelledRows:
+def labelled_rows(cache: Cache, split: str, field: str, view: str) -> LabelledRows:
     """Return the labelled rows of a split; each crop of a view is a row of the same unit.
 
     Raises:
@@ -265,7 +267,7 @@ def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:
     """Return the labelled rows of the validation split, or None where there are none."""
     if "val" not in cache.manifest.splits or not (cache.labels("val") >= 0).any():
         return None
-    return rows_of(cache, "val", field, method.feature.eval_view)
+    return labelled_rows(cache, "val", field, method.feature.eval_view)
 
 
 def _record(

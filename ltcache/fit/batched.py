@@ -1,9 +1,9 @@
 """Many runs of one architecture as one problem: R heads, each parameter stacked to (R, ...).
 
 Runs share rows, validation rows, batch size, schedule and what the head is made of; they differ in
-seed, learning rate, decay, loss and starting weights. Every run draws, weighs and chooses its epoch
-as :func:`ltcache.fit.train.train` would, so that results agree to rounding. The gain is the fixed
-cost of a step, which R runs pay once, and products large enough to keep every core busy.
+seed, learning rate, decay, loss and starting weights. Every run draws, weighs and chooses its
+epoch as :func:`ltcache.fit.train.train_head` would, so that results agree to rounding. The gain is
+the fixed cost of a step, which R runs pay once, and products that keep every core busy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ltcache.sampling import RowsByClass
 _BLOCK = 8192  # rows predicted at once, over all runs
 
 
-def architecture(training: StageTraining) -> tuple[Any, ...] | None:
+def shared_architecture(training: StageTraining) -> tuple[Any, ...] | None:
     """Return what runs must have in common to be one problem; None: this one must run alone.
 
     Alone are fusions, the full-batch solver, and losses with a state or noise but no closed form.
@@ -72,14 +72,14 @@ def has_closed_form(training: StageTraining) -> bool:
 def train_together(
     trainings: Sequence[StageTraining], stops: Sequence[int | None]
 ) -> list[TrainingOutcome | None]:
-    """Train the heads of runs of one :func:`architecture` in place.
+    """Train the heads of runs of one :func:`shared_architecture` in place.
 
     Args:
         stops: epochs after which each run ends; None: all of the schedule.
 
     Returns:
-        For each run what :func:`ltcache.fit.train.train` returns; None where the loss is no longer
-        finite, in which case the head is of no use.
+        For each run what :func:`ltcache.fit.train.train_head` returns; None where the loss is no
+        longer finite, in which case the head is of no use.
     """
     order = sorted(range(len(trainings)), key=lambda k: _rank(trainings[k]))
     problem = _BatchedFits([trainings[k] for k in order], [stops[k] for k in order])
@@ -179,7 +179,7 @@ def _spans(values: Sequence[Any]) -> Iterator[tuple[Any, slice]]:
 
 
 class _BatchedFits:
-    """The loop of :func:`ltcache.fit.train.train` over R runs."""
+    """The loop of :func:`ltcache.fit.train.train_head` over R runs."""
 
     def __init__(self, trainings: Sequence[StageTraining], stops: Sequence[int | None]) -> None:
         self.trainings = trainings

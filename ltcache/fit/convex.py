@@ -53,7 +53,7 @@ def solve(head: Head, objective: Objective, stage: Train, task: StageInput) -> T
     ``optimisation.epochs`` iterations (None: 500), or where float32 allows no further progress.
     Validation rows choose nothing here.
 
-    Args: as of :func:`ltcache.fit.train.train`.
+    Args: as of :func:`ltcache.fit.train.train_head`.
 
     Raises:
         FitError: the problem is not convex, or the stage asks for what this solver has not.

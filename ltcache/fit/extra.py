@@ -68,7 +68,7 @@ class ExtraRows:
         return {**self.record, "rows": len(self.labels), "weight": total, "digest": content}
 
 
-def joined(rows: LabelledRows, extra: LabelledRows | None) -> LabelledRows:
+def with_extra_rows(rows: LabelledRows, extra: LabelledRows | None) -> LabelledRows:
     """Return labelled rows and extra ones; a labelled row weighs 1 where nothing else is said."""
     if extra is None or not len(extra):
         return rows

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from ltcache.allocation import keep_freed_memory
 from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
-from ltcache.fit.extra import joined
+from ltcache.fit.extra import with_extra_rows
 from ltcache.fit.rows import SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import run_stage
 from ltcache.fit.task import Progress, StageInput, StageResult
@@ -103,7 +103,7 @@ def fit_head(
         FitError: data or settings that cannot be fitted.
     """
     keep_freed_memory()
-    require_classes(torch.bincount(joined(rows, extra).labels).cpu())
+    require_classes(torch.bincount(with_extra_rows(rows, extra).labels).cpu())
     begin = time.perf_counter()
     fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,
                allow_double_correction, memo, extra)  # fmt: skip
@@ -161,7 +161,7 @@ class OneFit:
         self, rows: LabelledRows, val: LabelledRows | None
     ) -> tuple[FeatureTransform, StageInput]:
         """Return the feature transform, fitted to the training rows, and the task of all stages."""
-        rows = joined(rows, self.extra).to(self.device)
+        rows = with_extra_rows(rows, self.extra).to(self.device)
         val = None if val is None else val.to(self.device)
         feature = self.method.feature
         if feature.text_rows:

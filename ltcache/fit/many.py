@@ -13,7 +13,7 @@ from torch import Generator
 
 from ltcache.allocation import keep_freed_memory
 from ltcache.errors import FitError
-from ltcache.fit.batched import architecture, train_together
+from ltcache.fit.batched import shared_architecture, train_together
 from ltcache.fit.head import (
     BY_A_SLICE,
     BY_NOTHING_ASKED,
@@ -234,7 +234,7 @@ def _train(states: Sequence[_JobState], number: int) -> None:
             state.failed = True
     groups: dict[Any, list[tuple[_JobState, StageTraining]]] = {}
     for key, pair in waiting.items():
-        groups.setdefault(architecture(pair[1]) or key, []).append(pair)
+        groups.setdefault(shared_architecture(pair[1]) or key, []).append(pair)
     for group in groups.values():
         _train_group(group, number)
 

@@ -15,9 +15,9 @@ from ltcache.errors import FitError
 from ltcache.fit.convex import solve
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
-from ltcache.fit.train import TrainingOutcome, choose_by, train
+from ltcache.fit.train import TrainingOutcome, choose_by, train_head
 from ltcache.heads import HEADS, Head, uses_texts
-from ltcache.heads.base import hyper_parameters as keyword_arguments
+from ltcache.heads.base import keyword_arguments
 from ltcache.losses import LOSSES, Loss
 from ltcache.methods import (
     Adjust,
@@ -65,10 +65,10 @@ class StageTraining:
     init: str
 
     def train(self, stop_after: int | None) -> TrainingOutcome:
-        """Train the head in place; see :func:`ltcache.fit.train.train`."""
+        """Train the head in place; see :func:`ltcache.fit.train.train_head`."""
         if self.stage.optimisation.optimiser == "lbfgs":
             return solve(self.head, self.objective, self.stage, self.task)
-        return train(self.head, self.objective, self.stage, self.task, stop_after)
+        return train_head(self.head, self.objective, self.stage, self.task, stop_after)
 
     def result(self, trained: TrainingOutcome) -> StageResult:
         """Return what the stage leaves once its head is trained."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.fit.task import StageInput
-from ltcache.fit.train import train
+from ltcache.fit.train import train_head
 from ltcache.heads import HEADS, class_means
 from ltcache.losses import LOSSES
 from ltcache.methods import Optimisation, Train
@@ -99,7 +99,7 @@ def _log_likelihood(task: StageInput, fitted: Tensor, scored: Tensor) -> Tensor:
     head.initialise("class_mean", rows.features, rows.labels, generator, task.context)
     stage = Train(optimisation=Optimisation(lr=3e-3, weight_decay=0.0, epochs=10))
     objective = OBJECTIVES["mean"](LOSSES["cross_entropy"](task.context.class_counts.clamp(min=1)))
-    train(head, objective.to(task.device), stage, replace(part, generator=generator))
+    train_head(head, objective.to(task.device), stage, replace(part, generator=generator))
     with torch.no_grad():
         logits = head(task.rows.features[scored])
     return -F.cross_entropy(logits, task.rows.labels[scored], reduction="none").double().cpu()

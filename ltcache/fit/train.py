@@ -33,7 +33,7 @@ class TrainingOutcome:
     best_epoch: int
 
 
-def train(
+def train_head(
     head: Head, objective: Objective, stage: Train, task: StageInput, stop_after: int | None = None
 ) -> TrainingOutcome:
     """Train a head in place, as a stage says.
@@ -52,7 +52,7 @@ def train(
     epochs = optimisation.epochs_for(len(rows))
     steps_per_epoch = optimisation.steps_per_epoch(len(rows))
     step = make_step(head, objective, stage, task)
-    optimiser = make_optimiser(head, stage)
+    optimiser = head_optimiser(head, stage)
     by_class = RowsByClass.of(rows.labels, head.num_classes)
     history: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
@@ -119,7 +119,7 @@ def _fusion(name: str, stage: Train) -> Fusion:
     return kind(**{k: v for k, v in stage.fusion_options.items() if k in known})
 
 
-def make_optimiser(head: Head, stage: Train) -> torch.optim.Optimizer:
+def head_optimiser(head: Head, stage: Train) -> torch.optim.Optimizer:
     """Return the optimiser over trainable parameters; only matrices decay.
 
     A parameter whose factor is 0 is frozen here; other factors scale the learning rate.

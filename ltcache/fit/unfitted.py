@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import UnfittedWarning
 from ltcache.fit.rows import LabelledRows
-from ltcache.heads import Head, class_means, predict
+from ltcache.heads import Head, class_means, predict_logits
 
 _BLOCK = 8192  # rows scored at once
 _FAR = 0.8  # of what the class means have right
@@ -74,7 +74,9 @@ def training_fit(head: Head, rows: LabelledRows, steps: int) -> TrainingFit:
         head: on the device of the rows. rows: as the head takes them, transformed.
         steps: see :class:`TrainingFit`.
     """
-    own = torch.cat([predict(head, part).argmax(dim=1) for part in rows.features.split(_BLOCK)])
+    own = torch.cat(
+        [predict_logits(head, part).argmax(dim=1) for part in rows.features.split(_BLOCK)]
+    )
     means = _nearest_mean(rows, head.num_classes)
     return TrainingFit(*_scores(own, rows), *_scores(means, rows), steps)
 

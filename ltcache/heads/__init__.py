@@ -9,8 +9,8 @@ from ltcache.heads.base import (
     HeadContext,
     TokenMap,
     class_means,
-    hyper_parameters,
-    predict,
+    keyword_arguments,
+    predict_logits,
     uses_texts,
 )
 from ltcache.heads.cosine import CosineHead
@@ -61,8 +61,8 @@ __all__ = [
     "LinearHead",
     "TokenMap",
     "class_means",
-    "hyper_parameters",
-    "predict",
+    "keyword_arguments",
+    "predict_logits",
     "uses_texts",
     "zero_shot_logits",
 ]

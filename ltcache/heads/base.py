@@ -273,7 +273,7 @@ class Head(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return the hyper-parameters that rebuild the head."""
-        return {name: getattr(self, name) for name in hyper_parameters(type(self))}
+        return {name: getattr(self, name) for name in keyword_arguments(type(self))}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -299,7 +299,7 @@ class Head(nn.Module):
 
 
 @torch.no_grad()
-def predict(head: Head, features: Tensor, block: int = 8192) -> Tensor:
+def predict_logits(head: Head, features: Tensor, block: int = 8192) -> Tensor:
     """Return logits (N, C) for transformed features (N, D), by blocks of rows."""
     parts = [head(features[i : i + block]) for i in range(0, len(features), block)]
     return torch.cat(parts) if parts else features.new_zeros((0, head.num_classes))
@@ -318,7 +318,7 @@ def uses_texts(head: type[Head]) -> bool:
     return bool({"text_features", "directions"} & {*head.keeps, *head.may_keep})
 
 
-def hyper_parameters(maker: Callable[..., Any]) -> dict[str, Any]:
+def keyword_arguments(maker: Callable[..., Any]) -> dict[str, Any]:
     """Return name -> default of what a head, or a function that makes one, can be told."""
     import inspect
 

@@ -18,7 +18,7 @@ from ltcache.manifest.names import read_classes
 from ltcache.manifest.parquet import image_column
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import canonical_split
-from ltcache.manifest.tables import rows_of
+from ltcache.manifest.tables import known_rows
 from ltcache.manifest.text import some
 
 
@@ -44,7 +44,9 @@ def _listing(path: Path, split: str, dataset: Any, request: ManifestRequest) -> 
         if (names := getattr(feature, "names", None))
     }
     columns = TableColumns(values, range(len(dataset)), named)
-    return rows_of(str(path / split), columns, values, uris, request, split=canonical_split(split))
+    return known_rows(
+        str(path / split), columns, values, uris, request, split=canonical_split(split)
+    )
 
 
 def _classes(path: Path, request: ManifestRequest) -> ClassList | None:

@@ -81,7 +81,7 @@ def read_table(path: Path, request: ManifestRequest, *, split: str | None = None
     values = dict(columns.values)
     if images_inside(path):
         uris = [f"{path.name}/{row}" for row in range(len(columns.lines))]
-        return rows_of(str(path), columns, values, uris, request, split=split)
+        return known_rows(str(path), columns, values, uris, request, split=split)
     uri = _pick(values, PATH_COLUMNS)
     if uri is None:
         raise ManifestError(
@@ -89,10 +89,10 @@ def read_table(path: Path, request: ManifestRequest, *, split: str | None = None
             f"{some(map(repr, columns.values), 12) or 'no columns at all'}"
         )
     uris = text_column(str(path), columns, uri, values.pop(uri))
-    return rows_of(str(path), columns, values, uris, request, split=split)
+    return known_rows(str(path), columns, values, uris, request, split=split)
 
 
-def rows_of(
+def known_rows(
     where: str,
     columns: TableColumns,
     values: dict[str, pa.Array],

@@ -9,7 +9,7 @@ from typing import Any
 from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.fusion import FUSIONS
 from ltcache.heads import HEADS
-from ltcache.heads.base import hyper_parameters as keyword_arguments
+from ltcache.heads.base import keyword_arguments
 from ltcache.losses import LOSSES
 from ltcache.methods.spec import Adjust, Method, Solve, Stage, Train, Transform
 from ltcache.objectives import OBJECTIVES
@@ -53,7 +53,7 @@ def hyper_parameters(kind: Callable[..., Any]) -> dict[str, Any]:
 
 
 def known_overrides(method: Method) -> dict[str, Any]:
-    """Return every bare key that :func:`override` takes for a method, with its present value."""
+    """Return every bare key that :func:`put_named` takes for a method, with its present value."""
     known = {f"feature.{key}": value for key, value in asdict(method.feature).items()}
     for stage in method.stages:
         known |= settings(stage)

@@ -174,7 +174,7 @@ def _about(metrics: Metrics) -> dict[str, Any]:
 
 
 def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
-    from ltcache.fit.adapter import summarise
+    from ltcache.fit.adapter import summarise_seeds
 
     metrics = {split: [run.metrics[split] for run in entry.runs] for split in splits}
     tuning = entry.runs[0].record.get("tuning") or {}
@@ -183,7 +183,7 @@ def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
         "method": entry.method,
         "overrides": dict(entry.overrides),
         "seeds": [run.seed for run in entry.runs],
-        "scores": {split: summarise(found) for split, found in metrics.items()},
+        "scores": {split: summarise_seeds(found) for split, found in metrics.items()},
         "per_class": {split: _per_class(found) for split, found in metrics.items()},
         "tuned_on": dict(entry.runs[0].record["tuned_on"]),
         "chosen": dict(tuning.get("chosen", {})),

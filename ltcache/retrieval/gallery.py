@@ -101,7 +101,7 @@ def write_gallery(
         UsageError: the result has no directory and no ``out`` is given.
         IdentityError: the result was made for another cache (status 4).
     """
-    check_cache(result, cache)
+    require_same_cache(result, cache)
     if out is None and result.path is None:
         raise UsageError("the result was not written: say where the gallery shall be")
     path = require_local(out) if out is not None else Path(result.path or "") / GALLERY
@@ -113,7 +113,7 @@ def write_gallery(
     return GalleryReport(path, size, len(result.classes), page.pictures, dict(page.missing))
 
 
-def check_cache(result: RetrievalResult, cache: Cache) -> None:
+def require_same_cache(result: RetrievalResult, cache: Cache) -> None:
     """Refuse a cache that the result was not made for.
 
     Raises:

@@ -132,7 +132,7 @@ def planted_duplicates(
     reports = []
     for kind in ("exact", *COPIES):
         copies = [copy_of(data, kind) for data in files]
-        values = encode(encoder, copies)
+        values = encode_images(encoder, copies)
         found = neighbours(train, units, values)
         hits = near.holds(found.best, surroundings(found, found.units[:, 0]))
         if kind == "exact":
@@ -169,7 +169,7 @@ def read_images(
         raise CacheError(f"{cache.path}: an image cannot be read again: {error}") from None
 
 
-def encode(encoder: Encoder, files: list[bytes]) -> np.ndarray:
+def encode_images(encoder: Encoder, files: list[bytes]) -> np.ndarray:
     """Return float32 (n, D): embeddings of image files, rounded as a cache stores them."""
     parts = [np.zeros((0, encoder.dims["embedding"]), np.float32)]
     for start in range(0, len(files), _BATCH):

@@ -83,11 +83,11 @@ def class_queries(
     rows = _sentences(prompts) if pooling == "max" else prompts.mean[None]
     rows = unit(rows.astype(np.float64))
     if weight and class_means is not None:
-        rows = mix(rows, class_means, weight)
+        rows = mixed_queries(rows, class_means, weight)
     return ClassQueries(rows, float(tau))
 
 
-def mix(rows: np.ndarray, class_means: np.ndarray, weight: float) -> np.ndarray:
+def mixed_queries(rows: np.ndarray, class_means: np.ndarray, weight: float) -> np.ndarray:
     """Return float64 unit rows ``(1 - weight) rows + weight unit(class_means)``.
 
     Args:

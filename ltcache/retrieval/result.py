@@ -133,7 +133,7 @@ class RetrievalResult:
             UsageError: something else is there, and it is no result or ``overwrite`` is false.
         """
         out = Path(out)
-        check_place(out, self.key, overwrite)
+        require_result_place(out, self.key, overwrite)
         with whole_folder(out) as partial:
             self._write(partial)
             for name in keep:
@@ -193,7 +193,7 @@ def tally(table: pa.Table, label: int) -> dict[str, Any]:
     }
 
 
-def check_place(out: Path, key: str | None, overwrite: bool) -> None:
+def require_result_place(out: Path, key: str | None, overwrite: bool) -> None:
     """Refuse to replace what is no result, or a result of other settings unless told to.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 
 from ltcache.errors import FitError, UsageError
 from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import ClassQueries, mix
+from ltcache.retrieval.queries import ClassQueries, mixed_queries
 from ltcache.retrieval.scoring import log_odds
 
 if TYPE_CHECKING:
@@ -150,6 +150,6 @@ def _leave_out(
     known = np.flatnonzero(truth >= 0)
     means = class_sums[truth[known]] - images[known]
     means[np.linalg.norm(means, axis=1) < 1e-6] = 0  # the only image of its class
-    rows = mix(text[:, truth[known]], means, weight)  # (M, n, D)
+    rows = mixed_queries(text[:, truth[known]], means, weight)  # (M, n, D)
     own = np.einsum("nd,mnd->mn", images[known], rows).max(axis=0) / queries.tau
     logits[known, truth[known]] = own

@@ -18,7 +18,7 @@ from ltcache.cache import Cache
 from ltcache.errors import UsageError
 from ltcache.files import committed, require_local
 from ltcache.one_line import one_line
-from ltcache.retrieval.gallery import check_cache
+from ltcache.retrieval.gallery import require_same_cache
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
 from ltcache.retrieval.result import RetrievalResult
@@ -52,7 +52,7 @@ def collect(result: RetrievalResult, cache: Cache, seed: int = 0) -> TsnePoints:
         IdentityError: the result was made for another cache (status 4).
         UsageError: fewer than five images and prompts.
     """
-    check_cache(result, cache)
+    require_same_cache(result, cache)
     rng = np.random.default_rng(seed)
     view, prompts = result.record["settings"]["view"], result.record["settings"]["prompts"]
     counts = result.counts()

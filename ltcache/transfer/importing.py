@@ -20,8 +20,8 @@ from ltcache.one_line import one_line
 from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.exported import read_export
 from ltcache.transfer.layouts import ImportedFeatures, guess_layout, read_layout
-from ltcache.transfer.rows import manifest_of, override, rename_field, stacks_of
-from ltcache.transfer.writing import ImportedContent, check_place, write_cache
+from ltcache.transfer.rows import manifest_of, put_named, rename_field, stacks_of
+from ltcache.transfer.writing import ImportedContent, require_cache_place, write_cache
 
 SHARD_SIZE = 1024
 NONE = "none"
@@ -111,7 +111,7 @@ def import_features(
         raise UsageError(f"field {feature_field!r} is neither embedding nor pooled")
     if shard_size < 1:
         raise UsageError(f"the shard size must be at least 1, not {shard_size}")
-    check_place(out)
+    require_cache_place(out)
     kind = guess_layout(source) if layout == "auto" else layout
     notes: list[str] = []
     with _naming(source):
@@ -177,7 +177,7 @@ def _read(
             content.prompts = []
         return content
     found = read_layout(source, kind)
-    override(found, labels, splits, classes, text)
+    put_named(found, labels, splits, classes, text)
     rename_field(found, feature_field)
     notes += found.notes
     stacks = stacks_of(found)

@@ -21,7 +21,7 @@ from ltcache.transfer.layouts import ImportedFeatures, ImportedSplit, read_colum
 _MOST_CLASSES = 10_000_000
 
 
-def override(
+def put_named(
     found: ImportedFeatures,
     labels: str | Path | np.ndarray | None,
     splits: str | Path | Sequence[str] | None,

@@ -18,7 +18,7 @@ from ltcache.cache import (
     commit_shard,
     finalise,
     open_cache,
-    read_record,
+    read_shard_record,
 )
 from ltcache.cache.fingerprint import bytes_digest, digest
 from ltcache.cache.layout import index_path
@@ -54,7 +54,7 @@ class ImportedContent:
     sources: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
-def check_place(out: Path) -> None:
+def require_cache_place(out: Path) -> None:
     """Refuse a place that holds something else than a cache, or that is an address."""
     require_local(out)
     if out.exists() and not out.is_dir():
@@ -85,7 +85,7 @@ def write_cache(out: Path, content: ImportedContent, shard_size: int) -> pa.Tabl
 
     def there(shard: int) -> bool:
         by_others = not finished and index_path(out).exists()
-        return by_others or read_record(out, CENTER, shard) is not None
+        return by_others or read_shard_record(out, CENTER, shard) is not None
 
     for shard in plan.shards:
         if not there(shard):

@@ -88,14 +88,14 @@ def test_a_first_stage_is_fitted_once_and_its_time_still_counts(
     from ltcache.fit import stages
 
     trained: list[str] = []
-    train = stages.train
+    train = stages.train_head
 
     def counted(head: Any, objective: Any, stage: Any, *rest: Any) -> Any:
         trained.append(stage.sampler)
         time.sleep(0.05)
         return train(head, objective, stage, *rest)
 
-    monkeypatch.setattr(stages, "train", counted)
+    monkeypatch.setattr(stages, "train_head", counted)
     found = _ablate(_cache(), ["ce", "posthoc-la", "tau-norm"], tmp_path, seeds=1)
     assert len(trained) == 1
     for entry in found.comparison["entries"]:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS, Adjustment
 from ltcache.errors import FitError
-from ltcache.heads import HEADS, HeadContext, predict
-from ltcache.heads.base import hyper_parameters
+from ltcache.heads import HEADS, HeadContext, predict_logits
+from ltcache.heads.base import keyword_arguments
 from tests.heads.started import CLASSES, DIM, disturbed, make_context, make_rows, started
 
 NAMES = sorted(ADJUSTMENTS)
@@ -42,7 +42,7 @@ def test_any_head_can_be_adjusted_and_saved(name: str, base: str, tmp_path: Path
     features, _ = make_rows()
     logits = head(features)
     assert logits.shape == (20, CLASSES) and logits.dtype == torch.float32
-    torch.testing.assert_close(predict(head, features, block=7), logits.detach())
+    torch.testing.assert_close(predict_logits(head, features, block=7), logits.detach())
     save_file(head.state_dict(), tmp_path / "h.safetensors")
     state = load_file(tmp_path / "h.safetensors")
     text = {"text_features": make_context().text_features}
@@ -242,5 +242,5 @@ def test_weight_ensemble_runs_from_the_texts_to_the_head() -> None:
 
 
 def test_hyper_parameters_of_functions_are_listed() -> None:
-    assert hyper_parameters(WEIGHT_TRANSFORMS["tau_norm"]) == {"tau": 1.0}
-    assert hyper_parameters(ADJUSTMENTS["gla"])["residual"] == 1.0
+    assert keyword_arguments(WEIGHT_TRANSFORMS["tau_norm"]) == {"tau": 1.0}
+    assert keyword_arguments(ADJUSTMENTS["gla"])["residual"] == 1.0

@@ -43,7 +43,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.encoder.towers import train_mode
 from ltcache.finetune import override_tuning, tuning_by_name
 from ltcache.finetune.assembly import ComputeOptions, assemble
-from ltcache.finetune.loop import TrainingSetup, make_optimiser
+from ltcache.finetune.loop import TrainingSetup, encoder_optimiser
 from ltcache.finetune.processes import processes
 from ltcache.finetune.state import StateFolder
 from ltcache.finetune.step import accumulate
@@ -88,7 +88,7 @@ def ours(setting: Setting, method: str, variant: str) -> Callable[[], None]:
         parts = assemble(setting.manifest, tuning, setting.encoder, place, seed=0, means=means)
     state = StateFolder(Path(tempfile.gettempdir()) / "never-written", {})
     training = TrainingSetup(tuning, parts.step, parts.batches, None, state, 0, setting.micro_batch)
-    optimiser = make_optimiser(training)
+    optimiser = encoder_optimiser(training)
     parts.step.train()
     train_mode(parts.step.model)
 

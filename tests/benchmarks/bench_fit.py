@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ltcache.fit.rows import LabelledRows
 from ltcache.fit.task import StageInput
-from ltcache.fit.train import train
+from ltcache.fit.train import train_head
 from ltcache.heads import HEADS, HeadContext
 from ltcache.losses import LOSSES
 from ltcache.methods import Optimisation, Train
@@ -68,7 +68,7 @@ class Problem:
         stage = Train(optimisation=Optimisation(batch=batch, epochs=1, precision=precision))  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(0)
         task = StageInput(self.rows, None, self.context, "none", generator, closed_form=closed)
-        train(model, objective.to(self.rows.features.device), stage, task)
+        train_head(model, objective.to(self.rows.features.device), stage, task)
 
     def floor(self, batch: int, precision: str) -> None:
         """Make the two products of an epoch."""

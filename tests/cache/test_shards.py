@@ -17,7 +17,7 @@ from ltcache.cache.shards import (
     commit_shard,
     lost_in_half,
     map_array,
-    read_record,
+    read_shard_record,
     stored,
     write_arrays,
 )
@@ -95,7 +95,7 @@ def test_equal_values_give_equal_bytes_and_map_back(tmp_path: Path) -> None:
     first = commit_shard(tmp_path, "center", 0, features, **record(7))
     again = commit_shard(tmp_path, "center", 1, dict(reversed(features.items())), **record(7))
     assert first.sha256 == again.sha256
-    assert read_record(tmp_path, "center", 0) == first
+    assert read_shard_record(tmp_path, "center", 0) == first
     mapped = map_array(shard_path(tmp_path, "center", 0), "embedding")
     assert np.array_equal(mapped, features["embedding"].astype(np.float16))
     pooled = map_array(shard_path(tmp_path, "center", 0), "pooled")
@@ -103,17 +103,17 @@ def test_equal_values_give_equal_bytes_and_map_back(tmp_path: Path) -> None:
 
 
 def test_no_record_no_shard(tmp_path: Path) -> None:
-    assert read_record(tmp_path, "center", 0) is None
+    assert read_shard_record(tmp_path, "center", 0) is None
     commit_shard(tmp_path, "center", 0, {"embedding": np.ones((2, 1, 3), np.float32)}, **record(2))
     record_path(tmp_path, "center", 0).unlink()
-    assert read_record(tmp_path, "center", 0) is None
+    assert read_shard_record(tmp_path, "center", 0) is None
 
 
 def test_a_record_without_its_whole_shard_counts_for_nothing(tmp_path: Path) -> None:
     commit_shard(tmp_path, "center", 0, {"embedding": np.ones((2, 1, 3), np.float32)}, **record(2))
     path = shard_path(tmp_path, "center", 0)
     path.write_bytes(path.read_bytes()[:-1])
-    assert read_record(tmp_path, "center", 0) is None
+    assert read_shard_record(tmp_path, "center", 0) is None
 
 
 def test_damage_is_a_cache_error(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_damage_is_a_cache_error(tmp_path: Path) -> None:
         map_array(path, "tokens")
     record_path(tmp_path, "center", 0).write_text('{"first": 0}')
     with pytest.raises(CacheError, match="not a shard record"):
-        read_record(tmp_path, "center", 0)
+        read_shard_record(tmp_path, "center", 0)
     path.write_bytes(b"no HDF5")
     with pytest.raises(CacheError, match=str(path)):
         map_array(path, "embedding")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltcache.cache import open_cache, read_record
+from ltcache.cache import open_cache, read_shard_record
 from ltcache.cache.layout import index_path
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, IdentityError, LtcacheError, UsageError
@@ -135,7 +135,7 @@ def test_one_bad_image_costs_its_own_row(encoder: Encoder, tmp_path: Path) -> No
     assert cache.rows().tolist() == kept
     assert np.array_equal(cache.features(), whole.features()[kept])
     assert cache.manifest.rows["status"].to_pylist().count("failed") == 2
-    record = read_record(out, "center", 0)
+    record = read_shard_record(out, "center", 0)
     assert record is not None
     assert sorted(record.errors) == [3, 10]
 
@@ -187,7 +187,7 @@ def test_memory_back_off_halves_and_is_recorded(
 ) -> None:
     out = tmp_path / "cache"
     extract(few_images, out, encoder=ShortOfMemory(encoder), shard_size=12, batch_size=12)
-    record = read_record(out, "center", 0)
+    record = read_shard_record(out, "center", 0)
     assert record is not None
     assert record.micro_batch == 3
     extract(few_images, tmp_path / "whole", encoder=encoder, shard_size=12, batch_size=12)

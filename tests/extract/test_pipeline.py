@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltcache.cache import Layer, Plan, ShardRecord, read_record
+from ltcache.cache import Layer, Plan, ShardRecord, read_shard_record
 from ltcache.cache.shards import map_array, shard_path
 from ltcache.errors import ImageError
 from ltcache.extract import pipeline
@@ -195,7 +195,7 @@ def test_closing_early_waits_for_the_commit_in_flight(
     assert next(records).first == 0
     records.close()
     assert not threads()
-    committed = [read_record(tmp_path / "c", "center", shard) for shard in range(20)]
+    committed = [read_shard_record(tmp_path / "c", "center", shard) for shard in range(20)]
     assert [record is not None for record in committed] == [True] * 2 + [False] * 18
     assert sorted(digests(tmp_path / "c")) == ["00000.h5", "00000.json", "00001.h5", "00001.json"]
 
@@ -204,7 +204,7 @@ def finish_and_compare(cache: Path, pieces: Plan) -> None:
     """Check that no half file is left and that going on gives the bytes of an unbroken run."""
     assert not threads()
     assert all(name.endswith((".h5", ".json")) for name in digests(cache))
-    todo = [k for k in pieces.shards if read_record(cache, "center", k) is None]
+    todo = [k for k in pieces.shards if read_shard_record(cache, "center", k) is None]
     assert todo
     list(run(cache, pieces, shards=todo))
     whole = cache.with_name("whole")
@@ -217,8 +217,8 @@ def test_a_failing_encoder_leaves_what_is_done(tmp_path: Path) -> None:
     records = run(tmp_path / "c", pieces, Encoder(fails_at=7))  # in the third shard
     with pytest.raises(ValueError, match="broken encoder"):
         list(records)
-    assert read_record(tmp_path / "c", "center", 1) is not None
-    assert read_record(tmp_path / "c", "center", 2) is None
+    assert read_shard_record(tmp_path / "c", "center", 1) is not None
+    assert read_shard_record(tmp_path / "c", "center", 2) is None
     finish_and_compare(tmp_path / "c", pieces)
 
 
@@ -243,8 +243,8 @@ def test_a_failing_commit_leaves_what_is_done(
         patch.setattr(shards, name, full)
         with pytest.raises(OSError, match="No space left"):
             list(run(tmp_path / "c", pieces))
-    assert read_record(tmp_path / "c", "center", 1) is not None
-    assert read_record(tmp_path / "c", "center", 2) is None
+    assert read_shard_record(tmp_path / "c", "center", 1) is not None
+    assert read_shard_record(tmp_path / "c", "center", 2) is None
     finish_and_compare(tmp_path / "c", pieces)
 
 

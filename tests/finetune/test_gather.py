@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltcache.finetune.gather import joined, ranks
+from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
 from ltcache.finetune.spec import ObjectiveTerm
 
@@ -31,7 +31,7 @@ class TinyStep(nn.Module):
         self.double()
 
     def forward(self, pixels: Tensor, labels: Tensor, words: Tensor) -> Tensor:
-        images, labels = joined(self.image(pixels), labels)
+        images, labels = gathered_rows(self.image(pixels), labels)
         scale = self.log_scale.exp()
         value: Tensor = self.objective(EmbeddedBatch(images, labels, scale, self.text(words)))
         return value
@@ -64,7 +64,7 @@ def train(rank: int, folder: str) -> None:
 def test_one_process_keeps_its_tensors() -> None:
     rows = torch.randn(3, 2, requires_grad=True)
     assert ranks() == 1
-    assert joined(rows, rows)[0] is rows
+    assert gathered_rows(rows, rows)[0] is rows
 
 
 def test_two_ranks_equal_one_with_the_joined_batch(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from ltcache.fit.batched import (
     ClosedFormSteps,
     MappedSteps,
     SharedSteps,
-    architecture,
+    shared_architecture,
     train_together,
 )
 from ltcache.fit.stages import StageTraining, ready
 from ltcache.fit.task import StageInput
-from ltcache.fit.train import train
-from ltcache.heads import HeadContext, predict
+from ltcache.fit.train import train_head
+from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, override
 
 COUNTS = torch.tensor([90, 40, 20, 10, 5, 5])
@@ -47,7 +47,7 @@ def _method(name: str, **overrides: object) -> Method:
 def _require_equal(one: FittedHead, other: FittedHead) -> None:
     assert one.choices == other.choices and one.init == other.init
     assert one.tuned_on == other.tuned_on and one.residual_prior == other.residual_prior
-    a, b = (predict(fit.head, fit.transform(VAL.features)) for fit in (one, other))
+    a, b = (predict_logits(fit.head, fit.transform(VAL.features)) for fit in (one, other))
     assert (a - b).abs().max() <= 1e-4 * b.abs().max()
     assert len(one.history) == len(other.history)
     for mine, theirs in zip(one.history, other.history, strict=True):
@@ -144,8 +144,8 @@ def test_twenty_steps_in_float64_agree_with_single_training(
     together = _trainings(name, (0, 1, 2), optimiser)
     alone = _trainings(name, (0, 1, 2), optimiser)
     for training in alone:
-        train(training.head, training.objective, training.stage, training.task)
-    assert len({architecture(training) for training in _shared(together)}) == 1
+        train_head(training.head, training.objective, training.stage, training.task)
+    assert len({shared_architecture(training) for training in _shared(together)}) == 1
     with mock.patch.object(kind, "__call__", autospec=True, side_effect=kind.__call__) as steps:
         train_together(_shared(together), [None] * 3)
     assert steps.call_count == 20
@@ -167,7 +167,7 @@ def test_what_cannot_be_stacked_runs_alone(name: str) -> None:
     stage = _method(name).stages[0]
     assert isinstance(stage, Train)
     task = StageInput(ROWS, None, CONTEXT, "none", torch.Generator().manual_seed(0))
-    assert architecture(ready(stage, task, None)) is None
+    assert shared_architecture(ready(stage, task, None)) is None
 
 
 def test_stages_that_several_methods_share_are_trained_once() -> None:
@@ -180,7 +180,7 @@ def test_stages_that_several_methods_share_are_trained_once() -> None:
 def test_a_memo_that_was_filled_spares_single_fits_their_training() -> None:
     jobs, memo = [FitJob(_method("lift-lp"), seed) for seed in (0, 1)], {}
     many = fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
-    with mock.patch("ltcache.fit.stages.train", side_effect=AssertionError):
+    with mock.patch("ltcache.fit.stages.train_head", side_effect=AssertionError):
         again = fit_head(jobs[1].method, ROWS, CONTEXT, val=VAL, seed=1, memo=memo)
     _require_equal(many[1], again)
     assert many[1].seconds > 0

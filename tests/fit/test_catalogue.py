@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.fit import FittedHead, LabelledRows, fit_head
-from ltcache.heads import HeadContext, predict
+from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
 
 CLASSES, DIM = 6, 12
@@ -57,7 +57,7 @@ def fitted(name: str, settings: tuple[tuple[str, Any], ...] = (), seed: int = 0)
 
 
 def logits(fit: FittedHead) -> torch.Tensor:
-    return predict(fit.head, fit.transform(TEST.features))
+    return predict_logits(fit.head, fit.transform(TEST.features))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -75,7 +75,7 @@ def test_every_method_learns_a_separable_problem(name: str) -> None:
     method = short(METHODS[name], epochs=30, lr=0.02, batch=16)
     context = replace(CONTEXT, text_features=F.normalize(MEANS, dim=1))
     fit = fit_head(method, easy, context, val=rows(torch.full((CLASSES,), 6), 1, noise=0.1))
-    right = predict(fit.head, fit.transform(test.features)).argmax(1) == test.labels
+    right = predict_logits(fit.head, fit.transform(test.features)).argmax(1) == test.labels
     assert right.float().mean() > 0.95
 
 
@@ -88,7 +88,7 @@ def test_a_head_is_rebuilt_from_its_stages_and_its_state(name: str) -> None:
     method = Method.from_dict(short(METHODS[name]).to_dict())
     head = build_head(method.stages, fit.choices, context)
     head.load_state_dict(fit.head.state_dict())
-    again = predict(head.eval(), fit.transform(TEST.features))
+    again = predict_logits(head.eval(), fit.transform(TEST.features))
     torch.testing.assert_close(again, logits(fit), rtol=0, atol=0)
 
 

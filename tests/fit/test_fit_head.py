@@ -8,7 +8,7 @@ import torch
 
 from ltcache.errors import FitError
 from ltcache.fit import FittedHead, LabelledRows, fit_head, hold_out
-from ltcache.heads import HeadContext, predict
+from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, override
 from ltcache.metrics import evaluate_logits
 
@@ -66,7 +66,7 @@ def test_logit_adjustment_beats_cross_entropy_on_few_shot_classes() -> None:
     few = {}
     for name in ("ce", "logit-adjustment", "crt"):
         fitted = _fit(METHODS[name], val=_rows(torch.full((6,), 20), 1))
-        logits = predict(fitted.head, fitted.transform(test.features)).numpy()
+        logits = predict_logits(fitted.head, fitted.transform(test.features)).numpy()
         scores = evaluate_logits(logits, test.labels.numpy(), COUNTS.numpy(), bootstrap=0)
         few[name] = scores.few
     assert few["logit-adjustment"] > few["ce"] + 0.05
@@ -79,7 +79,7 @@ def test_the_epoch_is_the_best_on_validation_and_its_state_is_kept() -> None:
     scores = [record["val_mean_per_class"] for record in fitted.history]
     best = fitted.best_epochs[0]
     assert scores[best - 1] == max(scores) and fitted.tuned_on == "val"
-    logits = predict(fitted.head, fitted.transform(val.features))
+    logits = predict_logits(fitted.head, fitted.transform(val.features))
     right = (logits.argmax(1) == val.labels).float().reshape(6, 5).mean()
     assert float(right) == pytest.approx(max(scores))
 

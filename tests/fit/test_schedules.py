@@ -10,7 +10,7 @@ import torch
 from ltcache.errors import FitError, UnfittedWarning
 from ltcache.fit import FitJob, LabelledRows, fit_head, fit_many
 from ltcache.fit.stages import epoch_to_repeat
-from ltcache.heads import HeadContext, predict
+from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Optimisation, Train, override
 from tests.fakes import FakeCache
 
@@ -61,7 +61,7 @@ def test_epochs_that_somebody_names_are_not_raised() -> None:
 def test_experts_fit_a_few_hundred_separable_rows(name: str) -> None:
     rows, test = _rows(0.5), _rows(0.5, seed=1)
     fit = fit_head(METHODS[name], rows, _context(), choose=False)
-    assert (predict(fit.head, fit.transform(test.features)).argmax(1) == test.labels).all()
+    assert (predict_logits(fit.head, fit.transform(test.features)).argmax(1) == test.labels).all()
     assert fit.training is not None and fit.training.overall == 1 and fit.training.steps == 96
 
 

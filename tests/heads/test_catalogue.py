@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads import HEADS, Head, HeadContext, predict, uses_texts
+from ltcache.heads import HEADS, Head, HeadContext, predict_logits, uses_texts
 from tests.heads.started import CLASSES, DIM, disturbed, make_context, make_rows, started
 
 NAMES = sorted(HEADS)
@@ -37,8 +37,8 @@ def test_three_steps_and_their_shapes(name: str) -> None:
     assert experts.shape == (head.num_experts, 20, CLASSES) and logits.shape == (20, CLASSES)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(head(features), logits)
-    torch.testing.assert_close(predict(head, features, block=7), logits.detach())
-    assert predict(head, features[:0]).shape == (0, CLASSES)
+    torch.testing.assert_close(predict_logits(head, features, block=7), logits.detach())
+    assert predict_logits(head, features[:0]).shape == (0, CLASSES)
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS)

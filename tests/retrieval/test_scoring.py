@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ltcache.errors import CacheError, UsageError
 from ltcache.retrieval.pool import ArrayPool
-from ltcache.retrieval.queries import ClassQueries, class_queries, mix, unit
+from ltcache.retrieval.queries import ClassQueries, class_queries, mixed_queries, unit
 from ltcache.retrieval.scoring import RankedPairs, exact_scores, log_odds, score_pool
 from tests.fakes import FakeCache, long_tail_counts
 from tests.retrieval.reference import plain_lists, plain_log_odds, plain_logits
@@ -146,7 +146,7 @@ def test_prompts_are_mixed_with_class_means() -> None:
     text = unit(np.random.default_rng(0).normal(size=(1, 3, 8)))
     means = np.random.default_rng(1).normal(size=(3, 8))
     means[1] = 0  # a class without training images keeps its text
-    mixed = mix(text, means, 0.25)
+    mixed = mixed_queries(text, means, 0.25)
     np.testing.assert_allclose(mixed[0, 1], text[0, 1])
     expected = unit(0.75 * text[0, 0] + 0.25 * means[0] / np.linalg.norm(means[0]))
     np.testing.assert_allclose(mixed[0, 0], expected)

@@ -23,7 +23,7 @@ from ltcache.encoder.towers.sites import AdapterSite, sites_of
 from ltcache.encoder.towers.trainable import TRAINABLE, reset_tower, set_trainable, train_mode
 from ltcache.encoder.towers.visual_attention import VisualAttention
 from ltcache.errors import UsageError
-from ltcache.heads.base import hyper_parameters
+from ltcache.heads.base import keyword_arguments
 
 TOWER_ADAPTERS: dict[str, type[TowerAdapter]] = {
     "adaptformer": AdaptFormer,
@@ -93,7 +93,7 @@ def _check(spec: AdapterSpec, taken: set[str]) -> None:
         raise _unknown("adapter", spec.name, list(TOWER_ADAPTERS))
     if spec.name in taken:
         raise UsageError(f"the image tower already has an adapter {spec.name!r}")
-    known = [n for n in hyper_parameters(TOWER_ADAPTERS[spec.name]) if n not in _NOT_OPTIONS]
+    known = [n for n in keyword_arguments(TOWER_ADAPTERS[spec.name]) if n not in _NOT_OPTIONS]
     for option in spec.options:
         if option not in known:
             raise _unknown(f"option of {spec.name}", option, known)
