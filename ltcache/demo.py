@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ltcache.cache import open_cache
 from ltcache.extract import ExtractionProgress, extract
-from ltcache.files import require_local
 from ltcache.fit import fit_adapter
 from ltcache.metrics import Metrics
+from ltcache.records import require_local
 from ltcache.zero_shot import zero_shot
 
 DATASET = "emoji_lt"

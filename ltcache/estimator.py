@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import LabelledRows, fit_head, require_classes
-from ltcache.heads import HeadContext
-from ltcache.heads.base import predict_logits
+from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import Method, Stage, Train, method_by_name, override
 
 _NESTED = "settings__"

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 
 @one_line

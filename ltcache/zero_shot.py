@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltcache.cache import Cache, check_prompts
-from ltcache.cache.shared_content import warn_of_shared
+from ltcache.cache import Cache, PromptEmbeddings, check_prompts, warn_of_shared
 from ltcache.errors import CacheError
-from ltcache.manifest.missing_split import missing_split, unlabelled_split
+from ltcache.manifest import missing_split, unlabelled_split
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
-from ltcache.one_line import one_line
-from ltcache.prompts import PromptEmbeddings
+from ltcache.records import one_line
 
 
 @one_line

@@ -37,7 +37,7 @@ from typing import Any
 
 from ltcache.metrics import percent
 from ltcache.report import ComparisonEntry, ScoredRun, markdown_table
-from ltcache.run import write_json
+from ltcache.runs.run import write_json
 from pipelines.tunings import (
     TEST,
     Child,

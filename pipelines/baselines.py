@@ -78,7 +78,7 @@ from ltcache.ablate import Ablation
 from ltcache.cache import Cache
 from ltcache.methods import METHODS
 from ltcache.report import WRITERS
-from ltcache.run import open_run
+from ltcache.runs.run import open_run
 from pipelines.comparisons import cache_of, compared, options
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ltcache.ablate import Ablation, ablate
+from ltcache.ablate.tune import Grid
 from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.methods import Method
 from ltcache.metrics import GroupScheme, paired_bootstrap, percent
 from ltcache.report import ScoredRows, markdown_table
 from ltcache.report.comparison import right_rows
-from ltcache.run import open_run
-from ltcache.tune import Grid
+from ltcache.runs.run import open_run
 
 TRIALS = 6
 STATISTICS = ("mean_per_class", "many", "medium", "few")

@@ -25,7 +25,7 @@ from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.metrics import GroupScheme, evaluate_logits, paired_bootstrap, percent
 from ltcache.report import COLUMNS, markdown_table
-from ltcache.run import Run
+from ltcache.runs.run import Run
 from ltcache.zero_shot import zero_shot
 
 METHODS = ("ce", "crt", "logit-adjustment")

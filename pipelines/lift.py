@@ -39,7 +39,7 @@ from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest
 from ltcache.report import ComparisonEntry, ScoredRun
 from ltcache.report.comparison import scored
-from ltcache.run import Run, open_run
+from ltcache.runs.run import Run, open_run
 from pipelines.tunings import (
     TEST,
     Child,

@@ -69,6 +69,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ltcache.ablate.tune import grid_settings, search_space
 from ltcache.cache import Cache, open_cache
 from ltcache.ensemble import ZeroShot, ensemble, mixed_logits
 from ltcache.errors import FitError
@@ -79,8 +80,7 @@ from ltcache.metrics import GroupScheme, percent
 from ltcache.report import markdown_table
 from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
 from ltcache.retrieval.selection import tail_classes
-from ltcache.run import Run
-from ltcache.tune import grid_settings, search_space
+from ltcache.runs.run import Run
 from ltcache.zero_shot import cached_logits
 from pipelines import pool_precision
 from pipelines.comparisons import STATISTICS, cache_of, difference, options, shown

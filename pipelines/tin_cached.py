@@ -39,9 +39,9 @@ from dataclasses import replace
 from typing import Any
 
 from ltcache.cache import Cache, open_cache
-from ltcache.class_texts import add_class_texts
 from ltcache.methods import METHODS, Method, override
 from ltcache.report import WRITERS
+from ltcache.texts.adding import add_class_texts
 from pipelines.comparisons import cache_of, compared, difference_table, options
 
 TEMPLATE = "The image is a {}"

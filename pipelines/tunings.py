@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from ltcache.ablate.tune import tune
 from ltcache.cache import Cache, open_cache
-from ltcache.cache.fingerprint import digest
 from ltcache.errors import DivergedError, FitError, UsageError
 from ltcache.finetune import (
     FineTuned,
@@ -35,10 +35,10 @@ from ltcache.finetune import (
 from ltcache.fit import fit_adapter
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, percent
+from ltcache.records.identity import digest
 from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare, markdown_table
 from ltcache.report.comparison import scored
-from ltcache.run import open_run, write_json
-from ltcache.tune import tune
+from ltcache.runs.run import open_run, write_json
 from pipelines import comparisons
 from pipelines.comparisons import STATISTICS, cache_of, compared, difference, shown
 

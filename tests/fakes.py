@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.cache import PromptEmbeddings
-from ltcache.cache.fingerprint import digest
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
 from ltcache.manifest import ClassList, Manifest
+from ltcache.records.identity import digest
 
 
 def long_tail_counts(classes: int, most: int, least: int) -> np.ndarray:

@@ -40,10 +40,10 @@ from ltcache.encoder import load_encoder
 from ltcache.errors import ImageError, LtcacheError
 from ltcache.extract import extract
 from ltcache.images import Preprocessing, decode, open_store
-from ltcache.inputs import inputs
+from ltcache.images.inputs import inputs
 from ltcache.manifest import missing_files, read_manifest
 from ltcache.manifest.names import read_classes
-from ltcache.prompts import read_class_sentences, read_templates
+from ltcache.texts.sentences import read_class_sentences, read_templates
 from ltcache.transfer import export_cache, import_features
 from tests.images import odd
 

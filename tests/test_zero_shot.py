@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from ltcache.cache.fingerprint import digest
-from ltcache.encoder import encode_prompts, load_encoder
+from ltcache.cache import PromptEmbeddings
+from ltcache.encoder import load_encoder
 from ltcache.errors import CacheError, IdentityError
-from ltcache.prompts import PromptEmbeddings
+from ltcache.records.identity import digest
+from ltcache.texts import encode_prompts
 from ltcache.zero_shot import cached_logits, scaled_cosines, zero_shot
 from tests.encoder.tiny_models import write_tiny_clip
 

@@ -6,6 +6,7 @@ from ltcache.ablate.ablation import Ablation, ablate
 from ltcache.ablate.auto import MethodChoice, choose_method
 from ltcache.ablate.plan import AblationSetting, settings_of
 from ltcache.ablate.runs import AblationProgress
+from ltcache.ablate.tune import has_setting, tune
 
 __all__ = [
     "Ablation",
@@ -14,5 +15,7 @@ __all__ = [
     "MethodChoice",
     "ablate",
     "choose_method",
+    "has_setting",
     "settings_of",
+    "tune",
 ]

@@ -21,15 +21,20 @@ from ltcache.ablate.runs import (
     run_all,
     setting_key,
 )
-from ltcache.cache.shared_content import shared_warning
+from ltcache.ablate.tune import TRIALS, TUNERS
+from ltcache.cache import shared_warning
 from ltcache.errors import FitError, UsageError
-from ltcache.files import require_local, write_whole
-from ltcache.manifest.missing_split import missing_split, unlabelled_split
-from ltcache.one_line import one_line
-from ltcache.processors import usable_processors
-from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare
-from ltcache.report.frequency import plot_by_frequency
-from ltcache.tune import TRIALS, TUNERS
+from ltcache.manifest import missing_split, unlabelled_split
+from ltcache.process import usable_processors
+from ltcache.records import one_line, require_local, write_whole
+from ltcache.report import (
+    WRITERS,
+    ComparisonEntry,
+    ScoredRows,
+    ScoredRun,
+    compare,
+    plot_by_frequency,
+)
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -103,7 +108,7 @@ def ablate(
             first.
         split: of the tables and the plot. The JSON and CSV hold every split.
         tune: choose the settings of each line on validation data, with seed 0, before its runs.
-        tuner, trials: see :func:`ltcache.tune.tune`; every line has the same number of trials.
+        tuner, trials: see :func:`tune`; every line has the same number of trials.
         prompts, view, device, allow_stale, allow_double_correction: see
             :func:`ltcache.fit.fit_adapter`.
         workers: processes; None: one per core on a CPU. With one the fits use all threads.

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.ablate.resident import resident
+from ltcache.ablate.tune import fit_fold, has_setting, nearest_setting, validation
 from ltcache.errors import FitError, UsageError
-from ltcache.metrics.bootstrap import UnitSums, percentile_interval
-from ltcache.metrics.summaries import summaries
-from ltcache.one_line import one_line
-from ltcache.tune import fit_fold, has_setting, nearest_setting, validation
+from ltcache.metrics import UnitSums, percentile_interval, summaries
+from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache

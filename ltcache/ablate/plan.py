@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltcache.ablate.tune import has_setting, nearest_setting
 from ltcache.errors import UsageError
 from ltcache.methods import METHODS, Method, method_by_name, override
-from ltcache.one_line import one_line
-from ltcache.tune import has_setting, nearest_setting
+from ltcache.records import one_line
 
 Grid = Mapping[str, Sequence[Any]]
 

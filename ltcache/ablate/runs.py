@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ltcache import __version__
 from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.ablate.plan import AblationSetting
-from ltcache.cache.fingerprint import digest
+from ltcache.ablate.tune import has_setting, tune
 from ltcache.errors import FitError, LtcacheError
-from ltcache.files import mend, write_json
 from ltcache.methods import Method, Train, override
-from ltcache.one_line import one_line
-from ltcache.report.comparison import ScoredRun, scored
-from ltcache.tune import has_setting, tune
+from ltcache.records import digest, mend, one_line, write_json
+from ltcache.report import ScoredRun, scored
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -48,7 +46,7 @@ class RunOptions:
     """What all runs share.
 
     Args:
-        fit: options of :func:`ltcache.fit.fit_adapter`. tuning: of :func:`ltcache.tune.tune`, or
+        fit: options of :func:`ltcache.fit.fit_adapter`. tuning: of :func:`tune`, or
             None: nothing is tuned. together: train runs of one architecture as one problem.
     """
 
@@ -122,7 +120,7 @@ class FitRun:
 
     def _train(self, jobs: Sequence[AblationJob], memo: dict[str, Any]) -> None:
         from ltcache import fit
-        from ltcache.fit.adapter import labelled_rows, make_context, val_rows
+        from ltcache.fit import labelled_rows, make_context, val_rows
 
         first = jobs[0].method
         field = first.feature.resolve(self.cache.field_dims(first.feature.view))
@@ -167,7 +165,7 @@ class FitRun:
 
 def _whole(place: Path) -> Any:
     """Return the run that lies at a place, or None where there is none or it is damaged."""
-    from ltcache.run import open_run
+    from ltcache.runs import open_run
 
     mend(place)
     try:

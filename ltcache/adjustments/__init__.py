@@ -13,7 +13,7 @@ from ltcache.adjustments.gla import GeneralizedLogitAdjustment
 from ltcache.adjustments.posthoc import PosthocLogitAdjustment
 from ltcache.adjustments.tau_norm import tau_norm
 from ltcache.adjustments.weight_ensemble import weight_ensemble
-from ltcache.adjustments.zero_shot_ensemble import ZeroShotEnsemble
+from ltcache.adjustments.zero_shot_ensemble import SPACES, ZeroShotEnsemble
 from ltcache.heads import Head
 
 ADJUSTMENTS: dict[str, type[Adjustment]] = {
@@ -26,4 +26,4 @@ WEIGHT_TRANSFORMS: dict[str, Callable[..., Head]] = {
     "weight_ensemble": weight_ensemble,
 }
 
-__all__ = ["ADJUSTMENTS", "WEIGHT_TRANSFORMS", "Adjustment"]
+__all__ = ["ADJUSTMENTS", "SPACES", "WEIGHT_TRANSFORMS", "Adjustment"]

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from ltcache.adjustments.base import Adjustment
 from ltcache.errors import FitError
-from ltcache.heads import Head, HeadContext, zero_shot_logits
-from ltcache.heads.neighbours import spaced_rows
-from ltcache.losses.base import class_prior
+from ltcache.heads import Head, HeadContext, spaced_rows, zero_shot_logits
+from ltcache.losses import class_prior
 
 _HELD = 1 << 27  # zero-shot logits held while the prior is estimated, 512 MiB
 _BLOCK = 4096

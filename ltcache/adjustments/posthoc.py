@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ltcache.adjustments.base import Adjustment
 from ltcache.heads import AffineWeights, Head, HeadContext
-from ltcache.losses.base import class_prior
+from ltcache.losses import class_prior
 
 
 class PosthocLogitAdjustment(Adjustment):

@@ -1,27 +1,95 @@
 """Write-once feature caches on disk; the only part of ltcache that knows HDF5."""
 
-from ltcache.cache.index import EncoderState, finalise, store_prompts
-from ltcache.cache.layers import Layer
+from ltcache.cache.cost import add_cost, read_cost
+from ltcache.cache.index import (
+    EXTRACTED,
+    EncoderState,
+    check_file_sizes,
+    finalise,
+    read_index,
+    store_prompts,
+)
+from ltcache.cache.layers import (
+    NO_ROW,
+    Layer,
+    Shape,
+    as_json,
+    claim_layer,
+    dims_of,
+    first_layer,
+    folder_of,
+)
+from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
+from ltcache.cache.norms import cosines
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings, check_prompts
 from ltcache.cache.reader import Cache, check_identities, open_cache
-from ltcache.cache.shards import ShardRecord, commit_shard, read_shard_record
+from ltcache.cache.repair import AGAIN, check_committed, repair_shards
+from ltcache.cache.shards import (
+    ShardRecord,
+    commit_shard,
+    lost_in_half,
+    merged_errors,
+    read_shard_record,
+    stored,
+)
+from ltcache.cache.shared_content import (
+    SharedContent,
+    compared_splits,
+    shared_content,
+    shared_warning,
+    warn_of_shared,
+)
+from ltcache.cache.summary import summarise_cache
+from ltcache.cache.verify import CacheDamage, VerifyReport, verify_files
 
 __all__ = [
+    "AGAIN",
+    "CENTER",
+    "EXTRACTED",
+    "NO_ROW",
     "Cache",
+    "CacheDamage",
     "EncoderState",
     "Layer",
     "Plan",
     "PromptEmbeddings",
+    "Shape",
     "ShardRecord",
+    "SharedContent",
+    "VerifyReport",
+    "add_cost",
+    "as_json",
+    "check_committed",
+    "check_file_sizes",
     "check_identities",
     "check_prompts",
+    "claim_layer",
     "claim_plan",
     "commit_shard",
+    "compared_splits",
+    "cosines",
+    "dims_of",
     "finalise",
+    "first_layer",
+    "folder_of",
+    "index_path",
+    "lost_in_half",
+    "merged_errors",
     "open_cache",
+    "read_cost",
+    "read_index",
     "read_plan",
     "read_plans",
     "read_shard_record",
+    "record_path",
+    "repair_shards",
+    "shard_path",
+    "shared_content",
+    "shared_warning",
     "store_prompts",
+    "stored",
+    "summarise_cache",
+    "verify_files",
+    "warn_of_shared",
 ]

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache.fingerprint import digest
 from ltcache.cache.layers import Layer, dims_of, layers_of
 from ltcache.cache.layout import prompts_path, record_path, shard_path
 from ltcache.cache.norms import NormStats, norm_stats
@@ -21,7 +20,7 @@ from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache
 from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_shard_record
 from ltcache.errors import CacheError
-from ltcache.one_line import one_line
+from ltcache.records import digest, one_line
 
 _BLOCK = 4096  # rows in memory at a time
 _PROJECTED = 64  # rows of each shard whose embedding is compared with the projection of pooled

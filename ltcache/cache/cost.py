@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from ltcache.cache.fingerprint import canonical_json
+from ltcache.records import canonical_json
 
 _COSTS = ("images", "seconds", "finetune_seconds", "finetune_passes")
 

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from ltcache.cache.fingerprint import bytes_digest, canonical_json, digest, file_digest
 from ltcache.cache.layers import Layer, first_layer, index_views
 from ltcache.cache.layout import (
     CENTER,
@@ -32,10 +31,17 @@ from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
 from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
 from ltcache.errors import CacheError
-from ltcache.files import write_whole
 from ltcache.manifest import Manifest
-from ltcache.one_line import one_line
-from ltcache.place_kind import PlaceKind, not_what_is_asked
+from ltcache.records import (
+    PlaceKind,
+    bytes_digest,
+    canonical_json,
+    digest,
+    file_digest,
+    not_what_is_asked,
+    one_line,
+    write_whole,
+)
 
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""

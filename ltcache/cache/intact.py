@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ltcache.cache.fingerprint import file_digest
 from ltcache.errors import CacheError
+from ltcache.records import file_digest
 
 _KNOWN: dict[str, tuple[str, int, int, int]] = {}
 """Path -> digest, size, time and inode of a file as it was when its content was read."""

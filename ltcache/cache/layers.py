@@ -26,11 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltcache.cache.fingerprint import canonical_json, require_equal
 from ltcache.cache.layout import CENTER, layer_path
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.errors import CacheError
-from ltcache.files import create_whole
+from ltcache.records import canonical_json, create_whole, require_equal
 
 Shape = int | Sequence[int]
 """Of one crop's features: D, or (T, P) of a field that has several vectors."""

@@ -9,7 +9,7 @@
       encoder.json encoder.safetensors classes.json manifest-<sha8>.parquet
       rest.safetensors           of a cache with tokens: the image tower behind them
 
-How a file appears there, whole or not at all: :mod:`ltcache.files`.
+How a file appears there, whole or not at all: :mod:`ltcache.records.files`.
 """
 
 from __future__ import annotations

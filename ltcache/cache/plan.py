@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ltcache.cache.fingerprint import canonical_json, require_equal
 from ltcache.cache.layout import plan_path
 from ltcache.errors import CacheError
-from ltcache.files import create_whole
-from ltcache.one_line import one_line
+from ltcache.records import canonical_json, create_whole, one_line, require_equal
 
 FORMAT = 1
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache.fingerprint import canonical_json, digest, require_equal
 from ltcache.cache.layout import prompts_path
 from ltcache.cache.shards import map_array, write_arrays
 from ltcache.errors import CacheError
-from ltcache.files import committed, write_whole
-from ltcache.one_line import one_line
+from ltcache.records import canonical_json, committed, digest, one_line, require_equal, write_whole
 
 if TYPE_CHECKING:
     from ltcache.cache.reader import Cache

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ltcache.cache.fingerprint import require_equal
 from ltcache.cache.index import read_index
 from ltcache.cache.intact import require_intact
 from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
@@ -24,9 +23,8 @@ from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
-from ltcache.files import require_local
-from ltcache.manifest import ClassList, Manifest
-from ltcache.manifest.missing_split import missing_split
+from ltcache.manifest import ClassList, Manifest, missing_split
+from ltcache.records import require_equal, require_local
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltcache.cache.contents import DamagedFile, check_field, check_record
-from ltcache.cache.fingerprint import file_digest
 from ltcache.cache.index import read_index
 from ltcache.cache.layers import Layer, begun_layers, dims_of, layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.plan import Plan, read_plan, read_plans
 from ltcache.cache.shards import read_shard_record
 from ltcache.errors import CacheError
+from ltcache.records import file_digest
 
 AGAIN = "ltcache verify --repair removes it, and the same ltcache extract then encodes it again"
 

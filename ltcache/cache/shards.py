@@ -16,11 +16,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ltcache.cache.fingerprint import canonical_json, file_digest
 from ltcache.cache.layout import CENTER, record_path, shard_path
 from ltcache.errors import CacheError
-from ltcache.files import committed, write_whole
-from ltcache.one_line import one_line
+from ltcache.records import canonical_json, committed, file_digest, one_line, write_whole
 
 _LARGEST = float(np.finfo(np.float16).max)
 _MOVED = 2**-10  # of a row's length

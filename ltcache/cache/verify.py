@@ -21,8 +21,7 @@ from ltcache.cache.intact import damage_remedy, difference
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
-from ltcache.files import require_local
-from ltcache.one_line import one_line
+from ltcache.records import one_line, require_local
 
 UNCHECKED = ("cost.jsonl",)
 """Files that nothing depends on: appended to by several processes, never part of the index."""

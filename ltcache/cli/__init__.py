@@ -37,7 +37,7 @@ from ltcache.cli import (
 )
 from ltcache.cli.options import OrderedGroup
 from ltcache.errors import LtcacheError, UsageError
-from ltcache.openmp import wait_asleep
+from ltcache.process import wait_asleep
 
 INTERRUPTED = 130
 

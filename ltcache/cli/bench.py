@@ -11,7 +11,7 @@ from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import general, label_column_option, other_encoder, print_json
 
 if TYPE_CHECKING:
-    from ltcache.bench import BenchResult
+    from ltcache.examine.bench import BenchResult
 
 _MILLION = 1_000_000
 _HOUR = 3600
@@ -56,7 +56,7 @@ def command(
     ltcache bench
     ltcache bench photos/ --model ViT-B-16 --pretrained openai
     """
-    from ltcache.bench import bench
+    from ltcache.examine.bench import bench
     from ltcache.manifest import read_manifest
 
     measured = bench(

@@ -11,7 +11,7 @@ from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import cache_argument, general, label_column_option, print_json
 
 if TYPE_CHECKING:
-    from ltcache.diff import DiffReport, FeatureMovement, SharedRows
+    from ltcache.examine.diff import DiffReport, FeatureMovement, SharedRows
 
 _TOP = 10
 
@@ -42,8 +42,8 @@ def command(
     ltcache diff cache longer-list.csv --root /data/images
     ltcache diff cache cache-of-finetuned --json
     """
-    from ltcache.diff import diff
-    from ltcache.place_kind import PlaceKind, kind_of
+    from ltcache.examine.diff import diff
+    from ltcache.records import PlaceKind, kind_of
 
     if kind_of(other) is PlaceKind.CACHE:
         refuse_given(("root", "rehash", "label_column"), f"{other} is a cache, which has its rows")
@@ -79,14 +79,14 @@ def diff_lines(report: DiffReport) -> list[str]:
 def _rows(title: str, rows: SharedRows | None) -> list[str]:
     if rows is None:
         return [f"{title}: not looked at (--rehash reads the images)"]
-    from ltcache.manifest.text import printable
+    from ltcache.manifest import printable
 
     more = ["  ..."] if rows.count > len(rows.first) else []
     return [f"{title}: {rows.count}", *(f"  {printable(text)}" for text in rows.first), *more]
 
 
 def _features(moved: FeatureMovement, names: tuple[str, ...]) -> list[str]:
-    from ltcache.manifest.text import printable
+    from ltcache.manifest import printable
 
     result = [
         f"features of {moved.rows} shared rows: cosine {moved.mean:.5f} on average, at least "

@@ -20,7 +20,7 @@ def command(as_json: bool) -> None:
     ltcache doctor
     ltcache doctor --json
     """
-    from ltcache.doctor import FAILED, examine
+    from ltcache.examine.doctor import FAILED, examine
 
     found = []
     for finding in examine():

@@ -10,7 +10,7 @@ import click
 from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
 from ltcache.errors import UsageError
-from ltcache.place_kind import PlaceKind, kind_of
+from ltcache.records import PlaceKind, kind_of
 
 
 @click.command("evaluate", short_help="Score a run on a split of a cache.")

@@ -9,7 +9,7 @@ import click
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import LocalPath, general, other_encoder, print_json
 from ltcache.errors import UsageError
-from ltcache.place_kind import OF_RUNS, PlaceKind, kind_of, not_what_is_asked
+from ltcache.records import OF_RUNS, PlaceKind, kind_of, not_what_is_asked
 
 FORMATS = {PlaceKind.RUN: ("bundle", "onnx"), PlaceKind.CACHE: ("plain", "hf")}
 

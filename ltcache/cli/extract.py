@@ -109,13 +109,13 @@ def command(
     if options["model"].startswith("timm:"):
         refuse_given(("templates",), f"{options['model']} has no text tower")
     if templates:
-        from ltcache.class_texts import template_set
+        from ltcache.texts import template_set
 
         manifest = replace(manifest, templates=template_set(templates))
     with ExtractionBar() as bar:
         report = extract(manifest, out, progress=bar, **options)
     if report.shared:
-        from ltcache.cache.shared_content import shared_warning
+        from ltcache.cache import shared_warning
 
         click.echo(f"warning: {shared_warning(report.shared, report.path)}", err=True)
     if as_json:
@@ -133,7 +133,7 @@ def _print(report: Any) -> None:
     )
     if report.failed:
         click.echo(f"{report.failed} rows failed, for example:", err=True)
-        from ltcache.manifest.text import printable
+        from ltcache.manifest import printable
 
         for key, reason in report.failures:
             click.echo(f"  {printable(key)}: {printable(reason)}", err=True)

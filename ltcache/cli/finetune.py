@@ -152,7 +152,7 @@ def _record(renewed: Any) -> dict[str, Any]:
 
 
 def _show(renewed: Any, parent: Path | None) -> None:
-    from ltcache.manifest.missing_split import unscored
+    from ltcache.manifest import unscored
     from ltcache.report import footnote, results_table
 
     tuned, report, run = renewed.tuned, renewed.report, renewed.run

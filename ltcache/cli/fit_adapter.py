@@ -111,7 +111,7 @@ def _say_unused(run: Any, prompts: str | None) -> None:
 
 def _say_unscored(run: Any) -> None:
     """Say on which rows a run was not scored although a reader may think so."""
-    from ltcache.manifest.missing_split import unscored
+    from ltcache.manifest import unscored
 
     if not run.metrics:
         click.echo(unscored(run.record["splits"]), err=True)
@@ -123,9 +123,8 @@ def _choose(
     cache: Path, method: str, overrides: dict[str, Any], options: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """Return the method, and overrides and the record of what chose them, for fit_adapter."""
-    from ltcache.ablate import choose_method
+    from ltcache.ablate import choose_method, has_setting, tune
     from ltcache.methods import method_by_name
-    from ltcache.tune import has_setting, tune
 
     search = {name: options.pop(name) for name in ("tuner", "trials")}
     tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))

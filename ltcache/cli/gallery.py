@@ -23,8 +23,7 @@ Stores = tuple["ImageStore | None", "ImageStore | None"]
 def apply_to(there: Path, cache: Path | None, as_json: bool, options: dict[str, Any]) -> None:
     """Put decisions into force in a result that is there, and write its pictures again."""
     from ltcache.cache import open_cache
-    from ltcache.retrieval import open_retrieved
-    from ltcache.retrieval.decisions import apply_decisions, read_decisions
+    from ltcache.retrieval import apply_decisions, open_retrieved, read_decisions
 
     drawn = bool(options["gallery"] or options["tsne"])
     if not drawn and not options["decisions"]:
@@ -39,7 +38,7 @@ def apply_to(there: Path, cache: Path | None, as_json: bool, options: dict[str, 
     opened = open_cache(cache) if cache is not None else None
     stores = check_pictures(result.record["cache"], result.record["pool"], options)
     if options["decisions"]:
-        from ltcache.retrieval.gallery import GALLERY
+        from ltcache.retrieval import GALLERY
 
         before = result.counts()
         result = apply_decisions(result, read_decisions(options["decisions"]))
@@ -76,7 +75,7 @@ def check_pictures(cache: str, pool: str, options: dict[str, Any]) -> Stores:
     """
     if options["gallery"] is False:
         return None, None
-    from ltcache.retrieval.gallery import find_store
+    from ltcache.retrieval import find_store
 
     found = find_store(options["source"], cache), find_store(options["pool_source"], pool)
     if options["gallery"] and found[1] is None:
@@ -92,7 +91,7 @@ def pictures(
     """Write what was asked for into the result's directory, and say so."""
     wanted = options["gallery"]
     if wanted or (wanted is None and options["there"] is None and stores[1] is not None):
-        from ltcache.retrieval.gallery import write_gallery
+        from ltcache.retrieval import write_gallery
 
         with GalleryBar() as bar:
             report = write_gallery(
@@ -106,7 +105,7 @@ def pictures(
         for reason, count in sorted(report.missing.items()):
             click.echo(f"warning: {count} images are not shown: {reason}", err=True)
     if options["tsne"]:
-        from ltcache.retrieval.tsne import write_tsne
+        from ltcache.retrieval import write_tsne
 
         click.echo(f"{write_tsne(result, cache)}: t-SNE of embeddings", err=True)
 

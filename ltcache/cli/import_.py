@@ -73,8 +73,7 @@ def command(source: Path, out: Path, as_json: bool, **options: Any) -> int:
     ltcache import train.npy --labels labels.npy --text text.npy --logit-scale 100 --out cache
     ltcache import tip_adapter_caches/imagenet --out cache
     """
-    from ltcache.transfer import import_features
-    from ltcache.transfer.layouts import guess_layout
+    from ltcache.transfer import guess_layout, import_features
 
     layout = guess_layout(source) if options["layout"] == "auto" else options["layout"]
     if layout == "ltcache":

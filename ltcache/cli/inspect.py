@@ -43,13 +43,12 @@ def command(
     ltcache inspect photos/ --classes names.txt
     ltcache inspect cache --checks
     """
-    from ltcache.cache import open_cache
-    from ltcache.cache.summary import summarise_cache
-    from ltcache.checks import check_cache
+    from ltcache.cache import open_cache, summarise_cache
     from ltcache.errors import UsageError
-    from ltcache.inspection import describe
+    from ltcache.examine import check_cache
+    from ltcache.examine.inspection import describe
     from ltcache.manifest import read_manifest
-    from ltcache.place_kind import PlaceKind, kind_of
+    from ltcache.records import PlaceKind, kind_of
 
     if kind_of(source) is PlaceKind.CACHE:
         refuse_given(
@@ -114,7 +113,7 @@ def _missing(missing: dict[str, Any] | None) -> list[str]:
         return ["images:  not looked for (no root is known; give one with --root)"]
     if not missing["count"]:
         return [f"images:  all {missing['total']} files are there"]
-    from ltcache.manifest.text import some
+    from ltcache.manifest import some
 
     first = some(missing["first"])
     result = [f"images:  {missing['count']} of {missing['total']} are missing, such as {first}"]
@@ -136,7 +135,7 @@ def _cache(cache: dict[str, Any]) -> list[str]:
         f"rows: {statuses}; {cache['bytes'] / 1e6:.1f} MB; {cache['cost']['images']:.0f} images "
         f"encoded in {cache['cost']['seconds']:.0f} s"
     )
-    from ltcache.manifest.text import printable
+    from ltcache.manifest import printable
 
     failed = cache["failed"].items()
     return result + [f"  failed {printable(key)}: {printable(reason)}" for key, reason in failed]

@@ -136,7 +136,7 @@ def _lines(method: Any) -> list[str]:
 
 def _equations(stage: Any) -> dict[str, str]:
     """Return part of a stage -> its name with its equation, where it has one."""
-    from ltcache.methods.settings import PARTS
+    from ltcache.methods import PARTS
 
     found: dict[str, str] = {}
     for part, about in PARTS.get(type(stage), {}).items():

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from ltcache.errors import UsageError
-from ltcache.files import result_folder
+from ltcache.records import result_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 EMBEDDED = "embedded"

@@ -19,7 +19,7 @@ from ltcache.cli.options import LocalPath, allow_stale, general, other_encoder
 from ltcache.errors import LtcacheError
 
 if TYPE_CHECKING:
-    from ltcache.predict import Prediction
+    from ltcache.evaluate import Prediction
 
 FAILED = 3
 
@@ -65,8 +65,8 @@ def command(
     find . -name '*.jpg' | ltcache predict runs/la - --format csv > predictions.csv
     ltcache predict runs/la archive.zip --model local-dir:/models/mine --top 1 --format jsonl
     """
-    from ltcache.predict import predict
-    from ltcache.run import open_run
+    from ltcache.evaluate import predict
+    from ltcache.runs import open_run
 
     opened = open_run(run)
     tally = _PredictionCounter(predict(opened, images, top=top, lines=_lines(), **options))
@@ -108,7 +108,7 @@ def _table(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
 
 
 def _csv(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
-    from ltcache.manifest.file_names import uri_of
+    from ltcache.manifest import uri_of
 
     numbered = [f"{what}_{n}" for n in range(1, top + 1) for what in ("label", "name", "prob")]
     yield _csv_line(["image", *numbered, "error"])
@@ -120,7 +120,7 @@ def _csv(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
 
 
 def _jsonl(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
-    from ltcache.manifest.file_names import uri_of
+    from ltcache.manifest import uri_of
 
     for found in predictions:
         plain = found.to_dict() | {"image": uri_of(found.image)}

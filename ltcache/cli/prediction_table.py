@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from ltcache.manifest.text import printable
-from ltcache.predict import Prediction
+from ltcache.evaluate import Prediction
+from ltcache.manifest import printable
 
 _MEASURED = 64  # images whose names decide how wide the columns are
 _SHARE = 8  # columns of a probability

@@ -39,7 +39,7 @@ def command(
     ltcache prompts cache --templates openai
     ltcache zero-shot cache --prompts openai
     """
-    from ltcache.class_texts import add_class_texts
+    from ltcache.texts import add_class_texts
 
     added = add_class_texts(cache, templates, name=name, model=model, pretrained=pretrained)
     if as_json:

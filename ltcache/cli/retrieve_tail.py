@@ -203,8 +203,7 @@ def command(
 def _retrieve(cache: Path, pool: Path, out: Path, as_json: bool, options: dict[str, Any]) -> None:
     from ltcache.cache import open_cache
     from ltcache.cli.gallery import check_pictures, pictures
-    from ltcache.retrieval import RetrievalSettings, retrieve_tail
-    from ltcache.retrieval.decisions import read_decisions
+    from ltcache.retrieval import RetrievalSettings, read_decisions, retrieve_tail
 
     opened, source = open_cache(cache), open_cache(pool)
     stores = check_pictures(opened.manifest.name, source.manifest.name, options)
@@ -255,9 +254,14 @@ def _index(opened: Any, source: Any, settings: Any, options: dict[str, Any]) -> 
     if wanted is None:
         return None
     refuse_given(("device",), "an index is searched where FAISS puts it")
-    from ltcache.retrieval.cached_queries import make_queries
-    from ltcache.retrieval.index import KINDS, PoolIndex, build_index, open_index
-    from ltcache.retrieval.pool import CachedPool
+    from ltcache.retrieval import (
+        KINDS,
+        CachedPool,
+        PoolIndex,
+        build_index,
+        make_queries,
+        open_index,
+    )
 
     pool = CachedPool(source, settings.view)
     if wanted not in KINDS:
@@ -293,9 +297,7 @@ def _search(
 ) -> None:
     from ltcache.cache import open_cache
     from ltcache.report import markdown_table
-    from ltcache.retrieval.index import open_index
-    from ltcache.retrieval.pool import CachedPool
-    from ltcache.retrieval.search import search_pool
+    from ltcache.retrieval import CachedPool, open_index, search_pool
 
     source = open_cache(pool)
     saved = options["index"]

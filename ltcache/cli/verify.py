@@ -11,7 +11,7 @@ from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import cache_argument, general, other_encoder, print_json
 
 if TYPE_CHECKING:
-    from ltcache.cache.verify import VerifyReport
+    from ltcache.cache import VerifyReport
 
 _SHOWN = 20
 
@@ -77,7 +77,7 @@ def command(
     ltcache verify cache --repair
     ltcache verify cache --sample 100 --root /data/images
     """
-    from ltcache.verify import SampleEncoding, verify
+    from ltcache.examine.verify import SampleEncoding, verify
 
     again = SampleEncoding(
         sample,
@@ -104,7 +104,7 @@ def command(
 
 def verify_lines(report: VerifyReport) -> list[str]:
     """Return a report as lines for people."""
-    from ltcache.manifest.text import printable
+    from ltcache.manifest import printable
 
     result = [f"{report.path}: {report.files} files, {report.bytes / 1e6:.1f} MB read"]
     if report.finished and report.shards < report.all_shards:

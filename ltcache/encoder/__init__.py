@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
 from ltcache.encoder.child import TunedCheckpoint, is_checkpoint, read_checkpoint
+from ltcache.encoder.device import choose_device
 from ltcache.encoder.encoder import Encoder, PendingFeatures
+from ltcache.encoder.fields import fields_of
 from ltcache.encoder.load import load_encoder
 from ltcache.encoder.rest import TowerEnd, build_rest
-from ltcache.encoder.text import encode_prompts, openai_simple_templates, openai_templates
+from ltcache.encoder.templates import openai_simple_templates, openai_templates
 from ltcache.encoder.tower import ImageTower
 
 __all__ = [
@@ -20,7 +22,8 @@ __all__ = [
     "TowerEnd",
     "TunedCheckpoint",
     "build_rest",
-    "encode_prompts",
+    "choose_device",
+    "fields_of",
     "is_checkpoint",
     "load_encoder",
     "mix_weights",

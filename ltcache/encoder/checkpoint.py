@@ -34,7 +34,7 @@ from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.towers import adapters_of
 from ltcache.errors import UsageError
-from ltcache.files import result_folder, whole_folder
+from ltcache.records import result_folder, whole_folder
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 

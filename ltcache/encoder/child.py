@@ -23,13 +23,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ltcache.cache.fingerprint import differences
 from ltcache.encoder.identity import float_state, tower_digests
 from ltcache.encoder.record import LOCAL
 from ltcache.encoder.weights import first_line, misfits
 from ltcache.errors import EncoderError, LtcacheError
-from ltcache.files import mend, result_folder
-from ltcache.one_line import one_line
+from ltcache.records import differences, mend, one_line, result_folder
 
 FORMAT = 1
 RECORD_FILE, ADAPTERS_FILE = "ltcache.json", "adapters.safetensors"

@@ -18,7 +18,7 @@ from ltcache.encoder.source import EncoderSource
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder.towers import AdapterSpec

@@ -18,7 +18,7 @@ from open_clip.model import CustomTextCLIP
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 EMBEDDING, POOLED = "embedding", "pooled"
 

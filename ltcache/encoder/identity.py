@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from open_clip import CLIPTextCfg, CLIPVisionCfg
 
-from ltcache.cache.fingerprint import digest
-from ltcache.processors import usable_processors
+from ltcache.process import usable_processors
+from ltcache.records import digest
 
 ACTIVATIONS = ("gelu", "quick_gelu")
 """Indexed by ``quick_gelu`` of an open_clip configuration."""

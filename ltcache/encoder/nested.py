@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ltcache.errors import EncoderError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 _DEPTH = 3
 _SHOWN = 8

@@ -17,9 +17,9 @@ from typing import Any
 from open_clip import get_pretrained_cfg, list_models, list_pretrained_tags_by_model
 from open_clip.transform import PreprocessCfg
 
-from ltcache.cache.fingerprint import canonical_json, differences
 from ltcache.encoder.identity import ACTIVATIONS, canonical_config
 from ltcache.errors import EncoderError
+from ltcache.records import canonical_json, differences
 
 log = logging.getLogger(__name__)
 

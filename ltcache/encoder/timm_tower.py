@@ -28,7 +28,6 @@ from timm.models import (
     split_model_name_tag,
 )
 
-from ltcache.cache.fingerprint import canonical_json
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import POOLED, Projection
 from ltcache.encoder.identity import tensors_digest
@@ -38,6 +37,7 @@ from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, EncoderSource, parse_se
 from ltcache.encoder.weights import MORE_THAN_TENSORS, first_line
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing
+from ltcache.records import canonical_json
 
 log = logging.getLogger(__name__)
 

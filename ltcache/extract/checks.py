@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltcache.errors import LtcacheError, UsageError
-from ltcache.files import require_local
 from ltcache.images import parse_views
 from ltcache.manifest import Manifest, missing_files
+from ltcache.records import require_local
 
 _GRACE = 1000  # failures are judged as a rate from this many items on
 

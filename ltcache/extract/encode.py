@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ltcache.cache import Layer, Plan, ShardRecord, read_shard_record
-from ltcache.cache.layout import index_path
+from ltcache.cache import Layer, Plan, ShardRecord, index_path, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
 from ltcache.extract.items import ImageItems
 from ltcache.extract.pipeline import CommittedShard, ShardToEncode, StageSeconds, encode_shards
 from ltcache.extract.report import ExtractionProgress
-from ltcache.files import remove_leftovers
 from ltcache.images import open_store
 from ltcache.manifest import Root
+from ltcache.records import remove_leftovers
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.allocation import keep_freed_memory
 from ltcache.cache import (
+    CENTER,
     Cache,
     Layer,
     Plan,
+    check_file_sizes,
+    claim_layer,
     claim_plan,
+    dims_of,
     finalise,
+    first_layer,
+    index_path,
     open_cache,
+    read_index,
     read_plan,
     read_plans,
+    record_path,
+    shard_path,
 )
-from ltcache.cache.fingerprint import file_digest, require_equal
-from ltcache.cache.index import check_file_sizes, read_index
-from ltcache.cache.layers import claim_layer, dims_of, first_layer
-from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
 from ltcache.errors import CacheError
 from ltcache.extract.checks import require_cache_place, require_choice, require_files
 from ltcache.extract.encode import ExtractionOptions, ShardQueue, encode_task
@@ -35,9 +39,9 @@ from ltcache.extract.layers import first_fields, missing_layers
 from ltcache.extract.pipeline import StageSeconds
 from ltcache.extract.report import ExtractionProgress, ExtractReport, make_report
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
-from ltcache.files import require_local
 from ltcache.manifest import Manifest, read_manifest
-from ltcache.processors import usable_processors
+from ltcache.process import keep_freed_memory, usable_processors
+from ltcache.records import file_digest, require_equal, require_local
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -18,13 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache import Cache, Plan, read_shard_record
-from ltcache.cache.fingerprint import bytes_digest, canonical_json
-from ltcache.cache.shards import merged_errors
+from ltcache.cache import Cache, Plan, merged_errors, read_shard_record
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.images import ImageStore, open_store
 from ltcache.manifest import Manifest, Root
-from ltcache.one_line import one_line
+from ltcache.records import bytes_digest, canonical_json, one_line
 
 _SAMPLE = 64  # images whose content is compared when a cache is reused
 _CHUNK = 64  # images hashed in one task

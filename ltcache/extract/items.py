@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache import Cache, Plan
-from ltcache.cache.layers import NO_ROW
-from ltcache.one_line import one_line
+from ltcache.cache import NO_ROW, Cache, Plan
+from ltcache.records import one_line
 
 _KNOWN = ("sha256", "width", "height", "error")
 

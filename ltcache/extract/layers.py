@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ltcache.cache import Layer
-from ltcache.cache.fingerprint import require_equal
-from ltcache.cache.layers import Shape, folder_of
-from ltcache.cache.layout import CENTER
+from ltcache.cache import CENTER, Layer, Shape, folder_of
 from ltcache.errors import UsageError
 from ltcache.extract.pipeline import TOKENS
 from ltcache.images import View, parse_views
+from ltcache.records import require_equal
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -24,16 +24,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache import Layer, Plan, ShardRecord, commit_shard, read_shard_record
-from ltcache.cache.cost import add_cost
-from ltcache.cache.fingerprint import bytes_digest
-from ltcache.cache.layers import dims_of
-from ltcache.cache.shards import lost_in_half
+from ltcache.cache import (
+    Layer,
+    Plan,
+    ShardRecord,
+    add_cost,
+    commit_shard,
+    dims_of,
+    lost_in_half,
+    read_shard_record,
+)
 from ltcache.errors import CacheError, ImageError
 from ltcache.extract.items import ImageItem, ImageItems
 from ltcache.images import ImageStore, Preprocessing, View, decode_views
-from ltcache.one_line import one_line
-from ltcache.openmp import spin_briefly
+from ltcache.process import spin_briefly
+from ltcache.records import bytes_digest, one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
-from ltcache.one_line import one_line
+from ltcache.cache import SharedContent, compared_splits, shared_content
+from ltcache.records import one_line
 
 
 @dataclass(frozen=True)

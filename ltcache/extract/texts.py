@@ -26,8 +26,7 @@ def kept_prompts(cache: Cache, manifest: Manifest) -> list[PromptEmbeddings]:
 
 def default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddings]:
     """Encode the manifest's own class texts: its templates, and its descriptions if it has any."""
-    from ltcache.encoder import encode_prompts
-    from ltcache.prompts import class_sentences
+    from ltcache.texts import class_sentences, encode_prompts
 
     if encoder.logit_scale is None or not len(manifest.classes):
         return []

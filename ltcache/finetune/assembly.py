@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ltcache.encoder import encode_prompts
-from ltcache.encoder.fields import fields_of
+from ltcache.encoder import fields_of
 from ltcache.encoder.towers import (
     TOWER_ADAPTERS,
     AdapterContext,
@@ -32,15 +31,13 @@ from ltcache.finetune.processes import ProcessRanks
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.start import StartValues
 from ltcache.finetune.step import EMBEDDING, FieldEmbedder, TrainingStep, trained_parameters
-from ltcache.fit import LabelledRows, require_classes
-from ltcache.fit.train import choose_by
-from ltcache.fit.unfitted import TrainingFit, training_fit
+from ltcache.fit import LabelledRows, TrainingFit, choose_by, require_classes, training_fit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest
 from ltcache.methods import FIELDS
-from ltcache.one_line import one_line
-from ltcache.prompts import class_sentences
+from ltcache.records import one_line
+from ltcache.texts import class_sentences, encode_prompts
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

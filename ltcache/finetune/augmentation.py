@@ -26,8 +26,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from ltcache.errors import UsageError
-from ltcache.images import Preprocessing
-from ltcache.images.views import DRAWS, RATIO, SCALE, random_box
+from ltcache.images import DRAWS, RATIO, SCALE, Preprocessing, random_box
 
 Box = tuple[float, float, float, float]
 

@@ -30,12 +30,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ltcache.errors import FitError, ImageError, LtcacheError, UsageError
 from ltcache.finetune.augmentation import Augmentation, sample_draws
-from ltcache.images import ImageStore, Preprocessing, open_store
-from ltcache.images.decoding import opened
-from ltcache.manifest import Manifest, Root
-from ltcache.manifest.missing_split import missing_split, unlabelled_split
-from ltcache.one_line import one_line
-from ltcache.processors import usable_processors
+from ltcache.images import ImageStore, Preprocessing, open_store, opened
+from ltcache.manifest import Manifest, Root, missing_split, unlabelled_split
+from ltcache.process import usable_processors
+from ltcache.records import one_line
 
 KEEP = 1 << 29
 """Bytes of decoded images, over all of them, up to which they are kept in memory."""

@@ -15,8 +15,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ltcache.allocation import keep_freed_memory
-from ltcache.cache.fingerprint import digest
 from ltcache.encoder import (
     is_checkpoint,
     load_encoder,
@@ -26,7 +24,6 @@ from ltcache.encoder import (
 )
 from ltcache.encoder.towers import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
-from ltcache.files import require_local, result_folder
 from ltcache.finetune.assembly import ComputeOptions, TrainingParts, assemble
 from ltcache.finetune.averaging import AveragingChoice, average_weights
 from ltcache.finetune.loop import TrainingSetup, encode_split, train_encoder
@@ -36,11 +33,12 @@ from ltcache.finetune.processes import ProcessRanks, processes
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.state import StateFolder, TrainingState
 from ltcache.finetune.tracking import tracked
-from ltcache.fit.unfitted import TrainingFit
+from ltcache.fit import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, evaluate_logits
-from ltcache.one_line import one_line
+from ltcache.process import keep_freed_memory
+from ltcache.records import digest, one_line, require_local, result_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -19,9 +19,9 @@ from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
 from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, optimiser_tensors
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
-from ltcache.fit.train import optimiser_of, set_lr
+from ltcache.fit import optimiser_of, set_lr
 from ltcache.methods import Optimisation
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
 
 _TICK = 2.0  # seconds between two reports, and looks at the loss

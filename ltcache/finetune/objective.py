@@ -14,7 +14,7 @@ from ltcache.finetune.contrastive import supervised_contrastive, unit_rows
 from ltcache.finetune.spec import CONTRASTIVE, ObjectiveTerm
 from ltcache.losses import LOSSES, Loss
 from ltcache.objectives import TrainingBatch, WeightedMean
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 
 @one_line

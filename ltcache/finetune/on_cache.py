@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.cache import open_cache
-from ltcache.cache.shared_content import warn_of_shared
+from ltcache.cache import open_cache, warn_of_shared
 from ltcache.encoder import load_encoder
-from ltcache.files import require_local
 from ltcache.finetune.finetuning import FineTuned, finetune
 from ltcache.finetune.renewal import check_renewal, renew
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest, read_manifest
-from ltcache.one_line import one_line
-from ltcache.run import Run
+from ltcache.records import one_line, require_local
+from ltcache.runs import Run
 
 if TYPE_CHECKING:
     from ltcache.extract import ExtractionProgress, ExtractReport
@@ -78,7 +76,7 @@ def finetune_cache(
         IdentityError: the cache is of other rows, classes or of another encoder (status 4).
         UsageError: the cache does not name an encoder that can be loaded, or a place is taken.
     """
-    from ltcache.class_texts import named_encoder
+    from ltcache.texts import named_encoder
 
     place = require_local(new_cache if new_cache is not None else Path(out) / CACHE)
     parent_cache = open_cache(cache)

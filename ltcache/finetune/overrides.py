@@ -23,12 +23,9 @@ from ltcache.finetune.spec import (
     FineTuning,
     ObjectiveTerm,
 )
-from ltcache.heads import HEADS
-from ltcache.heads.base import keyword_arguments
+from ltcache.heads import HEADS, keyword_arguments
 from ltcache.losses import LOSSES
-from ltcache.methods.changed import different, with_changes
-from ltcache.methods.overrides import nearest, read_setting
-from ltcache.methods.settings import SMOOTH, hyper_parameters
+from ltcache.methods import SMOOTH, different, hyper_parameters, nearest, read_setting, with_changes
 from ltcache.sampling import SAMPLERS
 
 _PLAIN = ("template", "sampler", "augmentation", "eval_view", "logit_scale", "average")
@@ -263,7 +260,7 @@ def _augmentation(tuning: FineTuning) -> dict[str, Any]:
 
 
 def _statistic(name: str) -> dict[str, Any]:
-    from ltcache.fit.statistics import STATISTICS
+    from ltcache.fit import STATISTICS
 
     return keyword_arguments(STATISTICS[name])
 

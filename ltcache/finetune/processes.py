@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ltcache.encoder.device import choose_device
+from ltcache.encoder import choose_device
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.cache import Cache, open_cache, store_prompts
-from ltcache.cache.cost import add_cost
-from ltcache.cache.fingerprint import require_equal, telling_classes
-from ltcache.encoder import encode_prompts
+from ltcache.cache import Cache, add_cost, open_cache, store_prompts
 from ltcache.errors import UsageError
 from ltcache.extract import ExtractReport, extract
 from ltcache.manifest import Manifest
+from ltcache.records import require_equal, telling_classes
+from ltcache.texts import encode_prompts
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -14,7 +14,7 @@ from ltcache.methods import (
     read_optimisation,
     written_optimisation,
 )
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""

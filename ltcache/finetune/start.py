@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.finetune.spec import FineTuning, ObjectiveTerm
-from ltcache.fit import LabelledRows, fit_head
-from ltcache.fit.statistics import STATISTICS
-from ltcache.fit.task import StageInput
+from ltcache.fit import STATISTICS, LabelledRows, StageInput, fit_head
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.losses import LOSSES
 from ltcache.methods import (
+    COSINE,
     Estimate,
     FeatureSpec,
     Method,
@@ -26,7 +25,6 @@ from ltcache.methods import (
     counts_as_drawn,
     residual_prior,
 )
-from ltcache.methods.families.shared import COSINE
 
 PROBE = "probe"
 

@@ -22,9 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.errors import FitError
-from ltcache.files import committed, write_whole
+from ltcache.records import committed, file_digest, require_equal, write_whole
 
 FORMAT = 1
 _STATE = "state.json"

@@ -25,7 +25,7 @@ from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
 from ltcache.heads import Head
 from ltcache.images import Preprocessing
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 EMBEDDING = "embedding"
 Fields = dict[str, Tensor]

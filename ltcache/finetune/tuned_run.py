@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import Cache
 from ltcache.finetune.spec import FineTuning
-from ltcache.fit.adapter import data_record, fit_adapter, spent
+from ltcache.fit import data_record, fit_adapter, spent
 from ltcache.heads import FeatureTransform
 from ltcache.methods import FeatureSpec, Method, Optimisation, Train
-from ltcache.run import Run, require_run_place, score
+from ltcache.runs import Run, require_run_place, score
 
 if TYPE_CHECKING:
     from ltcache.finetune.finetuning import FineTuned

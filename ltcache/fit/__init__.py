@@ -3,22 +3,50 @@
 
 from __future__ import annotations
 
-from ltcache.fit.adapter import fit_adapter, fit_seeds, summarise_seeds
+from ltcache.fit.adapter import (
+    data_record,
+    fit_adapter,
+    fit_seeds,
+    labelled_rows,
+    make_context,
+    spent,
+    summarise_seeds,
+    val_rows,
+)
 from ltcache.fit.extra import ExtraRows
-from ltcache.fit.head import FittedHead, fit_head
+from ltcache.fit.head import FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
-from ltcache.fit.rows import LabelledRows, hold_out, require_classes
+from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
+from ltcache.fit.statistics import STATISTICS
+from ltcache.fit.task import StageInput
+from ltcache.fit.train import choose_by, optimiser_of, set_lr
+from ltcache.fit.unfitted import TrainingFit, training_fit
 
 __all__ = [
+    "LEAST",
+    "SHARE",
+    "STATISTICS",
     "ExtraRows",
     "FitJob",
     "FittedHead",
     "LabelledRows",
+    "Memo",
+    "StageInput",
+    "TrainingFit",
+    "choose_by",
+    "data_record",
     "fit_adapter",
     "fit_head",
     "fit_many",
     "fit_seeds",
     "hold_out",
+    "labelled_rows",
+    "make_context",
+    "optimiser_of",
     "require_classes",
+    "set_lr",
+    "spent",
     "summarise_seeds",
+    "training_fit",
+    "val_rows",
 ]

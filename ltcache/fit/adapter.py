@@ -12,11 +12,8 @@ import numpy as np
 import torch
 
 from ltcache.adjustments import ADJUSTMENTS
-from ltcache.cache import check_prompts
-from ltcache.cache.fingerprint import require_equal
-from ltcache.cache.shared_content import warn_of_shared
+from ltcache.cache import check_prompts, warn_of_shared
 from ltcache.errors import FitError
-from ltcache.files import require_local, write_json
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FittedHead, Memo, fit_head
 from ltcache.fit.rows import LabelledRows, require_classes
@@ -34,8 +31,8 @@ from ltcache.methods import (
     override,
 )
 from ltcache.metrics import GroupScheme, Metrics
-from ltcache.one_line import one_line
-from ltcache.run import Run, require_labels, require_run_place, score, token_map
+from ltcache.records import one_line, require_equal, require_local, write_json
+from ltcache.runs import Run, require_labels, require_run_place, score, token_map
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -324,7 +321,7 @@ def spent(cache: Cache, crops: int, head_seconds: float) -> dict[str, float]:
     Args:
         crops: of an image that were encoded for it.
     """
-    from ltcache.cache.cost import read_cost
+    from ltcache.cache import read_cost
 
     before = read_cost(Path(cache.path))
     return {

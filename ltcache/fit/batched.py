@@ -26,9 +26,7 @@ from ltcache.fit.stages import StageTraining
 from ltcache.fit.steps import ClosedFormStep, FusionChain
 from ltcache.fit.train import TrainingOutcome, draw, optimiser_of, parameters_to_train, set_lr
 from ltcache.heads import Head
-from ltcache.losses import Loss
-from ltcache.losses.base import OffsetCrossEntropy
-from ltcache.losses.softmax import offset_cross_entropy_
+from ltcache.losses import Loss, OffsetCrossEntropy, offset_cross_entropy_
 from ltcache.objectives import HeadOutputs, Objective, TrainingBatch, WeightedMean
 from ltcache.sampling import RowsByClass
 

@@ -33,11 +33,10 @@ from ltcache.errors import FitError
 from ltcache.fit.task import StageInput
 from ltcache.fit.train import TrainingOutcome, choose_by, parameters_to_train
 from ltcache.heads import AffineWeights, Head
-from ltcache.losses.base import OffsetCrossEntropy
-from ltcache.losses.softmax import softmax_residual_
+from ltcache.losses import OffsetCrossEntropy, softmax_residual_
 from ltcache.methods import Train
 from ltcache.objectives import Objective, TrainingBatch, WeightedMean
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 from ltcache.sampling import SAMPLERS
 
 _BLOCK = 1024  # rows at once: their logits stay in the cache of a core

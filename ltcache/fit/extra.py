@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.rows import LabelledRows
-from ltcache.one_line import one_line
+from ltcache.records import digest, one_line
 
 
 @one_line

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ltcache.allocation import keep_freed_memory
-from ltcache.cache.fingerprint import digest
 from ltcache.errors import FitError
 from ltcache.fit.extra import with_extra_rows
 from ltcache.fit.rows import SHARE, LabelledRows, hold_out, require_classes
@@ -21,7 +19,8 @@ from ltcache.fit.task import Progress, StageInput, StageResult
 from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import Method
-from ltcache.one_line import one_line
+from ltcache.process import keep_freed_memory
+from ltcache.records import digest, one_line
 
 Memo = MutableMapping[str, tuple[StageResult, Tensor]]
 """What stages have left before, by all that determines them: methods share their first stages."""

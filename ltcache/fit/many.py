@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Generator
 
-from ltcache.allocation import keep_freed_memory
 from ltcache.errors import FitError
 from ltcache.fit.batched import shared_architecture, train_together
 from ltcache.fit.head import (
@@ -32,6 +31,7 @@ from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import TrainingOutcome
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import FeatureSpec, Method, Train
+from ltcache.process import keep_freed_memory
 
 Choices = Sequence[dict[str, Any]] | None
 

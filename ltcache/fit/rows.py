@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 SHARE = 0.1
 LEAST = 5  # a class with fewer rows gives none away

@@ -16,8 +16,7 @@ from ltcache.fit.convex import solve
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import TrainingOutcome, choose_by, train_head
-from ltcache.heads import HEADS, Head, uses_texts
-from ltcache.heads.base import keyword_arguments
+from ltcache.heads import HEADS, Head, keyword_arguments, uses_texts
 from ltcache.losses import LOSSES, Loss
 from ltcache.methods import (
     Adjust,
@@ -30,7 +29,7 @@ from ltcache.methods import (
     residual_prior,
 )
 from ltcache.objectives import OBJECTIVES, Objective
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 Choice = Mapping[str, Any] | None
 TEXT_SPACE = ("none", "l2")  # feature transforms that leave class texts comparable

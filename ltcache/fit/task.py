@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, HeadContext
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 Progress = Callable[[dict[str, Any]], None]
 

@@ -18,7 +18,7 @@ from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
 from ltcache.methods import Optimisation, Train, hyper_parameters
 from ltcache.objectives import Objective, TrainingBatch
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
 
 _BLOCK = 8192  # rows predicted at once

@@ -19,11 +19,14 @@ from ltcache.heads.experts import ExpertsHead
 from ltcache.heads.gda import GDAHead
 from ltcache.heads.knn import KNNHead
 from ltcache.heads.l2norm_linear import L2NormLinearHead
+from ltcache.heads.large_kernel import LargeKernel, gated, gated_tokens, large_kernel, start_at_one
 from ltcache.heads.linear import LinearHead
 from ltcache.heads.lws import LWSHead
 from ltcache.heads.marc import MARCHead
 from ltcache.heads.ncm import NCMHead
+from ltcache.heads.neighbours import spaced_rows
 from ltcache.heads.reslt import ResLTHead
+from ltcache.heads.scored import uniform
 from ltcache.heads.sg_attention import SGAttentionHead
 from ltcache.heads.tip_adapter import TipAdapterFHead, TipAdapterHead
 from ltcache.heads.transform import TRANSFORMS, FeatureTransform
@@ -58,11 +61,18 @@ __all__ = [
     "FeatureTransform",
     "Head",
     "HeadContext",
+    "LargeKernel",
     "LinearHead",
     "TokenMap",
     "class_means",
+    "gated",
+    "gated_tokens",
     "keyword_arguments",
+    "large_kernel",
     "predict_logits",
+    "spaced_rows",
+    "start_at_one",
+    "uniform",
     "uses_texts",
     "zero_shot_logits",
 ]

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 NO_TEXTS = (
     "add them with ltcache prompts; an image-only encoder has none, so take another method or "

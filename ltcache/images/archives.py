@@ -13,12 +13,20 @@ import pyarrow as pa
 from ltcache.errors import ImageError, ManifestError
 from ltcache.images.decoding import stable_text
 from ltcache.images.limits import check_size, safe_uri
-from ltcache.manifest.parquet import image_column, open_parquet
-from ltcache.manifest.ranges import read_range
-from ltcache.manifest.roots import Place, Root, open_place, places_of
-from ltcache.manifest.saved import saved_image_column, saved_splits
-from ltcache.manifest.tars import TarIndex, tar_index
-from ltcache.manifest.zips import zip_index
+from ltcache.manifest import (
+    Place,
+    Root,
+    TarIndex,
+    image_column,
+    open_parquet,
+    open_place,
+    places_of,
+    read_range,
+    saved_image_column,
+    saved_splits,
+    tar_index,
+    zip_index,
+)
 
 _GROUPS = 2  # row groups of a Parquet file that are kept: reading runs over a border
 

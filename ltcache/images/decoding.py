@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from ltcache.errors import ImageError
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.views import View
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 # what Pillow logs of a broken file is in the row's reason; without a handler it would be printed
 logging.getLogger("PIL").addHandler(logging.NullHandler())

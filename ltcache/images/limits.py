@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from ltcache.errors import ImageError
-from ltcache.manifest.file_names import leaves_root
+from ltcache.manifest import leaves_root
 
 MAX_BYTES = 1 << 30
 """Largest accepted encoded image: what is longer is no image, or a bomb."""

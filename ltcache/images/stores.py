@@ -11,8 +11,7 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.images.archives import ParquetStore, SavedStore, TarStore, ZipStore
 from ltcache.images.decoding import stable_text
 from ltcache.images.limits import check_size, safe_uri
-from ltcache.manifest.file_names import local_path
-from ltcache.manifest.roots import RemotePlace, Root, ShardedRoot, as_root, root_kind
+from ltcache.manifest import RemotePlace, Root, ShardedRoot, as_root, local_path, root_kind
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not block
 

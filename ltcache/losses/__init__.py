@@ -16,6 +16,7 @@ from ltcache.losses.ldam import LDAM
 from ltcache.losses.logit_adjustment import LogitAdjustment, logit_adjustment
 from ltcache.losses.seesaw import SeesawLoss
 from ltcache.losses.seesaw_static import SeesawStatic
+from ltcache.losses.softmax import offset_cross_entropy_, softmax_residual_
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -54,4 +55,6 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_gradient_",
     "logit_adjustment",
+    "offset_cross_entropy_",
+    "softmax_residual_",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.text import json_digest, some
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 NAME_NORMALISER = "readable_name/1"
 """Recorded in a manifest's card (``class_names``) where names came from folder names."""

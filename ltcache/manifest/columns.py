@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 _BYTE_ORDER_MARK = "\ufeff"
 

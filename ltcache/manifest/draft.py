@@ -19,7 +19,7 @@ from ltcache.manifest.roots import Root
 from ltcache.manifest.rows import Listing, build_rows
 from ltcache.manifest.splits import canonical_split
 from ltcache.manifest.text import some
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import decoded
 from ltcache.manifest.text import some
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 MISSING_WORDS = ("nan", "-nan", "na", "n/a", "#n/a", "<na>", "none", "null")
 """How programs write that a value is missing, in lower case."""

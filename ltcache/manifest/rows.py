@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.manifest import COLUMNS
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 _LEAVES_ROOT = r"^/|^[A-Za-z]:/|^[A-Za-z][A-Za-z0-9+.-]*://|(^|[/\\])\.\.([/\\]|$)|\x00"
 _UNTIDY = r"//|(^|/)\.(/|$)|/$"

@@ -24,7 +24,7 @@ from ltcache.manifest.roots import RemotePlace, Root, places_of, root_kind
 from ltcache.manifest.tars import tar_heads, tar_index
 from ltcache.manifest.walk import walk_folder
 from ltcache.manifest.zips import zip_heads, zip_index
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 
 @one_line

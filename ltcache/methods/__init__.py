@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ltcache.methods.catalogue import METHODS, method_by_name
-from ltcache.methods.overrides import override
+from ltcache.methods.catalogue import ALIASES, METHODS, method_by_name, nearest_names
+from ltcache.methods.changed import different, with_changes
+from ltcache.methods.families.shared import COSINE
+from ltcache.methods.overrides import nearest, override, read_setting
 from ltcache.methods.prior import counts_as_drawn, residual_prior
-from ltcache.methods.settings import hyper_parameters, known_overrides
+from ltcache.methods.settings import PARTS, SMOOTH, hyper_parameters, known_overrides
 from ltcache.methods.spec import (
     FIELDS,
     LEAST_STEPS,
@@ -26,9 +28,13 @@ from ltcache.methods.structure import build_head
 from ltcache.methods.unavailable import UNAVAILABLE, UnavailableMethod
 
 __all__ = [
+    "ALIASES",
+    "COSINE",
     "FIELDS",
     "LEAST_STEPS",
     "METHODS",
+    "PARTS",
+    "SMOOTH",
     "UNAVAILABLE",
     "Adjust",
     "Estimate",
@@ -42,12 +48,17 @@ __all__ = [
     "UnavailableMethod",
     "build_head",
     "counts_as_drawn",
+    "different",
     "epochs_to_make",
     "hyper_parameters",
     "known_overrides",
     "method_by_name",
+    "nearest",
+    "nearest_names",
     "override",
     "read_optimisation",
+    "read_setting",
     "residual_prior",
+    "with_changes",
     "written_optimisation",
 ]

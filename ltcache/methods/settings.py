@@ -8,8 +8,7 @@ from typing import Any
 
 from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.fusion import FUSIONS
-from ltcache.heads import HEADS
-from ltcache.heads.base import keyword_arguments
+from ltcache.heads import HEADS, keyword_arguments
 from ltcache.losses import LOSSES
 from ltcache.methods.spec import Adjust, Method, Solve, Stage, Train, Transform
 from ltcache.objectives import OBJECTIVES

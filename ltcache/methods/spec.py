@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ltcache.errors import FitError, UsageError
 from ltcache.heads import TRANSFORMS
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 # What a method may ask for -> fields to look for in a cache, in order.
 FIELDS: dict[str, tuple[str, ...]] = {

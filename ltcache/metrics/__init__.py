@@ -5,16 +5,25 @@ NumPy and scikit-learn only. Scores are fractions (0..1); :func:`percent` prints
 
 from __future__ import annotations
 
-from ltcache.metrics.bootstrap import PairedDifference, paired_bootstrap
+from ltcache.metrics.bootstrap import (
+    PairedDifference,
+    UnitSums,
+    paired_bootstrap,
+    percentile_interval,
+)
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
+from ltcache.metrics.summaries import summaries
 
 __all__ = [
     "GROUP_NAMES",
     "GroupScheme",
     "Metrics",
     "PairedDifference",
+    "UnitSums",
     "evaluate_logits",
     "paired_bootstrap",
     "percent",
+    "percentile_interval",
+    "summaries",
 ]

@@ -19,7 +19,7 @@ import numpy as np
 
 from ltcache.metrics.groups import GroupScheme
 from ltcache.metrics.summaries import summaries
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 _CELLS = 4_000_000  # numbers in one block of resamples
 

@@ -11,7 +11,7 @@ import numpy as np
 from ltcache.metrics.bootstrap import UnitSums, percentile_interval
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.summaries import class_accuracy, summaries
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 ECE_BINS = 15
 # Only scores that are linear in the class accuracies: resampling pushes minima and means with a

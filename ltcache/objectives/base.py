@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ltcache.errors import FitError
 from ltcache.losses import Loss
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 
 @one_line

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ltcache.errors import FitError
 from ltcache.losses import Loss
-from ltcache.metrics.groups import GroupScheme
+from ltcache.metrics import GroupScheme
 from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, compare
+from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, compare, scored
 from ltcache.report.formats import WRITERS, comparison_table
+from ltcache.report.frequency import plot_by_frequency
 from ltcache.report.reading import report
 from ltcache.report.tables import (
     COLUMNS,
@@ -25,7 +26,9 @@ __all__ = [
     "details",
     "footnote",
     "markdown_table",
+    "plot_by_frequency",
     "report",
     "results_table",
+    "scored",
     "seeds_table",
 ]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.errors import UsageError
-from ltcache.manifest.splits import SPLITS
+from ltcache.manifest import SPLITS
 from ltcache.metrics import GroupScheme, Metrics, paired_bootstrap
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-    from ltcache.run import Run
+    from ltcache.runs import Run
 
 STATISTIC = "mean_per_class"
 """What ranks and differences are of."""
@@ -174,7 +174,7 @@ def _about(metrics: Metrics) -> dict[str, Any]:
 
 
 def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
-    from ltcache.fit.adapter import summarise_seeds
+    from ltcache.fit import summarise_seeds
 
     metrics = {split: [run.metrics[split] for run in entry.runs] for split in splits}
     tuning = entry.runs[0].record.get("tuning") or {}

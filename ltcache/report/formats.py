@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltcache.errors import UsageError
-from ltcache.manifest.missing_split import HOW_TO_SPLIT
+from ltcache.manifest import HOW_TO_SPLIT
 from ltcache.metrics import percent
 from ltcache.report.tables import COLUMNS, markdown_table
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltcache.files import committed
+from ltcache.records import committed
 
 BINS = 8
 LINES = 16

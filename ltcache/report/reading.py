@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
-from ltcache.files import mend_below, result_folder
-from ltcache.place_kind import PlaceKind, not_what_is_asked, places_in
+from ltcache.records import PlaceKind, mend_below, not_what_is_asked, places_in, result_folder
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, compare, scored
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-    from ltcache.run import Run
+    from ltcache.runs import Run
 
 RESULTS = "results.json"
 """What an ablation writes beside its runs."""
@@ -77,7 +76,7 @@ class _ReadRuns:
 
     def add(self, run: Run, path: Path, name: str, overrides: dict[str, Any]) -> None:
         """Add a run to the line that it belongs to."""
-        from ltcache.cache.fingerprint import digest
+        from ltcache.records import digest
 
         parts = {key: run.record[key] for key in ("field", "identities", "class_counts")}
         line = self.lines.setdefault(
@@ -130,7 +129,7 @@ class _ReadRuns:
 
     def cache_of(self, run: Run, path: Path) -> Cache | None:
         """Return the cache of a run if it is still there and still the one it was fitted on."""
-        from ltcache.run import check_features
+        from ltcache.runs import check_features
 
         named = run.record.get("cache")
         place = (path / named).resolve() if named else path
@@ -170,7 +169,7 @@ class _ReadRuns:
 
 
 def _read(path: Path, reading: _ReadRuns) -> None:
-    from ltcache.run import open_run
+    from ltcache.runs import open_run
 
     if (path / "run.json").is_file():
         run = open_run(path)
@@ -195,7 +194,7 @@ def _read(path: Path, reading: _ReadRuns) -> None:
 
 
 def _read_ablation(path: Path, reading: _ReadRuns) -> None:
-    from ltcache.run import open_run
+    from ltcache.runs import open_run
 
     try:
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ltcache.manifest.text import printable
+from ltcache.manifest import printable
 from ltcache.metrics import Metrics, percent
 
 COLUMNS = {

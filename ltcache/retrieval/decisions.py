@@ -17,9 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ltcache.cache.fingerprint import digest, require_equal
 from ltcache.errors import UsageError
-from ltcache.one_line import one_line
+from ltcache.records import digest, one_line, require_equal
 from ltcache.retrieval.result import ACCEPTED, REJECTED, RetrievalResult, tally
 
 FORMAT = 1

@@ -29,11 +29,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache import Cache
-from ltcache.cache.fingerprint import bytes_digest, digest, require_equal
 from ltcache.errors import ImageError, UsageError
-from ltcache.files import committed, require_local
 from ltcache.images import ImageStore, open_store, thumbnail
 from ltcache.manifest import packaged_names, root_of
+from ltcache.records import bytes_digest, committed, digest, require_equal, require_local
 from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 from ltcache.retrieval.guards import REASONS
 from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tally

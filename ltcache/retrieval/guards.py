@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ltcache.errors import UsageError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 from ltcache.retrieval.scoring import RankedPairs
 
 GUARDS = ("threshold", "margin", "duplicates", "leaks", "sources")

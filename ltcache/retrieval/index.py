@@ -21,11 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltcache.cache.fingerprint import file_digest, require_equal
 from ltcache.errors import CacheError, UsageError
-from ltcache.files import result_folder, whole_folder, write_json
-from ltcache.one_line import one_line
-from ltcache.place_kind import PlaceKind, not_what_is_asked
+from ltcache.records import (
+    PlaceKind,
+    file_digest,
+    not_what_is_asked,
+    one_line,
+    require_equal,
+    result_folder,
+    whole_folder,
+    write_json,
+)
 from ltcache.retrieval.neighbours import gpus, load_faiss
 from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import ClassQueries, unit

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 from ltcache.retrieval.pool import CachedPool, Pool
 from ltcache.retrieval.queries import unit
 

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ltcache.cache import Cache
-from ltcache.cache.shards import stored
-from ltcache.class_texts import named_encoder
+from ltcache.cache import Cache, stored
 from ltcache.errors import CacheError, ImageError
 from ltcache.images import decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.retrieval.neighbours import NearThreshold, neighbours, surroundings, units_of
 from ltcache.retrieval.pool import CachedPool
+from ltcache.texts import named_encoder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ltcache.cache import Cache
-from ltcache.cache.fingerprint import bytes_digest, digest
 from ltcache.errors import CacheError
-from ltcache.one_line import one_line
+from ltcache.records import bytes_digest, digest, one_line
 from ltcache.retrieval.queries import unit
 
 EMBEDDING = "embedding"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ltcache.cache import PromptEmbeddings
 from ltcache.errors import UsageError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 POOLINGS = ("mean", "max")
 

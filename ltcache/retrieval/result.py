@@ -24,11 +24,16 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ltcache.cache.fingerprint import digest
 from ltcache.errors import CacheError, UsageError
-from ltcache.files import result_folder, whole_folder, write_json
-from ltcache.one_line import one_line
-from ltcache.place_kind import PlaceKind, not_what_is_asked
+from ltcache.records import (
+    PlaceKind,
+    digest,
+    not_what_is_asked,
+    one_line,
+    result_folder,
+    whole_folder,
+    write_json,
+)
 
 FORMAT = 1
 ACCEPTED, REJECTED = "accepted", "rejected"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import UsageError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 from ltcache.retrieval.pool import Pool
 from ltcache.retrieval.queries import ClassQueries
 from ltcache.retrieval.scoring_lists import Exact, TopLists

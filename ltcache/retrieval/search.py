@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from ltcache.cache import Cache, open_cache
-from ltcache.cache.fingerprint import require_equal
-from ltcache.class_texts import recorded_encoder
 from ltcache.errors import ImageError, UsageError
-from ltcache.images import decode
-from ltcache.inputs import read_file
+from ltcache.images import decode, read_file
+from ltcache.records import require_equal
 from ltcache.retrieval.index import PoolIndex, exact_products
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
+from ltcache.texts import recorded_encoder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.cache import Cache, check_prompts, open_cache
-from ltcache.cache.fingerprint import require_equal
 from ltcache.metrics import GroupScheme
+from ltcache.records import require_equal
 from ltcache.retrieval.cached_queries import class_sums, make_queries, temperature
 from ltcache.retrieval.candidate_table import candidate_table
 from ltcache.retrieval.decisions import ReviewDecisions, apply_decisions

@@ -16,8 +16,7 @@ import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
-from ltcache.files import committed, require_local
-from ltcache.one_line import one_line
+from ltcache.records import committed, one_line, require_local
 from ltcache.retrieval.gallery import require_same_cache
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit

@@ -19,12 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from ltcache.cache.layout import CENTER
+from ltcache.cache import CENTER
 from ltcache.errors import EncoderError, FitError, UsageError
-from ltcache.files import require_vacant, whole_folder
-from ltcache.one_line import one_line
-from ltcache.predict import check_encoder, load_for_run, probabilities_of
-from ltcache.run import Run, open_run
+from ltcache.evaluate import check_encoder, load_for_run, probabilities_of
+from ltcache.records import one_line, require_vacant, whole_folder
+from ltcache.runs import Run, open_run
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -183,7 +182,7 @@ def export_bundle(
         run: a run or its directory.
         out: a new folder: ``bundle.safetensors``, ``classify.py``, ``README.md``, and
             ``zero_shot.safetensors`` where :func:`zero_shot_matrix` has one.
-        encoder: loaded already, in float32; else as in :func:`ltcache.predict.predict`.
+        encoder: loaded already, in float32; else as in :func:`ltcache.evaluate.prediction.predict`.
 
     Raises:
         IdentityError: the encoder is not the run's. FitError: the head is not one product.

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.errors import UsageError
-from ltcache.manifest.columns import TableColumns, text_column
+from ltcache.manifest import TableColumns, text_column
 
 
 def arrow_column(what: str, array: np.ndarray) -> pa.Array:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
-from ltcache.files import require_vacant, whole_folder, write_json
 from ltcache.manifest import ClassList
+from ltcache.records import require_vacant, whole_folder, write_json
 from ltcache.transfer.exporting import ExportReport, provenance, stored_form
 
 CARD, PROVENANCE = "README.md", "ltcache.json"

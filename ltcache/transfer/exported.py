@@ -11,13 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ltcache.cache import EncoderState, PromptEmbeddings
-from ltcache.cache.fingerprint import file_digest
-from ltcache.cache.index import EXTRACTED
+from ltcache.cache import EXTRACTED, EncoderState, PromptEmbeddings
 from ltcache.errors import ManifestError, UsageError
-from ltcache.manifest import Manifest
-from ltcache.manifest.text import read_json
-from ltcache.one_line import one_line
+from ltcache.manifest import Manifest, read_json
+from ltcache.records import file_digest, one_line
 from ltcache.transfer.arrays import StackedArrays, read_arrays
 
 FORMAT = 1

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ltcache.cache import Cache, open_cache
-from ltcache.cache.fingerprint import file_digest
-from ltcache.cache.layout import CENTER
-from ltcache.files import require_vacant, whole_folder, write_json
+from ltcache.cache import CENTER, Cache, open_cache
+from ltcache.records import file_digest, require_vacant, whole_folder, write_json
 from ltcache.transfer.exported import CLASSES, ENCODER, FORMAT, RECORD, ROWS
 
 _BLOCK = 4096

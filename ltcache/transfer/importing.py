@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ltcache.cache import EncoderState, PromptEmbeddings, open_cache
-from ltcache.cache.fingerprint import bytes_digest, digest, file_digest
 from ltcache.errors import ManifestError, UsageError
-from ltcache.files import require_local
 from ltcache.manifest import Manifest
-from ltcache.one_line import one_line
+from ltcache.records import bytes_digest, digest, file_digest, one_line, require_local
 from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.exported import read_export
 from ltcache.transfer.layouts import ImportedFeatures, guess_layout, read_layout

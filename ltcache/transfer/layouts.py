@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ltcache.errors import UsageError
-from ltcache.manifest import ClassList
-from ltcache.manifest.splits import SPLIT_WORDS, SPLITS, known_split, split_in
-from ltcache.manifest.text import read_lines
-from ltcache.one_line import one_line
+from ltcache.manifest import SPLIT_WORDS, SPLITS, ClassList, known_split, read_lines, split_in
+from ltcache.records import one_line
 from ltcache.transfer.arrays import SUFFIXES, read_arrays
 from ltcache.transfer.columns import texts_of_array
 

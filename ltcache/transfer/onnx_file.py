@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ltcache.cache.fingerprint import file_digest
-from ltcache.cache.shards import stored
+from ltcache.cache import stored
 from ltcache.errors import FitError, UsageError
+from ltcache.evaluate import probabilities_of
 from ltcache.extras import how_to_install
-from ltcache.files import require_vacant, whole_folder, write_json
-from ltcache.predict import probabilities_of
-from ltcache.run import Run
+from ltcache.records import file_digest, require_vacant, whole_folder, write_json
+from ltcache.runs import Run
 from ltcache.transfer.bundle import TOLERANCE, prior_text, run_and_encoder
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ def export_onnx(
         run: a run or its directory; any head that torch can trace.
         out: a new folder: ``model.onnx``, ``model.json``, ``classify.py``, ``README.md``.
         encoder: loaded already, in float32 on the CPU; else as in
-            :func:`ltcache.predict.predict`.
+            :func:`ltcache.evaluate.prediction.predict`.
 
     Raises:
         UsageError: packages are missing (says which), or ``out`` is there already.

@@ -9,11 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.errors import UsageError
-from ltcache.manifest import ClassList, Manifest, read_classes, read_manifest
-from ltcache.manifest.labels import read_labels
-from ltcache.manifest.matching import ResolvedLabels, resolve_labels
-from ltcache.manifest.rows import Listing, checked_split
-from ltcache.manifest.splits import canonical_split
+from ltcache.manifest import (
+    ClassList,
+    Listing,
+    Manifest,
+    ResolvedLabels,
+    canonical_split,
+    checked_split,
+    read_classes,
+    read_labels,
+    read_manifest,
+    resolve_labels,
+)
 from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.columns import arrow_column, texts_of_array
 from ltcache.transfer.layouts import ImportedFeatures, ImportedSplit, read_column

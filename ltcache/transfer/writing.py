@@ -17,16 +17,14 @@ from ltcache.cache import (
     claim_plan,
     commit_shard,
     finalise,
+    index_path,
     open_cache,
     read_shard_record,
+    stored,
 )
-from ltcache.cache.fingerprint import bytes_digest, digest
-from ltcache.cache.layout import index_path
-from ltcache.cache.shards import stored
 from ltcache.errors import UsageError
-from ltcache.files import remove_leftovers, require_local
 from ltcache.manifest import Manifest
-from ltcache.one_line import one_line
+from ltcache.records import bytes_digest, digest, one_line, remove_leftovers, require_local
 from ltcache.transfer.arrays import StackedArrays
 
 CENTER = "center"

@@ -24,7 +24,7 @@ from ltcache.methods import METHODS, override
 from ltcache.metrics import paired_bootstrap
 from ltcache.report import comparison_table, report
 from ltcache.report.comparison import right_rows
-from ltcache.run import open_run
+from ltcache.runs.run import open_run
 from tests.fakes import FakeCache, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)

@@ -53,7 +53,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.extract import extract
 from ltcache.images import decode, open_store
 from ltcache.manifest import ClassList, Manifest, read_manifest
-from ltcache.openmp import spin_briefly
+from ltcache.process.openmp import spin_briefly
 
 PEER_WORKERS = (0, 1, 2, 4)
 CORES = len(os.sched_getaffinity(0))

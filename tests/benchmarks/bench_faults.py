@@ -5,7 +5,7 @@
 
 Situations: each command as a whole process. ``given back`` is malloc as it comes
 (MALLOC_ARENA_TEST at its own default, which counts as the user's setting and changes nothing);
-``kept`` is what ltcache sets (:mod:`ltcache.allocation`). They run in turn; the medians over pairs
+``kept`` is what ltcache sets (:mod:`ltcache.process`). They run in turn; the medians over pairs
 of the ratios count. Faults do not depend on what else runs, and the kernel's time (``system``)
 hardly; ``peak`` shows what keeping costs.
 """

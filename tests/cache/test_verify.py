@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ltcache.cache import open_cache
-from ltcache.cache.fingerprint import canonical_json, digest, file_digest
 from ltcache.cache.index import SEAL
 from ltcache.cache.norms import norm_stats
 from ltcache.cache.repair import repair_shards
@@ -24,6 +23,7 @@ from ltcache.cache.verify import UNCHECKED, VerifyReport, verify_files
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, LtcacheError
 from ltcache.extract import extract
+from ltcache.records.identity import canonical_json, digest, file_digest
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 

@@ -16,12 +16,13 @@ from ltcache.demo import demo
 from ltcache.ensemble import ensemble
 from ltcache.errors import UsageError
 from ltcache.evaluate import evaluate
+from ltcache.examine.verify import verify
 from ltcache.extract import extract
 from ltcache.finetune import finetune, open_fine_tuned
 from ltcache.fit import fit_adapter, fit_seeds
 from ltcache.report import report
 from ltcache.retrieval import open_retrieved
-from ltcache.run import open_run
+from ltcache.runs.run import open_run
 from ltcache.transfer import (
     export_bundle,
     export_cache,
@@ -29,7 +30,6 @@ from ltcache.transfer import (
     export_onnx,
     import_features,
 )
-from ltcache.verify import verify
 from ltcache.zero_shot import zero_shot
 from tests.conftest import Call
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from ltcache.cli.predict import _WRITERS
 from ltcache.cli.prediction_table import prediction_table
-from ltcache.predict import Prediction
+from ltcache.evaluate.prediction import Prediction
 
 NAMES = ["a.png", "b\nc.png", "d\te,\"f'.png", "-x .png ", "日本/é.png", "x" * 300, "odd\udcff.png"]
 FOUND = [Prediction(n, (1, 0), ("red fox", "日本 bee"), (0.9876, 0.0124)) for n in NAMES]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ltcache.cli import main
-from ltcache.verify import SampleEncoding, verify
+from ltcache.examine.verify import SampleEncoding, verify
 from tests.conftest import Call, write_images
 from tests.encoder.tiny_models import write_tiny_clip
 
@@ -178,7 +178,7 @@ def test_another_precision_is_named_and_allowed(made: Path, images: Path, tiny_c
     assert "precision" in report.reencoded["numerics"]
     assert 0.98 < report.reencoded["minimum"] < 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ltcache.verify.SAME", 1.0)
+        patch.setattr("ltcache.examine.verify.SAME", 1.0)
         warned = verify(made, sample=sample)
         assert warned.ok
         assert "the numerics differ in precision" in warned.warnings[0]

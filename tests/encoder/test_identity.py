@@ -13,7 +13,6 @@ import open_clip
 import pytest
 import torch
 
-from ltcache.cache.fingerprint import canonical_json, differences
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.encoder.identity import (
     canonical_config,
@@ -21,6 +20,7 @@ from ltcache.encoder.identity import (
     tokenizer_identity,
     tower_digests,
 )
+from ltcache.records.identity import canonical_json, differences
 from tests.encoder.tiny_models import build, tiny_config, write_folder, write_tiny_clip
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from ltcache.encoder import ImageTower, encode_prompts, load_encoder
+from ltcache.encoder import ImageTower, load_encoder
 from ltcache.encoder.timm_tower import TimmSource, preprocessing_of_tower, resolve_tower
 from ltcache.errors import EncoderError, LtcacheError, UsageError
 from ltcache.extract.texts import portable
 from ltcache.images import decode
+from ltcache.texts import encode_prompts
 
 SMALL = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 

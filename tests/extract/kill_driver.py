@@ -27,10 +27,10 @@ import torch
 import torchvision  # noqa: F401
 
 from ltcache.cache import open_cache
-from ltcache.cache.fingerprint import file_digest
 from ltcache.encoder import load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import extract
+from ltcache.records.identity import file_digest
 
 STEPS = ("fsync", "replace", "link")
 SHARDS = 10

@@ -13,8 +13,8 @@ import pytest
 from ltcache.cli import main
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
+from ltcache.examine.verify import verify
 from ltcache.extract import extract
-from ltcache.verify import verify
 from tests.conftest import Call, write_images
 from tests.extract.kill_driver import digests
 from tests.extract.test_views import listed

@@ -11,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from ltcache.ablate.tune import tune
 from ltcache.ensemble import ZeroShot, ensemble
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.fit import fit_adapter, fit_seeds
 from ltcache.methods import METHODS, Train
-from ltcache.run import open_run
-from ltcache.tune import tune
+from ltcache.runs.run import open_run
 from ltcache.zero_shot import zero_shot
 from tests.fakes import FakeCache, long_tail_counts
 

@@ -13,7 +13,7 @@ from ltcache.evaluate import evaluate
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS
-from ltcache.run import open_run
+from ltcache.runs.run import open_run
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ltcache.errors import ManifestError
 from ltcache.images import open_store
-from ltcache.inputs import inputs
+from ltcache.images.inputs import inputs
 from ltcache.manifest import Manifest, missing_files, read_manifest
 from ltcache.manifest.file_names import member_uris, uri_of
 from ltcache.manifest.image_files import is_image, suffix_of

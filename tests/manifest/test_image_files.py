@@ -15,7 +15,7 @@ from PIL import Image
 
 from ltcache.errors import ImageError
 from ltcache.images import open_store
-from ltcache.inputs import inputs
+from ltcache.images.inputs import inputs
 from ltcache.manifest import missing_files, read_manifest
 from ltcache.manifest.image_files import (
     NO_IMAGES,

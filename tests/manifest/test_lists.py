@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ltcache.errors import ManifestError
-from ltcache.inspection import describe
+from ltcache.examine.inspection import describe
 from ltcache.manifest import ClassList, read_manifest
 from tests.manifest.helpers import listed, plain, write
 

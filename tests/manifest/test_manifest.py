@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ltcache.errors import ManifestError, UsageError
-from ltcache.inspection import describe
+from ltcache.examine.inspection import describe
 from ltcache.manifest import COLUMNS, ClassList, Manifest, read_manifest
 from tests.manifest.helpers import manifest_dir, plain, touch, write
 

@@ -13,7 +13,7 @@ from ltcache.finetune import TUNINGS, override_tuning, tuning_by_name
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, Train, method_by_name, override
 from ltcache.methods.catalogue import ENCODER_TUNINGS
-from ltcache.run import open_run
+from ltcache.runs.run import open_run
 from tests.fakes import FakeCache, long_tail_counts
 
 

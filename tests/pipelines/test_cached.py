@@ -13,7 +13,7 @@ import pytest
 from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.methods import METHODS
-from ltcache.run import open_run
+from ltcache.runs.run import open_run
 from pipelines import ballad_cached, baselines, h2t, sage_cached, tin_cached
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip

@@ -16,11 +16,11 @@ from PIL import Image
 
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import FitError, IdentityError, UsageError
+from ltcache.evaluate.prediction import predict
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.images import decode
-from ltcache.predict import predict
-from ltcache.run import Run
+from ltcache.runs.run import Run
 from ltcache.transfer import export_onnx
 from tests.conftest import Call, write_images
 

@@ -23,9 +23,9 @@ from ltcache.cli import main
 from ltcache.encoder import load_encoder
 from ltcache.errors import FitError, IdentityError, ManifestError, UsageError
 from ltcache.evaluate import evaluate
+from ltcache.evaluate.prediction import predict
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
-from ltcache.predict import predict
 from ltcache.transfer import export_bundle, export_cache, import_features
 from ltcache.transfer.bundle import _load_script
 from ltcache.transfer.layouts import guess_layout

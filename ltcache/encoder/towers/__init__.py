@@ -23,7 +23,7 @@ from ltcache.encoder.towers.sites import AdapterSite, sites_of
 from ltcache.encoder.towers.trainable import TRAINABLE, reset_tower, set_trainable, train_mode
 from ltcache.encoder.towers.visual_attention import VisualAttention
 from ltcache.errors import UsageError
-from ltcache.heads.base import keyword_arguments
+from ltcache.heads import keyword_arguments
 
 TOWER_ADAPTERS: dict[str, type[TowerAdapter]] = {
     "adaptformer": AdaptFormer,

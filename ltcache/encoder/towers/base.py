@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor, nn
 
 from ltcache.errors import EncoderError
-from ltcache.one_line import one_line
+from ltcache.records import one_line
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ltcache.encoder.towers.base import (
     require_positive,
 )
 from ltcache.encoder.towers.sites import sites_of
-from ltcache.heads.scored import uniform
+from ltcache.heads import uniform
 
 
 class LowRank(nn.Module):

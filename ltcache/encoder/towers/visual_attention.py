@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ltcache.encoder.rest import ends_in_a_map
 from ltcache.encoder.towers.base import AdapterContext, TowerAdapter, generator_of, tower_name
 from ltcache.errors import EncoderError
-from ltcache.heads.large_kernel import (
+from ltcache.heads import (
     LargeKernel,
     gated,
     gated_tokens,

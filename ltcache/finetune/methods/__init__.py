@@ -5,7 +5,7 @@ from __future__ import annotations
 from ltcache.errors import UsageError
 from ltcache.finetune.methods import ballad, lift, sage, tin, tuning
 from ltcache.finetune.spec import FineTuning
-from ltcache.methods.catalogue import ALIASES, METHODS, nearest_names
+from ltcache.methods import ALIASES, METHODS, nearest_names
 
 _ALL = (*ballad.TUNINGS, *tin.TUNINGS, *sage.TUNINGS, *lift.TUNINGS, *tuning.TUNINGS)
 

@@ -1,0 +1,379 @@
+"""Hyper-parameters chosen on validation data alone, with an equal number of trials per method."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcache.errors import FitError, UnfittedWarning, UsageError
+from ltcache.extras import how_to_install
+from ltcache.manifest import missing_split
+from ltcache.methods import Method, Train, known_overrides, method_by_name, override
+from ltcache.records import one_line
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+    from ltcache.fit import FittedHead, LabelledRows, Memo
+    from ltcache.heads import HeadContext
+
+Overrides = Mapping[str, Any]
+Grid = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class SearchAxis:
+    """One hyper-parameter of the default search space.
+
+    Args:
+        key: as in :func:`ltcache.methods.override`.
+        values: what is tried. factors: the same as factors on the method's own value.
+    """
+
+    key: str
+    values: tuple[Any, ...] = ()
+    factors: tuple[float, ...] = ()
+
+    def around(self, present: Any) -> tuple[Any, ...]:
+        """Return the values to try for a method whose own value is ``present``, which is first."""
+        tried = self.values or tuple(float(f"{present * f:.6g}") for f in self.factors)
+        return (present, *(value for value in tried if value != present))
+
+
+SPACE = (
+    SearchAxis("optimisation.lr", factors=(1 / 3, 1.0, 3.0)),
+    SearchAxis("optimisation.weight_decay", values=(0.0, 0.01, 0.1)),
+    # the main hyper-parameter of a loss, fusion, head or adjustment, where the method has one
+    SearchAxis("loss.tau", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.gamma", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("loss.beta", values=(0.99, 0.999, 0.9999)),
+    SearchAxis("loss.rho", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.max_margin", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.p", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("loss.lam", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("loss.noise_mul", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("loss.eps_head", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("objective.delta", factors=(0.5, 1.0, 2.0)),
+    SearchAxis("objective.tau", factors=(0.5, 1.0, 1.5)),
+    SearchAxis("fusion.ratio", values=(0.1, 0.25, 0.4)),
+    SearchAxis("head.ratio", values=(0.1, 0.2, 0.5)),
+    SearchAxis("head.gamma", factors=(0.5, 1.0, 1.4)),
+)
+"""The default search space: a method's is what it has of these."""
+
+TRIALS = 9
+"""Trials per method unless told; a grid of more combinations is drawn from, by the seed."""
+
+TUNERS = ("grid", "optuna")
+
+
+@one_line
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning chose, and how.
+
+    Attributes:
+        chosen: dotted key -> value. tuned_on: in words, the rows that chose.
+        score: mean accuracy per class of the choice on them, as a fraction.
+        trials: how many settings were tried. tuner: ``grid`` or ``optuna``. seed: of all of it.
+        space: dotted key -> values of the grid, or (lowest, highest) for Optuna.
+        tried: one record per trial: settings, ``val_mean_per_class``, ``val_nll``, or ``failed``.
+    """
+
+    chosen: dict[str, Any]
+    tuned_on: str
+    score: float
+    trials: int
+    tuner: str
+    seed: int
+    space: dict[str, tuple[Any, ...]]
+    tried: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain["space"] = {key: list(values) for key, values in self.space.items()}
+        return {**plain, "tried": list(self.tried)}
+
+
+def tune(
+    cache: Cache | str | Path,
+    method: Method | str,
+    *,
+    grid: Grid | None = None,
+    tuner: str = "grid",
+    trials: int = TRIALS,
+    seed: int = 0,
+    overrides: Overrides | None = None,
+    prompts: str | None = None,
+    view: str | None = None,
+    device: str = "cpu",
+    allow_stale: Collection[str] = (),
+    allow_double_correction: bool = False,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    memo: Memo | None = None,
+) -> Tuning:
+    """Choose hyper-parameters by mean accuracy per class on validation rows (ties: lower NLL).
+
+    Without a validation split a stratified tenth of the training rows chooses. The test split is
+    never read. A trial that cannot be fitted counts as a trial and is recorded with its reason.
+
+    Args:
+        cache: a cache or its directory. method: a method or its name.
+        grid: dotted key -> values; None: what the method has of ``SPACE``.
+        tuner: ``grid``, or ``optuna`` (its TPE sampler, between the smallest and largest values).
+        trials: at most so many settings; a larger grid is drawn from, the method's own first.
+        progress: called with each trial's record.
+        memo: see :func:`ltcache.fit.fit_head`.
+        Others: see :func:`ltcache.fit.fit_adapter`.
+
+    Raises:
+        UsageError: an unknown tuner or setting, or Optuna is not installed. FitError: no trial
+            could be fitted, or there are no rows to choose on.
+    """
+    if isinstance(cache, (str, Path)):
+        from ltcache.cache import open_cache
+
+        cache = open_cache(cache)
+    if tuner not in TUNERS:
+        raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
+    if trials < 1:
+        raise UsageError(f"trials={trials} must be at least 1")
+    method = override(method_by_name(method) if isinstance(method, str) else method, overrides)
+    if view is not None:
+        method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
+    space = search_space(method, grid)
+    trial = _FoldTrials(
+        method, validation(cache, method, prompts, seed, allow_stale), seed, device,
+        allow_double_correction, progress, memo, [],
+    )  # fmt: skip
+    search = {"grid": _search_grid, "optuna": _search_optuna}[tuner]
+    search(trial, space, trials, seed)
+    best = trial.best()
+    return Tuning(
+        chosen=best["settings"],
+        tuned_on=trial.fold.tuned_on,
+        score=best["val_mean_per_class"],
+        trials=len(trial.tried),
+        tuner=tuner,
+        seed=seed,
+        space=space,
+        tried=tuple(trial.tried),
+    )
+
+
+def search_space(method: Method, grid: Grid | None = None) -> dict[str, tuple[Any, ...]]:
+    """Return dotted key -> values to try for a method.
+
+    Args:
+        grid: takes the place of ``SPACE``.
+
+    Raises:
+        UsageError: the grid names a setting that the method does not have.
+    """
+    if grid is not None:
+        return {key: _typed(method, key, values) for key, values in grid.items()}
+    known = known_overrides(method)
+    return {
+        axis.key: axis.around(known[axis.key])
+        for axis in SPACE
+        if isinstance(known.get(axis.key), (int, float)) and _acts(method, axis.key)
+    }
+
+
+def _typed(method: Method, key: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return values as the setting reads them, refusing those that it does not."""
+    changed = [known_overrides(override(method, {key: value})) for value in values]
+    return tuple(known.get(key, value) for known, value in zip(changed, values, strict=True))
+
+
+def _acts(method: Method, key: str) -> bool:
+    """Whether a key is of a stage that trains, and not one that a stage chooses by itself."""
+    trains = any(isinstance(stage, Train) for stage in method.stages)
+    return trains and f"choose.{key.rpartition('.')[2]}" not in known_overrides(method)
+
+
+def has_setting(method: Method, key: str) -> bool:
+    """Whether :func:`ltcache.methods.override` knows a key for a method."""
+    first, _, rest = key.partition(".")
+    if first != "stages":
+        return key in known_overrides(method)
+    number, _, name = rest.partition(".")
+    if not number.isdigit() or int(number) >= len(method.stages):
+        return False
+    return name in known_overrides(replace(method, stages=(method.stages[int(number)],)))
+
+
+def nearest_setting(methods: Sequence[Method], key: str) -> str:
+    """Return a hint at the setting that was meant."""
+    known = sorted({name for method in methods for name in known_overrides(method)})
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+@one_line
+@dataclass(frozen=True, eq=False)
+class TuningFold:
+    """Rows to train on and rows to choose on, never the test split.
+
+    Attributes:
+        rows, val: as for :func:`ltcache.fit.fit_head`. tuned_on: in words, what ``val`` is.
+    """
+
+    rows: LabelledRows
+    val: LabelledRows
+    context: HeadContext
+    tuned_on: str
+
+
+def validation(
+    cache: Cache,
+    method: Method,
+    prompts: str | None = None,
+    seed: int = 0,
+    allow_stale: Collection[str] = (),
+) -> TuningFold:
+    """Return what a method may be chosen on.
+
+    Raises:
+        FitError: there is no validation split and no class has training rows to spare.
+    """
+    from ltcache.cache import check_prompts
+    from ltcache.fit import LEAST, SHARE, hold_out, labelled_rows, make_context, val_rows
+
+    field = method.feature.resolve(cache.field_dims(method.feature.view))
+    context, texts = make_context(cache, method, field, prompts)
+    if texts is not None:
+        check_prompts(cache, texts, allow_stale)
+    rows = labelled_rows(cache, "train", field, method.feature.view)
+    val = val_rows(cache, field, method)
+    if val is not None:
+        return TuningFold(rows, val, context, "val")
+    parts = hold_out(rows, seed)
+    if parts is None:
+        raise FitError(
+            f"{cache.path}: nothing to choose on: {missing_split('val', cache.splits)}; a tenth of "
+            f"train cannot choose in its place, since no class has {LEAST} training images or more"
+        )
+    return TuningFold(
+        rows.take(parts[0]), rows.take(parts[1]), context, f"a stratified {SHARE:.0%} of train"
+    )
+
+
+def fit_fold(
+    method: Method, fold: TuningFold, **options: Any
+) -> tuple[FittedHead, dict[str, float]]:
+    """Fit a method on a fold; return it with its scores on the rows to choose on.
+
+    Args:
+        options: of :func:`ltcache.fit.fit_head`.
+    """
+    from ltcache.fit import choose_by, fit_head
+
+    with warnings.catch_warnings():  # a trial that fits badly is not chosen
+        warnings.simplefilter("ignore", UnfittedWarning)
+        fitted = fit_head(method, fold.rows, fold.context, val=fold.val, **options)
+    val = replace(fold.val, features=fitted.transform(fold.val.features))
+    return fitted, choose_by(fitted.head, val)
+
+
+@dataclass(frozen=True, eq=False)
+class _FoldTrials:
+    """Trials of one method on one fold."""
+
+    method: Method
+    fold: TuningFold
+    seed: int
+    device: str
+    allow_double_correction: bool
+    progress: Callable[[dict[str, Any]], None] | None
+    memo: Memo | None
+    tried: list[dict[str, Any]]
+
+    def run(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Fit with some settings and keep the record."""
+        record: dict[str, Any] = {"settings": dict(settings)}
+        try:
+            _, scores = fit_fold(
+                override(self.method, settings),
+                self.fold,
+                seed=self.seed,
+                device=self.device,
+                allow_double_correction=self.allow_double_correction,
+                memo=self.memo,
+            )
+            record |= {name: scores[name] for name in ("val_mean_per_class", "val_nll")}
+        except FitError as error:
+            record["failed"] = str(error)
+        self.tried.append(record)
+        if self.progress is not None:
+            self.progress(record)
+        return record
+
+    def best(self) -> dict[str, Any]:
+        """Return the best trial; of equal ones the first."""
+        fitted = [record for record in self.tried if "failed" not in record]
+        if not fitted:
+            raise FitError(
+                f"no trial of {self.method.name} can be fitted: {self.tried[0]['failed']}"
+            )
+        return max(fitted, key=lambda r: (r["val_mean_per_class"], -r["val_nll"]))
+
+
+def _search_grid(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:
+    for settings in grid_settings(space, budget, seed):
+        trials.run(settings)
+
+
+def grid_settings(space: Grid, budget: int, seed: int) -> list[dict[str, Any]]:
+    """Return at most ``budget`` combinations: the first of all, and a draw of the others."""
+    every = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    if len(every) <= budget:
+        return every
+    drawn = random.Random(seed).sample(range(1, len(every)), budget - 1)
+    return [every[0], *(every[number] for number in sorted(drawn))]
+
+
+def _search_optuna(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:
+    try:
+        import optuna
+    except ImportError:
+        raise UsageError(
+            f"--tuner optuna needs Optuna, which is not installed: {how_to_install('tune')}, or "
+            "leave --tuner out"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study.enqueue_trial({key: values[0] for key, values in space.items()})
+    for _ in range(budget if space else 1):
+        trial = study.ask()
+        record = trials.run({key: _suggest(trial, key, values) for key, values in space.items()})
+        if "failed" in record:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, record["val_mean_per_class"])
+
+
+def _suggest(trial: Any, key: str, values: Sequence[Any]) -> Any:
+    """Let a trial draw between the smallest and the largest value, or one of them for texts."""
+    numbers = [value for value in map(_number, values) if value is not None]
+    if len(numbers) < len(values) or len(set(numbers)) < 2:
+        return trial.suggest_categorical(key, list(values))
+    low, high = min(numbers), max(numbers)
+    if all(isinstance(value, int) for value in values):
+        return trial.suggest_int(key, low, high)
+    return trial.suggest_float(key, low, high, log=low > 0 and high / low >= 5)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) and not isinstance(value, bool) else None

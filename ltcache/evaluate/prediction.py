@@ -1,0 +1,283 @@
+"""Predictions of a run for images that no cache holds: decode, encode, classify, in one stream."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ltcache.cache import stored
+from ltcache.errors import FitError, IdentityError, ImageError, UsageError
+from ltcache.images import ImageInput, Preprocessing, View, decode_views, inputs
+from ltcache.manifest import NO_IMAGES, LeftOut
+from ltcache.process import keep_freed_memory, usable_processors
+from ltcache.records import bytes_digest, differences, require_equal
+from ltcache.runs import Run, open_run
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+DECODER = "pillow"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says about one image.
+
+    Args:
+        image: as it was named.
+        labels: the most probable classes, most probable first; empty where the image failed.
+        names: of these classes. probabilities: softmax over all classes, in 0..1.
+        error: why the image failed, or None.
+    """
+
+    image: str
+    labels: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        plain = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+
+def predict(
+    run: Run | str | Path,
+    images: Iterable[str | Path],
+    *,
+    top: int = 5,
+    encoder: Encoder | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    activation: str | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = 64,
+    workers: int | None = None,
+    strict: bool = False,
+    allow_stale: Collection[str] = (),
+    lines: Iterable[str] | None = None,
+) -> Iterator[Prediction]:
+    """Classify images with a run; one :class:`Prediction` for each, in order.
+
+    Memory is bounded by a few batches, however many images there are. Features are rounded as a
+    cache stores them, so a prediction is what ``evaluate`` scores for the same image. A warning at
+    the end names files of folders and archives that are no images.
+
+    Args:
+        run: a run or its directory.
+        images: files, folders, .zip and .tar archives, ``-`` for the names in ``lines``
+            (:func:`ltcache.images.inputs.inputs`).
+        top: classes to name for each image; all where there are fewer.
+        encoder: loaded already; else ``model`` and ``pretrained`` say what to load, and without
+            them the run's own record does.
+        batch_size: images in one forward pass.
+        workers: decoding threads; the number of processors by default.
+        strict: refuse an encoder that differs in numerics (precision, device kind, threads,
+            library versions) from the one the run's features came from, instead of warning.
+        allow_stale: identity fields of the encoder that may differ.
+
+    Raises:
+        IdentityError: the encoder is not the one that the run was fitted on (status 4).
+        UsageError: options that cannot be meant, or a run that does not say enough.
+    """
+    keep_freed_memory()
+    run = run if isinstance(run, Run) else open_run(run)
+    if top < 1 or batch_size < 1:
+        raise UsageError("top and batch_size must be at least 1")
+    view = view_of(run)
+    if encoder is None:
+        encoder = load_for_run(run, model, pretrained, activation, device, precision)
+    check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
+    workers = workers or usable_processors()
+    left_out = LeftOut(NO_IMAGES)
+    stream = inputs(images, lines, left_out)
+    found = _predictions(run, encoder, view, stream, top, batch_size, workers)
+    return _warned(found, left_out)
+
+
+def _warned(found: Iterator[Prediction], left_out: LeftOut) -> Iterator[Prediction]:
+    """Pass predictions on and warn at the end of what was no image."""
+    yield from found
+    for sentence in left_out.sentences():
+        warnings.warn(sentence, stacklevel=2)
+
+
+def view_of(run: Run) -> View:
+    """Return the view that a run predicts on, as the cache had it that it was fitted on."""
+    name = run.method.feature.eval_view
+    return View.from_identity(run.record["identities"].get("view") or {"name": name})
+
+
+def check_encoder(
+    run: Run, encoder: Encoder, *, strict: bool = False, allow_stale: Collection[str] = ()
+) -> list[str]:
+    """Refuse an encoder whose features a run's head cannot take.
+
+    Returns:
+        Identity fields that differ and were let pass.
+
+    Raises:
+        IdentityError: another encoder, or under ``strict`` other numerics.
+    """
+    identities = run.record["identities"]
+    remedy = "name the encoder that the run was fitted on with --model and --pretrained"
+    stale = require_equal(
+        "encoder", identities["encoder"], encoder.identity, allow_stale=allow_stale, remedy=remedy
+    )
+    field, dim = run.record["field"], run.record["dim"]
+    if encoder.dims.get(field) != dim:
+        raise FitError(f"the head takes {field!r} of {dim} dimensions, the encoder {encoder.dims}")
+    _check_numerics(identities.get("numerics") or {}, encoder, strict)
+    return stale
+
+
+def _check_numerics(expected: Mapping[str, Any], encoder: Encoder, strict: bool) -> None:
+    found = differences(expected, encoder.numerics() | {"decoder": DECODER})
+    if not found:
+        return
+    if strict:
+        raise IdentityError("numerics", found, "leave --strict out to go on with a warning")
+    warnings.warn(
+        f"the run's features were computed otherwise ({', '.join(found)}); probabilities can "
+        "differ in their last digits (--strict refuses this)",
+        stacklevel=3,
+    )
+
+
+def load_for_run(
+    run: Run,
+    model: str | None,
+    pretrained: str | None,
+    activation: str | None,
+    device: str,
+    precision: str,
+) -> Encoder:
+    """Load the encoder that is named, or else the checkpoint that the run lies in (that of a
+    fine-tuning does), or else the one that the run's record names."""
+    from ltcache.encoder import is_checkpoint, load_encoder
+    from ltcache.texts import recorded_encoder
+
+    above = None if run.path is None else run.path.resolve().parent
+    if model is None and pretrained is None and above is not None and is_checkpoint(above):
+        model = f"local-dir:{above}"
+    if model is None:
+        named = _provenance(run)
+        model, pretrained = recorded_encoder(named, str(run.path or "the run"), pretrained)
+        activation = activation or named.get("activation")
+    return load_encoder(
+        model, pretrained, device=device, precision=precision, activation=activation
+    )
+
+
+def _provenance(run: Run) -> Mapping[str, str | None]:
+    """Return how the run's encoder was named: by the run, or else by the cache it came from."""
+    named: Mapping[str, str | None] | None = run.record.get("provenance")
+    if named is not None:
+        return named
+    from ltcache.cache import open_cache
+
+    where = run.record.get("cache")
+    if run.path is None or not where or not (run.path / where / "cache.json").is_file():
+        raise UsageError("the run does not name its encoder: give --model and --pretrained")
+    return open_cache(run.path / where).provenance
+
+
+def _predictions(
+    run: Run,
+    encoder: Encoder,
+    view: View,
+    stream: Iterator[ImageInput],
+    top: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[Prediction]:
+    batch: list[tuple[str, np.ndarray | str]] = []
+    decode = partial(_decode, preprocessing=encoder.preprocessing, view=view)
+    for decoded in _decoded(stream, decode, workers, batch_size + 2 * workers):
+        batch.append(decoded)
+        if len(batch) == batch_size:
+            yield from _classified(run, encoder, batch, top)
+            batch = []
+    yield from _classified(run, encoder, batch, top)
+
+
+def _decoded(
+    stream: Iterator[ImageInput],
+    decode: Callable[[ImageInput], np.ndarray | str],
+    workers: int,
+    ahead: int,
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Yield name and pixels, or name and error, in order; at most ``ahead`` decode in advance."""
+    waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
+    with ThreadPoolExecutor(workers, "decode") as pool:
+        try:
+            for item in stream:
+                waiting.append((item.name, pool.submit(decode, item)))
+                if len(waiting) > ahead:
+                    name, future = waiting.popleft()
+                    yield name, future.result()
+            while waiting:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(item: ImageInput, preprocessing: Preprocessing, view: View) -> np.ndarray | str:
+    """Return pixels uint8 (crops, 3, H, W), or why there are none."""
+    try:
+        data = item.read()
+        content = bytes_digest(data) if view.random else ""
+        return decode_views(data, preprocessing, [view], content).pixels[view.name]
+    except ImageError as error:
+        return str(error)
+
+
+def _classified(
+    run: Run, encoder: Encoder, batch: list[tuple[str, np.ndarray | str]], top: int
+) -> Iterator[Prediction]:
+    """Encode and classify what could be decoded; yields a prediction for every image."""
+    pixels = [image for _, image in batch if not isinstance(image, str)]
+    ranked = iter(_ranked(run, encoder, np.stack(pixels), top) if pixels else ())
+    for name, image in batch:
+        if isinstance(image, str):
+            yield Prediction(name, error=image)
+            continue
+        labels, probabilities = next(ranked)
+        if not np.isfinite(probabilities).all():
+            yield Prediction(name, error="the encoder gave features that are not finite")
+            continue
+        names = tuple(run.class_names[label] if run.class_names else "" for label in labels)
+        yield Prediction(name, tuple(labels), names, tuple(probabilities))
+
+
+def _ranked(
+    run: Run, encoder: Encoder, pixels: np.ndarray, top: int
+) -> Iterator[tuple[list[int], list[float]]]:
+    """Yield labels and probabilities, most probable first, of uint8 pixels (N, v, 3, H, W)."""
+    import torch
+
+    field = run.record["field"]
+    crops = (torch.from_numpy(np.ascontiguousarray(pixels[:, v])) for v in range(pixels.shape[1]))
+    encoded = [encoder.encode_images(crop, (field,))[field].numpy() for crop in crops]
+    found = probabilities_of(run.logits(stored(np.stack(encoded, axis=1))))
+    order = np.argsort(-found, axis=1, kind="stable")[:, :top]
+    for row, labels in zip(found, order, strict=True):
+        yield labels.tolist(), row[labels].tolist()
+
+
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    """Return softmax over classes in float64, (N, C)."""
+    z = logits.astype(np.float64)
+    z = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(z / z.sum(axis=1, keepdims=True))

@@ -1,0 +1,223 @@
+"""How fast a model encodes here: what binds, and which precision and batch size are fastest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltcache.encoder import Encoder, load_encoder
+from ltcache.errors import EncoderError, ImageError, UsageError
+from ltcache.images import Preprocessing, decode, open_store
+from ltcache.manifest import Manifest
+from ltcache.process import keep_freed_memory, usable_processors
+
+PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "fp16")}
+"""Kind of device -> what is tried on it, float32 first."""
+BATCHES = {"cpu": (16, 64), "cuda": (64, 256, 1024), "mps": (16, 64)}
+"""Kind of device -> the batch sizes that are tried."""
+LEAST_GAIN = 1.2
+"""How much faster than float32 another precision must be to be worth features that move."""
+LEAST_COSINE = 0.99
+"""How near to float32 all features of another precision must be to recommend it."""
+SECONDS = 1.5
+"""What is timed goes on for at least so long."""
+
+
+@dataclass(frozen=True)
+class ForwardSpeed:
+    """Forward passes in one precision with one batch size.
+
+    Args:
+        precision: ``fp32``, ``bf16`` or ``fp16``. batch: images in one pass.
+        images_per_second: forward passes alone. least_cosine: of features to those of float32, over
+            the sample. gigabytes: the most that the GPU's memory held, None elsewhere.
+    """
+
+    precision: str
+    batch: int
+    images_per_second: float
+    least_cosine: float
+    gigabytes: float | None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What was measured on a sample of images.
+
+    Args:
+        model, device: what was measured, and where.
+        images: of the sample; failed: of it, could not be decoded. decoding: images a second that
+            all ``workers`` threads read and decode. speeds: by precision and batch size.
+    """
+
+    model: str
+    device: str
+    images: int
+    failed: int
+    workers: int
+    decoding: float
+    speeds: tuple[ForwardSpeed, ...]
+
+    @property
+    def best(self) -> ForwardSpeed:
+        """The fastest of float32, or of a precision that is faster by :data:`LEAST_GAIN` and as
+        near to it as :data:`LEAST_COSINE`."""
+        exact = max((s for s in self.speeds if s.precision == "fp32"), key=_rate)
+        near = [s for s in self.speeds if s.least_cosine >= LEAST_COSINE]
+        fastest = max(near, key=_rate, default=exact)
+        return fastest if _rate(fastest) >= LEAST_GAIN * _rate(exact) else exact
+
+    @property
+    def bound(self) -> float:
+        """Images a second that extraction cannot exceed with :attr:`best`: on a CPU decoding and
+        forward passes share the processors, else the slower of the two."""
+        if self.device.startswith("cpu"):
+            return 1 / (1 / self.decoding + 1 / self.best.images_per_second)
+        return min(self.decoding, self.best.images_per_second)
+
+    @property
+    def binds(self) -> str:
+        """What takes most of the time: ``decoding`` or ``encoding``."""
+        return "decoding" if self.decoding < self.best.images_per_second else "encoding"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        more = {"best": asdict(self.best), "bound": self.bound, "binds": self.binds}
+        return {**asdict(self), **more}
+
+
+def bench(
+    manifest: Manifest,
+    model: str = "embedded",
+    pretrained: str | None = None,
+    *,
+    device: str = "auto",
+    activation: str | None = None,
+    images: int = 256,
+    batches: Sequence[int] | None = None,
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> BenchResult:
+    """Measure reading with decoding, and forward passes in every precision and batch size.
+
+    Args:
+        manifest: whose images are sampled, evenly over its rows. model, pretrained, device,
+            activation: as for :func:`ltcache.encoder.load_encoder`.
+        images: in the sample. batches: sizes to try; None: :data:`BATCHES`. workers: decoding
+            threads; the usable processors by default.
+        progress: called with what is measured next.
+
+    Raises:
+        UsageError: no image, or a batch size below 1. ImageError: no image can be decoded.
+        EncoderError: the model cannot be loaded, or the GPU does not hold the smallest batch.
+    """
+    keep_freed_memory()  # as extraction does
+    if not len(manifest) or images < 1 or min(batches or (1,)) < 1:
+        raise UsageError("bench needs at least one image, and batches of at least one")
+    tell = progress or (lambda text: None)
+    load = partial(load_encoder, model, pretrained, device=device, activation=activation)
+    encoder = load(precision="fp32")
+    kind, workers = encoder.device.type, workers or usable_processors()
+    tell(f"reading and decoding with {workers} threads")
+    found, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
+    pixels, sizes = torch.from_numpy(found), sorted(batches or BATCHES[kind])
+    try:
+        exact = _encoded(encoder, pixels, sizes[0])
+    except torch.cuda.OutOfMemoryError:
+        raise EncoderError(
+            f"the GPU's memory does not hold {sizes[0]} images of {model}: try smaller batches"
+        ) from None
+    speeds: list[ForwardSpeed] = []
+    for precision in PRECISIONS[kind]:
+        tell(f"forward passes in {precision}")
+        if precision != "fp32":
+            encoder = load(precision=precision)
+        speeds += _speeds(encoder, pixels, sizes, exact)
+    count = min(images, len(manifest))
+    return BenchResult(
+        model, str(encoder.device), count, count - len(found), workers, decoding, tuple(speeds)
+    )
+
+
+def _speeds(
+    encoder: Encoder, pixels: torch.Tensor, sizes: Sequence[int], exact: torch.Tensor
+) -> Iterator[ForwardSpeed]:
+    """Yield one precision with every batch size that the memory holds.
+
+    Args:
+        exact: features of float32.
+    """
+    for size in sizes:
+        try:
+            rate, features = _forward(encoder, pixels, size)
+        except torch.cuda.OutOfMemoryError:
+            return
+        cosine = torch.nn.functional.cosine_similarity(features, exact).min()
+        yield ForwardSpeed(encoder.precision, size, rate, float(cosine), _gigabytes(encoder))
+
+
+def _decoded(
+    manifest: Manifest, images: int, preprocessing: Preprocessing, workers: int
+) -> tuple[np.ndarray, float]:
+    """Return pixels uint8 (n, 3, H, W) of the sample and how many images a second were decoded."""
+    store = open_store(manifest.root)
+    chosen = np.unique(np.linspace(0, len(manifest) - 1, images).astype(np.int64))
+    uris = manifest.rows["uri"].take(chosen).to_pylist()
+
+    def read(uri: str) -> np.ndarray | ImageError:
+        try:
+            return decode(store.read(uri), preprocessing).pixels
+        except (ImageError, OSError) as error:
+            return ImageError(f"{uri}: {error}; the images are looked for in {manifest.root}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        started = time.perf_counter()
+        found = list(pool.map(read, uris))
+        seconds = time.perf_counter() - started
+    pixels = [one for one in found if isinstance(one, np.ndarray)]
+    if not pixels:
+        raise next(one for one in found if isinstance(one, ImageError))
+    return np.stack(pixels), len(uris) / seconds
+
+
+def _forward(encoder: Encoder, pixels: torch.Tensor, size: int) -> tuple[float, torch.Tensor]:
+    """Return images a second, and the embeddings of the sample."""
+    if encoder.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(encoder.device)
+    features = _encoded(encoder, pixels, size)  # the first pass warms up
+    full = pixels.repeat(-(-size // len(pixels)), 1, 1, 1)  # no batch is smaller than asked for
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        for batch in _whole(full, size):
+            count += len(batch)
+            encoder.encode_images(batch)
+            if time.perf_counter() - started >= SECONDS:
+                break
+    return count / (time.perf_counter() - started), features
+
+
+def _encoded(encoder: Encoder, pixels: torch.Tensor, size: int) -> torch.Tensor:
+    name = next(iter(encoder.dims))  # a tower without texts has no embedding
+    found = [encoder.encode_images(batch, [name])[name] for batch in pixels.split(size)]
+    return torch.cat(found)
+
+
+def _whole(pixels: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    yield from (batch for batch in pixels.split(size) if len(batch) == size)
+
+
+def _gigabytes(encoder: Encoder) -> float | None:
+    if encoder.device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(encoder.device) / 2**30
+
+
+def _rate(speed: ForwardSpeed) -> float:
+    return speed.images_per_second

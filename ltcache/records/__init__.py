@@ -1,0 +1,62 @@
+"""What is written and read back: identities as values, files and folders that are whole or not
+there, what kind of thing lies in a place, and values that print on one line."""
+
+from ltcache.records.files import (
+    committed,
+    create_whole,
+    mend,
+    mend_below,
+    remove_leftovers,
+    require_local,
+    require_vacant,
+    result_folder,
+    whole_folder,
+    write_json,
+    write_whole,
+)
+from ltcache.records.identity import (
+    bytes_digest,
+    canonical_json,
+    differences,
+    digest,
+    file_digest,
+    require_equal,
+    telling_classes,
+)
+from ltcache.records.place_kind import (
+    OF_RUNS,
+    PlaceKind,
+    kind_of,
+    not_what_is_asked,
+    places_in,
+    seed_folders,
+)
+from ltcache.records.printing import one_line
+
+__all__ = [
+    "OF_RUNS",
+    "PlaceKind",
+    "bytes_digest",
+    "canonical_json",
+    "committed",
+    "create_whole",
+    "differences",
+    "digest",
+    "file_digest",
+    "kind_of",
+    "mend",
+    "mend_below",
+    "not_what_is_asked",
+    "one_line",
+    "places_in",
+    "remove_leftovers",
+    "require_equal",
+    "require_local",
+    "require_vacant",
+    "result_folder",
+    "seed_folders",
+    "telling_classes",
+    "whole_folder",
+    "write_json",
+    "write_whole",
+]

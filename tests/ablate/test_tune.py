@@ -1,0 +1,115 @@
+"""Tuning: on validation rows alone, equal budgets, both tuners, clear errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache.ablate.tune import SPACE, TRIALS, grid_settings, search_space, tune
+from ltcache.errors import FitError, UsageError
+from ltcache.fit import fit_adapter
+from ltcache.methods import METHODS, known_overrides, override
+from tests.fakes import FakeCache, long_tail_counts
+
+COUNTS = long_tail_counts(6, 80, 6)
+SHORT = {"optimisation.epochs": 2}
+
+
+def _cache(**options: Any) -> Any:
+    return FakeCache(COUNTS, noise=0.8, **options)
+
+
+def test_the_best_on_validation_data_is_chosen() -> None:
+    cache = _cache()
+    grid = {"optimisation.lr": [1e-6, 1e-2], "loss.tau": [0.0, 1.0]}
+    found = tune(cache, "logit-adjustment", grid=grid, overrides=SHORT, seed=1)
+    scores = {}
+    for trial in found.tried:
+        run = fit_adapter(
+            cache, "logit-adjustment", seed=1, overrides={**SHORT, **trial["settings"]}
+        )
+        scores[tuple(trial["settings"].values())] = run.metrics["val"].mean_per_class
+        assert trial["val_mean_per_class"] == pytest.approx(run.metrics["val"].mean_per_class)
+        assert trial["val_nll"] == pytest.approx(run.metrics["val"].nll, rel=1e-5)
+    assert (
+        scores[tuple(found.chosen.values())] == max(scores.values()) == pytest.approx(found.score)
+    )
+    assert found.chosen["optimisation.lr"] == 1e-2 and found.tuned_on == "val"
+    assert found.trials == 4 and found.space == {k: tuple(v) for k, v in grid.items()}
+
+
+@pytest.mark.parametrize("tuner", ["grid", "optuna"])
+def test_no_test_row_is_read(tuner: str) -> None:
+    cache = _cache()
+    reads: list[str] = []
+    features, labels = cache.features, cache.labels
+    cache.features = lambda split, *a, **k: reads.append(split) or features(split, *a, **k)
+    cache.labels = lambda split=None: reads.append(split) or labels(split)
+    tune(cache, "ce", overrides=SHORT, trials=2, tuner=tuner)
+    assert set(reads) == {"train", "val"}
+
+
+def test_without_a_validation_split_a_slice_of_train_chooses() -> None:
+    found = tune(_cache(splits=("test",)), "ce", overrides=SHORT, trials=2)
+    assert found.tuned_on == "a stratified 10% of train"
+    few = FakeCache(np.full(4, 3), splits=("test",))
+    with pytest.raises(FitError, match="nothing to choose on"):
+        tune(few, "ce", overrides=SHORT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_methods_space_is_its_own_and_begins_with_its_defaults(name: str) -> None:
+    method = override(METHODS[name], None)
+    space = search_space(method)
+    known = known_overrides(method)
+    settings = grid_settings(space, TRIALS, seed=0)
+    assert settings[0] == {key: known[key] for key in space}
+    assert len(settings) == (TRIALS if space else 1)  # an equal budget for all that train
+    assert len({tuple(s.values()) for s in settings}) == len(settings)
+    for setting in settings:
+        override(method, setting)
+
+
+def test_the_default_space_has_each_key_once_and_only_keys_that_a_method_has() -> None:
+    keys = [axis.key for axis in SPACE]
+    assert len(set(keys)) == len(keys)
+    known = {key for method in METHODS.values() for key in known_overrides(method)}
+    assert set(keys) <= known
+
+
+def test_optuna_draws_between_the_ends_from_a_seed_and_begins_with_the_default() -> None:
+    grid = {"optimisation.lr": ["1e-3", "1e-2"], "sampler": ["instance", "class_aware"]}
+    options: dict[str, Any] = {"grid": grid, "overrides": SHORT, "trials": 5, "tuner": "optuna"}
+    one, two = (tune(_cache(), "ce", **options) for _ in range(2))
+    assert one.tried == two.tried and one.trials == 5 and one.tuner == "optuna"
+    assert one.tried[0]["settings"] == {"optimisation.lr": 1e-3, "sampler": "instance"}
+    lrs = [trial["settings"]["optimisation.lr"] for trial in one.tried]
+    assert all(1e-3 <= lr <= 1e-2 for lr in lrs) and len(set(lrs)) > 2
+
+
+def test_a_missing_optuna_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UsageError, match=r"pip install '\.\[tune\]'"):
+        tune(_cache(), "ce", tuner="optuna", overrides=SHORT)
+
+
+@pytest.mark.parametrize("tuner", ["grid", "optuna"])
+def test_a_trial_that_cannot_be_fitted_is_recorded_and_not_chosen(tuner: str) -> None:
+    grid = {"init": ["previous", "class_mean"]}
+    found = tune(_cache(), "ce", grid=grid, trials=5, tuner=tuner, overrides=SHORT)
+    assert "needs a stage before it" in found.tried[0]["failed"]
+    assert found.chosen == {"init": "class_mean"}
+    with pytest.raises(FitError, match="no trial of ce can be fitted: init=previous"):
+        tune(_cache(), "ce", grid={"init": ["previous"]}, tuner=tuner, overrides=SHORT)
+
+
+def test_wrong_requests_are_refused() -> None:
+    with pytest.raises(UsageError, match="no setting 'loss.tau'"):
+        tune(_cache(), "ce", grid={"loss.tau": [1]})
+    with pytest.raises(UsageError, match="unknown tuner 'guess'; known: grid, optuna"):
+        tune(_cache(), "ce", tuner="guess")
+    with pytest.raises(UsageError, match="trials=0"):
+        tune(_cache(), "ce", trials=0)

@@ -1,0 +1,124 @@
+"""bench: what it measures and what it recommends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltcache.encoder import Encoder
+from ltcache.errors import EncoderError, ImageError, UsageError
+from ltcache.examine import bench as module
+from ltcache.examine.bench import BenchResult, ForwardSpeed, bench
+from ltcache.manifest import read_manifest
+from tests.conftest import Call, write_images
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.01)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_images(tmp_path / "photos" / "train", {"moth": 4, "newt": 3})
+    return tmp_path / "photos"
+
+
+def made(decoding: float, **rates: float) -> BenchResult:
+    speeds = tuple(ForwardSpeed(name, 16, rate, 1.0, None) for name, rate in rates.items())
+    return BenchResult("m", "cpu", 8, 0, 2, decoding, speeds)
+
+
+def test_every_precision_and_batch_is_measured(tiny_clip: Path, photos: Path, call: Call) -> None:
+    status, printed, told = call(
+        "bench", photos, "--model", f"local-dir:{tiny_clip}", "--batch-size", "4,2", "--json",
+        "--device", "cpu",
+    )  # fmt: skip
+    found = json.loads(printed)
+    assert status == 0 and found["images"] == 7 and found["failed"] == 0
+    speeds = [(speed["precision"], speed["batch"]) for speed in found["speeds"]]
+    assert speeds == [("fp32", 2), ("fp32", 4), ("bf16", 2), ("bf16", 4)]
+    for speed in found["speeds"]:
+        assert speed["images_per_second"] > 0 and speed["gigabytes"] is None
+        exact = speed["precision"] == "fp32"
+        assert speed["least_cosine"] > (0.9999 if exact else 0.9)
+    assert found["best"] in found["speeds"] and "forward passes in bf16" in told
+    assert 0 < found["bound"] < min(found["decoding"], found["best"]["images_per_second"])
+
+
+def test_what_is_printed_can_be_given_to_extract(tiny_clip: Path, photos: Path, call: Call) -> None:
+    (photos / "train" / "moth" / "broken.png").write_bytes(b"no image")
+    model = f"local-dir:{tiny_clip}"
+    status, printed, _ = call("bench", photos, "--model", model, "--batch-size", "3")
+    assert status == 0 and f"{model} on " in printed and "8 images, 1 failed" in printed
+    recommended = printed.splitlines()[-1].removeprefix("ltcache extract ... ").split()
+    cache = photos.parent / "cache"
+    status, _, _ = call("extract", photos, "--out", cache, "--model", model, *recommended)
+    assert status == 3  # the broken one
+
+
+def test_another_precision_must_be_worth_it() -> None:
+    assert made(100, fp32=100, bf16=119).best.precision == "fp32"
+    worth = made(100, fp32=100, bf16=121)
+    assert worth.best.precision == "bf16"
+    far = tuple(replace(s, least_cosine=0.98) for s in worth.speeds if s.precision == "bf16")
+    assert replace(worth, speeds=worth.speeds[:1] + far).best.precision == "fp32"
+
+
+def test_processors_are_shared_on_a_cpu_alone() -> None:
+    one = made(300, fp32=100)
+    assert one.bound == pytest.approx(75) and one.binds == "encoding"
+    assert replace(one, device="cuda:0").bound == 100
+    assert made(50, fp32=100).binds == "decoding"
+
+
+def test_the_sample_is_spread_over_the_rows(
+    tiny_clip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    real = module.decode
+    monkeypatch.setattr(module, "decode", lambda data, p: read.append(data) or real(data, p))
+    found = bench(read_manifest(photos), f"local-dir:{tiny_clip}", images=3, batches=[2])
+    expected = [
+        photos / "train" / name for name in ("moth/000.png", "moth/003.png", "newt/002.png")
+    ]
+    assert sorted(read) == sorted(path.read_bytes() for path in expected)
+    assert found.images == 3
+
+
+def test_what_memory_does_not_hold_is_left_out(
+    tiny_clip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, most = Encoder.encode_images, 4
+
+    def limited(self: Encoder, pixels: torch.Tensor, *more: object) -> object:
+        if len(pixels) > most:
+            raise torch.cuda.OutOfMemoryError
+        return real(self, pixels, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Encoder, "encode_images", limited)
+    manifest, model = read_manifest(photos), f"local-dir:{tiny_clip}"
+    found = bench(manifest, model, device="cpu", batches=[8, 4])
+    assert {speed.batch for speed in found.speeds} == {4}
+    with pytest.raises(EncoderError, match="does not hold 8 images of .*try smaller batches"):
+        bench(manifest, model, device="cpu", batches=[8])
+
+
+def test_bad_input_is_refused(tiny_clip: Path, photos: Path, call: Call) -> None:
+    manifest, model = read_manifest(photos), f"local-dir:{tiny_clip}"
+    for wrong in ({"images": 0}, {"batches": [4, 0]}):
+        with pytest.raises(UsageError, match="at least one"):
+            bench(manifest, model, **wrong)
+    assert call("bench", photos, "--batch-size", "4,x")[0] == 2
+    for path in photos.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ImageError, match="moth/000.png: "):
+        bench(manifest, model)
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(ImageError, match=f"moth/000.png: .*looked for in {photos}"):
+        bench(manifest, model)
