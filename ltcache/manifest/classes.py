@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.text import json_digest, some
-from ltcache.records import one_line
+from ltcache.manifest.text import some
+from ltcache.records import digest, one_line
 
 NAME_NORMALISER = "readable_name/1"
 """Recorded in a manifest's card (``class_names``) where names came from folder names."""
@@ -89,7 +89,7 @@ class ClassList:
 
     def identity(self) -> dict[str, Any]:
         """Return what must agree between features, prompts and heads over these classes."""
-        return {"num_classes": len(self), "names": json_digest(list(self.names))}
+        return {"num_classes": len(self), "names": digest(list(self.names))}
 
     def header(self) -> dict[str, Any]:
         """Return a value for JSON from which `from_header` makes an equal list."""

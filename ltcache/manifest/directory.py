@@ -16,7 +16,8 @@ from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import canonical_split
 from ltcache.manifest.tables import TABLE_SUFFIXES, read_table
-from ltcache.manifest.text import file_digest, json_digest, read_json
+from ltcache.manifest.text import read_json
+from ltcache.records import digest, file_digest
 
 CARD = "dataset.json"
 _HANDLED = ("name", "templates", "groups", "lists", "sha256")
@@ -60,7 +61,7 @@ def read_directory(path: Path, request: ManifestRequest) -> SourceDraft:
 
 def _encodable(path: Path, card: Mapping[str, Any]) -> None:
     try:
-        json_digest(card)
+        digest(card)
     except UnicodeEncodeError:
         raise ManifestError(f"{path / CARD}: holds a text that is not Unicode") from None
 
@@ -204,8 +205,15 @@ def _verify(path: Path, card: Mapping[str, Any], images: Path | None) -> None:
             file = images
         else:
             file = _inside(path, name, "sha256")
-        if (found := file_digest(file)) != expected.lower():
+        if (found := _digest_of(file)) != expected.lower():
             raise ManifestError(
                 f"{file}: SHA-256 differs from the one in {CARD}: expected {expected}, "
                 f"found {found}; the file was changed or is damaged"
             )
+
+
+def _digest_of(file: Path) -> str:
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise ManifestError(f"{file}: cannot be read: {error.strerror}") from None

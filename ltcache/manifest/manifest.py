@@ -16,7 +16,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.roots import Root
 from ltcache.manifest.splits import SPLITS
-from ltcache.manifest.text import json_digest
+from ltcache.records import digest
 
 COLUMNS = pa.schema(
     [
@@ -120,9 +120,9 @@ class Manifest:
             "num_rows": len(self),
             "rows": rows_digest(self.rows.select(named)),
             "classes": self.classes.identity(),
-            "templates": json_digest(list(self.templates)),
-            "groups": json_digest(self.groups),
-            "descriptions": json_digest(self.header()["descriptions"]),
+            "templates": digest(list(self.templates)),
+            "groups": digest(self.groups),
+            "descriptions": digest(self.header()["descriptions"]),
         }
 
     def header(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import hashlib
 import io
 import json
 import re
@@ -15,7 +14,6 @@ from typing import Any
 from ltcache.errors import ManifestError
 
 _DIGITS = re.compile(r"([0-9]+)")
-_BLOCK = 1 << 20
 _DELIMITERS = (",", ";", "\t", "|")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -111,24 +109,6 @@ def _refuse(constant: str) -> Any:
 def read_json(path: Path) -> Any:
     """Return the value that a JSON file holds; raises ManifestError as `parse_json` does."""
     return parse_json(read_text(path), str(path))
-
-
-def json_digest(value: Any) -> str:
-    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file, read in blocks of 1 MiB."""
-    sha = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                sha.update(block)
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from None
-    return sha.hexdigest()
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
