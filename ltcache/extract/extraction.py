@@ -31,13 +31,13 @@ from ltcache.cache import (
     shard_path,
 )
 from ltcache.errors import CacheError
+from ltcache.extract.carry_out import ExtractionOptions, carry_out
 from ltcache.extract.checks import require_cache_place, require_choice, require_files
-from ltcache.extract.encode import ExtractionOptions, ShardQueue, encode_task
 from ltcache.extract.growth import ManifestGrowth, check_sample, number_items, plan_growth
 from ltcache.extract.items import ImageItems, known_items
 from ltcache.extract.layers import first_fields, missing_layers
-from ltcache.extract.pipeline import StageSeconds
-from ltcache.extract.report import ExtractionProgress, ExtractReport, make_report
+from ltcache.extract.report import ExtractionProgress, ExtractReport, StageSeconds, make_report
+from ltcache.extract.shard import ShardQueue
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.process import keep_freed_memory, usable_processors
@@ -146,8 +146,8 @@ def extract(
     for layer in layers[1:]:
         claim_layer(out, layer)
     stages = StageSeconds()
-    task = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
-    encoded = encode_task(task, encoder, stages, options)
+    queue = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
+    encoded = carry_out(queue, encoder, stages, options)
     prompts = default_prompts(encoder, manifest)
     state = encoder_state(encoder, plan, layers)
     if index_path(out).exists():
@@ -222,14 +222,14 @@ def _grow(
     claims = [claim_layer(out, layer) for layer in added]
     layers = [*cache.layers, *added]
     shards = lost | _used_shards(cache, plans, growth) if added else lost
-    for task in _fill(cache, plans, growth, manifest, layers, shards, all(claims)):
-        encoded += encode_task(task, encoder, stages, options)
+    for queue in _fill(cache, plans, growth, manifest, layers, shards, all(claims)):
+        encoded += carry_out(queue, encoder, stages, options)
     if plan is not None:
         alone = claim_plan(out, plan)
-        task = ShardQueue(
+        queue = ShardQueue(
             out, plan, ImageItems(plan.first_item, growth.uris), layers, manifest.root, alone
         )
-        encoded += encode_task(task, encoder, stages, options)
+        encoded += carry_out(queue, encoder, stages, options)
         plans = [*plans[: plan.number - 1], plan]
     prompts = kept_prompts(cache, manifest) or default_prompts(encoder, manifest)
     if file_digest(index_path(out)) != before:  # another process was quicker with the same

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Layer, Shape, folder_of
 from ltcache.errors import UsageError
-from ltcache.extract.pipeline import TOKENS
+from ltcache.extract.shard import TOKENS
 from ltcache.images import View, parse_views
 from ltcache.records import require_equal
 

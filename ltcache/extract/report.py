@@ -31,6 +31,24 @@ class ExtractionProgress:
     binding: str
 
 
+@dataclass
+class StageSeconds:
+    """Seconds that the encoding thread spent in each stage: what it waits for is what binds."""
+
+    decode: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+
+    def binding(self) -> str:
+        """Return the stage to improve first, in words."""
+        total = self.decode + self.encode + self.write
+        if total == 0:
+            return "starting"
+        names = {"decode": "decoding", "encode": "encoding", "write": "writing"}
+        name = max(names, key=lambda stage: getattr(self, stage))
+        return f"{names[name]} binds ({getattr(self, name) / total:.0%} of the time)"
+
+
 @one_line
 @dataclass(frozen=True)
 class ExtractReport:

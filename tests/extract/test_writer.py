@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +25,13 @@ from PIL import Image
 from ltcache.cache import Layer, Plan, ShardRecord, read_shard_record
 from ltcache.cache.shards import map_array, shard_path
 from ltcache.errors import ImageError
-from ltcache.extract import pipeline
+from ltcache.extract import encode, reader, shard, writer
 from ltcache.extract.items import ImageItems
-from ltcache.extract.pipeline import (
-    DecodedBatch,
-    ShardToEncode,
-    StageSeconds,
-    encode_shards,
-    widened,
-)
-from ltcache.images import Preprocessing
+from ltcache.extract.reader import DecodedBatch
+from ltcache.extract.report import StageSeconds
+from ltcache.extract.shard import ShardQueue, ShardToEncode, widened
+from ltcache.extract.writer import write_shards
+from ltcache.images import ImageStore, Preprocessing
 
 EDGE = 4
 
@@ -78,6 +75,13 @@ class Encoder:
         return SimpleNamespace(result=lambda: found)
 
 
+class EndlessQueue(ShardQueue):
+    """A queue that lacks every shard, whatever is on disk."""
+
+    def lacking(self, shard: int) -> ShardToEncode:
+        return ShardToEncode(shard, tuple(self.layers))
+
+
 def plan(items: int, shard_size: int = 10, micro_batch: int = 4) -> Plan:
     """Return a plan with the embedding (2 values) as its only field."""
     return Plan({}, {}, {}, ("center",), {"embedding": 2}, items, shard_size, micro_batch)
@@ -96,12 +100,11 @@ def run(
     """Start the loop on images ``0``, ``1``, ...; closes it when it is closed."""
     cache.mkdir(exist_ok=True)
     layer = Layer("center", {"name": "center"}, plan.fields)
-    work = [ShardToEncode(shard, (layer,)) for shard in (plan.shards if shards is None else shards)]
+    order = [ShardToEncode(n, (layer,)) for n in (plan.shards if shards is None else shards)]
     items = ImageItems(0, pa.array([str(item) for item in range(plan.items)]))
-    loop = encode_shards(
-        cache, plan, work, lambda shard: ShardToEncode(shard, (layer,)), items, Store(bad),
-        encoder or Encoder(), workers, stages or StageSeconds(),
-    )  # fmt: skip
+    queue = EndlessQueue(cache, plan, items, [layer], None)
+    store, stages = cast(ImageStore, Store(bad)), stages or StageSeconds()
+    loop = write_shards(queue, order, store, encoder or Encoder(), workers, stages)
     with contextlib.closing(loop):
         for done in loop:
             yield done.records["center"]
@@ -167,7 +170,7 @@ def test_read_ahead_is_bounded(
             Watching.peak = max(Watching.peak, len(Counted.alive))
             return super().submit(pixels, fields)
 
-    monkeypatch.setattr(pipeline, "DecodedBatch", Counted)
+    monkeypatch.setattr(reader, "DecodedBatch", Counted)
     peaks, image = [], png(0)
     for batches in (20, 60):
         Counted.alive = weakref.WeakSet()
@@ -183,13 +186,13 @@ def test_read_ahead_is_bounded(
 def test_closing_early_waits_for_the_commit_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = pipeline.commit_shard
+    commit = shard.commit_shard
 
     def slow(*values: Any, **more: Any) -> ShardRecord:
         time.sleep(0.1)
         return commit(*values, **more)
 
-    monkeypatch.setattr(pipeline, "commit_shard", slow)
+    monkeypatch.setattr(shard, "commit_shard", slow)
     pieces = plan(200)
     records = run(tmp_path / "c", pieces)
     assert next(records).first == 0
@@ -276,7 +279,8 @@ def test_stages_hold_the_time_of_their_work_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(pipeline, "time", clock)
+    for module in (encode, writer):
+        monkeypatch.setattr(module, "time", clock)
 
     class Slow(Encoder):
         def submit(self, pixels: torch.Tensor, fields: Sequence[str]) -> Any:
@@ -311,8 +315,9 @@ def test_waiting_counts_for_what_is_waited_for(
             waits[0] += 1
             return result()
 
-    monkeypatch.setattr(pipeline, "time", clock)
-    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", SlowPool)
+    for module in (encode, writer):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(writer, "ThreadPoolExecutor", SlowPool)
     stages = StageSeconds()
     list(run(tmp_path / "c", plan(48, 3, 3), workers=1, stages=stages))
     assert getattr(stages, stage) == waits[0] == 16

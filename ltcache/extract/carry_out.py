@@ -1,0 +1,94 @@
+"""Carrying out what a plan still lacks, alone or together with other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ltcache.cache import Plan, ShardRecord, read_shard_record
+from ltcache.errors import CacheError
+from ltcache.extract.checks import too_many
+from ltcache.extract.report import ExtractionProgress, StageSeconds
+from ltcache.extract.shard import ShardQueue
+from ltcache.extract.writer import write_shards
+from ltcache.images import open_store
+from ltcache.records import remove_leftovers
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """What concerns this call alone, not the cache."""
+
+    workers: int
+    max_failures: float
+    progress: Callable[[ExtractionProgress], None] | None
+
+
+def carry_out(
+    queue: ShardQueue, encoder: Encoder, stages: StageSeconds, options: ExtractionOptions
+) -> int:
+    """Encode a queue's shards that are not committed yet.
+
+    Processes that join a plan begin in the middle of what is left and pass over what another one
+    has committed meanwhile; at worst a shard is encoded twice, to the same bytes.
+
+    Returns:
+        The number of images that were encoded, those of each view counted apart.
+    """
+    remove_leftovers(queue.out)
+    pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
+    total = queue.plan.items if queue.shards is None else _size(queue.plan, queue.shards)
+    done = total - _size(queue.plan, [work.shard for work in queue.todo()])
+    failed = _failures(queue)
+    store = open_store(queue.root)
+    encoded, started, first = 0, time.perf_counter(), done
+    while todo := queue.todo():
+        order = todo if queue.alone else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
+        for part in write_shards(queue, order, store, encoder, options.workers, stages):
+            record = next(iter(part.records.values()), None)
+            if record is None:  # others have finished the cache
+                continue
+            encoded += part.encoded
+            failed += len(record.errors) if queue.items.known is None else 0
+            done = min(total, done + record.count)
+            if options.progress:
+                rate = (done - first) / (time.perf_counter() - started)
+                options.progress(ExtractionProgress(done, total, failed, rate, stages.binding()))
+            judged = queue.plan.items if queue.plan.number == 1 else 0  # few new ones may all fail
+            if too_many(failed, done, judged, options.max_failures):
+                raise _failures_error(queue, record, failed, done, options.max_failures)
+    return encoded
+
+
+def _size(plan: Plan, shards: Collection[int]) -> int:
+    return sum(len(plan.item_range(shard)) for shard in shards)
+
+
+def _failures(queue: ShardQueue) -> int:
+    """Return how many of a new plan's items are known to have failed."""
+    if queue.items.known is not None:
+        return 0
+    records = (
+        read_shard_record(queue.out, queue.layers[0].folder, shard) for shard in queue.plan.shards
+    )
+    return sum(len(record.errors) for record in records if record)
+
+
+def _failures_error(
+    queue: ShardQueue, record: ShardRecord, failed: int, seen: int, max_failures: float
+) -> CacheError:
+    examples = [
+        f"{queue.items.uri(record.first + row)}: {text}"
+        for row, text in list(record.errors.items())[:5]
+    ]
+    return CacheError(
+        f"{failed} of {seen} images failed (allowed: {max_failures:.1%}, --max-failures), "
+        f"for example {'; '.join(examples)}. What is done stays in {queue.out}."
+    )

@@ -1,0 +1,83 @@
+"""Writing: the shards of a queue, each committed in a thread while the next one is encoded."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ltcache.cache import add_cost
+from ltcache.extract.encode import encode_shard
+from ltcache.extract.reader import BatchReader
+from ltcache.extract.report import StageSeconds
+from ltcache.extract.shard import CommittedShard, ShardQueue, ShardToEncode
+from ltcache.images import ImageStore
+from ltcache.process import spin_briefly
+
+if TYPE_CHECKING:
+    from ltcache.encoder import Encoder
+
+
+def write_shards(
+    queue: ShardQueue,
+    order: Sequence[ShardToEncode],
+    store: ImageStore,
+    encoder: Encoder,
+    workers: int,
+    stages: StageSeconds,
+) -> Iterator[CommittedShard]:
+    """Encode and commit shards in order; yields each shard's records once they are on disk.
+
+    What another process has committed meanwhile is left out as decoding gets to it, and looked at
+    again right before each commit: this process may have been stopped while others went on.
+
+    Args:
+        store: where the bytes of images come from.
+        workers: decoding threads.
+        stages: updated as work goes on.
+
+    A closed or failing iterator waits for the commit in flight, so nothing is half-written.
+
+    Raises:
+        CacheError: an item that has features in another layer cannot be encoded.
+    """
+    with ExitStack() as stack:
+        decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
+        committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
+        stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
+        if os.getloadavg()[0] > (os.cpu_count() or 1):
+            committer.submit(spin_briefly)
+        current = (queue.lacking(shard.shard) for shard in order)
+        ahead, shards = itertools.tee(shard for shard in current if shard.layers)
+        reader = BatchReader(
+            queue.plan, queue.items, store, encoder.preprocessing, decoders, workers
+        )
+        batches = reader.batches(ahead)
+        in_flight: Future[CommittedShard] | None = None
+        for shard in shards:
+            started = time.perf_counter()
+            encoded = encode_shard(queue.plan, shard, batches, encoder, stages)
+            encoded.check(queue)
+            done = _committed(in_flight, stages)
+            in_flight = committer.submit(encoded.commit, queue)
+            seconds = time.perf_counter() - started
+            add_cost(queue.out, images=encoded.images, seconds=seconds)
+            if done is not None:
+                yield done
+        done = _committed(in_flight, stages)
+        if done is not None:
+            yield done
+
+
+def _committed(
+    in_flight: Future[CommittedShard] | None, stages: StageSeconds
+) -> CommittedShard | None:
+    """Wait for a commit; the time counts as writing."""
+    started = time.perf_counter()
+    done = in_flight.result() if in_flight is not None else None
+    stages.write += time.perf_counter() - started
+    return done
