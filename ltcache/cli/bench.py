@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,15 +36,11 @@ _HOUR = 3600
 def command(
     source: str,
     model: str | None,
-    pretrained: str | None,
-    activation: str | None,
     root: Path | None,
     label_column: str | None,
-    device: str,
-    images: int,
     batch_size: str | None,
-    workers: int | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure decoding and forward passes on a sample of SOURCE, in every precision and some batch
     sizes, and say what to give ltcache extract.
@@ -62,13 +58,9 @@ def command(
     measured = bench(
         read_manifest(source, root=root, label_column=label_column),
         model or "embedded",
-        pretrained,
-        device=device,
-        activation=activation,
-        images=images,
         batches=_sizes(batch_size),
-        workers=workers,
         progress=lambda text: click.echo(text, err=True),
+        **options,
     )
     if as_json:
         print_json(measured.to_dict())

@@ -82,8 +82,6 @@ def command(
     new_cache: Path | None,
     no_extract: bool,
     settings: tuple[str, ...],
-    precision: str | None,
-    restart: bool,
     as_json: bool,
     **options: Any,
 ) -> int | None:
@@ -107,12 +105,13 @@ def command(
     from ltcache.manifest import read_manifest
 
     overrides: dict[str, Any] = dict(parse_settings(settings))
+    precision = options.pop("precision")
     if precision is not None and overrides.setdefault(_PRECISION, precision) != precision:
         raise UsageError(
             f"--precision {precision} and --set {_PRECISION}={overrides[_PRECISION]} say the same "
             "thing twice and differently: leave one out"
         )
-    options |= {"overrides": overrides, "resume": not restart}
+    options |= {"overrides": overrides, "resume": not options.pop("restart")}
     first = not int(os.environ.get("RANK", "0"))
     root, label_column = options.pop("root"), options.pop("label_column")
     manifest = read_manifest(source, root=root, label_column=label_column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,16 +55,11 @@ _SHOWN = 20
 def command(
     cache: Path,
     sample: int,
-    root: Path | None,
-    source: str | None,
-    model: str | None,
-    pretrained: str | None,
-    activation: str | None,
-    device: str,
     shards: int | None,
     checks: bool,
     repair: bool,
     as_json: bool,
+    **encoding: Any,
 ) -> None:
     """Compare every file of CACHE with its digest, and the values in them with each other.
 
@@ -79,15 +74,7 @@ def command(
     """
     from ltcache.examine.verify import SampleEncoding, verify
 
-    again = SampleEncoding(
-        sample,
-        source=source,
-        root=root,
-        model=model,
-        pretrained=pretrained,
-        activation=activation,
-        device=device,
-    )
+    again = SampleEncoding(sample, **encoding)
     report = verify(cache, max_shards=shards, sample=again, checks=checks, repair=repair)
     if as_json:
         print_json(report.to_dict())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,27 +12,17 @@ from ltcache.cache import Plan, ShardRecord, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
 from ltcache.extract.report import ExtractionProgress, StageSeconds
+from ltcache.extract.request import ExtractRequest
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.writer import write_shards
 from ltcache.images import open_store
 from ltcache.records import remove_leftovers
 
 if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
+    pass
 
 
-@dataclass(frozen=True)
-class ExtractionOptions:
-    """What concerns this call alone, not the cache."""
-
-    workers: int
-    max_failures: float
-    progress: Callable[[ExtractionProgress], None] | None
-
-
-def carry_out(
-    queue: ShardQueue, encoder: Encoder, stages: StageSeconds, options: ExtractionOptions
-) -> int:
+def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) -> int:
     """Encode a queue's shards that are not committed yet.
 
     Processes that join a plan begin in the middle of what is left and pass over what another one
@@ -51,19 +40,19 @@ def carry_out(
     encoded, started, first = 0, time.perf_counter(), done
     while todo := queue.todo():
         order = todo if queue.alone else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
-        for part in write_shards(queue, order, store, encoder, options.workers, stages):
+        for part in write_shards(queue, order, store, request.encoder, request.workers, stages):
             record = next(iter(part.records.values()), None)
             if record is None:  # others have finished the cache
                 continue
             encoded += part.encoded
             failed += len(record.errors) if queue.items.known is None else 0
             done = min(total, done + record.count)
-            if options.progress:
+            if request.progress:
                 rate = (done - first) / (time.perf_counter() - started)
-                options.progress(ExtractionProgress(done, total, failed, rate, stages.binding()))
+                request.progress(ExtractionProgress(done, total, failed, rate, stages.binding()))
             judged = queue.plan.items if queue.plan.number == 1 else 0  # few new ones may all fail
-            if too_many(failed, done, judged, options.max_failures):
-                raise _failures_error(queue, record, failed, done, options.max_failures)
+            if too_many(failed, done, judged, request.max_failures):
+                raise _failures_error(queue, record, failed, done, request.max_failures)
     return encoded
 
 

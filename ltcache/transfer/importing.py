@@ -18,7 +18,7 @@ from ltcache.records import bytes_digest, digest, file_digest, one_line, require
 from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.exported import read_export
 from ltcache.transfer.layouts import ImportedFeatures, guess_layout, read_layout
-from ltcache.transfer.rows import manifest_of, put_named, rename_field, stacks_of
+from ltcache.transfer.rows import NamedBeside, manifest_of, put_named, rename_field, stacks_of
 from ltcache.transfer.writing import ImportedContent, require_cache_place, write_cache
 
 SHARD_SIZE = 1024
@@ -113,10 +113,8 @@ def import_features(
     kind = guess_layout(source) if layout == "auto" else layout
     notes: list[str] = []
     with _naming(source):
-        content = _read(
-            source, kind, notes, name or source.stem, feature_field, split, labels, splits, classes,
-            text, manifest, logit_scale,
-        )  # fmt: skip
+        named = NamedBeside(labels, splits, classes, text, manifest, split)
+        content = _read(source, kind, notes, name or source.stem, feature_field, named, logit_scale)
         if encoder_of is not None:
             content = _on_your_word(content, encoder_of)
     written = write_cache(out, content, shard_size)
@@ -152,12 +150,7 @@ def _read(
     notes: list[str],
     name: str,
     feature_field: str,
-    split: str,
-    labels: str | Path | np.ndarray | None,
-    splits: str | Path | Sequence[str] | None,
-    classes: str | Path | Sequence[str] | None,
-    text: str | Path | np.ndarray | None,
-    manifest: str | Path | Manifest | None,
+    named: NamedBeside,
     logit_scale: float | None,
 ) -> ImportedContent:
     """Return what a source holds, with what the caller said in place of it; adds to ``notes``."""
@@ -175,11 +168,11 @@ def _read(
             content.prompts = []
         return content
     found = read_layout(source, kind)
-    put_named(found, labels, splits, classes, text)
+    put_named(found, named)
     rename_field(found, feature_field)
     notes += found.notes
     stacks = stacks_of(found)
-    rows = manifest_of(found, manifest, name, split)
+    rows = manifest_of(found, named.manifest, name, named.split)
     notes += rows.warnings
     return _content(found, stacks, rows, name, logit_scale)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ltcache.manifest import (
     read_manifest,
     resolve_labels,
 )
+from ltcache.records import one_line
 from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.columns import arrow_column, texts_of_array
 from ltcache.transfer.layouts import ImportedFeatures, ImportedSplit, read_column
@@ -28,15 +30,23 @@ from ltcache.transfer.layouts import ImportedFeatures, ImportedSplit, read_colum
 _MOST_CLASSES = 10_000_000
 
 
-def put_named(
-    found: ImportedFeatures,
-    labels: str | Path | np.ndarray | None,
-    splits: str | Path | Sequence[str] | None,
-    classes: str | Path | Sequence[str] | None,
-    text: str | Path | np.ndarray | None,
-) -> None:
+@one_line
+@dataclass(frozen=True, eq=False)
+class NamedBeside:
+    """What the caller names beside a source; see :func:`ltcache.transfer.import_features`."""
+
+    labels: str | Path | np.ndarray | None = None
+    splits: str | Path | Sequence[str] | None = None
+    classes: str | Path | Sequence[str] | None = None
+    text: str | Path | np.ndarray | None = None
+    manifest: str | Path | Manifest | None = None
+    split: str = "train"
+
+
+def put_named(found: ImportedFeatures, named: NamedBeside) -> None:
     """Put what was named beside the source in place of what the source says."""
-    for what, value in (("labels", labels), ("splits", splits)):
+    classes, text = named.classes, named.text
+    for what, value in (("labels", named.labels), ("splits", named.splits)):
         if value is None:
             continue
         column = read_column(Path(value), what) if isinstance(value, (str, Path)) else value
