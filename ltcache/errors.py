@@ -7,7 +7,8 @@ file and, where there is one, the remedy. Each is also the builtin that a caller
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -72,3 +73,16 @@ class IdentityError(LtcacheError, ValueError):
         for field, (expected, found) in differences.items():
             lines.append(f"  {field}: expected {expected!r}, found {found!r}")
         super().__init__("\n".join([*lines, remedy] if remedy else lines))
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1, lead: str = "") -> str:
+    """Return "did you mean 'this' or 'that'?" after ``lead``; empty where no name is near.
+
+    Args:
+        name: that is unknown. known: the names there are. most: so many are offered.
+    """
+    lower = {other.lower(): other for other in known}
+    near = get_close_matches(str(name).lower(), lower, n=most, cutoff=0.5)
+    if not near:
+        return ""
+    return f"{lead}did you mean {' or '.join(repr(lower[key]) for key in near)}?"

@@ -249,7 +249,7 @@ def test_random_state() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"method": "logit_adjustment"}, UsageError, "did you mean logit-adjustment"),
+        ({"method": "logit_adjustment"}, UsageError, "did you mean 'logit-adjustment'"),
         ({"settings": {"loss.ta": 1}}, UsageError, "did you mean 'loss.tau'"),
         ({"max_epochs": 0}, UsageError, "max_epochs=0 must be at least 1"),
         ({"method": "zero-shot"}, FitError, "class texts|text_features"),

@@ -8,11 +8,10 @@ import random
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.errors import FitError, UnfittedWarning, UsageError
+from ltcache.errors import FitError, UnfittedWarning, UsageError, did_you_mean
 from ltcache.extras import how_to_install
 from ltcache.manifest import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
@@ -213,8 +212,7 @@ def has_setting(method: Method, key: str) -> bool:
 def nearest_setting(methods: Sequence[Method], key: str) -> str:
     """Return a hint at the setting that was meant."""
     known = sorted({name for method in methods for name in known_overrides(method)})
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return did_you_mean(key, known) or f"known: {', '.join(known)}"
 
 
 @one_line

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import yaml
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, did_you_mean
 
 OF_CONFIG = "ltcache.config"
 """Key of a click context under which lie the values that a file gave, by parameter."""
@@ -43,11 +43,8 @@ def read_config(path: Path, command: click.Command, context: click.Context) -> d
 
 def check_known(name: str, known: list[str], what: str) -> None:
     """Refuse an unknown name and suggest the nearest known one."""
-    from difflib import get_close_matches
-
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+        hint = did_you_mean(name, known, lead="; ") or f"; known: {', '.join(sorted(known))}"
         raise UsageError(f"{what} {name!r} is unknown{hint}")
 
 

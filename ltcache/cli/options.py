@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import shutil
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, did_you_mean
 from ltcache.records import result_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,9 +63,8 @@ class OrderedGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve a command; an unknown one names the nearest."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.commands, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+            hint = did_you_mean(args[0], self.commands, lead="; ")
+            raise click.UsageError(f"no such command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
 

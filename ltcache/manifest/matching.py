@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from ltcache.errors import ManifestError
+from ltcache.errors import ManifestError, did_you_mean
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed, readable_name
 from ltcache.manifest.derive import derived_classes
 from ltcache.manifest.labels import only_missing_words, whole_number
@@ -223,6 +222,6 @@ def _complaint(value: str | None, label: int | None, classes: ClassList) -> str:
     if label == _AMBIGUOUS:
         return f"more than one class is called {value!r}; use labels or source ids instead"
     known = [name for name in (*classes.names, *classes.source_ids) if name]
-    near = get_close_matches(str(value), known, n=3)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    return f"{value!r} is none of the {len(classes)} classes{hint}"
+    return (
+        f"{value!r} is none of the {len(classes)} classes{did_you_mean(str(value), known, 3, '; ')}"
+    )

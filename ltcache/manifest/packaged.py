@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 
-from ltcache.errors import ManifestError
+from ltcache.errors import ManifestError, did_you_mean
 from ltcache.manifest.directory import CARD
 from ltcache.manifest.text import some
 
@@ -51,9 +50,8 @@ def _has_lists(path: Path) -> bool:
 def unknown_source(source: str) -> ManifestError:
     """Return the error for a source that is neither a path nor a packaged name."""
     known = packaged_names()
-    near = get_close_matches(source, known, n=3, cutoff=0.5)
-    nearest = f"; nearest: {', '.join(near)}" if near else ""
     return ManifestError(
-        f"{source!r} is neither a file or folder nor a packaged manifest{nearest} "
+        f"{source!r} is neither a file or folder nor a packaged manifest"
+        f"{did_you_mean(source, known, 3, '; ')} "
         f"(packaged: {some(known, 12) or 'none'})"
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, did_you_mean
 from ltcache.methods.families import decoupled, experts, h2t, losses, texts
 from ltcache.methods.spec import Method
 from ltcache.methods.unavailable import UNAVAILABLE
@@ -53,6 +52,5 @@ def method_by_name(name: str) -> Method:
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
     """Return in words which known names an unknown one is nearest to, and where all are listed."""
-    near = get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}`ltcache methods` lists them all"
+    hint = did_you_mean(name, known, 3)
+    return f"{hint}{' ' if hint else ''}`ltcache methods` lists them all"

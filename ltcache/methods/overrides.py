@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, did_you_mean
 from ltcache.methods.changed import named
 from ltcache.methods.settings import (
     PARTS,
@@ -196,6 +195,5 @@ def _number(value: Any) -> Any:
 
 def nearest(key: str, known: Mapping[str, Any]) -> str:
     """Return in words the known name that an unknown one is nearest to, and all of them."""
-    near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
+    hint = did_you_mean(key, known)
+    return f"{hint}{' ' if hint else ''}known: {', '.join(known)}"

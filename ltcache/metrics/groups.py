@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from ltcache.errors import ManifestError
+from ltcache.errors import ManifestError, did_you_mean
 
 GROUP_NAMES = ("many", "medium", "few")
 UNGROUPED = "-"
@@ -57,8 +56,7 @@ class GroupScheme:
             return cls()
         for key in raw:
             if key not in GROUP_NAMES + _THRESHOLDS:
-                near = get_close_matches(str(key), GROUP_NAMES + _THRESHOLDS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(key, GROUP_NAMES + _THRESHOLDS, lead="; ")
                 raise ManifestError(
                     f"groups: unknown key {key!r}{hint} (known: {', '.join(_THRESHOLDS)}, "
                     f"or {', '.join(GROUP_NAMES)})"

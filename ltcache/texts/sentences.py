@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, did_you_mean
 
 __all__ = [
     "class_sentences",
@@ -169,8 +168,7 @@ def _label_of_name(path: Path, key: str, names: Sequence[str]) -> int:
             "key the file by labels"
         )
     if not found:
-        near = get_close_matches(key, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(key, names, lead="; ")
         raise UsageError(f"{path}: no class is named {key!r}{hint}")
     return found[0]
 

@@ -43,7 +43,7 @@ def test_a_setting_that_no_method_has_is_refused_with_the_nearest() -> None:
         settings_of(["ce"], overrides={"optimisation.epoch": 3})
     with pytest.raises(UsageError, match="cannot be read as float"):
         settings_of(["ce", "logit-adjustment"], {"loss.tau": ["much"]})
-    with pytest.raises(UsageError, match="unknown method 'crtt'; did you mean crt"):
+    with pytest.raises(UsageError, match="unknown method 'crtt'; did you mean 'crt'"):
         settings_of(["crtt"])
 
 

@@ -246,7 +246,7 @@ def test_failed_rows_end_with_status_3(call: Call, tiny_clip: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (("inspct", "x"), 2, "Did you mean 'inspect'?"),
+        (("inspct", "x"), 2, "did you mean 'inspect'?"),
         (("inspect", "no/such/place"), 1, "no/such/place"),
         (("inspect", "emoji_lt", "--classes", "none.txt"), 1, "none.txt"),
         (("zero-shot", "no-cache"), 1, "not a feature cache"),

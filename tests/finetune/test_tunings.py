@@ -116,5 +116,5 @@ def test_what_cannot_be_meant_is_refused(overrides: dict[str, Any], message: str
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean lift or"):
+    with pytest.raises(UsageError, match="did you mean 'lift' or"):
         tuning_by_name("lift+")

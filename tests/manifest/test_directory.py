@@ -182,7 +182,7 @@ def test_packaged_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert packaged_names() == ("emoji_lt", "emoji_lt/two_class")
     assert read_manifest("emoji_lt").name == "small"
     assert read_manifest("emoji_lt/two_class").name == "two"
-    with pytest.raises(ManifestError, match="nearest: emoji_lt"):
+    with pytest.raises(ManifestError, match="did you mean 'emoji_lt'"):
         read_manifest("emojilt")
     with pytest.raises(ManifestError, match="neither a file or folder nor a packaged"):
         read_manifest("../emoji_lt/absent")

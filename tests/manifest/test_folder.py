@@ -116,7 +116,7 @@ def test_given_classes_fix_the_order(tmp_path: Path) -> None:
     names = write(tmp_path / "names.txt", "red fox\nbee\nant\n")
     manifest = read_manifest(tmp_path / "set", classes=names)
     assert plain(manifest) == [("ant/1.jpg", 2, "train"), ("red_fox/1.jpg", 0, "train")]
-    with pytest.raises(ManifestError, match=r"'ant' is none of the 2 classes; nearest: aunt"):
+    with pytest.raises(ManifestError, match=r"'ant' is none of the 2 classes; did you mean 'aunt'"):
         read_manifest(tmp_path / "set", classes=ClassList(("aunt", "red fox")))
 
 

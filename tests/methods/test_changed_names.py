@@ -84,10 +84,10 @@ def test_a_changed_fine_tuning_says_what_was_changed(overrides: dict[str, Any], 
 
 
 def test_an_unknown_name_suggests_a_few() -> None:
-    with pytest.raises(UsageError, match="did you mean logit-adjustment") as caught:
+    with pytest.raises(UsageError, match="did you mean 'logit-adjustment'") as caught:
         method_by_name("logit-adjustmnt")
     assert len(str(caught.value)) < 200 and "ltcache methods" in str(caught.value)
-    with pytest.raises(UsageError, match="did you mean lora"):
+    with pytest.raises(UsageError, match="did you mean 'lora'"):
         tuning_by_name("lorra")
 
 

@@ -90,7 +90,7 @@ def test_a_value_that_is_given_is_no_longer_chosen() -> None:
 
 
 def test_unknown_method_lists_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean logit-adjustment"):
+    with pytest.raises(UsageError, match="did you mean 'logit-adjustment'"):
         method_by_name("logit_adjustment")
     assert method_by_name("ce") is METHODS["ce"]
 
