@@ -12,7 +12,6 @@ import torch
 from torch import Generator
 
 from ltcache.errors import FitError
-from ltcache.fit.batched import shared_architecture, train_together
 from ltcache.fit.head import (
     BY_A_SLICE,
     BY_NOTHING_ASKED,
@@ -28,6 +27,7 @@ from ltcache.fit.head import (
 from ltcache.fit.rows import LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import StageTraining, epoch_to_repeat, ready
 from ltcache.fit.task import StageInput, StageResult
+from ltcache.fit.together import shared_architecture, train_together
 from ltcache.fit.train import TrainingOutcome
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import FeatureSpec, Method, Train

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from ltcache.errors import FitError
 from ltcache.fit import FitJob, FittedHead, LabelledRows, fit_head, fit_many
 from ltcache.fit import many as planner
-from ltcache.fit.batched import (
+from ltcache.fit.stages import StageTraining, ready
+from ltcache.fit.task import StageInput
+from ltcache.fit.together import (
     ClosedFormSteps,
     MappedSteps,
     SharedSteps,
     shared_architecture,
     train_together,
 )
-from ltcache.fit.stages import StageTraining, ready
-from ltcache.fit.task import StageInput
 from ltcache.fit.train import train_head
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, override
