@@ -18,7 +18,13 @@ from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
 from ltcache.manifest import ClassList
 from ltcache.records import require_vacant, whole_folder, write_json
-from ltcache.transfer.exporting import ExportReport, provenance, stored_form
+from ltcache.transfer.exporting import (
+    ExportReport,
+    exported_fields,
+    provenance,
+    stored_form,
+    warn_of_tokens,
+)
 
 CARD, PROVENANCE = "README.md", "ltcache.json"
 _BLOCK = 4096
@@ -68,8 +74,9 @@ def export_dataset(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     out = require_vacant(out)
     library = _library()
     cache = open_cache(cache) if isinstance(cache, (str, Path)) else cache
+    warn_of_tokens(cache)
     with whole_folder(out, replace=False) as partial:
-        forms = {name: stored_form(cache, name) for name in cache.field_dims()}
+        forms = {name: stored_form(cache, name) for name in exported_fields(cache)}
         features = _features(library, cache, forms)
         parts: dict[str, Any] = {}
         for split in cache.splits:
@@ -164,7 +171,7 @@ def _without_bars(library: Any) -> Iterator[None]:
 
 
 def _card(cache: Cache) -> str:
-    dims = cache.field_dims()
+    dims = exported_fields(cache)
     fields = [f"| `{name}` | features ({dim}), not normalised |" for name, dim in dims.items()]
     names = unique_names(cache.classes)
     pairs = zip(cache.classes.names, names, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,9 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     """
     out = require_vacant(out)
     cache = open_cache(cache) if isinstance(cache, (str, Path)) else cache
+    warn_of_tokens(cache)
     with whole_folder(out, replace=False) as partial:
-        for name in cache.field_dims():
+        for name in exported_fields(cache):
             _write_field(cache, name, partial / f"{name}.npy")
         rows = cache.manifest.rows
         pq.write_table(rows.drop_columns(["item"]), partial / ROWS)
@@ -79,6 +81,25 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
         (partial / "README.md").write_text(_readme(cache), encoding="utf-8")
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
     return ExportReport(out, rows.num_rows, sizes)
+
+
+def exported_fields(cache: Cache) -> dict[str, int]:
+    """Return field -> dimension of what an export holds: vectors.
+
+    Patch tokens stay in the cache: they are of use with the rest of the encoder's tower alone.
+    """
+    return {name: shape[0] for name, shape in cache.field_shapes().items() if len(shape) == 1}
+
+
+def warn_of_tokens(cache: Cache) -> None:
+    """Say which fields an export leaves out."""
+    left = sorted(cache.field_shapes().keys() - exported_fields(cache))
+    if left:
+        warnings.warn(
+            f"{cache.path}: {', '.join(left)} are not exported: they need the rest of the "
+            "encoder's tower, which stays in the cache",
+            stacklevel=3,
+        )
 
 
 def _write_field(cache: Cache, name: str, path: Path) -> None:
@@ -128,7 +149,7 @@ def _record(cache: Cache, prompts: list[dict[str, Any]], written: list[Path]) ->
     return {
         "format": FORMAT,
         "view": CENTER,
-        "fields": cache.field_dims(),
+        "fields": exported_fields(cache),
         "encoder": _encoder(cache),
         "prompts": prompts,
         "files": {path.name: file_digest(path) for path in written},
@@ -150,7 +171,7 @@ def provenance(cache: Cache) -> dict[str, Any]:
     prompts = {name: dict(cache.prompts(name).identity) for name in cache.prompt_names}
     return {
         "view": CENTER,
-        "fields": cache.field_dims(),
+        "fields": exported_fields(cache),
         "encoder": _encoder(cache),
         "manifest": cache.manifest.identity(),
         "header": cache.manifest.header(),
@@ -159,7 +180,7 @@ def provenance(cache: Cache) -> dict[str, Any]:
 
 
 def _readme(cache: Cache) -> str:
-    dims = cache.field_dims()
+    dims = exported_fields(cache)
     meaning = {
         "embedding": "in the space of the class texts, not normalised",
         "pooled": "before the projection into that space",
