@@ -65,6 +65,14 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         tuned_on_: in words, what chose it.
         residual_prior_: exponent a of the class prior n**a that the scores still carry; None: it
             cannot be stated.
+
+    Example:
+        >>> from ltcache.cache import open_cache
+        >>> cache = open_cache("cache")
+        >>> features, labels = cache.features("train")[:, 0], cache.labels("train")
+        >>> classifier = LongTailClassifier("logit-adjustment", random_state=0)
+        >>> classifier.fit(features, labels).predict(cache.features("test")[:, 0]).shape
+        (8,)
     """
 
     def __init__(

@@ -120,6 +120,11 @@ def ablate(
     Raises:
         UsageError: an unknown method, setting, fusion or baseline, or ``out`` is taken.
         FitError: every run failed.
+
+    Example:
+        >>> found = ablate("cache", ["ce", "logit-adjustment", "crt"], seeds=2, out="ablation")
+        >>> [line["name"] for line in found.comparison["entries"]]
+        ['ce', 'logit-adjustment', 'crt']
     """
     out, cache = require_local(out), _opened(cache)
     _check_out(out)

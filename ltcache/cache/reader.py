@@ -350,6 +350,13 @@ def open_cache(path: str | Path) -> Cache:
 
     Raises:
         CacheError: it does not exist, is not finished, or a file of it is missing or cut short.
+
+    Example:
+        >>> cache = open_cache("cache")
+        >>> cache.classes.names, cache.class_counts("train").tolist()
+        (('cat', 'newt'), [12, 4])
+        >>> cache.features("train", field="pooled").shape  # (rows, crops, dimensions)
+        (16, 1, 1280)
     """
     path = require_local(path)
     return Cache(path, read_index(path))

@@ -80,6 +80,11 @@ def fit_adapter(
 
     Raises:
         UsageError: unknown method or setting, or ``out`` is taken. FitError: cannot be fitted.
+
+    Example:
+        >>> run = fit_adapter("cache", "logit-adjustment", "runs/la", overrides={"loss.tau": 1.0})
+        >>> sorted(run.metrics), run.record["tuned_on"]["epoch"]
+        (['test', 'val'], 'val')
     """
     if out is not None:
         require_local(out)
