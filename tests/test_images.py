@@ -123,6 +123,15 @@ def test_broken_images_are_image_errors(data: bytes, text: str) -> None:
     assert " at 0x" not in str(caught.value)
 
 
+def test_no_image_has_pillow_start_a_program() -> None:
+    """What .eps needs, Ghostscript, runs PostScript: a file's bytes would be a program."""
+    sink = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(sink, "EPS")
+    Image.open(io.BytesIO(sink.getvalue())).close()  # Pillow itself takes it
+    with pytest.raises(ImageError, match="not an image that Pillow knows"):
+        decode(sink.getvalue(), Preprocessing((8, 8), (0, 0, 0), (1, 1, 1)))
+
+
 def test_a_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ltcache.images.decoding.MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="20 x 20 pixels"):

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from ltcache.errors import ImageError
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.views import View
+from ltcache.manifest import image_formats
 from ltcache.records import one_line
 
 # what Pillow logs of a broken file is in the row's reason; without a handler it would be printed
@@ -91,7 +92,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise ImageError("empty file (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width} x {height} pixels, more than {MAX_PIXELS} (MAX_PIXELS)")

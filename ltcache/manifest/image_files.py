@@ -36,12 +36,23 @@ Heads = Callable[[Sequence[str]], Iterable[bytes]]
 
 
 @cache
+def image_formats() -> tuple[str, ...]:
+    """Return the names of the formats that Pillow reads by itself, the frequent ones first.
+
+    Opened with these alone, no file can have Pillow start a program, as .eps does (Ghostscript).
+    """
+    from PIL import Image
+
+    Image.init()
+    return tuple(form for form in Image.ID if form not in _NOT_DECODED)
+
+
+@cache
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of images in lower case, with their dots."""
     from PIL import Image
 
-    Image.init()
-    readable = {*Image.OPEN, "MPO"} - {*_NOT_DECODED}  # MPO is opened by the reader of JPEG
+    readable = {*image_formats(), "MPO"}  # MPO is opened by the reader of JPEG
     return frozenset(suffix for suffix, form in Image.EXTENSION.items() if form in readable)
 
 
@@ -62,8 +73,7 @@ def begins_as_image(head: bytes) -> bool:
 
     if _is_text(head):
         return False
-    image_suffixes()  # has Pillow load all of its formats
-    tests = [accept for form, (_, accept) in Image.OPEN.items() if form not in _NOT_DECODED]
+    tests = [Image.OPEN[form][1] for form in image_formats()]
     return any(accept(head[:16]) for accept in tests if accept)
 
 
