@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 import ltcache
+from ltcache.encoder.adapters import adapters_of
 from ltcache.encoder.child import (
     ADAPTED,
     ADAPTERS_FILE,
@@ -32,7 +33,6 @@ from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.identity import ACTIVATIONS, float_state, tokenizer_identity, tower_digests
 from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
 from ltcache.encoder.tokens import load_tokenizer
-from ltcache.encoder.towers import adapters_of
 from ltcache.errors import UsageError
 from ltcache.records import result_folder, whole_folder
 

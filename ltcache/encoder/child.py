@@ -126,7 +126,7 @@ def restore(model: Any, child: TunedCheckpoint) -> None:
     Raises:
         EncoderError: the parent has other weights than were tuned, or a file is damaged.
     """
-    from ltcache.encoder.towers import AdapterContext, AdapterSpec, insert_adapters
+    from ltcache.encoder.adapters import AdapterContext, AdapterSpec, insert_adapters
 
     before = float_state(model)
     _require_parent(before, child)

@@ -21,7 +21,7 @@ from ltcache.images import Preprocessing
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
-    from ltcache.encoder.towers import AdapterSpec
+    from ltcache.encoder.adapters import AdapterSpec
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +129,8 @@ class Encoder:
                 its device, and is put into inference mode.
             adapters: those left in its image tower, with resolved options; None: those it has.
         """
+        from ltcache.encoder.adapters import adapters_of
         from ltcache.encoder.load import encoder_of
-        from ltcache.encoder.towers import adapters_of
 
         parent = short_name(self.provenance) if self.provenance.get("model") else None
         named = {"model": None, "pretrained": None, "activation": None, "parent": parent}

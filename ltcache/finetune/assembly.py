@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltcache.encoder import fields_of
-from ltcache.encoder.towers import (
+from ltcache.encoder.adapters import (
     TOWER_ADAPTERS,
     AdapterContext,
     AdapterSpec,

@@ -22,7 +22,7 @@ from ltcache.encoder import (
     require_place,
     save_checkpoint,
 )
-from ltcache.encoder.towers import merge_adapters, set_checkpointing
+from ltcache.encoder.adapters import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
 from ltcache.finetune.assembly import ComputeOptions, TrainingParts, assemble
 from ltcache.finetune.averaging import AveragingChoice, average_weights

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ltcache.encoder.towers import train_mode
+from ltcache.encoder.adapters import train_mode
 from ltcache.errors import DivergedError, FitError
 from ltcache.finetune.batches import ImageBatch, ImageBatches
 from ltcache.finetune.gather import gathered_rows, ranks

@@ -266,7 +266,7 @@ def _statistic(name: str) -> dict[str, Any]:
 
 
 def _tower_adapters() -> Mapping[str, Any]:
-    from ltcache.encoder.towers import TOWER_ADAPTERS
+    from ltcache.encoder.adapters import TOWER_ADAPTERS
 
     return TOWER_ADAPTERS
 

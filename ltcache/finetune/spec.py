@@ -61,7 +61,7 @@ class AdapterChoice:
     """An adapter in every block of the image tower.
 
     Args:
-        name: in :data:`ltcache.encoder.towers.TOWER_ADAPTERS`. options: where not the default.
+        name: in :data:`ltcache.encoder.adapters.TOWER_ADAPTERS`. options: where not the default.
     """
 
     name: str

@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.encoder import Encoder, load_encoder
-from ltcache.encoder.towers import train_mode
+from ltcache.encoder.adapters import train_mode
 from ltcache.finetune import override_tuning, tuning_by_name
 from ltcache.finetune.assembly import ComputeOptions, assemble
 from ltcache.finetune.loop import TrainingSetup, encoder_optimiser

@@ -15,7 +15,7 @@ import torch
 
 from ltcache.cli import main
 from ltcache.encoder import Encoder, load_encoder, save_checkpoint
-from ltcache.encoder.towers import AdapterSpec, insert_adapters
+from ltcache.encoder.adapters import AdapterSpec, insert_adapters
 from tests.conftest import Call, write_images
 
 FIT = ("--method", "lift-lp", "-s", "optimisation.epochs=1")

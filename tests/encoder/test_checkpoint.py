@@ -23,7 +23,7 @@ from ltcache.encoder import (
     read_checkpoint,
     save_checkpoint,
 )
-from ltcache.encoder.towers import (
+from ltcache.encoder.adapters import (
     TOWER_ADAPTERS,
     AdapterContext,
     AdapterSpec,

@@ -13,7 +13,7 @@ import torch
 
 from ltcache.cache import Cache, open_cache
 from ltcache.encoder import Encoder, load_encoder
-from ltcache.encoder.towers import AdapterContext, AdapterSpec, insert_adapters
+from ltcache.encoder.adapters import AdapterContext, AdapterSpec, insert_adapters
 from ltcache.errors import IdentityError
 from ltcache.extract import extract
 from ltcache.finetune.renewal import check_renewal, renew

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ltcache.encoder import load_encoder
+from ltcache.encoder.adapters import set_trainable
 from ltcache.encoder.fields import fields_of
-from ltcache.encoder.towers import set_trainable
 from ltcache.finetune.classifier import ClassTexts
 from ltcache.finetune.objective import TuningObjective
 from ltcache.finetune.processes import ProcessRanks

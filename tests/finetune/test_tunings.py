@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ltcache.encoder.towers import TOWER_ADAPTERS
+from ltcache.encoder.adapters import TOWER_ADAPTERS
 from ltcache.errors import UsageError
 from ltcache.finetune import TUNINGS, FineTuning, override_tuning, tuning_by_name, tuning_settings
 from ltcache.heads import HEADS

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from ltcache.encoder.towers.base import (
+from ltcache.encoder.adapters.base import (
     AdapterContext,
     TowerAdapter,
     generator_of,
     require_positive,
 )
-from ltcache.encoder.towers.sites import sites_of
+from ltcache.encoder.adapters.sites import sites_of
 from ltcache.errors import UsageError
 
 

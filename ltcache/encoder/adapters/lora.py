@@ -15,13 +15,13 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
-from ltcache.encoder.towers.base import (
+from ltcache.encoder.adapters.base import (
     AdapterContext,
     TowerAdapter,
     generator_of,
     require_positive,
 )
-from ltcache.encoder.towers.sites import sites_of
+from ltcache.encoder.adapters.sites import sites_of
 from ltcache.heads import uniform
 
 

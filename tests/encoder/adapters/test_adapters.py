@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ltcache.encoder.identity import tower_digests
-from ltcache.encoder.towers import (
+from ltcache.encoder.adapters import (
     TOWER_ADAPTERS,
     AdapterContext,
     AdapterSpec,
@@ -25,8 +24,9 @@ from ltcache.encoder.towers import (
     set_trainable,
     train_mode,
 )
+from ltcache.encoder.identity import tower_digests
 from ltcache.errors import EncoderError, FitError, UsageError
-from tests.encoder.towers.models import (
+from tests.encoder.adapters.models import (
     OPTIONS,
     TOWERS,
     adapted,

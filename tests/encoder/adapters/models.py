@@ -11,7 +11,7 @@ from open_clip import create_model
 from torch.nn import functional as F
 
 from ltcache.embedded import encoder_path, vit_encoder_path
-from ltcache.encoder.towers import AdapterContext, AdapterSpec, insert_adapters
+from ltcache.encoder.adapters import AdapterContext, AdapterSpec, insert_adapters
 from tests.encoder.tiny_models import build, tiny_config
 
 CLASSES, DIM = 12, 32

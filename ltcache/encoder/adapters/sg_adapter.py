@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ltcache.encoder.towers.base import (
+from ltcache.encoder.adapters.base import (
     AdapterContext,
     TowerAdapter,
     generator_of,
     require_positive,
 )
-from ltcache.encoder.towers.sites import sites_of
+from ltcache.encoder.adapters.sites import sites_of
 from ltcache.errors import UsageError
 
 

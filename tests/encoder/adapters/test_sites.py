@@ -9,14 +9,14 @@ import torch
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
+from ltcache.encoder.adapters import AdapterSpec, insert_adapters, set_trainable, sites_of
+from ltcache.encoder.adapters.adaptformer import BottleneckAdapter, lift_bottleneck
+from ltcache.encoder.adapters.lora import LowRank
+from ltcache.encoder.adapters.sg_adapter import GuidanceAttention
+from ltcache.encoder.adapters.visual_attention import VisualAttention
 from ltcache.encoder.rest import ends_in_a_map
-from ltcache.encoder.towers import AdapterSpec, insert_adapters, set_trainable, sites_of
-from ltcache.encoder.towers.adaptformer import BottleneckAdapter, lift_bottleneck
-from ltcache.encoder.towers.lora import LowRank
-from ltcache.encoder.towers.sg_adapter import GuidanceAttention
-from ltcache.encoder.towers.visual_attention import VisualAttention
 from ltcache.errors import EncoderError, UsageError
-from tests.encoder.towers.models import (
+from tests.encoder.adapters.models import (
     CLASSES,
     DIM,
     adapted,

@@ -12,9 +12,9 @@ from open_clip.transformer import PatchDropout
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ltcache.encoder.adapters.base import TowerAdapter
+from ltcache.encoder.adapters.lora import LowRank
 from ltcache.encoder.identity import ACTIVATIONS
-from ltcache.encoder.towers.base import TowerAdapter
-from ltcache.encoder.towers.lora import LowRank
 from ltcache.errors import EncoderError, UsageError
 
 TRAINABLE = ("full", "bias", "layer_norm", "none")

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.encoder import Encoder, build_rest, load_encoder
-from ltcache.encoder.towers import AdapterSpec, insert_adapters, set_trainable, train_mode
+from ltcache.encoder.adapters import AdapterSpec, insert_adapters, set_trainable, train_mode
 from ltcache.heads import HEADS, HeadContext, TokenMap
 from tests.encoder.tiny_models import write_tiny_clip
 

@@ -10,8 +10,8 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ltcache.encoder.adapters.base import AdapterContext, TowerAdapter, generator_of, tower_name
 from ltcache.encoder.rest import ends_in_a_map
-from ltcache.encoder.towers.base import AdapterContext, TowerAdapter, generator_of, tower_name
 from ltcache.errors import EncoderError
 from ltcache.heads import (
     LargeKernel,

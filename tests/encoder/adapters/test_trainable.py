@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltcache.encoder.identity import architecture, tower_digests
-from ltcache.encoder.towers import (
+from ltcache.encoder.adapters import (
     AdapterSpec,
     insert_adapters,
     merge_adapters,
@@ -18,9 +17,10 @@ from ltcache.encoder.towers import (
     set_trainable,
     train_mode,
 )
+from ltcache.encoder.identity import architecture, tower_digests
 from ltcache.errors import EncoderError, UsageError
+from tests.encoder.adapters.models import adapted, base_model, context
 from tests.encoder.tiny_models import build, tiny_config
-from tests.encoder.towers.models import adapted, base_model, context
 
 
 def free_names(model: Any) -> set[str]:

@@ -20,8 +20,8 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ltcache.encoder.adapters.base import tower_name
 from ltcache.encoder.fields import HookNotes
-from ltcache.encoder.towers.base import tower_name
 from ltcache.errors import EncoderError
 
 Delta = Callable[[Tensor], Tensor]

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltcache.encoder.towers.adaptformer import AdaptFormer
-from ltcache.encoder.towers.base import AdapterContext, AdapterSpec, TowerAdapter
-from ltcache.encoder.towers.checkpointing import set_checkpointing
-from ltcache.encoder.towers.lora import LoRA
-from ltcache.encoder.towers.sg_adapter import SGAdapter
-from ltcache.encoder.towers.sites import AdapterSite, sites_of
-from ltcache.encoder.towers.trainable import TRAINABLE, reset_tower, set_trainable, train_mode
-from ltcache.encoder.towers.visual_attention import VisualAttention
+from ltcache.encoder.adapters.adaptformer import AdaptFormer
+from ltcache.encoder.adapters.base import AdapterContext, AdapterSpec, TowerAdapter
+from ltcache.encoder.adapters.checkpointing import set_checkpointing
+from ltcache.encoder.adapters.lora import LoRA
+from ltcache.encoder.adapters.sg_adapter import SGAdapter
+from ltcache.encoder.adapters.sites import AdapterSite, sites_of
+from ltcache.encoder.adapters.trainable import TRAINABLE, reset_tower, set_trainable, train_mode
+from ltcache.encoder.adapters.visual_attention import VisualAttention
 from ltcache.errors import UsageError
 from ltcache.heads import keyword_arguments
 
