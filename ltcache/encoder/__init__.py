@@ -8,9 +8,10 @@ from __future__ import annotations
 from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
 from ltcache.encoder.child import TunedCheckpoint, is_checkpoint, read_checkpoint
 from ltcache.encoder.device import choose_device
-from ltcache.encoder.encoder import Encoder, PendingFeatures
+from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
 from ltcache.encoder.load import load_encoder
+from ltcache.encoder.pending import PendingFeatures
 from ltcache.encoder.rest import TowerEnd, build_rest
 from ltcache.encoder.templates import openai_simple_templates, openai_templates
 from ltcache.encoder.tower import ImageTower

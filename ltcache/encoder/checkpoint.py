@@ -69,7 +69,6 @@ def save_checkpoint(
         "format": FORMAT,
         "kind": ADAPTED if encoder.adapters else WHOLE,
         "ltcache": ltcache.__version__,
-        "identity": encoder.identity,
         "parent": {**_placed(parent.provenance), "identity": parent.identity},
         "record": dict(record),
     }
@@ -80,15 +79,18 @@ def save_checkpoint(
         odd = ", ".join(sorted(set(state) ^ set(before))[:3])
         raise UsageError(f"the model has other tensors than its parent ({odd}): merge its adapters")
 
+    identity = encoder.identity
     with whole_folder(folder) as partial:
         if extra is not None:
             extra(partial)
         if encoder.adapters:
             save_file(_apart(own), partial / ADAPTERS_FILE)
         else:
-            _write_model(partial, encoder, state)
-        (partial / RECORD_FILE).write_text(_json(content), encoding="utf-8")
+            identity = {**identity, "tokenizer": _write_model(partial, encoder, state)}
+        record_text = _json({**content, "identity": identity})
+        (partial / RECORD_FILE).write_text(record_text, encoding="utf-8")
     named = {"model": f"{LOCAL}{folder}", "pretrained": None, "activation": None}
+    encoder.identity = identity
     encoder.provenance = {**named, "parent": short_name(parent.provenance)}
 
 
@@ -179,8 +181,14 @@ def _differs(value: torch.Tensor, before: torch.Tensor | None) -> bool:
     return before is None or value.shape != before.shape or not torch.equal(value, before)
 
 
-def _write_model(folder: Path, encoder: Encoder, state: Mapping[str, torch.Tensor]) -> None:
-    """Write what plain open_clip reads: configuration, weights, and the tokenizer's own files."""
+def _write_model(
+    folder: Path, encoder: Encoder, state: Mapping[str, torch.Tensor]
+) -> Mapping[str, Any]:
+    """Write what plain open_clip reads: configuration, weights, and the tokenizer's own files.
+
+    Returns:
+        The identity of the tokenizer that open_clip loads from the folder.
+    """
     config = copy.deepcopy(dict(encoder.source.config))
     config["quick_gelu"] = encoder.source.activation == ACTIVATIONS[True]
     _copy_vocabulary(folder, encoder.source.folder, config["text_cfg"])
@@ -188,11 +196,13 @@ def _write_model(folder: Path, encoder: Encoder, state: Mapping[str, torch.Tenso
     record = {"model_cfg": config, "preprocess_cfg": preprocess}
     (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     save_file(_apart(state), folder / WEIGHTS_FILE)
-    if hasattr(encoder.tokenizer, "save_pretrained"):  # open_clip looks for its files in the folder
-        # a fresh one: a tokenizer that has been used would be saved with its padding
-        load_tokenizer(encoder.source).save_pretrained(folder)
-        again = open_clip.get_tokenizer(f"{LOCAL}{folder}")
-        encoder.identity["tokenizer"] = tokenizer_identity(again)
+    if not hasattr(encoder.tokenizer, "save_pretrained"):
+        found: Mapping[str, Any] = encoder.identity["tokenizer"]
+        return found
+    # open_clip looks for a tokenizer's files in the folder; they are those of a fresh one, since a
+    # tokenizer that has been used would be saved with its padding
+    load_tokenizer(encoder.source).save_pretrained(folder)
+    return tokenizer_identity(open_clip.get_tokenizer(f"{LOCAL}{folder}"))
 
 
 def _copy_vocabulary(folder: Path, source: Path | None, text: dict[str, Any]) -> None:

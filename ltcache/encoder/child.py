@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ltcache.encoder.adapters import AdapterContext, AdapterSpec, insert_adapters
 from ltcache.encoder.identity import float_state, tower_digests
 from ltcache.encoder.record import LOCAL
 from ltcache.encoder.weights import first_line, misfits
@@ -126,8 +127,6 @@ def restore(model: Any, child: TunedCheckpoint) -> None:
     Raises:
         EncoderError: the parent has other weights than were tuned, or a file is damaged.
     """
-    from ltcache.encoder.adapters import AdapterContext, AdapterSpec, insert_adapters
-
     before = float_state(model)
     _require_parent(before, child)
     already = len(child.parent["identity"]["architecture"]["adapters"] or ())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ltcache.errors import EncoderError, UsageError
 
 log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "Pillow", "numpy")
 
 
 def choose_device(device: str) -> torch.device:
@@ -41,6 +46,19 @@ def choose_device(device: str) -> torch.device:
     return place
 
 
+def numerics_of(device: torch.device, precision: str, memory_format: str) -> dict[str, Any]:
+    """Return what the last bits of features depend on besides the encoder's identity."""
+    return {
+        "precision": precision,
+        "device": device.type,
+        "device_name": _device_name(device),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "memory_format": memory_format,
+        "tf32": _tf32() if device.type == "cuda" else None,
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
 def _has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
@@ -49,3 +67,16 @@ def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA (install the CUDA wheel)"
     return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
+
+
+def _tf32() -> dict[str, Any]:
+    return {
+        "matmul": torch.get_float32_matmul_precision(),
+        "convolution": bool(torch.backends.cudnn.allow_tf32),
+    }

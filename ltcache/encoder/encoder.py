@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from ltcache.encoder.adapters import AdapterSpec, adapters_of
 from ltcache.encoder.child import short_name
-from ltcache.encoder.fields import EMBEDDING, POOLED, FieldForward
-from ltcache.encoder.rest import TOKENS, TokenHook, save_rest
+from ltcache.encoder.device import PRECISIONS, numerics_of
+from ltcache.encoder.fields import EMBEDDING, POOLED, FieldForward, fields_of
+from ltcache.encoder.identity import (
+    architecture,
+    float_state,
+    tokenizer_identity,
+    tower_digests,
+)
+from ltcache.encoder.pending import PendingFeatures, copy_out, to_cpu
+from ltcache.encoder.record import preprocessing_of
+from ltcache.encoder.rest import TOKENS, save_rest, tap_of
 from ltcache.encoder.source import EncoderSource
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
-from ltcache.records import one_line
-
-if TYPE_CHECKING:
-    from ltcache.encoder.adapters import AdapterSpec
 
 log = logging.getLogger(__name__)
-
-_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "Pillow", "numpy")
-
-
-@one_line
-@dataclass(frozen=True)
-class PendingFeatures:
-    """Features on their way from the device; see :meth:`Encoder.submit`."""
-
-    _features: dict[str, torch.Tensor]
-    _event: torch.cuda.Event | None = None
-    _held: tuple[torch.Tensor, ...] = ()
-
-    def result(self) -> dict[str, torch.Tensor]:
-        """Wait until they have arrived and return field -> float32 CPU tensor (N, dim)."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._features
 
 
 class Encoder:
@@ -65,34 +52,36 @@ class Encoder:
         self,
         model: Any,
         tokenizer: Any,
+        source: EncoderSource,
         fields: FieldForward,
         preprocessing: Preprocessing,
         *,
-        source: EncoderSource,
-        architecture: Mapping[str, Any],
-        towers: Mapping[str, str],
-        tokenizer_identity: Mapping[str, Any],
-        provenance: Mapping[str, str | None],
-        logit_scale: float | None,
-        logit_bias: float | None,
+        identity: Mapping[str, Any],
         device: torch.device,
         precision: str,
-        tap: TokenHook | None = None,
     ) -> None:
+        """Move a model in memory to its device.
+
+        Args:
+            model: in inference mode; it is not copied, but moved to ``device`` in ``precision``.
+            fields: how its image tower is run.
+            identity: ``architecture``, ``towers`` and ``tokenizer``; what follows from the other
+                arguments is added.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.source = source
-        self.provenance = dict(provenance)
-        self.logit_scale = logit_scale
-        self.logit_bias = logit_bias
+        self.provenance: Mapping[str, str | None] = dict(source.provenance)
+        self.logit_scale = _number(getattr(model, "logit_scale", None), exponentiate=True)
+        self.logit_bias = _number(getattr(model, "logit_bias", None))
         self.device = device
         self.precision = precision
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
-            precision
-        ]
+        self.dtype = PRECISIONS[precision]
+        model.to(device=device, dtype=self.dtype)
         self._fields = fields
-        self._tap = tap
+        # the rest behind an adapter's tokens would lack the adapter
+        self._tap = None if identity["architecture"]["adapters"] else tap_of(model)
         self._channels_last = False
         # made once: a copy to the device in each batch would wait for the batch before it
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -102,13 +91,13 @@ class Encoder:
         self.projection: np.ndarray | None = projection.weight if projection else None
         self.projection_bias: np.ndarray | None = projection.bias if projection else None
         self.dims: dict[str, int] = fields.dims or self._probe()
-        self.identity: dict[str, Any] = {
-            "architecture": dict(architecture),
-            "towers": dict(towers),
-            "tokenizer": dict(tokenizer_identity),
+        self.identity: Mapping[str, Any] = {
+            **identity,
             "preprocessing": preprocessing.to_dict(),
             "dims": dict(self.dims),
         }
+        if is_convolutional(model.visual) and (device.type == "cpu" or precision != "fp32"):
+            self.use_channels_last()
 
     @property
     def adapters(self) -> list[dict[str, Any]]:
@@ -129,23 +118,19 @@ class Encoder:
                 its device, and is put into inference mode.
             adapters: those left in its image tower, with resolved options; None: those it has.
         """
-        from ltcache.encoder.adapters import adapters_of
-        from ltcache.encoder.load import encoder_of
-
         parent = short_name(self.provenance) if self.provenance.get("model") else None
         named = {"model": None, "pretrained": None, "activation": None, "parent": parent}
         left = adapters_of(model) if adapters is None else adapters
-        child = encoder_of(
+        return encoder_of(
             model.eval(),
             replace(self.source, provenance=named, child=None),
             self.tokenizer,
             device=next(model.parameters()).device,
             precision=self.precision,
             adapters=[_adapter_record(adapter) for adapter in left],
+            # a tokenizer that has been used remembers how it padded, and would look like another
+            tokenized=self.identity["tokenizer"],
         )
-        # a tokenizer that has been used remembers how it padded, and would look like another one
-        child.identity["tokenizer"] = self.identity["tokenizer"]
-        return child
 
     @property
     def token_shape(self) -> tuple[int, int] | None:
@@ -169,15 +154,8 @@ class Encoder:
 
     def numerics(self) -> dict[str, Any]:
         """Return what the last bits of the features depend on besides the identity."""
-        return {
-            "precision": self.precision,
-            "device": self.device.type,
-            "device_name": _device_name(self.device),
-            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
-            "memory_format": "channels_last" if self._channels_last else "contiguous",
-            "tf32": _tf32() if self.device.type == "cuda" else None,
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        }
+        layout = "channels_last" if self._channels_last else "contiguous"
+        return numerics_of(self.device, self.precision, layout)
 
     def encode_images(
         self, pixels: torch.Tensor, fields: Sequence[str] | None = None
@@ -206,10 +184,10 @@ class Encoder:
         names = self._check(pixels, fields)
         if self.device.type != "cuda":
             found = self.forward_fields(pixels.to(self.device), tokens=TOKENS in names)
-            return PendingFeatures({name: _to_cpu(found[name]) for name in names})
+            return PendingFeatures({name: to_cpu(found[name]) for name in names})
         pinned = pixels if pixels.is_pinned() else pixels.pin_memory()
         found = self.forward_fields(self._copy_in(pinned), tokens=TOKENS in names)
-        features = {name: _copy_out(found[name]) for name in names}
+        features = {name: copy_out(found[name]) for name in names}
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
         return PendingFeatures(features, event, (pinned,))
@@ -249,7 +227,7 @@ class Encoder:
             batch = list(texts[start : start + batch_size])
             tokens = self.tokenizer(batch)
             cut += count_cut(self.tokenizer, batch, tokens)
-            rows.append(_to_cpu(self._text_rows(tokens.to(self.device))))
+            rows.append(to_cpu(self._text_rows(tokens.to(self.device))))
         if cut:
             log.warning(
                 "%d of %d texts are longer than %d tokens and were cut, such as %r",
@@ -311,29 +289,54 @@ class Encoder:
         return pixels
 
 
+def encoder_of(
+    model: Any,
+    source: EncoderSource,
+    tokenizer: Any,
+    *,
+    device: torch.device,
+    precision: str,
+    adapters: Sequence[Mapping[str, Any]] = (),
+    tokenized: Mapping[str, Any] | None = None,
+) -> Encoder:
+    """Return the encoder of a model in memory, identified by the tensors that it has now.
+
+    Args:
+        model: in inference mode; it is not copied, but moved to ``device`` in ``precision``.
+        source: what it was built from.
+        adapters: what was inserted into its image tower and not merged, ``{name, options}`` each;
+            such a tower has no tokens, because the rest behind them would lack the adapters.
+        tokenized: the tokenizer's part of the identity, where it is known already.
+    """
+    identity = {
+        "architecture": architecture(source.config, source.activation, adapters),
+        "towers": tower_digests(float_state(model)),
+        "tokenizer": dict(tokenized or tokenizer_identity(tokenizer)),
+    }
+    return Encoder(
+        model,
+        tokenizer,
+        source,
+        fields_of(model),
+        preprocessing_of(model),
+        identity=identity,
+        device=device,
+        precision=precision,
+    )
+
+
+def is_convolutional(tower: torch.nn.Module) -> bool:
+    """Whether an image tower is made of convolutions, not only cut into patches by one."""
+    return sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 2
+
+
+def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | None:
+    if tensor is None:
+        return None
+    value = tensor.detach().cpu().float().reshape(-1)[0]
+    return float(value.exp() if exponentiate else value)
+
+
 def _adapter_record(adapter: AdapterSpec | Mapping[str, Any]) -> dict[str, Any]:
     fields = adapter if isinstance(adapter, Mapping) else vars(adapter)
     return {"name": fields["name"], "options": dict(fields["options"])}
-
-
-def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy out of inference mode, so that the result can take part in training."""
-    return tensor.to("cpu", torch.float32, copy=True)
-
-
-def _copy_out(tensor: torch.Tensor) -> torch.Tensor:
-    target = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
-    return target.copy_(tensor.float(), non_blocking=True)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
-
-
-def _tf32() -> dict[str, Any]:
-    return {
-        "matmul": torch.get_float32_matmul_precision(),
-        "convolution": bool(torch.backends.cudnn.allow_tf32),
-    }

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.transform import PreprocessCfg
-from torch.overrides import TorchFunctionMode
 
 from ltcache.encoder.child import require_recorded, restore
-from ltcache.encoder.device import choose_device
-from ltcache.encoder.encoder import Encoder
-from ltcache.encoder.fields import fields_of
-from ltcache.encoder.identity import (
-    ACTIVATIONS,
-    architecture,
-    float_state,
-    tokenizer_identity,
-    tower_digests,
-)
-from ltcache.encoder.rest import tap_of
+from ltcache.encoder.device import PRECISIONS, choose_device
+from ltcache.encoder.encoder import Encoder, encoder_of
+from ltcache.encoder.identity import ACTIVATIONS
+from ltcache.encoder.random_start import skip_random_start
 from ltcache.encoder.source import EncoderSource, resolve
+from ltcache.encoder.timm_tower import TIMM, load_timm
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.weights import first_line, load_weights
 from ltcache.errors import EncoderError, UsageError
-from ltcache.images import Preprocessing
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OPEN_CLIP = str(Path(open_clip.__file__).parent)
 
 
@@ -73,9 +62,7 @@ def load_encoder(
     place = choose_device(device)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
-    if model.startswith("timm:"):
-        from ltcache.encoder.timm_tower import load_timm
-
+    if model.startswith(TIMM):
         return load_timm(
             model,
             pretrained,
@@ -97,52 +84,6 @@ def load_encoder(
     return encoder
 
 
-def encoder_of(
-    model: Any,
-    source: EncoderSource,
-    tokenizer: Any,
-    *,
-    device: torch.device,
-    precision: str,
-    adapters: Sequence[Mapping[str, Any]] = (),
-) -> Encoder:
-    """Return the encoder of a model in memory, identified by the tensors that it has now.
-
-    Args:
-        model: in inference mode; it is not copied, but moved to ``device`` in ``precision``.
-        source: what it was built from.
-        adapters: what was inserted into its image tower and not merged, ``{name, options}`` each;
-            such a tower has no tokens, because the rest behind them would lack the adapters.
-    """
-    state = float_state(model)
-    fields, tap = fields_of(model), None if adapters else tap_of(model)
-    model.to(device=device, dtype=PRECISIONS[precision])
-    encoder = Encoder(
-        model,
-        tokenizer,
-        fields,
-        preprocessing_of(model),
-        source=source,
-        architecture=architecture(source.config, source.activation, adapters),
-        towers=tower_digests(state),
-        tokenizer_identity=tokenizer_identity(tokenizer),
-        provenance=source.provenance,
-        logit_scale=_number(state.get("logit_scale"), exponentiate=True),
-        logit_bias=_number(state.get("logit_bias")),
-        device=device,
-        precision=precision,
-        tap=tap,
-    )
-    if is_convolutional(model.visual) and (device.type == "cpu" or precision != "fp32"):
-        encoder.use_channels_last()
-    return encoder
-
-
-def is_convolutional(tower: torch.nn.Module) -> bool:
-    """Whether an image tower is made of convolutions, not only cut into patches by one."""
-    return sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 2
-
-
 def build(source: EncoderSource, cache_dir: str | None = None) -> Any:
     """Return the model of a source in float32 on the CPU, with its weights, for inference.
 
@@ -150,7 +91,7 @@ def build(source: EncoderSource, cache_dir: str | None = None) -> Any:
         EncoderError: a configuration that open_clip cannot build, or a weights file that is
             damaged or does not fit it.
     """
-    start = nullcontext() if source.checkpoint is None else _NoRandomStart()
+    start = nullcontext() if source.checkpoint is None else skip_random_start()
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(source.seed or 0)  # not those of GPUs
         try:
@@ -176,52 +117,6 @@ def _create(source: EncoderSource, cache_dir: str | None) -> Any:
         cache_dir=cache_dir,
         quick_gelu=source.activation == ACTIVATIONS[True],
     )
-
-
-def preprocessing_of(model: Any) -> Preprocessing:
-    """Return the inference preprocessing of a model that open_clip built, as a value."""
-    values = {**asdict(PreprocessCfg()), **model.visual.preprocess_cfg}
-    for key in ("mean", "std"):
-        if not isinstance(values[key], (list, tuple)):
-            values[key] = (values[key],) * 3
-    if values["interpolation"] == "random":  # open_clip: random in training, bicubic otherwise
-        values["interpolation"] = "bicubic"
-    return Preprocessing.from_dict(values)
-
-
-def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | None:
-    if tensor is None:
-        return None
-    value = tensor.detach().float().reshape(-1)[0]
-    return float(value.exp() if exponentiate else value)
-
-
-def skip_random_start() -> TorchFunctionMode:
-    """Return a context in which modules are built without drawing their start values."""
-    return _NoRandomStart()
-
-
-class _NoRandomStart(TorchFunctionMode):
-    """Leave parameters as they are allocated: strict loading fills every one of them.
-
-    Drawing random numbers for weights that a file replaces takes longer than reading the file.
-    """
-
-    _DRAWS = (
-        torch.nn.init.kaiming_uniform_,
-        torch.nn.init.kaiming_normal_,
-        torch.nn.init.xavier_uniform_,
-        torch.nn.init.normal_,
-        torch.nn.init.trunc_normal_,
-        torch.nn.init.uniform_,
-        torch.Tensor.normal_,
-        torch.Tensor.uniform_,
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _from_open_clip(record: logging.LogRecord) -> bool:

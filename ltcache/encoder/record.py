@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from open_clip.transform import PreprocessCfg
 
 from ltcache.encoder.identity import ACTIVATIONS, canonical_config
 from ltcache.errors import EncoderError
+from ltcache.images import Preprocessing
 from ltcache.records import canonical_json, differences
 
 log = logging.getLogger(__name__)
@@ -125,3 +127,14 @@ def default_preprocess(name: str, path: Path) -> dict[str, Any]:
             path, name, CONFIG_FILE,
         )  # fmt: skip
     return {}
+
+
+def preprocessing_of(model: Any) -> Preprocessing:
+    """Return the inference preprocessing of a model that open_clip built, as a value."""
+    values = {**asdict(PreprocessCfg()), **model.visual.preprocess_cfg}
+    for key in ("mean", "std"):
+        if not isinstance(values[key], (list, tuple)):
+            values[key] = (values[key],) * 3
+    if values["interpolation"] == "random":  # open_clip: random in training, bicubic otherwise
+        values["interpolation"] = "bicubic"
+    return Preprocessing.from_dict(values)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ltcache.encoder.fields import HookNotes
 from ltcache.encoder.identity import ACTIVATIONS
+from ltcache.encoder.random_start import skip_random_start
 from ltcache.errors import EncoderError
 
 TOKENS = "tokens"
@@ -163,8 +164,6 @@ def build_rest(encoder: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) ->
     Raises:
         EncoderError: the tensors are not those of such a tower's rest.
     """
-    from ltcache.encoder.load import skip_random_start
-
     architecture = encoder["architecture"]
     config = architecture["config"]
     quick = architecture["activation"] == ACTIVATIONS[True]

@@ -31,8 +31,8 @@ from timm.models import (
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import POOLED, Projection
 from ltcache.encoder.identity import tensors_digest
-from ltcache.encoder.load import PRECISIONS, is_convolutional, skip_random_start
 from ltcache.encoder.nested import describe_content, how_to_save
+from ltcache.encoder.random_start import skip_random_start
 from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, EncoderSource, parse_seed
 from ltcache.encoder.weights import MORE_THAN_TENSORS, first_line
 from ltcache.errors import EncoderError, ImageError, UsageError
@@ -150,31 +150,25 @@ def load_timm(
     edge = "x".join(map(str, dict.fromkeys(preprocessing.size)))
     seeded = None if tower.seed is None else f"random:{tower.seed}"
     named = {"model": model, "pretrained": seeded or pretrained, "activation": None}
-    trunk.to(device=device, dtype=PRECISIONS[precision])
-    encoder = ImageEncoder(
+    return ImageEncoder(
         _ImageOnly(trunk),
         None,
+        EncoderSource(model, config, tower.weights, "", seed=tower.seed, provenance=named),
         PooledOnly(trunk),
         preprocessing,
-        source=EncoderSource(model, config, tower.weights, "", seed=tower.seed, provenance=named),
-        architecture={
-            "name": f"timm {tower.architecture} at {edge} px",
-            "config": config,
-            "activation": None,
-            "adapters": None,
+        identity={
+            "architecture": {
+                "name": f"timm {tower.architecture} at {edge} px",
+                "config": config,
+                "activation": None,
+                "adapters": None,
+            },
+            "towers": {"image": digest},
+            "tokenizer": None,
         },
-        towers={"image": digest},
-        tokenizer_identity={},
-        provenance=named,
-        logit_scale=None,
-        logit_bias=None,
         device=device,
         precision=precision,
     )
-    encoder.identity["tokenizer"] = None
-    if is_convolutional(trunk) and (device.type == "cpu" or precision != "fp32"):
-        encoder.use_channels_last()
-    return encoder
 
 
 def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = None) -> TimmSource:
