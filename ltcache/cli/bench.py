@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import needs, option_rules
-from ltcache.cli.options import general, label_column_option, other_encoder, print_json
+from ltcache.cli.options import (
+    encoder_choice,
+    general,
+    label_column_option,
+    other_encoder,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from ltcache.examine.bench import BenchResult
@@ -35,7 +41,6 @@ _HOUR = 3600
 )
 def command(
     source: str,
-    model: str | None,
     root: Path | None,
     label_column: str | None,
     batch_size: str | None,
@@ -57,7 +62,7 @@ def command(
 
     measured = bench(
         read_manifest(source, root=root, label_column=label_column),
-        model or "embedded",
+        encoder_choice(options),
         batches=_sizes(batch_size),
         progress=lambda text: click.echo(text, err=True),
         **options,

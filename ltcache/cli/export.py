@@ -48,6 +48,7 @@ def command(
     ltcache export cache --out plain
     ltcache export cache --format hf --out dataset
     """
+    from ltcache.encoder import EncoderChoice
     from ltcache.transfer import export_bundle, export_cache, export_dataset, export_onnx
 
     kind = _kind_to_export(source)
@@ -62,7 +63,7 @@ def command(
         )
     if kind is PlaceKind.RUN:
         write = export_onnx if form == "onnx" else export_bundle
-        write(source, out, model=model, pretrained=pretrained, activation=activation)
+        write(source, out, encoder=EncoderChoice(model, pretrained, activation))
     else:
         (export_dataset if form == "hf" else export_cache)(source, out)
     files = {

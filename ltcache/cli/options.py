@@ -7,14 +7,17 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ltcache.errors import UsageError, did_you_mean
 from ltcache.records import result_folder
+
+if TYPE_CHECKING:
+    from ltcache.encoder import EncoderChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
 EMBEDDED = "embedded"
@@ -160,6 +163,14 @@ def encoder_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def encoder_choice(options: MutableMapping[str, Any]) -> EncoderChoice:
+    """Take what says which encoder is meant out of a command's options."""
+    from ltcache.encoder import EncoderChoice
+
+    named = ("model", "pretrained", "activation", "device", "precision")
+    return EncoderChoice(**{name: options.pop(name) for name in named if name in options})
 
 
 def other_encoder(help_text: str) -> Callable[[F], F]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import excludes, option_rules
-from ltcache.cli.options import LocalPath, allow_stale, general, other_encoder
+from ltcache.cli.options import LocalPath, allow_stale, encoder_choice, general, other_encoder
 from ltcache.errors import LtcacheError
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ def command(
     from ltcache.evaluate import predict
     from ltcache.runs import open_run
 
+    choice = encoder_choice(options)
     opened = open_run(run)
-    tally = _PredictionCounter(predict(opened, images, top=top, lines=_lines(), **options))
+    found = predict(opened, images, top=top, encoder=choice, lines=_lines(), **options)
+    tally = _PredictionCounter(found)
     shown = min(top, len(opened.record["class_counts"]))
     for line in _WRITERS["jsonl" if as_json else form](tally, shown):
         click.echo(line, color=True)  # else it drops parts of names that look like colours

@@ -39,9 +39,10 @@ def command(
     ltcache prompts cache --templates openai
     ltcache zero-shot cache --prompts openai
     """
+    from ltcache.encoder import EncoderChoice
     from ltcache.texts import add_class_texts
 
-    added = add_class_texts(cache, templates, name=name, model=model, pretrained=pretrained)
+    added = add_class_texts(cache, templates, name=name, encoder=EncoderChoice(model, pretrained))
     if as_json:
         print_json(
             {"name": added.name, "classes": len(added.texts), "most": int(added.count.max())}

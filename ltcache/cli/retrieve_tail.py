@@ -296,6 +296,7 @@ def _search(
     options: dict[str, Any],
 ) -> None:
     from ltcache.cache import open_cache
+    from ltcache.encoder import EncoderChoice
     from ltcache.report import markdown_table
     from ltcache.retrieval import CachedPool, open_index, search_pool
 
@@ -308,9 +309,7 @@ def _search(
         images=images,
         top=options["top"],
         index=index,
-        model=options["model"],
-        pretrained=options["pretrained"],
-        device=options["device"],
+        encoder=EncoderChoice(options["model"], options["pretrained"], device=options["device"]),
     )
     if as_json:
         print_json([hit.to_dict() for hit in found])

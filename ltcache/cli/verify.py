@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
-from ltcache.cli.options import cache_argument, general, other_encoder, print_json
+from ltcache.cli.options import cache_argument, encoder_choice, general, other_encoder, print_json
 
 if TYPE_CHECKING:
     from ltcache.cache import VerifyReport
@@ -74,7 +74,7 @@ def command(
     """
     from ltcache.examine.verify import SampleEncoding, verify
 
-    again = SampleEncoding(sample, **encoding)
+    again = SampleEncoding(sample, encoder=encoder_choice(encoding), **encoding)
     report = verify(cache, max_shards=shards, sample=again, checks=checks, repair=repair)
     if as_json:
         print_json(report.to_dict())

@@ -7,30 +7,43 @@ from __future__ import annotations
 
 from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
 from ltcache.encoder.child import TunedCheckpoint, is_checkpoint, read_checkpoint
+from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.device import choose_device
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
-from ltcache.encoder.load import load_encoder
+from ltcache.encoder.load import load_chosen, load_encoder
 from ltcache.encoder.pending import PendingFeatures
+from ltcache.encoder.recorded import (
+    encoder_of_cache,
+    portable,
+    recorded_encoder,
+    require_encoder_of,
+)
 from ltcache.encoder.rest import TowerEnd, build_rest
 from ltcache.encoder.templates import openai_simple_templates, openai_templates
 from ltcache.encoder.tower import ImageTower
 
 __all__ = [
     "Encoder",
+    "EncoderChoice",
     "ImageTower",
     "PendingFeatures",
     "TowerEnd",
     "TunedCheckpoint",
     "build_rest",
     "choose_device",
+    "encoder_of_cache",
     "fields_of",
     "is_checkpoint",
+    "load_chosen",
     "load_encoder",
     "mix_weights",
     "openai_simple_templates",
     "openai_templates",
+    "portable",
     "read_checkpoint",
+    "recorded_encoder",
+    "require_encoder_of",
     "require_place",
     "save_checkpoint",
 ]

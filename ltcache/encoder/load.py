@@ -13,6 +13,7 @@ import open_clip
 import torch
 
 from ltcache.encoder.child import require_recorded, restore
+from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.device import PRECISIONS, choose_device
 from ltcache.encoder.encoder import Encoder, encoder_of
 from ltcache.encoder.identity import ACTIVATIONS
@@ -57,23 +58,22 @@ def load_encoder(
         UsageError: options that cannot be meant or cannot go together.
         EncoderError: unknown, missing, damaged, unreachable or contradicted by its record.
     """
+    return load_chosen(EncoderChoice(model, pretrained, activation, device, precision, cache_dir))
+
+
+def load_chosen(choice: EncoderChoice) -> Encoder:
+    """Load the encoder that a choice names; see :func:`load_encoder`."""
+    precision = choice.precision or "fp32"
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    place = choose_device(device)
+    place = choose_device(choice.device)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
-    if model.startswith(TIMM):
-        return load_timm(
-            model,
-            pretrained,
-            device=place,
-            precision=precision,
-            activation=activation,
-            cache_dir=cache_dir,
-        )
-    source = resolve(model, pretrained, activation, cache_dir)
-    built = build(source, cache_dir)
-    tokenizer = load_tokenizer(source, cache_dir)
+    if choice.name.startswith(TIMM):
+        return load_timm(choice, device=place, precision=precision)
+    source = resolve(choice)
+    built = build(source, choice.cache_dir)
+    tokenizer = load_tokenizer(source, choice.cache_dir)
     child = source.child
     adapters = child.adapters if child else ()
     encoder = encoder_of(

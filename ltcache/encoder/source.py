@@ -25,6 +25,7 @@ from ltcache.encoder.child import (
     parent_remedy,
     read_checkpoint,
 )
+from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.encoder.record import (
     CONFIG_FILE,
@@ -75,44 +76,40 @@ class EncoderSource:
     child: TunedCheckpoint | None = None
 
 
-def resolve(
-    model: str,
-    pretrained: str | None = None,
-    activation: str | None = None,
-    cache_dir: str | None = None,
-) -> EncoderSource:
+def resolve(choice: EncoderChoice) -> EncoderSource:
     """Resolve a model's name; see :func:`ltcache.encoder.load_encoder` for the forms.
 
     Raises:
         UsageError: options that cannot go together.
         EncoderError: unknown, missing, unreachable, or contradicted by its record.
     """
-    if activation is not None and activation not in ACTIVATIONS:
-        raise UsageError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    provenance = {"model": model, "pretrained": pretrained, "activation": activation}
+    if choice.activation is not None and choice.activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UsageError(f"activation {choice.activation!r} is not one of {known}")
+    model, pretrained = choice.name, choice.pretrained
     if model == "embedded":
         _refuse_pretrained(model, pretrained)
         from ltcache.embedded import encoder_path
 
-        return _from_folder(Path(encoder_path()), activation, provenance)
+        return _from_folder(Path(encoder_path()), choice)
     if not model.startswith((LOCAL, HUB)) and _is_path_of_checkpoint(model):
         model = f"{LOCAL}{model}"
-        provenance["model"] = model
+        choice = replace(choice, model=model)
     if model.startswith(LOCAL):
         folder = Path(model[len(LOCAL) :]).expanduser()
         if is_checkpoint(folder):
-            return _from_checkpoint(folder, pretrained, activation, provenance, cache_dir)
+            return _from_checkpoint(folder, choice)
         _refuse_pretrained(model, pretrained)
-        return _from_folder(folder, activation, provenance)
+        return _from_folder(folder, choice)
     if model.startswith(HUB):
         _refuse_pretrained(model, pretrained)
-        return _from_hub(model, activation, provenance, cache_dir)
+        return _from_hub(choice)
     if "," in model:
         model, _, tag = (part.strip() for part in model.partition(","))
         if pretrained is not None:
-            raise UsageError(f"{provenance['model']!r} names its weights: leave out pretrained")
+            raise UsageError(f"{choice.model!r} names its weights: leave out pretrained")
         pretrained = tag
-    return _from_architecture(model, pretrained, activation, provenance, cache_dir)
+    return _from_architecture(model, pretrained, choice)
 
 
 def _refuse_pretrained(model: str, pretrained: str | None) -> None:
@@ -123,9 +120,7 @@ def _refuse_pretrained(model: str, pretrained: str | None) -> None:
         )
 
 
-def _from_folder(
-    folder: Path, activation: str | None, provenance: Mapping[str, str | None]
-) -> EncoderSource:
+def _from_folder(folder: Path, choice: EncoderChoice) -> EncoderSource:
     if not folder.is_dir():
         raise EncoderError(f"{folder}: no such folder")
     record = read_open_clip_config(folder / CONFIG_FILE)
@@ -139,10 +134,12 @@ def _from_folder(
         name=f"{LOCAL}{folder}",
         config=record["model_cfg"],
         checkpoint=Path(found),
-        activation=agreed_activation(activation, trained, trained, str(folder / CONFIG_FILE)),
+        activation=agreed_activation(
+            choice.activation, trained, trained, str(folder / CONFIG_FILE)
+        ),
         preprocess=recorded_preprocess(record),
         folder=folder,
-        provenance=provenance,
+        provenance=choice.provenance,
     )
 
 
@@ -152,33 +149,27 @@ def _is_path_of_checkpoint(model: str) -> bool:
     )
 
 
-def _from_checkpoint(
-    folder: Path,
-    pretrained: str | None,
-    activation: str | None,
-    provenance: Mapping[str, str | None],
-    cache_dir: str | None,
-) -> EncoderSource:
+def _from_checkpoint(folder: Path, choice: EncoderChoice) -> EncoderSource:
     child = read_checkpoint(folder)
-    named = {**provenance, "parent": child.parent_name}
+    named = {**choice.provenance, "parent": child.parent_name}
     if child.kind != ADAPTED:
-        _refuse_pretrained(f"{LOCAL}{folder}", pretrained)
-        return replace(_from_folder(folder, activation, named), child=child)
-    parent = _parent(child, pretrained, cache_dir)
+        _refuse_pretrained(f"{LOCAL}{folder}", choice.pretrained)
+        return replace(_from_folder(folder, choice), provenance=named, child=child)
+    parent = _parent(child, choice)
     trained = parent.activation == ACTIVATIONS[True]
-    agreed_activation(activation, trained, trained, str(folder / RECORD_FILE))
+    agreed_activation(choice.activation, trained, trained, str(folder / RECORD_FILE))
     return replace(parent, provenance=named, layers=(*parent.layers, child), child=child)
 
 
-def _parent(child: TunedCheckpoint, pretrained: str | None, cache_dir: str | None) -> EncoderSource:
+def _parent(child: TunedCheckpoint, choice: EncoderChoice) -> EncoderSource:
     """Return the source of a checkpoint's parent: as given, as recorded, or beside the checkpoint.
 
     Raises:
         EncoderError: it cannot be had under any of these names.
     """
     model, weights = child.parent["model"], child.parent["pretrained"]
-    if pretrained is not None:
-        model, weights = pretrained, None
+    if choice.pretrained is not None:
+        model, weights = choice.pretrained, None
     elif model.startswith(LOCAL):
         moved = child.folder.resolve().parent / Path(model.removeprefix(LOCAL)).name
         if moved.is_dir() and not Path(model.removeprefix(LOCAL)).is_dir():
@@ -189,7 +180,8 @@ def _parent(child: TunedCheckpoint, pretrained: str | None, cache_dir: str | Non
             f"{child.folder} cannot be its own parent. {parent_remedy(child.folder)}"
         )
     try:
-        return resolve(model, weights, child.parent["activation"], cache_dir)
+        parent = EncoderChoice(model, weights, child.parent["activation"])
+        return resolve(replace(parent, cache_dir=choice.cache_dir))
     except (EncoderError, UsageError) as error:
         raise EncoderError(
             f"{child.folder} holds what was tuned of {child.parent_name}, which cannot be loaded: "
@@ -197,12 +189,8 @@ def _parent(child: TunedCheckpoint, pretrained: str | None, cache_dir: str | Non
         ) from None
 
 
-def _from_hub(
-    model: str,
-    activation: str | None,
-    provenance: Mapping[str, str | None],
-    cache_dir: str | None,
-) -> EncoderSource:
+def _from_hub(choice: EncoderChoice) -> EncoderSource:
+    model, cache_dir = choice.name, choice.cache_dir
     repository = model[len(HUB) :]
     try:
         config = Path(download_pretrained_from_hf(repository, CONFIG_FILE, cache_dir=cache_dir))
@@ -216,19 +204,15 @@ def _from_hub(
         name=model,
         config=record["model_cfg"],
         checkpoint=weights,
-        activation=agreed_activation(activation, trained, trained, f"{CONFIG_FILE} of {model}"),
+        activation=agreed_activation(
+            choice.activation, trained, trained, f"{CONFIG_FILE} of {model}"
+        ),
         preprocess=recorded_preprocess(record),
-        provenance=provenance,
+        provenance=choice.provenance,
     )
 
 
-def _from_architecture(
-    model: str,
-    pretrained: str | None,
-    activation: str | None,
-    provenance: Mapping[str, str | None],
-    cache_dir: str | None,
-) -> EncoderSource:
+def _from_architecture(model: str, pretrained: str | None, choice: EncoderChoice) -> EncoderSource:
     name = model.replace("/", "-")
     config = get_model_config(name)
     if config is None:
@@ -244,13 +228,13 @@ def _from_architecture(
         )
     built = bool(config.get("quick_gelu", False))
     if pretrained.split(":")[0] == "random":
-        chosen = activation or ACTIVATIONS[built]
+        chosen = choice.activation or ACTIVATIONS[built]
         seed = parse_seed(pretrained)
-        provenance = {**provenance, "pretrained": f"random:{seed}"}
+        provenance = {**choice.provenance, "pretrained": f"random:{seed}"}
         return EncoderSource(name, config, None, chosen, seed=seed, provenance=provenance)
     if tag := get_pretrained_cfg(name, pretrained):
-        return _from_tag(name, pretrained, tag, config, activation, provenance, cache_dir)
-    return _from_file(name, _weights_file(name, pretrained), config, activation, provenance)
+        return _from_tag(name, pretrained, tag, config, choice)
+    return _from_file(name, _weights_file(name, pretrained), config, choice)
 
 
 def _from_tag(
@@ -258,29 +242,23 @@ def _from_tag(
     pretrained: str,
     tag: Mapping[str, Any],
     config: Mapping[str, Any],
-    activation: str | None,
-    provenance: Mapping[str, str | None],
-    cache_dir: str | None,
+    choice: EncoderChoice,
 ) -> EncoderSource:
     built = bool(config.get("quick_gelu", False))
     trained = bool(tag.get("quick_gelu", built))
-    chosen = agreed_activation(activation, built, trained, f"the tag {pretrained!r}", name)
+    chosen = agreed_activation(choice.activation, built, trained, f"the tag {pretrained!r}", name)
     try:
-        checkpoint = Path(download_pretrained(dict(tag), cache_dir=cache_dir))
+        checkpoint = Path(download_pretrained(dict(tag), cache_dir=choice.cache_dir))
     except Exception as error:
         raise _unreachable(f"{name},{pretrained}", error) from None
-    return EncoderSource(
-        name, config, checkpoint, chosen, preprocess=known_values(tag), provenance=provenance
-    )
+    preprocess, named = known_values(tag), choice.provenance
+    return EncoderSource(name, config, checkpoint, chosen, preprocess=preprocess, provenance=named)
 
 
 def _from_file(
-    name: str,
-    path: Path,
-    config: Mapping[str, Any],
-    activation: str | None,
-    provenance: Mapping[str, str | None],
+    name: str, path: Path, config: Mapping[str, Any], choice: EncoderChoice
 ) -> EncoderSource:
+    activation, named = choice.activation, choice.provenance
     built = bool(config.get("quick_gelu", False))
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
@@ -299,7 +277,7 @@ def _from_file(
             )
         chosen = activation or ACTIVATIONS[built]
         preprocess = default_preprocess(name, path)
-    return EncoderSource(name, config, path, chosen, preprocess=preprocess, provenance=provenance)
+    return EncoderSource(name, config, path, chosen, preprocess=preprocess, provenance=named)
 
 
 def _weights_file(name: str, pretrained: str) -> Path:

@@ -28,6 +28,7 @@ from timm.models import (
     split_model_name_tag,
 )
 
+from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import POOLED, Projection
 from ltcache.encoder.identity import tensors_digest
@@ -119,37 +120,31 @@ class _ImageOnly(torch.nn.Module):
         self.visual = visual
 
 
-def load_timm(
-    model: str,
-    pretrained: str | None,
-    *,
-    device: torch.device,
-    precision: str,
-    activation: str | None = None,
-    cache_dir: str | None = None,
-) -> ImageEncoder:
+def load_timm(choice: EncoderChoice, *, device: torch.device, precision: str) -> ImageEncoder:
     """Load an image-only encoder from timm and identify it by its weights.
 
     Args:
-        model: ``timm:NAME``, ``timm:NAME.TAG`` as timm names published weights, or
-            ``timm:hf-hub:ORG/NAME``.
-        pretrained: a tag, the path of a weights file, or ``random:SEED``. The preprocessing of a
-            file is that of a ``config.json`` beside it (as on the hub), or else that of the tag.
+        choice: its model is ``timm:NAME``, ``timm:NAME.TAG`` as timm names published weights, or
+            ``timm:hf-hub:ORG/NAME``; pretrained a tag, the path of a weights file, or
+            ``random:SEED``. The preprocessing of a file is that of a ``config.json`` beside it (as
+            on the hub), or else that of the tag.
+        device, precision: chosen already.
 
     Raises:
         UsageError: options that cannot go together.
         EncoderError: unknown, missing, damaged, unreachable, or not an encoder of RGB images.
     """
-    if activation is not None:
+    model, cache_dir = choice.name, choice.cache_dir
+    if choice.activation is not None:
         raise UsageError(f"{model!r} has the activation that timm gives it: leave it out")
-    tower = resolve_tower(model, pretrained, cache_dir)
+    tower = resolve_tower(choice)
     trunk = build_tower(tower, model, cache_dir)
     preprocessing = preprocessing_of_tower(trunk, model)
     digest = tensors_digest({name: tensor.detach() for name, tensor in trunk.state_dict().items()})
     config = {"timm": tower.architecture, "arguments": dict(tower.arguments)}
     edge = "x".join(map(str, dict.fromkeys(preprocessing.size)))
     seeded = None if tower.seed is None else f"random:{tower.seed}"
-    named = {"model": model, "pretrained": seeded or pretrained, "activation": None}
+    named = {**choice.provenance, "pretrained": seeded or choice.pretrained}
     return ImageEncoder(
         _ImageOnly(trunk),
         None,
@@ -171,16 +166,17 @@ def load_timm(
     )
 
 
-def resolve_tower(model: str, pretrained: str | None, cache_dir: str | None = None) -> TimmSource:
+def resolve_tower(choice: EncoderChoice) -> TimmSource:
     """Resolve a model's name; see :func:`load_timm` for the forms.
 
     Raises:
         UsageError: options that cannot go together.
         EncoderError: unknown, missing or unreachable.
     """
+    model, pretrained = choice.name, choice.pretrained
     name = model.removeprefix(TIMM)
     if name.startswith(HUB):
-        return _from_hub(model, pretrained, cache_dir)
+        return _from_hub(model, pretrained, choice.cache_dir)
     architecture, tag = split_model_name_tag(name)
     if not is_model(architecture):
         near = get_close_matches(architecture.lower(), timm.list_models(), n=3, cutoff=0.5)

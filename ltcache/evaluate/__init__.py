@@ -4,7 +4,7 @@ from ltcache.evaluate.evaluation import cache_of, evaluate, evaluate_seeds
 from ltcache.evaluate.prediction import (
     Prediction,
     check_encoder,
-    load_for_run,
+    encoder_of_run,
     predict,
     probabilities_of,
 )
@@ -13,9 +13,9 @@ __all__ = [
     "Prediction",
     "cache_of",
     "check_encoder",
+    "encoder_of_run",
     "evaluate",
     "evaluate_seeds",
-    "load_for_run",
     "predict",
     "probabilities_of",
 ]

@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ltcache.records import bytes_digest, differences, require_equal
 from ltcache.runs import Run, open_run
 
 if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
+    from ltcache.encoder import Encoder, EncoderChoice
 
 DECODER = "pillow"
 
@@ -55,12 +55,7 @@ def predict(
     images: Iterable[str | Path],
     *,
     top: int = 5,
-    encoder: Encoder | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    activation: str | None = None,
-    device: str = "auto",
-    precision: str = "fp32",
+    encoder: Encoder | EncoderChoice | None = None,
     batch_size: int = 64,
     workers: int | None = None,
     strict: bool = False,
@@ -78,8 +73,8 @@ def predict(
         images: files, folders, .zip and .tar archives, ``-`` for the names in ``lines``
             (:func:`ltcache.images.inputs.inputs`).
         top: classes to name for each image; all where there are fewer.
-        encoder: loaded already; else ``model`` and ``pretrained`` say what to load, and without
-            them the run's own record does.
+        encoder: loaded already, or which one to load; by default the checkpoint that the run lies
+            in, or else what the run's own record names.
         batch_size: images in one forward pass.
         workers: decoding threads; the number of processors by default.
         strict: refuse an encoder that differs in numerics (precision, device kind, threads,
@@ -95,8 +90,7 @@ def predict(
     if top < 1 or batch_size < 1:
         raise UsageError("top and batch_size must be at least 1")
     view = view_of(run)
-    if encoder is None:
-        encoder = load_for_run(run, model, pretrained, activation, device, precision)
+    encoder = encoder_of_run(run, encoder)
     check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
     workers = workers or usable_processors()
     left_out = LeftOut(NO_IMAGES)
@@ -154,36 +148,28 @@ def _check_numerics(expected: Mapping[str, Any], encoder: Encoder, strict: bool)
     )
 
 
-def load_for_run(
-    run: Run,
-    model: str | None,
-    pretrained: str | None,
-    activation: str | None,
-    device: str,
-    precision: str,
-) -> Encoder:
-    """Load the encoder that is named, or else the checkpoint that the run lies in (that of a
-    fine-tuning does), or else the one that the run's record names."""
-    from ltcache.encoder import is_checkpoint, load_encoder
-    from ltcache.texts import recorded_encoder
+def encoder_of_run(run: Run, encoder: Encoder | EncoderChoice | None = None) -> Encoder:
+    """Return an encoder for a run: as given, or loaded as it is named, or else the checkpoint that
+    the run lies in (that of a fine-tuning does), or else the one that the run's record names."""
+    from ltcache.encoder import EncoderChoice, is_checkpoint, load_chosen, recorded_encoder
 
+    if encoder is not None and not isinstance(encoder, EncoderChoice):
+        return encoder
+    choice = encoder or EncoderChoice()
     above = None if run.path is None else run.path.resolve().parent
-    if model is None and pretrained is None and above is not None and is_checkpoint(above):
-        model = f"local-dir:{above}"
-    if model is None:
-        named = _provenance(run)
-        model, pretrained = recorded_encoder(named, str(run.path or "the run"), pretrained)
-        activation = activation or named.get("activation")
-    return load_encoder(
-        model, pretrained, device=device, precision=precision, activation=activation
-    )
+    named = choice.model is not None or choice.pretrained is not None
+    if not named and above is not None and is_checkpoint(above):
+        return load_chosen(replace(choice, model=f"local-dir:{above}"))
+    return recorded_encoder(_provenance(run, choice), str(run.path or "the run"), choice)
 
 
-def _provenance(run: Run) -> Mapping[str, str | None]:
+def _provenance(run: Run, choice: EncoderChoice) -> Mapping[str, str | None]:
     """Return how the run's encoder was named: by the run, or else by the cache it came from."""
     named: Mapping[str, str | None] | None = run.record.get("provenance")
     if named is not None:
         return named
+    if choice.model is not None:
+        return {}
     from ltcache.cache import open_cache
 
     where = run.record.get("cache")

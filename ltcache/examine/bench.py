@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ltcache.encoder import Encoder, load_encoder
+from ltcache.encoder import Encoder, EncoderChoice, load_chosen
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest
@@ -95,11 +94,8 @@ class BenchResult:
 
 def bench(
     manifest: Manifest,
-    model: str = "embedded",
-    pretrained: str | None = None,
+    choice: EncoderChoice | None = None,
     *,
-    device: str = "auto",
-    activation: str | None = None,
     images: int = 256,
     batches: Sequence[int] | None = None,
     workers: int | None = None,
@@ -108,8 +104,8 @@ def bench(
     """Measure reading with decoding, and forward passes in every precision and batch size.
 
     Args:
-        manifest: whose images are sampled, evenly over its rows. model, pretrained, device,
-            activation: as for :func:`ltcache.encoder.load_encoder`.
+        manifest: whose images are sampled, evenly over its rows.
+        choice: the encoder; None: the embedded one. Its precision has no effect: each is measured.
         images: in the sample. batches: sizes to try; None: :data:`BATCHES`. workers: decoding
             threads; the usable processors by default.
         progress: called with what is measured next.
@@ -122,8 +118,8 @@ def bench(
     if not len(manifest) or images < 1 or min(batches or (1,)) < 1:
         raise UsageError("bench needs at least one image, and batches of at least one")
     tell = progress or (lambda text: None)
-    load = partial(load_encoder, model, pretrained, device=device, activation=activation)
-    encoder = load(precision="fp32")
+    choice = choice or EncoderChoice()
+    encoder = load_chosen(replace(choice, precision="fp32"))
     kind, workers = encoder.device.type, workers or usable_processors()
     tell(f"reading and decoding with {workers} threads")
     found, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
@@ -132,17 +128,24 @@ def bench(
         exact = _encoded(encoder, pixels, sizes[0])
     except torch.cuda.OutOfMemoryError:
         raise EncoderError(
-            f"the GPU's memory does not hold {sizes[0]} images of {model}: try smaller batches"
+            f"the GPU's memory does not hold {sizes[0]} images of {choice.name}: "
+            "try smaller batches"
         ) from None
     speeds: list[ForwardSpeed] = []
     for precision in PRECISIONS[kind]:
         tell(f"forward passes in {precision}")
         if precision != "fp32":
-            encoder = load(precision=precision)
+            encoder = load_chosen(replace(choice, precision=precision))
         speeds += _speeds(encoder, pixels, sizes, exact)
     count = min(images, len(manifest))
     return BenchResult(
-        model, str(encoder.device), count, count - len(found), workers, decoding, tuple(speeds)
+        choice.name,
+        str(encoder.device),
+        count,
+        count - len(found),
+        workers,
+        decoding,
+        tuple(speeds),
     )
 
 

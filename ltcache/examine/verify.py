@@ -27,12 +27,12 @@ from ltcache.cache import (
     repair_shards,
     verify_files,
 )
+from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import CacheError, ImageError, UsageError
 from ltcache.examine import check_cache
 from ltcache.images import View, decode_views, open_store
 from ltcache.manifest import root_of
-from ltcache.records import bytes_digest, differences, require_equal, require_local
-from ltcache.texts import named_encoder
+from ltcache.records import bytes_digest, differences, require_local
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -55,20 +55,15 @@ class SampleEncoding:
         rows: how many images, at most; 0 encodes none.
         source: what the cache was made from; says where the images are.
         root: where they are, if not where the source says.
-        encoder: loaded already; else ``model``, ``pretrained`` and ``activation`` say what to load,
-            by default what the cache names, on ``device`` with ``precision`` (the cache's own).
+        encoder: loaded already, or which one to load; by default what the cache names, in the
+            precision of the cache.
         seed: of the choice of rows.
     """
 
     rows: int
     source: str | Path | None = None
     root: str | Path | None = None
-    encoder: Encoder | None = None
-    model: str | None = None
-    pretrained: str | None = None
-    activation: str | None = None
-    device: str = "auto"
-    precision: str | None = None
+    encoder: Encoder | EncoderChoice | None = None
     seed: int = 0
 
 
@@ -184,27 +179,11 @@ def _root(cache: Cache, sample: SampleEncoding) -> Any:
 
 
 def _encoder(cache: Cache, sample: SampleEncoding) -> Encoder:
-    encoder = sample.encoder
-    if encoder is None:
-        from ltcache.encoder import load_encoder
-
-        model, pretrained = sample.model, sample.pretrained
-        if model is None:
-            model, pretrained = named_encoder(cache)
-        encoder = load_encoder(
-            model,
-            pretrained,
-            device=sample.device,
-            precision=sample.precision or cache.numerics["precision"],
-            activation=sample.activation or cache.provenance.get("activation"),
-        )
-    require_equal(
-        "encoder",
-        cache.encoder,
-        encoder.identity,
-        remedy=f"name the encoder that made {cache.path} with --model and --pretrained",
-    )
-    return encoder
+    """Return the cache's encoder, in the precision of the cache where none is asked for."""
+    encoder = sample.encoder or EncoderChoice()
+    if isinstance(encoder, EncoderChoice) and encoder.precision is None:
+        encoder = replace(encoder, precision=cache.numerics["precision"])
+    return encoder_of_cache(cache, encoder)
 
 
 def _choose(cache: Cache, sample: SampleEncoding) -> np.ndarray:

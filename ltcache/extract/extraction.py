@@ -100,11 +100,9 @@ def extract(
     unfinished = None if finished else begun
     _set_threads(threads, begun)
     if encoder is None:
-        from ltcache.encoder import load_encoder
+        from ltcache.encoder import EncoderChoice, load_chosen
 
-        encoder = load_encoder(
-            model, pretrained, device=device, precision=precision, activation=activation
-        )
+        encoder = load_chosen(EncoderChoice(model, pretrained, activation, device, precision))
     plan = Plan(
         encoder=encoder.identity,
         numerics=encoder.numerics() | {"decoder": "pillow"},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ltcache.cache import Cache, EncoderState, Layer, Plan, PromptEmbeddings
@@ -12,8 +10,6 @@ from ltcache.manifest import Manifest
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
-
-LOCAL = "local-dir:"
 
 
 def kept_prompts(cache: Cache, manifest: Manifest) -> list[PromptEmbeddings]:
@@ -41,6 +37,8 @@ def default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddin
 
 
 def encoder_state(encoder: Encoder, plan: Plan, layers: Sequence[Layer]) -> EncoderState:
+    from ltcache.encoder import portable
+
     return EncoderState(
         identity=encoder.identity,
         numerics=plan.numerics,
@@ -51,19 +49,3 @@ def encoder_state(encoder: Encoder, plan: Plan, layers: Sequence[Layer]) -> Enco
         projection_bias=encoder.projection_bias,
         rest=encoder.rest() if any("tokens" in layer.fields for layer in layers) else None,
     )
-
-
-def portable(provenance: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return how an encoder was named, without folders: a cache may be published.
-
-    ``local-dir:/home/me/models/mine`` becomes ``local-dir:mine``, a checkpoint path its file name.
-    """
-    result = dict(provenance)
-    model, pretrained = result.get("model") or "", result.get("pretrained") or ""
-    if model.startswith(LOCAL):
-        result["model"] = LOCAL + Path(model.removeprefix(LOCAL)).name
-    if pretrained.startswith(LOCAL):  # of a checkpoint with adapters: where its parent is
-        result["pretrained"] = LOCAL + Path(pretrained.removeprefix(LOCAL)).name
-    elif os.sep in pretrained and Path(pretrained).suffix:
-        result["pretrained"] = Path(pretrained).name
-    return result

@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ltcache.encoder import (
+    EncoderChoice,
     is_checkpoint,
+    load_chosen,
     load_encoder,
     read_checkpoint,
     require_place,
@@ -158,7 +160,7 @@ def finetune(
     tuning = replace(tuning, optimisation=tuning.optimisation.for_images(images))
     with processes(device) as place:
         _check_device(tuning, place)
-        parent = encoder or load_encoder(model, pretrained, device="cpu", activation=activation)
+        parent = encoder or load_chosen(EncoderChoice(model, pretrained, activation, "cpu"))
         config = _config(tuning, seed, manifest, parent)
         if (there := _finished(out, config, overwrite)) is not None:
             return there

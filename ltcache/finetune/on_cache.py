@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import open_cache, warn_of_shared
-from ltcache.encoder import load_encoder
+from ltcache.encoder import EncoderChoice, recorded_encoder
 from ltcache.finetune.finetuning import FineTuned, finetune
 from ltcache.finetune.renewal import check_renewal, renew
 from ltcache.finetune.tuned_run import tuned_run
@@ -76,16 +76,11 @@ def finetune_cache(
         IdentityError: the cache is of other rows, classes or of another encoder (status 4).
         UsageError: the cache does not name an encoder that can be loaded, or a place is taken.
     """
-    from ltcache.texts import named_encoder
-
     place = require_local(new_cache if new_cache is not None else Path(out) / CACHE)
     parent_cache = open_cache(cache)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
-    activation = options.pop("activation", None)
-    if model is None:
-        model, pretrained = named_encoder(parent_cache)
-        activation = activation or parent_cache.provenance.get("activation")
-    parent = load_encoder(model, pretrained, device="cpu", activation=activation)
+    choice = EncoderChoice(model, pretrained, options.pop("activation", None), device="cpu")
+    parent = recorded_encoder(parent_cache.provenance, str(parent_cache.path), choice)
     check_renewal(parent_cache, manifest, parent)
     warn_of_shared(parent_cache, "train", "val", "test")
     tuned = finetune(

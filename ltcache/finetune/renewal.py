@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import Cache, add_cost, open_cache, store_prompts
+from ltcache.encoder import Encoder, require_encoder_of
 from ltcache.errors import UsageError
 from ltcache.extract import ExtractReport, extract
 from ltcache.manifest import Manifest
@@ -39,12 +40,7 @@ def check_renewal(cache: Cache | str | Path, manifest: Manifest, parent: Encoder
     if not cache.provenance.get("model"):
         raise UsageError(f"{cache.path}: its features were imported, so no encoder is its parent")
     _require_rows(cache, manifest)
-    require_equal(
-        "encoder",
-        cache.encoder,
-        parent.identity,
-        remedy=f"name the encoder that made {cache.path} with --model and --pretrained",
-    )
+    require_encoder_of(cache, parent)
     return cache
 
 

@@ -19,12 +19,12 @@ import torch
 from PIL import Image, ImageOps
 
 from ltcache.cache import Cache, stored
+from ltcache.encoder import Encoder, encoder_of_cache
 from ltcache.errors import CacheError, ImageError
 from ltcache.images import decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.retrieval.neighbours import NearThreshold, neighbours, surroundings, units_of
 from ltcache.retrieval.pool import CachedPool
-from ltcache.texts import named_encoder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -117,10 +117,7 @@ def planted_duplicates(
         images: training images that are copied, at most; seed: of their choice.
         root: where the images are, if not where the source says.
     """
-    if encoder is None:
-        from ltcache.encoder import load_encoder
-
-        encoder = load_encoder(*named_encoder(cache))
+    encoder = encoder_of_cache(cache, encoder)
     train = CachedPool(cache, split="train")
     units, _ = units_of(cache, "train")
     rng = np.random.default_rng(seed)

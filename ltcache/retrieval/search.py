@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from ltcache.cache import Cache, open_cache
+from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import ImageError, UsageError
 from ltcache.images import decode, read_file
-from ltcache.records import require_equal
 from ltcache.retrieval.index import PoolIndex, exact_products
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
-from ltcache.texts import recorded_encoder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -46,10 +45,7 @@ def search_pool(
     images: Sequence[str | Path] = (),
     top: int = 10,
     index: PoolIndex | None = None,
-    encoder: Encoder | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    device: str = "auto",
+    encoder: Encoder | EncoderChoice | None = None,
     view: str = "center",
 ) -> list[SearchHit]:
     """Return the images of a pool that are nearest to texts and images, ``top`` for each.
@@ -57,8 +53,7 @@ def search_pool(
     Args:
         texts: sentences as they are. images: files.
         index: to search in; None: all of the pool.
-        encoder: loaded already; else ``model`` and ``pretrained`` say what to load, and without
-            them the pool's own record does.
+        encoder: loaded already, or which one to load; by default as the pool's own record says.
 
     Raises:
         UsageError: nothing to search for, or an image that cannot be read.
@@ -70,14 +65,7 @@ def search_pool(
         raise UsageError("top must be at least 1")
     pool = open_cache(pool) if isinstance(pool, (str, Path)) else pool
     source = CachedPool(pool, view)
-    if encoder is None:
-        encoder = _load(pool, model, pretrained, device)
-    require_equal(
-        "encoder",
-        pool.encoder,
-        encoder.identity,
-        remedy=f"name the encoder that made {pool.path} with --model and --pretrained",
-    )
+    encoder = encoder_of_cache(pool, encoder)
     names = [*texts, *(str(image) for image in images)]
     vectors = unit(np.concatenate([_texts(encoder, texts), _images(encoder, images)]))
     rows = exact_products(source, vectors, top) if index is None else index.search(vectors, top)[1]
@@ -105,15 +93,6 @@ def _listed(
         )
         for rank, n in enumerate(order.tolist(), 1)
     ]
-
-
-def _load(pool: Cache, model: str | None, pretrained: str | None, device: str) -> Encoder:
-    from ltcache.encoder import load_encoder
-
-    if model is None:
-        model, pretrained = recorded_encoder(pool.provenance, str(pool.path), pretrained)
-    activation = pool.provenance.get("activation")
-    return load_encoder(model, pretrained, device=device, activation=activation)
 
 
 def _texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Class prompts: the sentences of each class, their embeddings, and adding a set to a cache."""
 
-from ltcache.texts.adding import add_class_texts, named_encoder, recorded_encoder, template_set
+from ltcache.texts.adding import add_class_texts, template_set
 from ltcache.texts.encoding import encode_prompts
 from ltcache.texts.sentences import class_sentences
 
@@ -8,7 +8,5 @@ __all__ = [
     "add_class_texts",
     "class_sentences",
     "encode_prompts",
-    "named_encoder",
-    "recorded_encoder",
     "template_set",
 ]

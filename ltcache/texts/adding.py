@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from ltcache.cache import Cache, PromptEmbeddings, open_cache, store_prompts
 from ltcache.encoder import (
-    load_encoder,
+    Encoder,
+    EncoderChoice,
+    encoder_of_cache,
     openai_simple_templates,
     openai_templates,
 )
 from ltcache.errors import UsageError
-from ltcache.records import require_equal
 from ltcache.texts.encoding import encode_prompts
 from ltcache.texts.sentences import (
     class_sentences,
@@ -30,9 +30,7 @@ def add_class_texts(
     templates: str | Path,
     *,
     name: str | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    device: str = "auto",
+    encoder: Encoder | EncoderChoice | None = None,
 ) -> PromptEmbeddings:
     """Encode other texts of a cache's classes with its own encoder, and store them in it.
 
@@ -41,60 +39,20 @@ def add_class_texts(
         templates: a name of :data:`NAMED_TEMPLATES`, or a file: templates (text or JSON list), or
             sentences per class (JSON object of label or name -> list).
         name: of the new set; the file's name without its ending, or the template set's.
-        model, pretrained: the encoder, where it cannot be had under the name the cache keeps.
+        encoder: loaded already, or which one to load; needed where it cannot be had under the name
+            that the cache keeps.
 
     Raises:
         UsageError: templates that cannot be read.
-        IdentityError: the model is not the one whose text tower the cache belongs to.
+        IdentityError: the encoder is not the one that made the cache.
     """
     opened = open_cache(cache)
     sentences = read_sentences(opened, templates)
-    if model is None:
-        model, pretrained = named_encoder(opened)
-    activation = opened.provenance.get("activation")
-    encoder = load_encoder(model, pretrained, device=device, activation=activation)
-    require_equal(
-        "encoder",
-        opened.encoder,
-        encoder.identity,
-        remedy=f"name the encoder that made {cache} with --model and --pretrained",
-    )
+    encoder = encoder_of_cache(opened, encoder)
     title = name or (str(templates) if templates in NAMED_TEMPLATES else Path(templates).stem)
     prompts = encode_prompts(encoder, sentences, title, opened.classes.identity())
     store_prompts(opened.path, prompts)
     return prompts
-
-
-def named_encoder(cache: Cache) -> tuple[str, str | None]:
-    """Return model and pretrained as the cache names them, where that is enough to load them."""
-    return recorded_encoder(cache.provenance, str(cache.path))
-
-
-def recorded_encoder(
-    named: Mapping[str, str | None], what: str, pretrained: str | None = None
-) -> tuple[str, str | None]:
-    """Return model and pretrained of a record of provenance, where it is enough to load them.
-
-    Args:
-        what: the cache or run that keeps the record, for messages.
-        pretrained: in place of the recorded one.
-
-    Raises:
-        UsageError: the features were imported, or came from a folder or file, of which a record
-            keeps only the last part.
-    """
-    model, recorded = named.get("model"), named.get("pretrained")
-    if not model:
-        raise UsageError(
-            f"{what}: its features were imported, so it names no encoder that can be loaded: give "
-            "--model and --pretrained"
-        )
-    if model.startswith("local-dir:") or (Path(recorded or "").suffix and not pretrained):
-        raise UsageError(
-            f"{what} was made with {model}{f', {recorded}' if recorded else ''}, and a record "
-            "keeps no folders: name it with --model and --pretrained"
-        )
-    return model, pretrained or recorded
 
 
 def read_sentences(cache: Cache, templates: str | Path) -> list[list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,12 @@ from torch.nn import functional as F
 
 from ltcache.cache import CENTER
 from ltcache.errors import EncoderError, FitError, UsageError
-from ltcache.evaluate import check_encoder, load_for_run, probabilities_of
+from ltcache.evaluate import check_encoder, encoder_of_run, probabilities_of
 from ltcache.records import one_line, require_vacant, whole_folder
 from ltcache.runs import Run, open_run
 
 if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
+    from ltcache.encoder import Encoder, EncoderChoice
 
 TOLERANCE = 1e-4
 BUNDLE, SCRIPT, ZERO_SHOT = "bundle.safetensors", "classify.py", "zero_shot.safetensors"
@@ -171,10 +171,7 @@ def export_bundle(
     run: Run | str | Path,
     out: str | Path,
     *,
-    encoder: Encoder | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    activation: str | None = None,
+    encoder: Encoder | EncoderChoice | None = None,
 ) -> Path:
     """Write the image tower and the head of a run as a folder that runs without ltcache.
 
@@ -191,7 +188,7 @@ def export_bundle(
     out = require_vacant(out)
     run = run if isinstance(run, Run) else open_run(run)
     folded = fold_head(run)
-    run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
+    run, encoder = run_and_encoder(run, encoder)
     _require_open_clip(encoder)
     config = _config(run, encoder, folded)
     with whole_folder(out, replace=False) as partial:
@@ -210,10 +207,7 @@ def export_bundle(
 
 def run_and_encoder(
     run: Run | str | Path,
-    encoder: Encoder | None,
-    model: str | None,
-    pretrained: str | None,
-    activation: str | None,
+    encoder: Encoder | EncoderChoice | None,
 ) -> tuple[Run, Encoder]:
     """Open a run and its encoder, in float32 on the CPU, and make sure that they fit.
 
@@ -221,14 +215,17 @@ def run_and_encoder(
         IdentityError: the encoder is not the run's.
         UsageError: nothing names the encoder, or the run predicts on another view than ``center``.
     """
+    from ltcache.encoder import EncoderChoice
+
     run = run if isinstance(run, Run) else open_run(run)
     if (view := run.method.feature.eval_view) != CENTER:
         raise UsageError(
             f"the run predicts on the view {view!r}: only runs on {CENTER!r} can be exported; fit "
             f"with -s feature.eval_view={CENTER}"
         )
-    if encoder is None:
-        encoder = load_for_run(run, model, pretrained, activation, "cpu", "fp32")
+    if encoder is None or isinstance(encoder, EncoderChoice):
+        encoder = replace(encoder or EncoderChoice(), device="cpu", precision="fp32")
+    encoder = encoder_of_run(run, encoder)
     check_encoder(run, encoder)
     return run, encoder
 

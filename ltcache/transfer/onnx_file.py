@@ -29,7 +29,7 @@ from ltcache.runs import Run
 from ltcache.transfer.bundle import TOLERANCE, prior_text, run_and_encoder
 
 if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
+    from ltcache.encoder import Encoder, EncoderChoice
 
 MODEL, RECORD, SCRIPT = "model.onnx", "model.json", "classify.py"
 OPSET = 18
@@ -154,10 +154,7 @@ def export_onnx(
     run: Run | str | Path,
     out: str | Path,
     *,
-    encoder: Encoder | None = None,
-    model: str | None = None,
-    pretrained: str | None = None,
-    activation: str | None = None,
+    encoder: Encoder | EncoderChoice | None = None,
 ) -> Path:
     """Write the image tower and the head of a run as an ONNX file that runs without ltcache.
 
@@ -174,7 +171,7 @@ def export_onnx(
     """
     out = require_vacant(out)
     runtime = _packages()
-    run, encoder = run_and_encoder(run, encoder, model, pretrained, activation)
+    run, encoder = run_and_encoder(run, encoder)
     with whole_folder(out, replace=False) as partial:
         _write_model(_OnnxGraph(run, encoder).eval(), encoder, partial / MODEL)
         worst = _compare(runtime, run, encoder, partial / MODEL)

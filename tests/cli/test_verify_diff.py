@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ltcache.cli import main
+from ltcache.encoder import EncoderChoice
 from ltcache.examine.verify import SampleEncoding, verify
 from tests.conftest import Call, write_images
 from tests.encoder.tiny_models import write_tiny_clip
@@ -171,7 +172,7 @@ def test_diff(call: Call, made: Path, images: Path, tmp_path: Path) -> None:
 
 def test_another_precision_is_named_and_allowed(made: Path, images: Path, tiny_clip: Path) -> None:
     model = f"local-dir:{tiny_clip}"
-    sample = SampleEncoding(6, root=images, model=model, precision="bf16")
+    sample = SampleEncoding(6, root=images, encoder=EncoderChoice(model, precision="bf16"))
     report = verify(made, sample=sample)
     assert report.ok
     assert report.reencoded is not None

@@ -30,8 +30,8 @@ from ltcache.encoder.adapters import (
     insert_adapters,
     merge_adapters,
 )
+from ltcache.encoder.recorded import portable
 from ltcache.errors import EncoderError, LtcacheError, UsageError
-from ltcache.extract.texts import portable
 from tests.encoder.tiny_models import KINDS, build, tiny_config, write_folder
 
 UNMERGEABLE = tuple(name for name, kind in TOWER_ADAPTERS.items() if not kind.mergeable)

@@ -13,7 +13,7 @@ import open_clip
 import pytest
 import torch
 
-from ltcache.encoder import device, load_encoder, source
+from ltcache.encoder import EncoderChoice, device, load_encoder, source
 from ltcache.errors import EncoderError, LtcacheError, UsageError
 from tests.encoder.tiny_models import build, tiny_config, write_folder, write_tiny_clip
 
@@ -344,10 +344,13 @@ def test_the_remedies_for_a_tag_work(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ViT-B-32", "openai", "quick_gelu"),
         ("ViT-B-32,openai", None, "quick_gelu"),
     ]:
-        assert source.resolve(*arguments).activation == "quick_gelu"
-    assert source.resolve("ViT-B-32", "laion2b_s34b_b79k").activation == "gelu"
+        assert source.resolve(EncoderChoice(*arguments)).activation == "quick_gelu"
+    assert source.resolve(EncoderChoice("ViT-B-32", "laion2b_s34b_b79k")).activation == "gelu"
     # this architecture has QuickGELU itself, and its tag says nothing
-    assert source.resolve("roberta-ViT-B-32", "laion2b_s12b_b32k").activation == "quick_gelu"
+    assert (
+        source.resolve(EncoderChoice("roberta-ViT-B-32", "laion2b_s12b_b32k")).activation
+        == "quick_gelu"
+    )
 
 
 def test_an_activation_that_contradicts_a_record_is_refused(

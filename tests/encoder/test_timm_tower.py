@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from ltcache.encoder import ImageTower, load_encoder
+from ltcache.encoder import EncoderChoice, ImageTower, load_encoder
+from ltcache.encoder.recorded import portable
 from ltcache.encoder.timm_tower import TimmSource, preprocessing_of_tower, resolve_tower
 from ltcache.errors import EncoderError, LtcacheError, UsageError
-from ltcache.extract.texts import portable
 from ltcache.images import decode
 from ltcache.texts import encode_prompts
 
@@ -234,10 +234,10 @@ def test_the_hub_is_asked_for_its_record(
         "ltcache.encoder.timm_tower.load_model_config_from_hf",
         lambda place, **_: (record, "test_vit", {"class_token": False, "global_pool": "avg"}),
     )
-    tower = resolve_tower("timm:hf-hub:me/mine", None)
+    tower = resolve_tower(EncoderChoice("timm:hf-hub:me/mine"))
     assert tower == TimmSource("test_vit", record, {"class_token": False, "global_pool": "avg"})
     with pytest.raises(UsageError, match="brings its own weights"):
-        resolve_tower("timm:hf-hub:me/mine", "random:0")
+        resolve_tower(EncoderChoice("timm:hf-hub:me/mine", "random:0"))
 
 
 def test_weights_that_cannot_be_fetched_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

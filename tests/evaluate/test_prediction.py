@@ -17,7 +17,7 @@ import pytest
 
 from ltcache.cache import open_cache
 from ltcache.cli import main
-from ltcache.encoder import load_encoder
+from ltcache.encoder import EncoderChoice, load_encoder
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.evaluate.prediction import Prediction, predict, probabilities_of
 from ltcache.extract import extract
@@ -307,7 +307,9 @@ def test_a_run_predicts_on_the_crops_it_is_evaluated_on(
     assert features.shape[1] == cache.crops(eval_view)
     crops = [run.logits(features[:, [v]]) for v in range(features.shape[1])]
     expected = probabilities_of(np.mean(crops, axis=0))
-    found = list(predict(where, [images / "test"], model=model, batch_size=4, top=3))
+    found = list(
+        predict(where, [images / "test"], encoder=EncoderChoice(model), batch_size=4, top=3)
+    )
     rows = cache.manifest.rows["key"].to_numpy()[cache.rows("test")].tolist()
     for prediction in found:
         row = expected[rows.index(str(Path(prediction.image).relative_to(images)))]

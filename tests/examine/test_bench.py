@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltcache.encoder import Encoder
+from ltcache.encoder import Encoder, EncoderChoice
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.examine import bench as module
 from ltcache.examine.bench import BenchResult, ForwardSpeed, bench
@@ -82,7 +82,9 @@ def test_the_sample_is_spread_over_the_rows(
     read = []
     real = module.decode
     monkeypatch.setattr(module, "decode", lambda data, p: read.append(data) or real(data, p))
-    found = bench(read_manifest(photos), f"local-dir:{tiny_clip}", images=3, batches=[2])
+    found = bench(
+        read_manifest(photos), EncoderChoice(f"local-dir:{tiny_clip}"), images=3, batches=[2]
+    )
     expected = [
         photos / "train" / name for name in ("moth/000.png", "moth/003.png", "newt/002.png")
     ]
@@ -101,15 +103,15 @@ def test_what_memory_does_not_hold_is_left_out(
         return real(self, pixels, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Encoder, "encode_images", limited)
-    manifest, model = read_manifest(photos), f"local-dir:{tiny_clip}"
-    found = bench(manifest, model, device="cpu", batches=[8, 4])
+    manifest, model = read_manifest(photos), EncoderChoice(f"local-dir:{tiny_clip}", device="cpu")
+    found = bench(manifest, model, batches=[8, 4])
     assert {speed.batch for speed in found.speeds} == {4}
     with pytest.raises(EncoderError, match="does not hold 8 images of .*try smaller batches"):
-        bench(manifest, model, device="cpu", batches=[8])
+        bench(manifest, model, batches=[8])
 
 
 def test_bad_input_is_refused(tiny_clip: Path, photos: Path, call: Call) -> None:
-    manifest, model = read_manifest(photos), f"local-dir:{tiny_clip}"
+    manifest, model = read_manifest(photos), EncoderChoice(f"local-dir:{tiny_clip}", device="cpu")
     for wrong in ({"images": 0}, {"batches": [4, 0]}):
         with pytest.raises(UsageError, match="at least one"):
             bench(manifest, model, **wrong)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ltcache.cache import Cache, open_cache
-from ltcache.encoder import Encoder, load_encoder
+from ltcache.encoder import Encoder, EncoderChoice, load_encoder
 from ltcache.errors import IdentityError, UsageError
 from ltcache.extract import extract
 from ltcache.manifest import read_manifest
@@ -117,4 +117,4 @@ def test_a_pool_is_searched_with_texts_and_images(
 
 def test_a_search_needs_the_encoder_of_the_pool(cache: Cache, tiny_clip: Path) -> None:
     with pytest.raises(IdentityError):
-        search_pool(cache, texts=["a flower"], model=f"local-dir:{tiny_clip}")
+        search_pool(cache, texts=["a flower"], encoder=EncoderChoice(f"local-dir:{tiny_clip}"))
