@@ -1,5 +1,6 @@
 """Write-once feature caches on disk; the only part of ltcache that knows HDF5."""
 
+from ltcache.cache.agreement import check_prompts
 from ltcache.cache.cost import add_cost, read_cost
 from ltcache.cache.index import (
     EXTRACTED,
@@ -22,7 +23,7 @@ from ltcache.cache.layers import (
 from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
 from ltcache.cache.norms import cosines
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
-from ltcache.cache.prompt_set import PromptEmbeddings, check_prompts
+from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache, check_identities, open_cache
 from ltcache.cache.repair import AGAIN, check_committed, repair_shards
 from ltcache.cache.shards import (

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ltcache.cache.agreement import foreign_parts
 from ltcache.cache.layers import Layer, dims_of, layers_of
 from ltcache.cache.layout import prompts_path, record_path, shard_path
 from ltcache.cache.norms import NormStats, norm_stats
@@ -22,6 +23,7 @@ from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_sha
 from ltcache.errors import CacheError
 from ltcache.records import digest, one_line
 
+_PARTS = {"classes": "class list", "text_tower": "text tower", "tokenizer": "tokenizer"}
 _BLOCK = 4096  # rows in memory at a time
 _PROJECTED = 64  # rows of each shard whose embedding is compared with the projection of pooled
 _PROJECTION_COSINE = 0.99  # holds for bf16 towers too
@@ -344,11 +346,8 @@ def _misfit(cache: Cache, prompts: PromptEmbeddings, arrays: str) -> str:
         return f"of {len(prompts.texts)} classes, but there are {len(cache.classes)}"
     if prompts_path(cache.path, digest(prompts.identity)).name != Path(arrays).name:
         return "the file is not named by what made it"
-    if prompts.identity.get("classes") != digest(cache.classes.identity()):
-        return "they are of another class list"
-    tower = cache.encoder.get("towers", {}).get("text")
-    if prompts.identity.get("text_tower") != tower:
-        return "they are of another text tower"
+    if foreign := foreign_parts(cache, prompts):
+        return f"they are of another {_PARTS[foreign[0]]}"
     used = np.arange(prompts.sentences.shape[1]) < prompts.count[:, None]  # (C, M)
     lengths = np.linalg.norm(prompts.sentences.astype(np.float32), axis=2)
     if not np.allclose(lengths[used], 1, atol=1e-3):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ltcache.cache.layout import prompts_path
 from ltcache.cache.shards import map_array, write_arrays
 from ltcache.errors import CacheError
-from ltcache.records import canonical_json, committed, digest, one_line, require_equal, write_whole
-
-if TYPE_CHECKING:
-    from ltcache.cache.reader import Cache
+from ltcache.records import canonical_json, committed, digest, one_line, write_whole
 
 
 @one_line
@@ -87,31 +84,3 @@ def read_prompts(cache: Path, name: str, arrays: str, texts: str) -> PromptEmbed
     fields = ("sentences", "count", "mean")
     values = {field: np.array(map_array(cache / arrays, field)) for field in fields}
     return PromptEmbeddings(name, header["texts"], identity=header["identity"], **values)
-
-
-def check_prompts(
-    cache: Cache, prompts: PromptEmbeddings, allow_stale: Collection[str] = ()
-) -> list[str]:
-    """Refuse class texts that do not belong to the features and classes of a cache.
-
-    Whoever uses class texts with features asks this: zero-shot, fits, tuning, ensembles, retrieval.
-    Features that were imported name no tokenizer, and neither do their texts: that is equal.
-
-    Returns:
-        The differing fields that ``allow_stale`` let pass.
-
-    Raises:
-        IdentityError: with every differing field of text tower, tokenizer and class list.
-    """
-    expected = {
-        "text_tower": cache.encoder["towers"].get("text"),
-        "tokenizer": cache.encoder.get("tokenizer"),
-        "classes": digest(cache.classes.identity()),
-    }
-    return require_equal(
-        "prompts",
-        expected,
-        {key: prompts.identity.get(key) for key in expected},
-        allow_stale=allow_stale,
-        remedy=f"encode the texts of {prompts.name!r} again for this cache with ltcache prompts",
-    )

@@ -389,6 +389,7 @@ ROWS = "manifest-"
         (rewrite_prompts(spare_sentence), "prompts/", "sentences beyond a class's count"),
         (rewrite_identity(classes="0" * 64), "prompts/", "of another class list"),
         (rewrite_identity(text_tower="0" * 64), "prompts/", "of another text tower"),
+        (rewrite_identity(tokenizer={"class": "other"}), "prompts/", "of another tokenizer"),
         (rename_prompts, "prompts/", "not named by what made it"),
         (overlap, "cache.json", "items of shard 1 do not follow"),
         (plan_of_another, "plans/0001.json", "its encoder is not"),
