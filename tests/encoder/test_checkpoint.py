@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -211,6 +212,23 @@ def test_merged_adapters_leave_a_whole_model(tiny: Any, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tuned", child, parent=encoder, record={})
     require_same(child, load(tmp_path / "tuned"))
     require_plain(child, tmp_path / "tuned")
+
+
+def test_saving_replaces_an_identity_and_changes_none(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer of files of its own looks another way once it is loaded from the checkpoint."""
+    parent = tiny(kind="vit")
+    child = tuned(parent)
+    before, kept = child.identity, copy.deepcopy(child.identity)
+    child.tokenizer = SimpleNamespace(save_pretrained=None)
+    files = SimpleNamespace(save_pretrained=lambda folder: None)
+    monkeypatch.setattr("ltcache.encoder.checkpoint.load_tokenizer", lambda source: files)
+    monkeypatch.setattr("ltcache.encoder.checkpoint.tokenizer_identity", lambda _: {"class": "B"})
+    save_checkpoint(tmp_path / "tuned", child, parent=parent, record={})
+    assert before == kept
+    assert child.identity == {**kept, "tokenizer": {"class": "B"}}
+    assert read_checkpoint(tmp_path / "tuned").identity == child.identity
 
 
 @pytest.mark.parametrize(
