@@ -12,6 +12,7 @@ from torch import Tensor
 from ltcache.encoder import mix_weights
 from ltcache.finetune.spec import AUTO, FineTuning
 from ltcache.finetune.step import TrainingStep
+from ltcache.metrics import validation_rank
 
 SHARES = tuple(number / 10 for number in range(11))
 DEFAULT = 0.5  # what the publication recommends where nothing can choose
@@ -58,13 +59,10 @@ def average_weights(
             share, "nothing, as asked" if asked else "nothing: there is no val", {}
         )
     scores: dict[str, dict[str, float]] = {}
-    best, rank = 0.0, (-1.0, 0.0)
     for share in SHARES:
         _mix(step, start, tuned, share)
-        found = dict(judge())
-        scores[f"{share:g}"] = found
-        if (now := (found["val_mean_per_class"], -found["val_nll"])) > rank:
-            best, rank = share, now
+        scores[f"{share:g}"] = dict(judge())
+    best = max(SHARES, key=lambda share: validation_rank(scores[f"{share:g}"]))
     _mix(step, start, tuned, best)
     return AveragingChoice(best, "val", scores)
 

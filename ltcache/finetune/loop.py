@@ -21,6 +21,7 @@ from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, o
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
 from ltcache.fit import optimiser_of, set_lr
 from ltcache.methods import Optimisation
+from ltcache.metrics import EpochRecord, validation_rank
 from ltcache.records import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
 
@@ -28,7 +29,6 @@ _TICK = 2.0  # seconds between two reports, and looks at the loss
 _SAVE = 300.0  # seconds between two savings within an epoch
 _LARGEST_SCALE = math.log(100)  # of CLIP's logit_scale (Radford et al., 2021, section 2.5)
 
-Record = dict[str, Any]
 Judge = Callable[[], Mapping[str, float]]
 
 
@@ -57,7 +57,7 @@ class TrainingSetup:
     save_every: int | None = None
     distributed: nn.Module | None = None
     writer: bool = True
-    progress: Callable[[Record], None] | None = None
+    progress: Callable[[EpochRecord], None] | None = None
     parameters: Mapping[str, nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -291,7 +291,7 @@ class _EpochRun:
         training, place = self.training, self.place
         self._require_finite()
         now = time.perf_counter()
-        record: Record = {
+        record: EpochRecord = {
             "epoch": place.epoch + 1,
             "epochs": self.epochs,
             "loss": float(self.total) / max(1, place.step),
@@ -300,7 +300,7 @@ class _EpochRun:
         }
         if training.judge is not None:
             record |= training.judge()
-            rank = (record["val_mean_per_class"], -record["val_nll"])
+            rank = validation_rank(record)
             if rank > place.best or not place.best_epoch:
                 place.best, place.best_epoch = rank, place.epoch + 1
                 if training.writer:

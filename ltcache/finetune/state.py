@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ltcache.errors import FitError
+from ltcache.metrics import EpochRecord
 from ltcache.records import committed, file_digest, require_equal, write_whole
 
 FORMAT = 1
@@ -46,7 +47,7 @@ class TrainingState:
     step: int = 0
     losses: float = 0.0
     images: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
     best: tuple[float, float] = (-1.0, 0.0)
     seconds: float = 0.0

@@ -9,8 +9,9 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
+from ltcache.metrics import EpochRecord
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[EpochRecord], None]
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def tracked(progress: Report | None, folder: str | Path | None) -> Iterator[Repo
         raise UsageError(f"TensorBoard logs need tensorboard: {how_to_install('track')}") from None
     writer = SummaryWriter(str(folder))
 
-    def report(record: dict[str, Any]) -> None:
+    def report(record: EpochRecord) -> None:
         _log(writer, record)
         if progress is not None:
             progress(record)
@@ -43,7 +44,7 @@ def tracked(progress: Report | None, folder: str | Path | None) -> Iterator[Repo
         writer.close()
 
 
-def _log(writer: Any, record: dict[str, Any]) -> None:
+def _log(writer: Any, record: EpochRecord) -> None:
     """Log a record within an epoch by its step, one of an epoch by the epoch."""
     within = "step" in record
     number = record["epoch"]

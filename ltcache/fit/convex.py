@@ -35,6 +35,7 @@ from ltcache.fit.train import TrainingOutcome, choose_by, parameters_to_train
 from ltcache.heads import AffineWeights, Head
 from ltcache.losses import OffsetCrossEntropy, softmax_residual_
 from ltcache.methods import Train
+from ltcache.metrics import EpochRecord
 from ltcache.objectives import Objective, TrainingBatch, WeightedMean
 from ltcache.records import one_line
 from ltcache.sampling import SAMPLERS
@@ -69,7 +70,7 @@ def solve(head: Head, objective: Objective, stage: Train, task: StageInput) -> T
             task.progress({"epoch": done, "epochs": limit, "loss": loss})
     problem.write(start, affine)
     head.eval()
-    record: dict[str, Any] = {"epoch": done, "epochs": limit, "loss": loss}
+    record: EpochRecord = {"epoch": done, "epochs": limit, "loss": loss}
     if task.val is not None:
         record |= choose_by(head, task.val)
     return TrainingOutcome([record], done)

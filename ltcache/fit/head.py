@@ -19,6 +19,7 @@ from ltcache.fit.task import Progress, StageInput, StageResult
 from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import Method
+from ltcache.metrics import EpochRecord
 from ltcache.process import keep_freed_memory
 from ltcache.records import digest, one_line
 
@@ -46,7 +47,7 @@ class FittedHead:
 
     head: Head
     transform: FeatureTransform
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     choices: tuple[dict[str, Any], ...]
     tuned_on: str
     init: tuple[str, ...]

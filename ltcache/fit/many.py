@@ -31,6 +31,7 @@ from ltcache.fit.together import shared_architecture, train_together
 from ltcache.fit.train import TrainingOutcome
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import FeatureSpec, Method, Train
+from ltcache.metrics import EpochRecord
 from ltcache.process import keep_freed_memory
 
 Choices = Sequence[dict[str, Any]] | None
@@ -52,7 +53,7 @@ def fit_many(
     val: LabelledRows | None = None,
     choose: bool = True,
     device: str | torch.device = "cpu",
-    progress: Callable[[int, dict[str, Any]], None] | None = None,
+    progress: Callable[[int, EpochRecord], None] | None = None,
     closed_form: bool = True,
     allow_double_correction: bool = False,
     memo: Memo | None = None,
@@ -95,8 +96,8 @@ def fit_many(
 
 
 def _of(
-    progress: Callable[[int, dict[str, Any]], None] | None, number: int
-) -> Callable[[dict[str, Any]], None] | None:
+    progress: Callable[[int, EpochRecord], None] | None, number: int
+) -> Callable[[EpochRecord], None] | None:
     return None if progress is None else lambda record: progress(number, record)
 
 

@@ -28,6 +28,7 @@ from ltcache.methods import (
     counts_as_drawn,
     residual_prior,
 )
+from ltcache.metrics import is_better
 from ltcache.objectives import OBJECTIVES, Objective
 from ltcache.records import one_line
 
@@ -246,18 +247,16 @@ def best_of(
         return make(chosen), chosen
     late = {name: values for name, values in grid.items() if name in at_prediction}
     early = {name: values for name, values in grid.items() if name not in at_prediction}
-    best: tuple[tuple[float, float], dict[str, Any]] | None = None
+    best: dict[str, float] | None = None
     for first in combinations(early):
         head = make(first)
         for second in combinations(late):
             for name, value in second.items():
                 setattr(head, name, value)
             found = choose_by(head, task.val)
-            rank = (found["val_mean_per_class"], -found["val_nll"])
-            if best is None or rank > best[0]:
-                best = (rank, {**first, **second})
-    assert best is not None
-    return make(best[1]), best[1]
+            if is_better(found, best):
+                best, chosen = found, {**first, **second}
+    return make(chosen), chosen
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, HeadContext
+from ltcache.metrics import EpochRecord
 from ltcache.records import one_line
 
-Progress = Callable[[dict[str, Any]], None]
+Progress = Callable[[EpochRecord], None]
 
 
 @one_line
@@ -76,7 +77,7 @@ class StageResult:
     residual: float | None
     choice: dict[str, Any] = field(default_factory=dict)
     init: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     steps: int | None = None

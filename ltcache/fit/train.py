@@ -17,6 +17,7 @@ from ltcache.fit.task import StageInput
 from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
 from ltcache.methods import Optimisation, Train, hyper_parameters
+from ltcache.metrics import EpochRecord, is_better
 from ltcache.objectives import Objective, TrainingBatch
 from ltcache.records import one_line
 from ltcache.sampling import SAMPLERS, RowsByClass
@@ -29,7 +30,7 @@ _BLOCK = 8192  # rows predicted at once
 class TrainingOutcome:
     """What a loop leaves: one record per epoch, and the epoch (from 1) that was kept."""
 
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     best_epoch: int
 
 
@@ -54,8 +55,8 @@ def train_head(
     step = make_step(head, objective, stage, task)
     optimiser = head_optimiser(head, stage)
     by_class = RowsByClass.of(rows.labels, head.num_classes)
-    history: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
+    history: list[EpochRecord] = []
+    best: EpochRecord | None = None
     for epoch in range(min(epochs, stop_after or epochs)):
         head.train()
         total = torch.zeros((), device=task.device)
@@ -75,17 +76,16 @@ def train_head(
             )
         if task.val is not None:
             record |= choose_by(head, task.val)
-            rank = (record["val_mean_per_class"], -record["val_nll"])
-            if best is None or rank > best[0]:
+            if is_better(record, best):
+                best = record
                 state = {name: value.clone() for name, value in head.state_dict().items()}
-                best = (rank, epoch + 1, state)
         history.append(record)
         if task.progress is not None:
             task.progress(record)
     if best is not None:
-        head.load_state_dict(best[2])
+        head.load_state_dict(state)
     head.eval()
-    return TrainingOutcome(history, best[1] if best is not None else len(history))
+    return TrainingOutcome(history, len(history) if best is None else int(best["epoch"]))
 
 
 def draw(

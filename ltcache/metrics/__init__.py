@@ -11,19 +11,23 @@ from ltcache.metrics.bootstrap import (
     paired_bootstrap,
     percentile_interval,
 )
+from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
 from ltcache.metrics.summaries import summaries
 
 __all__ = [
     "GROUP_NAMES",
+    "EpochRecord",
     "GroupScheme",
     "Metrics",
     "PairedDifference",
     "UnitSums",
     "evaluate_logits",
+    "is_better",
     "paired_bootstrap",
     "percent",
     "percentile_interval",
     "summaries",
+    "validation_rank",
 ]

@@ -23,6 +23,7 @@ from ltcache.fit.together.runs_alike import (
 )
 from ltcache.fit.together.stacked_heads import StackedHeads, StackOptimiser
 from ltcache.fit.train import TrainingOutcome, draw, parameters_to_train
+from ltcache.metrics import EpochRecord, is_better
 from ltcache.sampling import RowsByClass
 
 
@@ -90,9 +91,9 @@ class _BatchedFits:
         self.step: ClosedFormSteps | MappedSteps = kind(trainings, self.stack, self.batch)
         self.optimiser = StackOptimiser(trainings, self.stack)
         self.by_class = RowsByClass.of(self.task.rows.labels, self.stack.head.num_classes)
-        self.history: list[list[dict[str, Any]]] = [[] for _ in trainings]
+        self.history: list[list[EpochRecord]] = [[] for _ in trainings]
         self.kept = {name: value.detach().clone() for name, value in self.stack.values.items()}
-        self.best: list[tuple[tuple[float, float], int] | None] = [None] * len(trainings)
+        self.best: list[EpochRecord | None] = [None] * len(trainings)
         self.lost = [False] * len(trainings)
 
     def train(self) -> list[TrainingOutcome | None]:
@@ -104,7 +105,9 @@ class _BatchedFits:
         for training in self.trainings:
             training.head.eval()
         return [
-            None if lost else TrainingOutcome(history, len(history) if best is None else best[1])
+            None
+            if lost
+            else TrainingOutcome(history, len(history) if best is None else int(best["epoch"]))
             for history, best, lost in zip(self.history, self.best, self.lost, strict=True)
         ]
 
@@ -135,7 +138,7 @@ class _BatchedFits:
         scores = None if val is None else self.step.scores(val)
         kept = []
         for run in running:
-            record: dict[str, Any] = {
+            record: EpochRecord = {
                 "epoch": epoch + 1, "epochs": self.epochs, "loss": losses[run]
             }  # fmt: skip
             if not math.isfinite(losses[run]):
@@ -143,10 +146,8 @@ class _BatchedFits:
                 continue
             if scores is not None:
                 record |= scores[run]
-                rank = (record["val_mean_per_class"], -record["val_nll"])
-                best = self.best[run]
-                if best is None or rank > best[0]:
-                    self.best[run] = (rank, epoch + 1)
+                if is_better(record, self.best[run]):
+                    self.best[run] = record
                     kept.append(run)
             elif epoch + 1 == self.stops[run]:
                 kept.append(run)
