@@ -26,7 +26,7 @@ from ltcache.cache import shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.manifest import missing_split, unlabelled_split
 from ltcache.process import usable_processors
-from ltcache.records import one_line, require_local, write_whole
+from ltcache.records import PlaceKind, one_line, require_replaceable, write_whole
 from ltcache.report import (
     WRITERS,
     ComparisonEntry,
@@ -126,8 +126,7 @@ def ablate(
         >>> [line["name"] for line in found.comparison["entries"]]
         ['ce', 'logit-adjustment', 'crt']
     """
-    out, cache = require_local(out), _opened(cache)
-    _check_out(out)
+    out, cache = require_replaceable(out, PlaceKind.ABLATION), _opened(cache)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _check(cache, numbers, split, tuner, trials)
     settings, notes = settings_of(methods, grid, fusion, overrides)
@@ -249,17 +248,6 @@ def _shown(run: ScoredRun, out: Path) -> ScoredRun:
     from dataclasses import replace
 
     return replace(run, path=os.path.relpath(run.path or out, out))
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to write among the files of something else.
-
-    Raises:
-        UsageError: there is something that is no ablation.
-    """
-    begun = any((out / name).is_dir() for name in ("runs", "tuning"))
-    if out.exists() and not begun and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} exists and is no ablation; choose another --out")
 
 
 def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: int) -> None:

@@ -26,7 +26,6 @@ from ltcache.encoder.child import (
     FORMAT,
     RECORD_FILE,
     WHOLE,
-    is_checkpoint,
     short_name,
 )
 from ltcache.encoder.encoder import Encoder
@@ -34,7 +33,7 @@ from ltcache.encoder.identity import ACTIVATIONS, float_state, tokenizer_identit
 from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.errors import UsageError
-from ltcache.records import result_folder, whole_folder
+from ltcache.records import PlaceKind, require_replaceable, result_folder, whole_folder
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
@@ -128,10 +127,7 @@ def require_place(folder: Path, parent: Encoder) -> None:
     Raises:
         UsageError: something else lies there, or it is the parent.
     """
-    folder = result_folder(folder)
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not is_checkpoint(folder):
-        raise UsageError(f"{folder} exists and is no checkpoint; choose another --out")
+    folder = require_replaceable(folder, PlaceKind.CHECKPOINT)
     above = parent.source.folder, *(layer.folder for layer in parent.source.layers)
     if any(place is not None and place.resolve() == folder.resolve() for place in above):
         raise UsageError(f"{folder} is what is being tuned; choose another --out")

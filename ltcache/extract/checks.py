@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ltcache.errors import LtcacheError, UsageError
 from ltcache.images import parse_views
 from ltcache.manifest import Manifest, missing_files
-from ltcache.records import require_local
 
 _GRACE = 1000  # failures are judged as a rate from this many items on
 
@@ -18,15 +16,6 @@ def require_choice(views: Sequence[str], batch_size: int | None, shard_size: int
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {name} must be at least 1, not {value}")
-
-
-def require_cache_place(out: Path) -> None:
-    """Refuse a place that holds something else than a cache, or that is an address."""
-    require_local(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
-        raise UsageError(f"{out} is not empty and not a cache: choose another --out")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose another --out")
 
 
 def require_files(manifest: Manifest, max_failures: float) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Plan, index_path, read_plan
 from ltcache.extract.begin import begin
-from ltcache.extract.checks import require_cache_place, require_choice
+from ltcache.extract.checks import require_choice
 from ltcache.extract.grow import grow
 from ltcache.extract.layers import first_fields
 from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.process import keep_freed_memory, usable_processors
-from ltcache.records import require_local
+from ltcache.records import PlaceKind, require_local, require_replaceable
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -95,7 +95,7 @@ def extract(
     out = require_local(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     require_choice(views or (), batch_size, shard_size)
-    require_cache_place(out)
+    require_replaceable(out, PlaceKind.CACHE)
     begun, finished = read_plan(out), index_path(out).exists()
     unfinished = None if finished else begun
     _set_threads(threads, begun)

@@ -32,6 +32,8 @@ from ltcache.records.place_kind import (
     seed_folders,
 )
 from ltcache.records.printing import one_line
+from ltcache.records.replaceable import require_replaceable
+from ltcache.records.versioned import record_fields
 
 __all__ = [
     "OF_RUNS",
@@ -49,9 +51,11 @@ __all__ = [
     "not_what_is_asked",
     "one_line",
     "places_in",
+    "record_fields",
     "remove_leftovers",
     "require_equal",
     "require_local",
+    "require_replaceable",
     "require_vacant",
     "result_folder",
     "seed_folders",

@@ -170,9 +170,14 @@ def require_vacant(place: str | Path) -> Path:
         UsageError: a file or a folder with something in it is there, or the place is an address.
     """
     out = result_folder(place)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_vacant(out):
         raise UsageError(f"{out} exists already: choose another --out")
     return out
+
+
+def is_vacant(place: Path) -> bool:
+    """Whether nothing is at a place, or an empty folder."""
+    return not place.exists() or (place.is_dir() and not any(place.iterdir()))
 
 
 def mend(folder: Path) -> None:

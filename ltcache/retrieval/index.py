@@ -28,6 +28,7 @@ from ltcache.records import (
     not_what_is_asked,
     one_line,
     require_equal,
+    require_replaceable,
     result_folder,
     whole_folder,
     write_json,
@@ -100,10 +101,7 @@ class PoolIndex:
         Raises:
             UsageError: something else is there.
         """
-        out = result_folder(out)
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-        if taken and not (out / "index.json").is_file():
-            raise UsageError(f"{out} exists and is no index; choose another --save-index")
+        out = require_replaceable(out, PlaceKind.INDEX)
         with whole_folder(out) as partial:
             faiss = load_faiss()
             index = faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index

@@ -30,6 +30,7 @@ from ltcache.records import (
     digest,
     not_what_is_asked,
     one_line,
+    require_replaceable,
     result_folder,
     whole_folder,
     write_json,
@@ -137,8 +138,7 @@ class RetrievalResult:
         Raises:
             UsageError: something else is there, and it is no result or ``overwrite`` is false.
         """
-        out = Path(out)
-        require_result_place(out, self.key, overwrite)
+        out = require_replaceable(out, PlaceKind.RETRIEVED, key=self.key, overwrite=overwrite)
         with whole_folder(out) as partial:
             self._write(partial)
             for name in keep:
@@ -196,25 +196,3 @@ def tally(table: pa.Table, label: int) -> dict[str, Any]:
         "accepted": accepted,
         "rejected": dict(sorted(counted.items())),
     }
-
-
-def require_result_place(out: Path, key: str | None, overwrite: bool) -> None:
-    """Refuse to replace what is no result, or a result of other settings unless told to.
-
-    Raises:
-        UsageError: with what is there.
-    """
-    out = result_folder(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / "retrieve.json").is_file():
-        raise UsageError(f"{out} exists and is no result of retrieve-tail; choose another --out")
-    try:
-        there = json.loads((out / "retrieve.json").read_text(encoding="utf-8")).get("key")
-    except (OSError, ValueError):
-        there = None
-    if key is not None and there != key and not overwrite:
-        raise UsageError(
-            f"{out} holds a result of other settings, caches or decisions; choose another --out, "
-            "or pass --overwrite"
-        )

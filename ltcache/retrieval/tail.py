@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ltcache.cache import Cache, check_prompts, open_cache
 from ltcache.metrics import GroupScheme
-from ltcache.records import require_equal
+from ltcache.records import PlaceKind, require_equal, require_replaceable
 from ltcache.retrieval.cached_queries import class_sums, make_queries, temperature
 from ltcache.retrieval.candidate_table import candidate_table
 from ltcache.retrieval.decisions import ReviewDecisions, apply_decisions
@@ -30,7 +30,7 @@ from ltcache.retrieval.lookalikes import PoolLookalikes
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import class_queries
-from ltcache.retrieval.result import RetrievalResult, require_result_place, tally
+from ltcache.retrieval.result import RetrievalResult, tally
 from ltcache.retrieval.scoring import RankedPairs, score_pool
 from ltcache.retrieval.selection import quotas, tail_classes
 from ltcache.retrieval.settings import RetrievalSettings
@@ -84,7 +84,7 @@ def retrieve_tail(
     started = time.perf_counter()
     cache, pool = _opened(cache), _opened(pool)
     if out is not None:
-        require_result_place(Path(out), None, overwrite)
+        require_replaceable(out, PlaceKind.RETRIEVED)
     work = _Retrieval(cache, pool, settings or RetrievalSettings(), allow_stale)
     scores = work.candidates(index, device, precision, progress)
     evidence, nearest = gather(cache, work.pool, scores, work.near, work.settings.source_column)

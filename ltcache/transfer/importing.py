@@ -14,12 +14,20 @@ import pyarrow.compute as pc
 from ltcache.cache import EncoderState, PromptEmbeddings, open_cache
 from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest import Manifest
-from ltcache.records import bytes_digest, digest, file_digest, one_line, require_local
+from ltcache.records import (
+    PlaceKind,
+    bytes_digest,
+    digest,
+    file_digest,
+    one_line,
+    require_local,
+    require_replaceable,
+)
 from ltcache.transfer.arrays import StackedArrays
 from ltcache.transfer.exported import read_export
 from ltcache.transfer.layouts import ImportedFeatures, guess_layout, read_layout
 from ltcache.transfer.rows import NamedBeside, manifest_of, put_named, rename_field, stacks_of
-from ltcache.transfer.writing import ImportedContent, require_cache_place, write_cache
+from ltcache.transfer.writing import ImportedContent, write_cache
 
 SHARD_SIZE = 1024
 NONE = "none"
@@ -109,7 +117,7 @@ def import_features(
         raise UsageError(f"field {feature_field!r} is neither embedding nor pooled")
     if shard_size < 1:
         raise UsageError(f"the shard size must be at least 1, not {shard_size}")
-    require_cache_place(out)
+    require_replaceable(out, PlaceKind.CACHE)
     kind = guess_layout(source) if layout == "auto" else layout
     notes: list[str] = []
     with _naming(source):

@@ -22,9 +22,8 @@ from ltcache.cache import (
     read_shard_record,
     stored,
 )
-from ltcache.errors import UsageError
 from ltcache.manifest import Manifest
-from ltcache.records import bytes_digest, digest, one_line, remove_leftovers, require_local
+from ltcache.records import bytes_digest, digest, one_line, remove_leftovers
 from ltcache.transfer.arrays import StackedArrays
 
 CENTER = "center"
@@ -50,15 +49,6 @@ class ImportedContent:
     prompts: list[PromptEmbeddings]
     errors: Mapping[int, str] = field(default_factory=dict)
     sources: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-
-def require_cache_place(out: Path) -> None:
-    """Refuse a place that holds something else than a cache, or that is an address."""
-    require_local(out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "plans").is_dir():
-        raise UsageError(f"{out} is not empty and not a cache: choose another --out")
 
 
 def write_cache(out: Path, content: ImportedContent, shard_size: int) -> pa.Table:
