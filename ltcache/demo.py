@@ -71,6 +71,6 @@ def demo(
     for method, row in METHODS.items():
         run = fit_adapter(cache, method, out / "runs" / method, overwrite=True)
         metrics[row] = run.metrics["test"]
-        say(f"{row}: {run.record['cost']['head_seconds']:.1f} s")
+        say(f"{row}: {run.record.cost.head_seconds:.1f} s")
     seconds = time.perf_counter() - started
     return DemoResult(metrics, out / "cache", out / "runs", len(cache.classes), seconds)

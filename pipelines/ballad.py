@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.metrics import percent
+from ltcache.records import write_json
 from ltcache.report import ComparisonEntry, ScoredRun, markdown_table
-from ltcache.runs.run import write_json
 from pipelines.tunings import (
     TEST,
     Child,

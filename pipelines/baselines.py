@@ -78,7 +78,7 @@ from ltcache.ablate import Ablation
 from ltcache.cache import Cache
 from ltcache.methods import METHODS
 from ltcache.report import WRITERS
-from ltcache.runs.run import open_run
+from ltcache.runs import open_run
 from pipelines.comparisons import cache_of, compared, options
 
 
@@ -106,7 +106,7 @@ def equal_logits(cache: Cache, found: Ablation) -> list[tuple[str, str]]:
         if any(choice.get("tau") == 0.0 for choice in entry["choices"][0]):
             continue  # validation data chose to adjust nothing
         run = open_run(Path(found.out) / entry["runs"][0])
-        field, view = run.record["field"], run.method.feature.eval_view
+        field, view = run.record.field, run.method.feature.eval_view
         logits[entry["name"]] = run.logits(cache.features("test", field, view))
     return [
         (one, two)

@@ -17,8 +17,7 @@ from ltcache.extract import extract
 from ltcache.methods import Method
 from ltcache.metrics import GroupScheme, paired_bootstrap, percent
 from ltcache.report import ScoredRows, markdown_table
-from ltcache.report.comparison import right_rows
-from ltcache.runs.run import open_run
+from ltcache.runs import LabelledLogits, open_run
 
 TRIALS = 6
 STATISTICS = ("mean_per_class", "many", "medium", "few")
@@ -82,7 +81,8 @@ def compared(
 
 def right(cache: Cache, out: Path, entry: Mapping[str, Any]) -> np.ndarray:
     """Return which test rows each run of a line classifies rightly, (seeds, N)."""
-    return np.stack([right_rows(open_run(out / path), cache, "test") for path in entry["runs"]])
+    runs = [open_run(out / path) for path in entry["runs"]]
+    return np.stack([LabelledLogits.of(run, cache, "test").right for run in runs])
 
 
 def difference(

@@ -25,7 +25,7 @@ from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.metrics import GroupScheme, evaluate_logits, paired_bootstrap, percent
 from ltcache.report import COLUMNS, markdown_table
-from ltcache.runs.run import Run
+from ltcache.runs import Run
 from ltcache.zero_shot import zero_shot
 
 METHODS = ("ce", "crt", "logit-adjustment")
@@ -86,7 +86,7 @@ def tuned(cache: Cache, method: str, seeds: Sequence[int]) -> tuple[list[Run], f
 
 def test_logits(run: Run, cache: Cache) -> np.ndarray:
     """Return a run's logits on the test split, (n, C)."""
-    return run.logits(cache.features("test", run.record["field"]))
+    return run.logits(cache.features("test", run.record.field))
 
 
 def scores(cache: Cache, logits: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest
 from ltcache.report import ComparisonEntry, ScoredRun
 from ltcache.report.comparison import scored
-from ltcache.runs.run import Run, open_run
+from ltcache.runs import Run, open_run
 from pipelines.tunings import (
     TEST,
     Child,
@@ -86,9 +86,9 @@ def on_crops(study: Study, run: Run, cache: Cache, place: Path, **encoder: Any) 
     """
     extract(of_split(study.manifest, TEST), place, views=[CROPS], **encoder)
     crops = open_cache(place)
-    logits = run.logits(crops.features(TEST, run.record["field"], CROPS))
+    logits = run.logits(crops.features(TEST, run.record.field, CROPS))
     like = scored(run, cache)
-    cost = {**like.record["cost"], "encoder_passes": _passes(like) + crops.crops(CROPS) - 1}
+    cost = replace(like.record.cost, encoder_passes=_passes(like) + crops.crops(CROPS) - 1)
     return scored_logits(cache, {TEST: logits}, like, cost=cost)
 
 
@@ -122,16 +122,15 @@ def between(child: Child) -> FineTuned:
         judge = assembly.judge if assembly.val is not None else None
         found = average_weights(step, assembly.start, tuning, judge)
         encoder = parent.with_model(step.model)
-    record = {
-        **tuned.record,
-        "tuned_on": {**tuned.record["tuned_on"], "average": found.tuned_on},
-        "chosen": {**tuned.record["chosen"], "average": found.share},
-        "averaged": found.scores,
-    }
-    head = copy.deepcopy(step.head).cpu().eval()
-    return replace(
-        tuned, tuning=tuning, encoder=encoder, head=head, average=found.share, record=record
+    record = replace(
+        tuned.record,
+        method=tuning,
+        tuned_on={**tuned.record.tuned_on, "average": found.tuned_on},
+        average=found.share,
+        averaged=found.scores,
     )
+    head = copy.deepcopy(step.head).cpu().eval()
+    return replace(tuned, encoder=encoder, head=head, record=record)
 
 
 def of_split(manifest: Manifest, split: str) -> Manifest:
@@ -144,8 +143,7 @@ def of_split(manifest: Manifest, split: str) -> Manifest:
 
 
 def _passes(line: ScoredRun) -> float:
-    passes: float = line.record["cost"]["encoder_passes"]
-    return passes
+    return line.record.cost.encoder_passes
 
 
 LIFT = Line("LIFT", "lift", ADAPTERS, WIDE, {"LIFT, five crops": five_crops})

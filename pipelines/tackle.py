@@ -80,7 +80,7 @@ from ltcache.metrics import GroupScheme, percent
 from ltcache.report import markdown_table
 from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
 from ltcache.retrieval.selection import tail_classes
-from ltcache.runs.run import Run
+from ltcache.runs import Run
 from ltcache.zero_shot import cached_logits
 from pipelines import pool_precision
 from pipelines.comparisons import STATISTICS, cache_of, difference, options, shown
@@ -305,7 +305,7 @@ def with_zero_shot(run: Run, cache: Cache) -> tuple[np.ndarray, dict[str, float]
 def test_logits(run: Run, cache: Cache) -> np.ndarray:
     """Return a run's logits on the test split, (n, C)."""
     view = run.method.feature.eval_view
-    return run.logits(cache.features("test", run.record["field"], view))
+    return run.logits(cache.features("test", run.record.field, view))
 
 
 def zero_shot_logits(cache: Cache) -> np.ndarray:

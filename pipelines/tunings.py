@@ -34,11 +34,11 @@ from ltcache.finetune import (
 )
 from ltcache.fit import fit_adapter
 from ltcache.manifest import Manifest, read_manifest
-from ltcache.metrics import Metrics, percent
-from ltcache.records.identity import digest
+from ltcache.metrics import Metrics, is_better, percent
+from ltcache.records import digest, write_json
 from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare, markdown_table
 from ltcache.report.comparison import scored
-from ltcache.runs.run import open_run, write_json
+from ltcache.runs import RunRecord, open_run
 from pipelines import comparisons
 from pipelines.comparisons import STATISTICS, cache_of, compared, difference, shown
 
@@ -220,7 +220,7 @@ def choose(study: Study, line: Line) -> tuple[dict[str, Any], dict[str, Any]]:
     for settings in tried:
         record = trial(study, line, settings)
         records.append(record)
-        if "failed" not in record and (best is None or _rank(record) > _rank(best)):
+        if "failed" not in record and is_better(record, best):
             if best is not None:
                 _discard(study, line, best["settings"], study.seeds[0])
             best = record
@@ -265,7 +265,7 @@ def trial(study: Study, line: Line, settings: dict[str, Any]) -> dict[str, Any]:
 def result(study: Study, line: Line, settings: Settings, seed: int) -> dict[str, ScoredRun]:
     """Tune with one seed and score the line ("") and what follows from it; read what is there."""
     file = _file(study, line, settings, seed, ".json")
-    if file.exists() and (found := read_scored(file, seed)).keys() >= {"", *line.then}:
+    if file.exists() and (found := read_scored(file)).keys() >= {"", *line.then}:
         return {name: found[name] for name in ("", *line.then)}
     renewed = study.tuned(line, settings, seed, extraction=True)
     assert renewed.report is not None and renewed.run is not None
@@ -293,7 +293,8 @@ def zero_shot(study: Study, prompts: str | None = None, name: str = ZERO_SHOT) -
     """Return the encoder as it is, by class texts; nothing in it is random."""
     run = fit_adapter(study.cache, ZERO_SHOT, prompts=prompts)
     one = scored(run, study.cache)
-    return ComparisonEntry(name, ZERO_SHOT, {}, [replace(one, seed=seed) for seed in study.seeds])
+    runs = [replace(one, record=replace(one.record, seed=seed)) for seed in study.seeds]
+    return ComparisonEntry(name, ZERO_SHOT, {}, runs)
 
 
 def frozen_heads(study: Study) -> dict[str, ComparisonEntry]:
@@ -323,7 +324,7 @@ def report(
     by_name = {entry.name: entry for entry in entries}
     added = differences(study, by_name[baseline], [e for e in entries if e.name != baseline])
     comparison["differences"] = added
-    comparison["tunings"] = {entry.name: entry.runs[0].record.get("tuning") for entry in entries}
+    comparison["tunings"] = {entry.name: entry.runs[0].record.tuning for entry in entries}
     write_json(Path(study.chosen.out) / f"{name}.json", comparison)
     print(WRITERS["md"](comparison, TEST))
     print(intervals_table(study, entries), end="\n\n")
@@ -349,12 +350,12 @@ def intervals_table(study: Study, entries: Sequence[ComparisonEntry]) -> str:
     for entry in entries:
         nothing = np.zeros_like(_right(entry))
         found = [_added(study, nothing, entry, statistic) for statistic in STATISTICS]
-        cost = entry.runs[0].record["cost"]
+        costs = [run.record.cost for run in entry.runs]
         spent = [
-            np.mean([run.record["cost"][name] for run in entry.runs])
+            np.mean([getattr(cost, name) for cost in costs])
             for name in ("finetune_seconds", "encoder_passes")
         ]
-        trials = cost.get("trial_seconds", 0.0)
+        trials = (entry.runs[0].record.tuning or {}).get("seconds", 0.0)
         cells = [_interval(value) for value in found]
         lines.append([entry.name, *cells, *(f"{v:.0f}" for v in (*spent, trials))])
     heading = ["test, % (95 % over units)", *STATISTICS, "tuning s", "passes", "s of trials"]
@@ -379,11 +380,11 @@ def scored_logits(
         metrics[split] = evaluate_logits(
             values[keep],
             labels[keep],
-            np.array(like.record["class_counts"]),
+            np.array(like.record.class_counts),
             groups=cache.manifest.groups,
             units=None if units is None else units[keep],
         )
-    return ScoredRun(like.seed, metrics, right, {**like.record, **changes})
+    return ScoredRun(metrics, right, replace(like.record, **changes))
 
 
 def write_scored(file: Path, found: Mapping[str, ScoredRun]) -> None:
@@ -397,24 +398,23 @@ def write_scored(file: Path, found: Mapping[str, ScoredRun]) -> None:
     plain = {
         name: {
             "metrics": {split: m.to_dict() for split, m in one.metrics.items()},
-            "record": one.record,
+            "record": one.record.to_dict(),
         }
         for name, one in found.items()
     }
     _write(file, plain)
 
 
-def read_scored(file: Path, seed: int) -> dict[str, ScoredRun]:
+def read_scored(file: Path) -> dict[str, ScoredRun]:
     """Read what :func:`write_scored` wrote."""
     plain = json.loads(file.read_text())
     with np.load(file.with_suffix(".npz")) as arrays:
         right = {name: arrays[name] for name in arrays.files}
     return {
         name: ScoredRun(
-            seed,
             {split: Metrics.from_dict(values) for split, values in one["metrics"].items()},
             {split: right[f"{name}|{split}"] for split in one["metrics"]},
-            one["record"],
+            RunRecord.from_dict(one["record"]),
         )
         for name, one in plain.items()
     }
@@ -441,10 +441,6 @@ def _discard(study: Study, line: Line, settings: Settings, seed: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
-    return record["val_mean_per_class"], -record["val_nll"]
-
-
 def _frozen(study: Study, entry: Mapping[str, Any], out: Path) -> ComparisonEntry:
     places = [out / path for path in entry["runs"]]
     runs = [scored(open_run(place), study.cache, str(place)) for place in places]
@@ -463,11 +459,9 @@ def _with_trials(found: ScoredRun, tuning: Settings) -> ScoredRun:
     """Return the line with how its settings were chosen in its record."""
     if not tuning:
         return found
-    record = dict(found.record)
-    record["tuned_on"] = {**record["tuned_on"], **dict.fromkeys(tuning["chosen"], "val")}
-    record["cost"] = {**record["cost"], "trial_seconds": tuning["seconds"]}
-    record["tuning"] = record.get("tuning") or dict(tuning)
-    return replace(found, record=record)
+    tuned_on = {**found.record.tuned_on, **dict.fromkeys(tuning["chosen"], "val")}
+    searched = {**(found.record.tuning or tuning), "seconds": tuning["seconds"]}
+    return replace(found, record=replace(found.record, tuned_on=tuned_on, tuning=searched))
 
 
 def _told(line: Line, settings: Settings, seed: int) -> Callable[[dict[str, Any]], None]:

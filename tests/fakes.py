@@ -13,7 +13,9 @@ from ltcache.cache import PromptEmbeddings
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
 from ltcache.manifest import ClassList, Manifest
-from ltcache.records.identity import digest
+from ltcache.metrics import GroupScheme
+from ltcache.records import digest
+from ltcache.runs import RunCost, RunRecord
 
 
 def long_tail_counts(classes: int, most: int, least: int) -> np.ndarray:
@@ -162,3 +164,14 @@ class FakeCache:
             "numerics": self.numerics,
         }
         return result if prompts is None else result | {"prompts": dict(prompts.identity)}
+
+
+def run_record(**fields: Any) -> RunRecord:
+    """Return the record of a run that nobody has fitted, with some fields as they are to be."""
+    plain: dict[str, Any] = {
+        "seed": 0, "identities": {}, "prompts": None, "field": "embedding", "dim": 4,
+        "class_counts": (3, 2), "groups": GroupScheme(), "logit_scale": None, "stale": (),
+        "tuned_on": {"epoch": "val"}, "choices": ({},), "splits": {"test": 40},
+        "cost": RunCost(1.0, 0.0, 0.0, 0.5),
+    }  # fmt: skip
+    return RunRecord(**(plain | fields))

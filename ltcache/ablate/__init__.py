@@ -6,13 +6,14 @@ from ltcache.ablate.ablation import Ablation, ablate
 from ltcache.ablate.auto import MethodChoice, choose_method
 from ltcache.ablate.plan import AblationSetting, settings_of
 from ltcache.ablate.runs import AblationProgress
-from ltcache.ablate.tune import has_setting, tune
+from ltcache.ablate.tune import TuningTrial, has_setting, tune
 
 __all__ = [
     "Ablation",
     "AblationProgress",
     "AblationSetting",
     "MethodChoice",
+    "TuningTrial",
     "ablate",
     "choose_method",
     "has_setting",

@@ -17,6 +17,7 @@ from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
+    from ltcache.fit import Memo
 
 SHORT_LIST = (
     "ncm",
@@ -109,7 +110,7 @@ def choose_method(
     right: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     fold = None
-    memos: list[dict[str, Any]] = [{} for _ in range(seeds)]
+    memos: list[Memo] = [{} for _ in range(seeds)]
     for number, method in enumerate(chosen_from, start=1):
         if progress is not None:
             progress(method.name, number, len(chosen_from))

@@ -12,16 +12,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ltcache.fit import Memo
 
 
 class WorkFunction(Protocol):
     """What is done with each item; it never raises."""
 
-    def begin(self, group: Sequence[Any], /) -> dict[str, Any]:
+    def begin(self, group: Sequence[Any], /) -> Memo:
         """Return the memo that the items of a group share."""
 
-    def __call__(self, item: Any, memo: dict[str, Any], /) -> Any:
+    def __call__(self, item: Any, memo: Memo, /) -> Any:
         """Return the result of an item."""
 
 

@@ -24,6 +24,7 @@ from ltcache.report import ScoredRun, scored
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
+    from ltcache.fit import Memo
 
 
 TOGETHER = 32
@@ -105,9 +106,9 @@ class FitRun:
     cache: Cache
     options: RunOptions
 
-    def begin(self, group: Sequence[AblationJob]) -> dict[str, Any]:
+    def begin(self, group: Sequence[AblationJob]) -> Memo:
         """Return what the runs of a group share; all their stages if they are trained together."""
-        memo: dict[str, Any] = {}
+        memo: Memo = {}
         for job in group:
             mend(job.place)
         missing = [job for job in group if not (job.place / "run.json").is_file()]
@@ -118,7 +119,7 @@ class FitRun:
                 self._train(missing, memo)
         return memo
 
-    def _train(self, jobs: Sequence[AblationJob], memo: dict[str, Any]) -> None:
+    def _train(self, jobs: Sequence[AblationJob], memo: Memo) -> None:
         from ltcache import fit
         from ltcache.fit import labelled_rows, make_context, val_rows
 
@@ -140,11 +141,11 @@ class FitRun:
                 memo=memo,
             )
 
-    def __call__(self, job: AblationJob, memo: dict[str, Any]) -> JobOutcome:
+    def __call__(self, job: AblationJob, memo: Memo) -> JobOutcome:
         """Return the outcome; no exception leaves but an interrupt."""
         return _guarded(job, lambda: self._run(job, memo))
 
-    def _run(self, job: AblationJob, memo: dict[str, Any]) -> ScoredRun:
+    def _run(self, job: AblationJob, memo: Memo) -> ScoredRun:
         from ltcache.fit import fit_adapter
 
         run = _whole(job.place)
@@ -181,15 +182,15 @@ class TuneSetting:
     cache: Cache
     options: RunOptions
 
-    def begin(self, group: Sequence[AblationJob]) -> dict[str, Any]:
+    def begin(self, group: Sequence[AblationJob]) -> Memo:
         """Return an empty memo."""
         return {}
 
-    def __call__(self, job: AblationJob, memo: dict[str, Any]) -> JobOutcome:
+    def __call__(self, job: AblationJob, memo: Memo) -> JobOutcome:
         """Return the outcome; no exception leaves but an interrupt."""
         return _guarded(job, lambda: self._tune(job, memo))
 
-    def _tune(self, job: AblationJob, memo: dict[str, Any]) -> dict[str, Any]:
+    def _tune(self, job: AblationJob, memo: Memo) -> dict[str, Any]:
         try:
             known: dict[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
             return known

@@ -7,7 +7,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ltcache.errors import FitError, UnfittedWarning, UsageError, did_you_mean
 from ltcache.extras import how_to_install
 from ltcache.manifest import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
+from ltcache.metrics import validation_rank
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -74,6 +75,26 @@ TUNERS = ("grid", "optuna")
 
 @one_line
 @dataclass(frozen=True)
+class TuningTrial:
+    """What became of one setting.
+
+    Attributes:
+        settings: dotted key -> value. scores: of the rows that choose, ``val_mean_per_class`` and
+            ``val_nll``; empty where it ``failed``, which is the reason.
+    """
+
+    settings: Overrides
+    scores: Mapping[str, float] = field(default_factory=dict)
+    failed: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        failed = {} if self.failed is None else {"failed": self.failed}
+        return {"settings": dict(self.settings), **self.scores, **failed}
+
+
+@one_line
+@dataclass(frozen=True)
 class Tuning:
     """What tuning chose, and how.
 
@@ -82,23 +103,23 @@ class Tuning:
         score: mean accuracy per class of the choice on them, as a fraction.
         trials: how many settings were tried. tuner: ``grid`` or ``optuna``. seed: of all of it.
         space: dotted key -> values of the grid, or (lowest, highest) for Optuna.
-        tried: one record per trial: settings, ``val_mean_per_class``, ``val_nll``, or ``failed``.
+        tried: every setting, in the order of the search.
     """
 
-    chosen: dict[str, Any]
+    chosen: Overrides
     tuned_on: str
     score: float
     trials: int
     tuner: str
     seed: int
     space: dict[str, tuple[Any, ...]]
-    tried: tuple[dict[str, Any], ...]
+    tried: tuple[TuningTrial, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         plain["space"] = {key: list(values) for key, values in self.space.items()}
-        return {**plain, "tried": list(self.tried)}
+        return {**plain, "tried": [trial.to_dict() for trial in self.tried]}
 
 
 def tune(
@@ -115,7 +136,7 @@ def tune(
     device: str = "cpu",
     allow_stale: Collection[str] = (),
     allow_double_correction: bool = False,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Callable[[TuningTrial], None] | None = None,
     memo: Memo | None = None,
 ) -> Tuning:
     """Choose hyper-parameters by mean accuracy per class on validation rows (ties: lower NLL).
@@ -128,7 +149,7 @@ def tune(
         grid: dotted key -> values; None: what the method has of ``SPACE``.
         tuner: ``grid``, or ``optuna`` (its TPE sampler, between the smallest and largest values).
         trials: at most so many settings; a larger grid is drawn from, the method's own first.
-        progress: called with each trial's record.
+        progress: called with each trial.
         memo: see :func:`ltcache.fit.fit_head`.
         Others: see :func:`ltcache.fit.fit_adapter`.
 
@@ -156,9 +177,9 @@ def tune(
     search(trial, space, trials, seed)
     best = trial.best()
     return Tuning(
-        chosen=best["settings"],
+        chosen=best.settings,
         tuned_on=trial.fold.tuned_on,
-        score=best["val_mean_per_class"],
+        score=best.scores["val_mean_per_class"],
         trials=len(trial.tried),
         tuner=tuner,
         seed=seed,
@@ -290,13 +311,12 @@ class _FoldTrials:
     seed: int
     device: str
     allow_double_correction: bool
-    progress: Callable[[dict[str, Any]], None] | None
+    progress: Callable[[TuningTrial], None] | None
     memo: Memo | None
-    tried: list[dict[str, Any]]
+    tried: list[TuningTrial]
 
-    def run(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Fit with some settings and keep the record."""
-        record: dict[str, Any] = {"settings": dict(settings)}
+    def run(self, settings: Overrides) -> TuningTrial:
+        """Fit with some settings and keep what came of it."""
         try:
             _, scores = fit_fold(
                 override(self.method, settings),
@@ -306,22 +326,21 @@ class _FoldTrials:
                 allow_double_correction=self.allow_double_correction,
                 memo=self.memo,
             )
-            record |= {name: scores[name] for name in ("val_mean_per_class", "val_nll")}
+            kept = {name: scores[name] for name in ("val_mean_per_class", "val_nll")}
+            trial = TuningTrial(settings, kept)
         except FitError as error:
-            record["failed"] = str(error)
-        self.tried.append(record)
+            trial = TuningTrial(settings, failed=str(error))
+        self.tried.append(trial)
         if self.progress is not None:
-            self.progress(record)
-        return record
+            self.progress(trial)
+        return trial
 
-    def best(self) -> dict[str, Any]:
+    def best(self) -> TuningTrial:
         """Return the best trial; of equal ones the first."""
-        fitted = [record for record in self.tried if "failed" not in record]
+        fitted = [trial for trial in self.tried if trial.failed is None]
         if not fitted:
-            raise FitError(
-                f"no trial of {self.method.name} can be fitted: {self.tried[0]['failed']}"
-            )
-        return max(fitted, key=lambda r: (r["val_mean_per_class"], -r["val_nll"]))
+            raise FitError(f"no trial of {self.method.name} can be fitted: {self.tried[0].failed}")
+        return max(fitted, key=lambda trial: validation_rank(trial.scores))
 
 
 def _search_grid(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:
@@ -329,9 +348,11 @@ def _search_grid(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> No
         trials.run(settings)
 
 
-def grid_settings(space: Grid, budget: int, seed: int) -> list[dict[str, Any]]:
+def grid_settings(space: Grid, budget: int, seed: int) -> list[Overrides]:
     """Return at most ``budget`` combinations: the first of all, and a draw of the others."""
-    every = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    every: list[Overrides] = [
+        dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
+    ]
     if len(every) <= budget:
         return every
     drawn = random.Random(seed).sample(range(1, len(every)), budget - 1)
@@ -351,11 +372,11 @@ def _search_optuna(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> 
     study.enqueue_trial({key: values[0] for key, values in space.items()})
     for _ in range(budget if space else 1):
         trial = study.ask()
-        record = trials.run({key: _suggest(trial, key, values) for key, values in space.items()})
-        if "failed" in record:
+        found = trials.run({key: _suggest(trial, key, values) for key, values in space.items()})
+        if found.failed is not None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            study.tell(trial, record["val_mean_per_class"])
+            study.tell(trial, found.scores["val_mean_per_class"])
 
 
 def _suggest(trial: Any, key: str, values: Sequence[Any]) -> Any:

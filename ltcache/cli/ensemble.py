@@ -12,7 +12,7 @@ from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from ltcache.ensemble import Ensemble
+    from ltcache.ensemble import Ensemble, RowsRecord
 
 
 @click.command("ensemble", short_help="Mix runs and zero-shot, also of different encoders.")
@@ -68,7 +68,7 @@ def command(
             **options,
         )
     if as_json:
-        print_json({**found.record, "metrics": found.metrics_record()})
+        print_json({**found.record.to_dict(), "metrics": found.metrics_record()})
     else:
         _show(found)
 
@@ -83,28 +83,28 @@ def _numbers(text: str) -> list[float]:
 def _show(found: Ensemble) -> None:
     from ltcache.report import details, footnote, results_table
 
-    split = found.record["split"]
+    split = found.record.split
     own = {name: metrics[split] for name, metrics in found.member_metrics.items()}
     click.echo(results_table({**own, "ensemble": found.metrics[split]}, width=terminal_width()))
     click.echo(details(found.metrics[split]))
     click.echo(_weights(found, split))
     click.echo(_difference(found))
-    for name, rows in found.record["rows"].items():
+    for name, rows in found.record.rows.items():
         for line in _left_out(name, rows):
             click.echo(line)
-    if found.record["encoders"]["distinct"] > 1:
-        click.echo(found.record["encoders"]["note"])
+    if found.record.encoders > 1:
+        click.echo(found.record.encoders_note)
     click.echo(footnote(found.metrics[split], split))
 
 
 def _weights(found: Ensemble, split: str) -> str:
     shown = ", ".join(f"{weight:.4g} {name}" for name, weight in found.weights.items())
     how = "given"
-    if found.record["tuned_on"]:
-        points = len(found.record["tried"])
+    if found.record.tuned_on:
+        points = len(found.record.tried)
         how = f"chosen on val by mean accuracy per class, of {points}"
         how += "; these are the rows that chose" if split == "val" else ""
-    return f"weights of {found.record['space']}: {shown} ({how})"
+    return f"weights of {found.record.space}: {shown} ({how})"
 
 
 def _difference(found: Ensemble) -> str:
@@ -116,13 +116,10 @@ def _difference(found: Ensemble) -> str:
     )
 
 
-def _left_out(split: str, rows: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, missing in rows["left_out"]["missing"].items():
-        more = "..." if missing["rows"] > len(missing["first"]) else ""
-        lines.append(
-            f"{split}: {name} lacks {missing['rows']} rows that others have "
-            f"({missing['in_another_split']} of them in another split of its cache), left out: "
-            f"{', '.join(missing['first'])}{more}"
-        )
-    return lines
+def _left_out(split: str, rows: RowsRecord) -> list[str]:
+    return [
+        f"{split}: {name} lacks {missing.rows} rows that others have "
+        f"({missing.in_another_split} of them in another split of its cache), left out: "
+        f"{', '.join(missing.first)}{'...' if missing.rows > len(missing.first) else ''}"
+        for name, missing in rows.missing.items()
+    ]

@@ -142,7 +142,7 @@ def command(
 def _record(renewed: Any) -> dict[str, Any]:
     tuned, report, run = renewed.tuned, renewed.report, renewed.run
     return {
-        **tuned.record,
+        **tuned.record.to_dict(),
         "checkpoint": str(tuned.path),
         "cache": str(report.path) if report else None,
         "run": str(run.path) if run else None,
@@ -168,7 +168,7 @@ def _show(renewed: Any, parent: Path | None) -> None:
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
     elif run is not None:
-        click.echo(unscored(run.record["splits"]))
+        click.echo(unscored(run.record.splits))
     elif tuned.metrics is not None:
         click.echo(
             results_table({f"{tuned.tuning.name}, val": tuned.metrics}, width=terminal_width())

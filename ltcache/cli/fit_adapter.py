@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.cli.tuning import parse_grid, tuning_options
+
+if TYPE_CHECKING:
+    from ltcache.ablate import TuningTrial
 
 
 @click.command("fit-adapter", short_help="Fit a long-tail method on cached features.")
@@ -102,7 +106,7 @@ def command(
 
 
 def _say_unused(run: Any, prompts: str | None) -> None:
-    if prompts is not None and run.record["prompts"] is None:
+    if prompts is not None and run.record.prompts is None:
         click.echo(
             f"note: {run.method.name} uses no class texts, so --prompts {prompts} had no effect",
             err=True,
@@ -114,8 +118,8 @@ def _say_unscored(run: Any) -> None:
     from ltcache.manifest import unscored
 
     if not run.metrics:
-        click.echo(unscored(run.record["splits"]), err=True)
-    elif list(run.metrics) == ["val"] and "val" in run.record["tuned_on"].values():
+        click.echo(unscored(run.record.splits), err=True)
+    elif list(run.metrics) == ["val"] and "val" in run.record.tuned_on.values():
         click.echo("note: val is also what chose; no labelled test split was left", err=True)
 
 
@@ -164,12 +168,12 @@ def _say_method(name: str, number: int, total: int) -> None:
     click.echo(f"auto: {name} ({number} of {total})", err=True)
 
 
-def _say_trial(record: dict[str, Any]) -> None:
-    result = record.get("failed") or f"{100 * record['val_mean_per_class']:.1f} %"
-    click.echo(f"tried {_pairs(record['settings'])}: {result}", err=True)
+def _say_trial(trial: TuningTrial) -> None:
+    result = trial.failed or f"{100 * trial.scores['val_mean_per_class']:.1f} %"
+    click.echo(f"tried {_pairs(trial.settings)}: {result}", err=True)
 
 
-def _pairs(settings: dict[str, Any]) -> str:
+def _pairs(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items()) or "the defaults"
 
 
@@ -183,10 +187,10 @@ def _show(run: Any) -> None:
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
     by_rows: dict[str, list[str]] = {}
-    for name, rows in run.record["tuned_on"].items():
+    for name, rows in run.record.tuned_on.items():
         by_rows.setdefault(rows, []).append(name)
     chosen = "; ".join(f"{', '.join(names)} chosen on {rows}" for rows, names in by_rows.items())
-    click.echo(f"{chosen}; {run.record['cost']['head_seconds']:.1f} s")
+    click.echo(f"{chosen}; {run.record.cost.head_seconds:.1f} s")
 
 
 def _show_seeds(found: Any, out: Path, as_json: bool) -> None:

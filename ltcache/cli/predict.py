@@ -72,7 +72,7 @@ def command(
     opened = open_run(run)
     found = predict(opened, images, top=top, encoder=choice, lines=_lines(), **options)
     tally = _PredictionCounter(found)
-    shown = min(top, len(opened.record["class_counts"]))
+    shown = min(top, len(opened.record.class_counts))
     for line in _WRITERS["jsonl" if as_json else form](tally, shown):
         click.echo(line, color=True)  # else it drops parts of names that look like colours
     if not tally.done and "-" not in images:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from ltcache.evaluate.prior_shift import (
 )
 from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import PlaceKind, not_what_is_asked, seed_folders, write_json
-from ltcache.runs import Run, check_features, open_run, require_labels, score
+from ltcache.runs import LabelledLogits, Run, check_features, open_run, require_labels, score
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -112,15 +112,6 @@ def evaluate_seeds(
     return {place.name: found for place, found in zip(places, scores, strict=True)}
 
 
-@dataclass(frozen=True, eq=False)
-class _ScoredLogits:
-    """Logits (N, C), labels (N,) in 0..C-1, and units (N,) or None, of the rows to score."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-    units: np.ndarray | None
-
-
 def _shifted_score(
     run: Run,
     cache: Cache,
@@ -129,12 +120,15 @@ def _shifted_score(
     shift: str | None,
     seed: int,
 ) -> Metrics:
-    counts = np.array(run.record["class_counts"])
-    rows = _rows(run, cache, split, None if shift is None else PriorProfile.parse(shift), seed)
+    counts, drawn = np.array(run.record.class_counts), None
+    if shift is not None:
+        labels = require_labels(cache, split)
+        drawn = draw_rows(labels, counts, PriorProfile.parse(shift), seed)
+    rows = LabelledLogits.of(run, cache, split, drawn)
     logits, weights, words = rows.logits, None, "as fitted"
     if test_prior is not None:
-        trained_on = np.array(run.record.get("effective_counts", counts))
-        assumed = profile_prior(trained_on, _exponent(run))
+        trained_on = run.record.effective_counts or run.record.class_counts
+        assumed = profile_prior(np.array(trained_on), _exponent(run))
         target, words = _target(test_prior, counts, rows.logits, assumed)
         logits = retarget(rows.logits, assumed, target)
         weights = None if _is(test_prior, "estimate") else class_weights(target, rows.labels)
@@ -142,24 +136,12 @@ def _shifted_score(
         logits,
         rows.labels,
         counts,
-        groups=run.record["groups"],
+        groups=run.record.groups,
         units=rows.units,
         class_weights=weights,
     )
-    drawn = f"; rows drawn as {shift}, seed {seed}" if shift else ""
-    return replace(metrics, test_prior=words + drawn)
-
-
-def _rows(
-    run: Run, cache: Cache, split: str, shift: PriorProfile | None, seed: int
-) -> _ScoredLogits:
-    labels, units = require_labels(cache, split), cache.column("unit", split)
-    if shift is None:
-        keep = np.flatnonzero(labels >= 0)
-    else:
-        keep = draw_rows(labels, np.array(run.record["class_counts"]), shift, seed)
-    features = cache.features(split, run.record["field"], run.method.feature.eval_view)[keep]
-    return _ScoredLogits(run.logits(features), labels[keep], None if units is None else units[keep])
+    words += f"; rows drawn as {shift}, seed {seed}" if shift else ""
+    return replace(metrics, test_prior=words)
 
 
 def _target(
@@ -204,7 +186,7 @@ def _is(test_prior: object, name: str) -> bool:
 
 
 def _exponent(run: Run) -> float:
-    exponent = run.record.get("residual_prior")
+    exponent = run.record.residual_prior
     if exponent is None:
         raise FitError("the run does not record which class prior its logits carry: fit it again")
     return float(exponent)
@@ -230,11 +212,11 @@ def cache_of(run: Run, cache: Cache | str | Path | None) -> Cache:
     from ltcache.cache import open_cache
 
     if cache is None:
-        if run.path is None or not run.record.get("cache"):
+        if run.path is None or not run.record.cache:
             raise UsageError(
                 "the run does not say which cache it was fitted on: name one (--cache)"
             )
-        path = run.path / run.record["cache"]
+        path = run.path / run.record.cache
         if not path.is_dir():
             raise UsageError(f"the run's cache is no longer at {path}: name it with --cache")
         plain = Path(os.path.normpath(path))  # as a person writes it, unless a link is on the way

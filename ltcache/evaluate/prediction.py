@@ -109,7 +109,7 @@ def _warned(found: Iterator[Prediction], left_out: LeftOut) -> Iterator[Predicti
 def view_of(run: Run) -> View:
     """Return the view that a run predicts on, as the cache had it that it was fitted on."""
     name = run.method.feature.eval_view
-    return View.from_identity(run.record["identities"].get("view") or {"name": name})
+    return View.from_identity(run.record.identities.get("view") or {"name": name})
 
 
 def check_encoder(
@@ -123,12 +123,12 @@ def check_encoder(
     Raises:
         IdentityError: another encoder, or under ``strict`` other numerics.
     """
-    identities = run.record["identities"]
+    identities = run.record.identities
     remedy = "name the encoder that the run was fitted on with --model and --pretrained"
     stale = require_equal(
         "encoder", identities["encoder"], encoder.identity, allow_stale=allow_stale, remedy=remedy
     )
-    field, dim = run.record["field"], run.record["dim"]
+    field, dim = run.record.field, run.record.dim
     if encoder.dims.get(field) != dim:
         raise FitError(f"the head takes {field!r} of {dim} dimensions, the encoder {encoder.dims}")
     _check_numerics(identities.get("numerics") or {}, encoder, strict)
@@ -165,14 +165,14 @@ def encoder_of_run(run: Run, encoder: Encoder | EncoderChoice | None = None) -> 
 
 def _provenance(run: Run, choice: EncoderChoice) -> Mapping[str, str | None]:
     """Return how the run's encoder was named: by the run, or else by the cache it came from."""
-    named: Mapping[str, str | None] | None = run.record.get("provenance")
+    named: Mapping[str, str | None] | None = run.record.provenance
     if named is not None:
         return named
     if choice.model is not None:
         return {}
     from ltcache.cache import open_cache
 
-    where = run.record.get("cache")
+    where = run.record.cache
     if run.path is None or not where or not (run.path / where / "cache.json").is_file():
         raise UsageError("the run does not name its encoder: give --model and --pretrained")
     return open_cache(run.path / where).provenance
@@ -253,7 +253,7 @@ def _ranked(
     """Yield labels and probabilities, most probable first, of uint8 pixels (N, v, 3, H, W)."""
     import torch
 
-    field = run.record["field"]
+    field = run.record.field
     crops = (torch.from_numpy(np.ascontiguousarray(pixels[:, v])) for v in range(pixels.shape[1]))
     encoded = [encoder.encode_images(crop, (field,))[field].numpy() for crop in crops]
     found = probabilities_of(run.logits(stored(np.stack(encoded, axis=1))))

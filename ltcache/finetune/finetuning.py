@@ -32,13 +32,14 @@ from ltcache.finetune.loop import TrainingSetup, encode_split, train_encoder
 from ltcache.finetune.methods import tuning_by_name
 from ltcache.finetune.overrides import override_tuning
 from ltcache.finetune.processes import ProcessRanks, processes
+from ltcache.finetune.record import TunedHead, TuningCost, TuningRecord
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.state import StateFolder, TrainingState
 from ltcache.finetune.tracking import tracked
 from ltcache.fit import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
-from ltcache.metrics import Metrics, evaluate_logits
+from ltcache.metrics import EpochRecord, Metrics, evaluate_logits
 from ltcache.process import keep_freed_memory
 from ltcache.records import digest, one_line, require_local, result_folder
 
@@ -59,32 +60,54 @@ class FineTuned:
 
     Attributes:
         path: the checkpoint's folder, which ``local-dir:PATH`` names.
-        tuning: with every setting written out.
         encoder: ready to extract with.
         head: on ``field``, on the CPU, or None where the class texts are the classifier.
-        field: ``embedding`` or ``pooled``: what the classifier works on.
-        templates: of the class texts that were trained with.
         history: one record per epoch: loss, images per second, scores of validation images.
-        chosen_epoch: from 1. average: share of the tuned weights in the result, or None.
-        metrics: of the result on the validation split, or None where there is none.
-        seconds: of training, validation between epochs included.
-        record: all of it as it stands in ``ltcache.json``.
+        record: what stands in ``ltcache.json``.
         fresh: False where a finished checkpoint was found and opened.
     """
 
     path: Path
-    tuning: FineTuning
     encoder: Encoder
     head: Head | None
-    field: str
-    templates: tuple[str, ...]
-    history: list[dict[str, Any]]
-    chosen_epoch: int
-    average: float | None
-    metrics: Metrics | None
-    seconds: float
-    record: dict[str, Any]
+    history: list[EpochRecord]
+    record: TuningRecord
     fresh: bool = True
+
+    @property
+    def tuning(self) -> FineTuning:
+        """The method, with every setting written out."""
+        return self.record.method
+
+    @property
+    def field(self) -> str:
+        """``embedding`` or ``pooled``: what the classifier works on."""
+        return self.record.field
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Of the class texts that were trained with."""
+        return self.record.templates
+
+    @property
+    def chosen_epoch(self) -> int:
+        """The epoch whose weights were kept, from 1."""
+        return self.record.epoch
+
+    @property
+    def average(self) -> float | None:
+        """Share of the tuned weights in the result, or None."""
+        return self.record.average
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """Scores of the result on the validation split, or None where there is none."""
+        return self.record.val
+
+    @property
+    def seconds(self) -> float:
+        """Of training, validation between epochs included."""
+        return self.record.cost.finetune_seconds
 
 
 def finetune(
@@ -109,7 +132,7 @@ def finetune(
     resume: bool = True,
     overwrite: bool = False,
     allow_double_correction: bool = False,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
 ) -> FineTuned:
     """Tune an encoder on the ``train`` split of a manifest and write it as a checkpoint.
 
@@ -277,10 +300,10 @@ def _finish(
             save_file(tensors, folder / HEAD_FILE)
 
     if place.first:
-        save_checkpoint(out, encoder, parent=parent, record=record, extra=extra)
+        save_checkpoint(out, encoder, parent=parent, record=record.to_dict(), extra=extra)
         state.remove()
     place.wait()
-    return _fine_tuned(out, tuning, encoder, head, done.history, record)
+    return FineTuned(out, encoder, head, done.history, record)
 
 
 def _metrics(assembly: TrainingParts) -> Metrics | None:
@@ -308,39 +331,34 @@ def _record(
     config: Mapping[str, Any],
     place: ProcessRanks,
     seconds: float,
-) -> dict[str, Any]:
+) -> TuningRecord:
     """Return what stands in ``ltcache.json`` about the tuning."""
-    val = assembly.val is not None
-    chosen: dict[str, Any] = {"epoch": done.best_epoch or len(done.history)}
+    step, val = assembly.step, assembly.val is not None
     tuned_on = {"epoch": "val" if val else "nothing: there is no val; the last epoch was kept"}
     if averaged is not None:
-        chosen["average"], tuned_on["average"] = averaged.share, averaged.tuned_on
-    head = None
-    if assembly.step.head is not None:
-        head = {"dim": assembly.context.dim, "init": assembly.init}
-    return {
-        "key": digest(config),
-        **config,
-        "field": assembly.step.field,
-        "templates": list(assembly.templates),
-        "class_counts": assembly.context.class_counts.tolist(),
-        "head": head,
-        "logit_scale": float(assembly.step.logit_scale),
-        "residual_prior": assembly.residual_prior,
-        "chosen": chosen,
-        "tuned_on": tuned_on,
-        "averaged": {} if averaged is None else averaged.scores,
-        "splits": {"train": len(assembly.batches), "val": len(assembly.val or ())},
-        "failures": dict(assembly.batches.failures),
-        "val": None if metrics is None else metrics.to_dict(),
-        "training": fit.to_dict(),
-        "cost": {
-            "finetune_seconds": seconds,
-            "device": place.device.type,
-            "ranks": place.ranks,
-            "trained_parameters": assembly.trained,
-        },
-    }
+        tuned_on["average"] = averaged.tuned_on
+    return TuningRecord(
+        key=digest(config),
+        method=assembly.tuning,
+        seed=config["seed"],
+        source=config["source"],
+        encoder=config["encoder"],
+        field=step.field,
+        templates=tuple(assembly.templates),
+        class_counts=tuple(assembly.context.class_counts.tolist()),
+        head=None if step.head is None else TunedHead(assembly.context.dim, assembly.init),
+        logit_scale=float(step.logit_scale),
+        residual_prior=assembly.residual_prior,
+        epoch=done.best_epoch or len(done.history),
+        average=None if averaged is None else averaged.share,
+        tuned_on=tuned_on,
+        averaged={} if averaged is None else averaged.scores,
+        splits={"train": len(assembly.batches), "val": len(assembly.val or ())},
+        failures=dict(assembly.batches.failures),
+        val=metrics,
+        training=fit.to_dict(),
+        cost=TuningCost(seconds, place.device.type, place.ranks, assembly.trained),
+    )
 
 
 def open_fine_tuned(path: str | Path, device: str = "auto") -> FineTuned:
@@ -350,18 +368,18 @@ def open_fine_tuned(path: str | Path, device: str = "auto") -> FineTuned:
         EncoderError: it cannot be loaded. FitError: its head is damaged.
     """
     path = result_folder(path)
-    record = dict(read_checkpoint(path).record)
+    plain = read_checkpoint(path).record
     encoder = load_encoder(f"local-dir:{path}", device=device)
     try:
-        tuning = FineTuning.from_dict(record["method"])
+        record = TuningRecord.from_dict(plain)
         lines = (path / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
-        head = None if record["head"] is None else _read_head(path / HEAD_FILE, tuning, record)
+        head = None if record.head is None else _read_head(path / HEAD_FILE, record, record.head)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FitError(f"{path}: the tuned head cannot be read ({error})") from error
-    return _fine_tuned(path, tuning, encoder, head, [json.loads(line) for line in lines], record)
+    return FineTuned(path, encoder, head, [json.loads(line) for line in lines], record)
 
 
-def _read_head(path: Path, tuning: FineTuning, record: Mapping[str, Any]) -> Head:
+def _read_head(path: Path, tuning_record: TuningRecord, tuned: TunedHead) -> Head:
     tensors = load_file(path)
     kept: dict[str, Any] = {
         name.removeprefix("context_"): value
@@ -369,36 +387,13 @@ def _read_head(path: Path, tuning: FineTuning, record: Mapping[str, Any]) -> Hea
         if name.startswith("context_")
     }
     context = HeadContext(
-        dim=record["head"]["dim"],
-        num_classes=len(record["class_counts"]),
-        class_counts=torch.tensor(record["class_counts"]),
-        logit_scale=record["logit_scale"],
+        dim=tuned.dim,
+        num_classes=len(tuning_record.class_counts),
+        class_counts=torch.tensor(tuning_record.class_counts),
+        logit_scale=tuning_record.logit_scale,
         **kept,
     )
-    head = HEADS[tuning.classifier.head](context, **tuning.classifier.options)
+    classifier = tuning_record.method.classifier
+    head = HEADS[classifier.head](context, **classifier.options)
     head.load_state_dict(tensors)
     return head.eval()
-
-
-def _fine_tuned(
-    path: Path,
-    tuning: FineTuning,
-    encoder: Encoder,
-    head: Head | None,
-    history: list[dict[str, Any]],
-    record: dict[str, Any],
-) -> FineTuned:
-    return FineTuned(
-        path,
-        tuning,
-        encoder,
-        head,
-        record["field"],
-        tuple(record["templates"]),
-        history,
-        record["chosen"]["epoch"],
-        record["chosen"].get("average"),
-        None if record["val"] is None else Metrics.from_dict(record["val"]),
-        record["cost"]["finetune_seconds"],
-        record,
-    )

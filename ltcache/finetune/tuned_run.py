@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltcache.cache import Cache
 from ltcache.finetune.spec import FineTuning
-from ltcache.fit import data_record, fit_adapter, spent
+from ltcache.fit import fit_adapter
 from ltcache.heads import FeatureTransform
 from ltcache.methods import FeatureSpec, Method, Optimisation, Train
-from ltcache.runs import Run, require_run_place, score
+from ltcache.runs import Run, RunCost, RunRecord, finish_run
 
 if TYPE_CHECKING:
     from ltcache.finetune.finetuning import FineTuned
-
-_SCORED = ("val", "test")
 
 
 def tuned_run(tuned: FineTuned, cache: Cache, out: str | Path, overwrite: bool = False) -> Run:
@@ -44,13 +41,7 @@ def tuned_run(tuned: FineTuned, cache: Cache, out: str | Path, overwrite: bool =
         tuned.history,
         class_names=tuple(cache.classes.names),
     )
-    require_run_place(Path(out), run.key, overwrite)
-    run.record["cache"] = os.path.relpath(cache.path, Path(out).absolute())
-    for split in _SCORED:
-        if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
-            run.metrics[split] = score(run, cache, split)
-    run.save(out, overwrite)
-    return run
+    return finish_run(run, cache, out, overwrite=overwrite)
 
 
 def head_method(tuning: FineTuning, field: str, cache: Cache) -> Method:
@@ -88,19 +79,21 @@ def head_method(tuning: FineTuning, field: str, cache: Cache) -> Method:
     )
 
 
-def _record(tuned: FineTuned, method: Method, cache: Cache) -> dict[str, Any]:
-    assert tuned.head is not None
-    return {
-        **data_record(cache, method.feature),
-        "seed": tuned.record["seed"],
-        "field": tuned.field,
-        "dim": tuned.head.dim,
-        "class_counts": cache.class_counts("train").tolist(),
-        "tuned_on": dict(tuned.record["tuned_on"]),
-        "choices": [{}],
-        "init": [tuned.record["head"]["init"]],
-        "residual_prior": tuned.record["residual_prior"],
-        "stale": [],
-        "training": tuned.record.get("training"),
-        "cost": spent(cache, cache.crops(method.feature.eval_view), 0.0),
-    }
+def _record(tuned: FineTuned, method: Method, cache: Cache) -> RunRecord:
+    assert tuned.head is not None and tuned.record.head is not None
+    return RunRecord.on_cache(
+        cache,
+        method.feature,
+        None,
+        seed=tuned.record.seed,
+        field=tuned.field,
+        dim=tuned.head.dim,
+        class_counts=tuple(cache.class_counts("train").tolist()),
+        tuned_on=dict(tuned.record.tuned_on),
+        choices=({},),
+        init=(tuned.record.head.init,),
+        residual_prior=tuned.record.residual_prior,
+        stale=(),
+        training=tuned.record.training,
+        cost=RunCost.of(cache, cache.crops(method.feature.eval_view), 0.0),
+    )

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from ltcache.fit.adapter import (
-    data_record,
     fit_adapter,
     fit_seeds,
     labelled_rows,
     make_context,
-    spent,
     summarise_seeds,
     val_rows,
 )
@@ -34,7 +32,6 @@ __all__ = [
     "StageInput",
     "TrainingFit",
     "choose_by",
-    "data_record",
     "fit_adapter",
     "fit_head",
     "fit_many",
@@ -45,7 +42,6 @@ __all__ = [
     "optimiser_of",
     "require_classes",
     "set_lr",
-    "spent",
     "summarise_seeds",
     "training_fit",
     "val_rows",

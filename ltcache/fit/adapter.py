@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from ltcache.heads import HEADS, Head, HeadContext, uses_texts
 from ltcache.methods import (
     Adjust,
     Estimate,
-    FeatureSpec,
     Method,
     Solve,
     Stage,
@@ -30,14 +28,12 @@ from ltcache.methods import (
     method_by_name,
     override,
 )
-from ltcache.metrics import GroupScheme, Metrics
+from ltcache.metrics import Metrics
 from ltcache.records import one_line, require_equal, require_local, write_json
-from ltcache.runs import Run, require_labels, require_run_place, score, token_map
+from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, require_labels, token_map
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-
-_SCORED = ("val", "test")
 
 
 def fit_adapter(
@@ -97,8 +93,7 @@ def fit_adapter(
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
     rows = labelled_rows(cache, "train", field, method.feature.view)
-    warn_of_shared(cache, "train", *_SCORED)
-    crops = cache.crops(method.feature.view)
+    warn_of_shared(cache, "train", *SCORED)
     labelled = context.class_counts
     if extra is not None:
         stale += require_same(cache, extra, allow_stale)
@@ -116,13 +111,25 @@ def fit_adapter(
         allow_double_correction=allow_double_correction,
         memo=memo,
     )
-    record = _record(cache, method, field, fitted, context, text_set, seed, stale, crops)
-    if extra is not None:
-        record |= {"class_counts": labelled.tolist(), "extra": extra.to_dict()}
-        record["effective_counts"] = context.class_counts.tolist()
-    if tuning is not None:
-        record["tuning"] = dict(tuning)
-        record["tuned_on"] |= dict.fromkeys(tuning["chosen"], tuning["tuned_on"])
+    record = RunRecord.on_cache(
+        cache,
+        method.feature,
+        text_set if "text" in fitted.init or _uses_texts(method) else None,
+        seed=seed,
+        field=field,
+        dim=context.dim,
+        class_counts=tuple(labelled.tolist()),
+        effective_counts=None if extra is None else tuple(context.class_counts.tolist()),
+        extra=None if extra is None else extra.to_dict(),
+        tuning=None if tuning is None else dict(tuning),
+        tuned_on=_tuned_on(fitted, tuning),
+        choices=tuple(fitted.choices),
+        init=tuple(fitted.init),
+        residual_prior=fitted.residual_prior,
+        stale=stale,
+        training=None if fitted.training is None else fitted.training.to_dict(),
+        cost=RunCost.of(cache, cache.crops(method.feature.view), fitted.seconds),
+    )
     run = Run(
         method,
         fitted.head,
@@ -132,15 +139,7 @@ def fit_adapter(
         class_names=tuple(cache.classes.names),
         rest=cache.rest() if field == "tokens" else {},
     )
-    if out is not None:
-        require_run_place(Path(out), run.key, overwrite)
-        run.record["cache"] = os.path.relpath(cache.path, Path(out).absolute())
-    for split in _SCORED:
-        if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
-            run.metrics[split] = score(run, cache, split, stale)
-    if out is not None:
-        run.save(out, overwrite)
-    return run
+    return finish_run(run, cache, out, overwrite=overwrite, stale=stale)
 
 
 @one_line
@@ -272,75 +271,12 @@ def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:
     return labelled_rows(cache, "val", field, method.feature.eval_view)
 
 
-def _record(
-    cache: Cache,
-    method: Method,
-    field: str,
-    fitted: FittedHead,
-    context: HeadContext,
-    text_set: Any,
-    seed: int,
-    stale: tuple[str, ...],
-    crops: int,
-) -> dict[str, Any]:
-    used = text_set if "text" in fitted.init or _uses_texts(method) else None
-    return {
-        **data_record(cache, method.feature, used),
-        "seed": seed,
-        "field": field,
-        "dim": context.dim,
-        "class_counts": context.class_counts.tolist(),
-        "tuned_on": dict.fromkeys(_chosen(fitted), fitted.tuned_on),
-        "choices": list(fitted.choices),
-        "init": list(fitted.init),
-        "residual_prior": fitted.residual_prior,
-        "stale": list(stale),
-        "training": None if fitted.training is None else fitted.training.to_dict(),
-        "cost": spent(cache, crops, fitted.seconds),
-    }
-
-
-def data_record(cache: Cache, feature: FeatureSpec, texts: Any = None) -> dict[str, Any]:
-    """Return what a run's record says of the cache that it was fitted on.
-
-    Args:
-        feature: which views were used. texts: the class texts that were, or None.
-    """
-    groups = GroupScheme.from_mapping(cache.manifest.groups)
-    return {
-        "identities": cache.identities(feature.eval_view, texts),
-        "train_view": cache.identities(feature.view)["view"],
-        "prompts": None if texts is None else texts.name,
-        "groups": groups.to_mapping(),
-        "group_scheme": groups.describe(),
-        "logit_scale": cache.logit_scale,
-        "splits": {s: len(cache.rows(s)) for s in ("train", *_SCORED) if s in cache.splits},
-        "cache": None,
-        "provenance": dict(cache.provenance),
-    }
-
-
-def spent(cache: Cache, crops: int, head_seconds: float) -> dict[str, float]:
-    """Return the cost of a run: passes of the encoder over the images, and seconds by stage.
-
-    Args:
-        crops: of an image that were encoded for it.
-    """
-    from ltcache.cache import read_cost
-
-    before = read_cost(Path(cache.path))
-    return {
-        "encoder_passes": crops + before["finetune_passes"],
-        "extraction_seconds": before["seconds"],
-        "finetune_seconds": before["finetune_seconds"],
-        "head_seconds": head_seconds,
-    }
-
-
-def _chosen(fitted: FittedHead) -> list[str]:
-    """Return the names of what was chosen on the rows that tuned."""
+def _tuned_on(fitted: FittedHead, tuning: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what was chosen -> the rows that chose it, in words."""
     names = {name for choice in fitted.choices for name in choice} - {"residual"}
-    return sorted(names) or ["epoch"]
+    found = dict.fromkeys(sorted(names) or ["epoch"], fitted.tuned_on)
+    searched = {} if tuning is None else dict.fromkeys(tuning["chosen"], tuning["tuned_on"])
+    return found | searched
 
 
 def require_same(cache: Cache, extra: ExtraRows, allow_stale: Collection[str]) -> tuple[str, ...]:

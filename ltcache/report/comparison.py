@@ -6,19 +6,19 @@ A comparison is plain JSON, made once by :func:`compare`; every format is writte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ltcache.errors import UsageError
 from ltcache.manifest import SPLITS
-from ltcache.metrics import GroupScheme, Metrics, paired_bootstrap
+from ltcache.metrics import Metrics, paired_bootstrap
 from ltcache.records import one_line
+from ltcache.runs import LabelledLogits, Run, RunCost, RunRecord
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-    from ltcache.runs import Run
 
 STATISTIC = "mean_per_class"
 """What ranks and differences are of."""
@@ -30,19 +30,21 @@ class ScoredRun:
     """What a comparison needs of one run.
 
     Args:
-        seed: of the run.
         metrics: split -> scores.
         right: split -> which labelled rows are right, bool (N,); empty where that is not known.
-        record: ``tuned_on``, ``tuning``, ``choices``, ``cost``, ``class_counts``, ``groups``, as
-            in run.json.
+        record: what the run says of itself.
         path: the run's directory, as it is to be shown.
     """
 
-    seed: int
     metrics: Mapping[str, Metrics]
     right: Mapping[str, np.ndarray]
-    record: Mapping[str, Any]
+    record: RunRecord
     path: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.record.seed
 
 
 @one_line
@@ -72,7 +74,7 @@ class ScoredRows:
     """
 
     labels: np.ndarray
-    units: np.ndarray | None = field(default=None)
+    units: np.ndarray | None = None
 
     @classmethod
     def of(cls, cache: Cache, split: str) -> ScoredRows:
@@ -84,18 +86,10 @@ class ScoredRows:
 
 def scored(run: Run, cache: Cache | None, path: str | None = None) -> ScoredRun:
     """Return what a comparison needs of a run; ``cache`` tells which rows are right."""
-    named = ("tuned_on", "tuning", "choices", "cost", "class_counts", "groups")
-    record = {name: run.record.get(name) for name in named}
-    right = {} if cache is None else {s: right_rows(run, cache, s) for s in run.metrics}
-    return ScoredRun(run.record["seed"], dict(run.metrics), right, record, path)
-
-
-def right_rows(run: Run, cache: Cache, split: str) -> np.ndarray:
-    """Return which labelled rows of a split a run classifies rightly, bool (N,)."""
-    labels = cache.labels(split)
-    features = cache.features(split, run.record["field"], run.method.feature.eval_view)
-    keep = labels >= 0
-    return np.asarray(run.logits(features[keep]).argmax(axis=1) == labels[keep])
+    right = {}
+    if cache is not None:
+        right = {split: LabelledLogits.of(run, cache, split).right for split in run.metrics}
+    return ScoredRun(dict(run.metrics), right, run.record, path)
 
 
 def compare(
@@ -132,7 +126,7 @@ def compare(
         "statistic": STATISTIC,
         "baseline": base.name,
         "splits": {split: _about(entries[0].runs[0].metrics[split]) for split in splits},
-        "class_counts": list(record["class_counts"]),
+        "class_counts": list(record.class_counts),
         "entries": [
             {
                 **_summary(entry, splits),
@@ -177,7 +171,7 @@ def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
     from ltcache.fit import summarise_seeds
 
     metrics = {split: [run.metrics[split] for run in entry.runs] for split in splits}
-    tuning = entry.runs[0].record.get("tuning") or {}
+    tuning = entry.runs[0].record.tuning or {}
     return {
         "name": entry.name,
         "method": entry.method,
@@ -185,10 +179,10 @@ def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
         "seeds": [run.seed for run in entry.runs],
         "scores": {split: summarise_seeds(found) for split, found in metrics.items()},
         "per_class": {split: _per_class(found) for split, found in metrics.items()},
-        "tuned_on": dict(entry.runs[0].record["tuned_on"]),
+        "tuned_on": dict(entry.runs[0].record.tuned_on),
         "chosen": dict(tuning.get("chosen", {})),
         "trials": tuning.get("trials", 0),
-        "choices": [run.record["choices"] for run in entry.runs],
+        "choices": [list(run.record.choices) for run in entry.runs],
         "cost": _cost(entry.runs),
         "runs": [run.path for run in entry.runs],
     }
@@ -202,8 +196,8 @@ def _per_class(metrics: Sequence[Metrics]) -> list[float | None]:
 
 def _cost(runs: Sequence[ScoredRun]) -> dict[str, float | None]:
     cost: dict[str, float | None] = {}
-    for name in runs[0].record["cost"]:
-        values = [run.record["cost"][name] for run in runs]
+    for name in (field.name for field in fields(RunCost)):
+        values = [getattr(run.record.cost, name) for run in runs]
         cost[name] = None if None in values else float(np.mean(values))
     return cost
 
@@ -239,8 +233,8 @@ def _difference(
         rows.labels,
         rows.units,
         STATISTIC,
-        class_counts=np.array(record["class_counts"]),
-        groups=GroupScheme.from_mapping(record["groups"]),
+        class_counts=np.array(record.class_counts),
+        groups=record.groups,
         bootstrap=bootstrap,
     )
     return found.to_dict()

@@ -78,11 +78,11 @@ class _ReadRuns:
         """Add a run to the line that it belongs to."""
         from ltcache.records import digest
 
-        parts = {key: run.record[key] for key in ("field", "identities", "class_counts")}
+        parts = {key: getattr(run.record, key) for key in ("field", "identities", "class_counts")}
         line = self.lines.setdefault(
             digest([run.method.to_dict(), parts]), (name, overrides, [])
         )  # fmt: skip
-        if run.record["seed"] not in [other.record["seed"] for other, _ in line[2]]:
+        if run.record.seed not in [other.record.seed for other, _ in line[2]]:
             line[2].append((run, path))
 
     def leave_out(self, path: Path, reason: str) -> None:
@@ -131,7 +131,7 @@ class _ReadRuns:
         """Return the cache of a run if it is still there and still the one it was fitted on."""
         from ltcache.runs import check_features
 
-        named = run.record.get("cache")
+        named = run.record.cache
         place = (path / named).resolve() if named else path
         try:
             cache = self._opened(place)

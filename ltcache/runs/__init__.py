@@ -1,22 +1,25 @@
 """Runs: a trained head with its configuration, its numbers and every identity that it used."""
 
-from ltcache.runs.run import (
-    Run,
+from ltcache.runs.record import SCORED, RunCost, RunRecord
+from ltcache.runs.run import Run, open_run, token_map, write_classes
+from ltcache.runs.scoring import (
+    LabelledLogits,
     check_features,
-    open_run,
+    finish_run,
     require_labels,
-    require_run_place,
     score,
-    token_map,
-    write_classes,
 )
 
 __all__ = [
+    "SCORED",
+    "LabelledLogits",
     "Run",
+    "RunCost",
+    "RunRecord",
     "check_features",
+    "finish_run",
     "open_run",
     "require_labels",
-    "require_run_place",
     "score",
     "token_map",
     "write_classes",

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,30 +21,25 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from ltcache.errors import CacheError, FitError, UsageError
+from ltcache.errors import FitError, UsageError
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict_logits
-from ltcache.manifest import unlabelled_split
 from ltcache.methods import Method, build_head
-from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+from ltcache.metrics import EpochRecord, GroupScheme, Metrics
 from ltcache.records import (
     PlaceKind,
     canonical_json,
     digest,
     not_what_is_asked,
+    require_replaceable,
     result_folder,
-    telling_classes,
     whole_folder,
     write_json,
 )
+from ltcache.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
 
-FORMAT = 1
-_RECORDED = {
-    "choices", "class_counts", "cost", "dim", "field", "group_scheme", "groups", "identities",
-    "logit_scale", "prompts", "seed", "stale", "tuned_on",
-}  # fmt: skip
 _KEPT = ("text_features", "projection", "directions")
 
 
@@ -55,9 +49,7 @@ class Run:
 
     Attributes:
         method: with all settings written out. head, transform: on the CPU.
-        record: what stands in run.json: identities, field, views, seed, rows of each split,
-            tuned_on, init, residual prior, cost, how the encoder was named, identity fields let
-            pass.
+        record: what stands in run.json.
         history: one record per epoch.
         metrics: split -> scores.
         class_names: in label order, for per_class.csv.
@@ -68,8 +60,8 @@ class Run:
     method: Method
     head: Head
     transform: FeatureTransform
-    record: dict[str, Any]
-    history: list[dict[str, Any]] = field(default_factory=list)
+    record: RunRecord
+    history: list[EpochRecord] = field(default_factory=list)
     metrics: dict[str, Metrics] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     rest: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -79,16 +71,16 @@ class Run:
         """Return the method, the seed, the scores and where the run lies, on one line."""
         scores = [f"{k} {100 * m.mean_per_class:.1f} % mean/class" for k, m in self.metrics.items()]
         place = [] if self.path is None else [f"at {self.path}"]
-        seed = f"seed {self.record['seed']}"
+        seed = f"seed {self.record.seed}"
         return f"Run({', '.join([self.method.name, seed, *scores, *place])})"
 
     @property
     def key(self) -> str:
         """Digest of what determines the run: configuration, seed, identities, rows."""
         parts = ("seed", "identities", "field", "class_counts", "splits")
-        used = {part: self.record[part] for part in parts}
-        if "extra" in self.record:
-            used["extra"] = self.record["extra"]["digest"]
+        used = {part: getattr(self.record, part) for part in parts}
+        if self.record.extra is not None:
+            used["extra"] = self.record.extra["digest"]
         return digest([self.method.to_dict(), used])
 
     def logits(self, features: np.ndarray) -> np.ndarray:
@@ -106,14 +98,18 @@ class Run:
         logits = predict_logits(self.head, self.transform(flat))
         return logits.reshape(rows, crops, -1).mean(dim=1).numpy()
 
+    def logits_of(self, cache: Cache, split: str, rows: np.ndarray) -> np.ndarray:
+        """Return float32 (n, C) for the rows of a split of a cache at these positions, (n,)."""
+        features = cache.features(split, self.record.field, self.method.feature.eval_view)
+        return self.logits(features[rows])
+
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the run as a directory.
 
         Raises:
             UsageError: something else is there, and it is not a run or ``overwrite`` is false.
         """
-        out = Path(out)
-        require_run_place(out, self.key, overwrite)
+        out = require_replaceable(out, PlaceKind.RUN, key=self.key, overwrite=overwrite)
         with whole_folder(out) as partial:
             self._write(partial)
         self.path = out
@@ -125,20 +121,22 @@ class Run:
         save_file({n: v.contiguous() for n, v in tensors.items()}, directory / "head.safetensors")
         if self.rest:
             save_arrays(dict(self.rest), directory / "rest.safetensors")
-        record = {"format": FORMAT, "method": self.method.name, "key": self.key, **self.record}
+        record = {"method": self.method.name, "key": self.key, **self.record.to_dict()}
         write_json(directory / "run.json", record)
         write_json(directory / "config.json", self.method.to_dict())
         write_json(directory / "metrics.json", self.metrics_record())
         lines = "".join(canonical_json(entry) + "\n" for entry in self.history)
         (directory / "history.jsonl").write_text(lines, encoding="utf-8")
-        write_classes(directory / "per_class.csv", self.record, self.class_names, self.metrics)
+        counts, groups = np.array(self.record.class_counts), self.record.groups
+        write_classes(directory / "per_class.csv", counts, groups, self.class_names, self.metrics)
 
     def metrics_record(self) -> dict[str, Any]:
         """Return what stands in metrics.json."""
         named = ("seed", "identities", "tuned_on", "group_scheme", "cost", "stale")
+        record = self.record.to_dict()
         return {
             "method": self.method.name,
-            **{name: self.record[name] for name in named},
+            **{name: record[name] for name in named},
             "splits": {split: metrics.to_dict() for split, metrics in self.metrics.items()},
         }
 
@@ -153,16 +151,14 @@ def open_run(path: str | Path) -> Run:
     if not (path / "run.json").is_file():
         raise UsageError(f"no run here: {not_what_is_asked(path, PlaceKind.RUN)}")
     try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        record = RunRecord.from_dict(json.loads((path / "run.json").read_text(encoding="utf-8")))
         method = Method.from_dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
         numbers = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         lines = (path / "history.jsonl").read_text(encoding="utf-8").splitlines()
         tensors = load_file(path / "head.safetensors")
         with open(path / "per_class.csv", newline="", encoding="utf-8") as file:
             names = tuple(row["name"] for row in csv.DictReader(file))
-        if missing := sorted(_RECORDED - set(record)):
-            raise ValueError(f"run.json lacks {', '.join(missing)}")
-        rest = load_arrays(path / "rest.safetensors") if record["field"] == "tokens" else {}
+        rest = load_arrays(path / "rest.safetensors") if record.field == "tokens" else {}
         metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
         history = [json.loads(line) for line in lines]
         head, transform = _rebuild(method, record, tensors, rest)
@@ -176,14 +172,12 @@ def open_run(path: str | Path) -> Run:
         SafetensorError,
     ) as error:
         raise FitError(f"{path}: the run cannot be read ({error})") from error
-    for name in ("format", "method", "key"):
-        record.pop(name, None)
     return Run(method, head, transform, record, history, metrics, names, rest, path)
 
 
 def _rebuild(
     method: Method,
-    record: Mapping[str, Any],
+    run_record: RunRecord,
     tensors: Mapping[str, torch.Tensor],
     rest: Mapping[str, np.ndarray],
 ) -> tuple[Head, FeatureTransform]:
@@ -192,14 +186,14 @@ def _rebuild(
 
     kept = {name.rpartition("context_")[2]: v for name, v in tensors.items() if "context_" in name}
     context = HeadContext(
-        dim=record["dim"],
-        num_classes=len(record["class_counts"]),
-        class_counts=torch.tensor(record["class_counts"]),
-        logit_scale=record["logit_scale"],
-        tokens=token_map(record["identities"]["encoder"], rest) if rest else None,
+        dim=run_record.dim,
+        num_classes=len(run_record.class_counts),
+        class_counts=torch.tensor(run_record.class_counts),
+        logit_scale=run_record.logit_scale,
+        tokens=token_map(run_record.identities["encoder"], rest) if rest else None,
         **{name: kept[name] for name in _KEPT if name in kept},
     )
-    head = build_head(method.stages, record["choices"], context)
+    head = build_head(method.stages, run_record.choices, context)
     head.load_state_dict(under("head"))
     transform = FeatureTransform(method.feature.transform, context.dim)
     transform.load_state_dict(under("transform"))
@@ -218,104 +212,24 @@ def token_map(encoder: Mapping[str, Any], rest: Mapping[str, np.ndarray]) -> Tok
     return TokenMap(module.grid, module.class_token, encoder["dims"]["embedding"], module)
 
 
-def require_run_place(out: Path, key: str, overwrite: bool) -> None:
-    """Refuse to replace what is not a run, or a run of other content unless told to.
-
-    Raises:
-        UsageError: with what is there.
-    """
-    out = result_folder(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / "run.json").is_file():
-        raise UsageError(f"{out} exists and is not a run; choose another --out")
-    try:
-        there = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        there = {}
-    there = there if isinstance(there, dict) else {}
-    if there.get("key") != key and not overwrite:
-        raise UsageError(
-            f"{out} holds another run (method {there.get('method')!r}, seed {there.get('seed')}); "
-            "choose another --out, or pass --overwrite"
-        )
-
-
-def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) -> tuple[str, ...]:
-    """Refuse a cache whose features do not fit a run; warn where only last bits may differ.
-
-    Returns:
-        Identity fields that differ and were let pass.
-
-    Raises:
-        IdentityError: encoder, classes, view or prompts differ.
-    """
-    from ltcache.cache import check_identities
-
-    expected = run.record["identities"]
-    prompts = cache.prompts(run.record["prompts"]) if "prompts" in expected else None
-    found = cache.identities(run.method.feature.eval_view, prompts)
-    with telling_classes(run.class_names, cache.classes.names):
-        stale, loose = check_identities(expected, found, allow_stale)
-    if loose:
-        warnings.warn(
-            f"the features were computed otherwise ({', '.join(loose)}); logits can differ in "
-            "their last digits",
-            stacklevel=2,
-        )
-    return tuple(stale)
-
-
-def require_labels(cache: Cache, split: str) -> np.ndarray:
-    """Return the labels of a split, int64 (n,), at least one of them known.
-
-    Raises:
-        CacheError: there is no such split, or none of its rows has a label.
-    """
-    labels = cache.labels(split)
-    if not (labels >= 0).any():
-        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
-    return labels
-
-
-def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Metrics:
-    """Score the labelled rows of one split of a cache; intervals are over its ``unit`` column.
-
-    Raises:
-        CacheError: there is no such split, or none of its rows has a label.
-    """
-    labels = require_labels(cache, split)
-    features = cache.features(split, run.record["field"], run.method.feature.eval_view)
-    units = cache.column("unit", split)
-    keep = labels >= 0
-    metrics = evaluate_logits(
-        run.logits(features[keep]),
-        labels[keep],
-        np.array(run.record["class_counts"]),
-        groups=run.record["groups"],
-        units=None if units is None else units[keep],
-    )
-    return metrics.marked(stale)
-
-
 def write_classes(
     path: Path,
-    record: Mapping[str, Any],
+    class_counts: np.ndarray,
+    scheme: GroupScheme,
     names: Sequence[str],
     splits: Mapping[str, Metrics],
 ) -> None:
     """Write per_class.csv: count and group of each class, its rows and accuracy in each split.
 
     Args:
-        record: with ``class_counts`` and ``groups``. names: of the classes, or empty.
+        names: of the classes, or empty.
     """
-    counts = np.array(record["class_counts"])
-    groups = GroupScheme.from_mapping(record["groups"]).assign(counts)
+    groups = scheme.assign(class_counts)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         header = [f"{split}_{what}" for split in splits for what in ("rows", "accuracy")]
         writer.writerow(["label", "name", "train_rows", "group", *header])
-        for label, count in enumerate(counts):
+        for label, count in enumerate(class_counts):
             cells: list[Any] = []
             for metrics in splits.values():
                 accuracy = metrics.per_class[label]

@@ -256,8 +256,8 @@ def zero_shot_matrix(run: Run, folded: FoldedHead) -> torch.Tensor | None:
 
 
 def _why_not_folded(run: Run, folded: FoldedHead) -> str:
-    if run.record["field"] != "embedding":
-        return f"the head takes {run.record['field']!r} features"
+    if run.record.field != "embedding":
+        return f"the head takes {run.record.field!r} features"
     if run.transform.kind not in ("none", "l2"):
         return f"the transform {run.transform.kind!r} subtracts a mean"
     return "the head has a bias" if folded.bias.any() else ""
@@ -274,10 +274,10 @@ def _config(run: Run, encoder: Encoder, folded: FoldedHead) -> dict[str, Any]:
             "quick_gelu": architecture["activation"] == "quick_gelu",
         },
         "preprocessing": encoder.identity["preprocessing"],
-        "field": run.record["field"],
+        "field": run.record.field,
         "transform": run.transform.kind,
         "unit_features": folded.unit_features,
-        "residual_prior": run.record["residual_prior"],
+        "residual_prior": run.record.residual_prior,
         "encoder": encoder.identity,
         "method": run.method.name,
     }
@@ -313,7 +313,7 @@ def _check(run: Run, encoder: Encoder, folder: Path) -> None:
     pixels = torch.randint(
         0, 256, (4, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    field = run.record["field"]
+    field = run.record.field
     expected = probabilities_of(run.logits(encoder.encode_images(pixels, (field,))[field].numpy()))
     try:
         classifier = module.Classifier(folder / BUNDLE)

@@ -136,7 +136,7 @@ class _OnnxGraph(nn.Module):
         from ltcache.encoder import ImageTower
 
         super().__init__()
-        self.tower = ImageTower(encoder, run.record["field"])
+        self.tower = ImageTower(encoder, run.record.field)
         self.transform = run.transform
         self.head = run.head
 
@@ -259,7 +259,7 @@ def _compare(runtime: Any, run: Run, encoder: Encoder, path: Path) -> float:
     height, width = encoder.preprocessing.size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (5, 3, height, width), dtype=torch.uint8, generator=generator)
-    field = run.record["field"]
+    field = run.record.field
     features = encoder.encode_images(pixels, (field,))[field].numpy()
     expected = probabilities_of(run.logits(stored(features)))
     images = encoder.preprocessing.normalise(pixels).numpy()
@@ -294,11 +294,11 @@ def _record(run: Run, encoder: Encoder, folder: Path, worst: float) -> dict[str,
         "input": {"name": "pixels", "type": "float32", "shape": ["N", 3, height, width]},
         "outputs": {name: ["N", classes] for name in ("logits", "probabilities")},
         "preprocessing": encoder.preprocessing.to_dict(),
-        "field": run.record["field"],
+        "field": run.record.field,
         "transform": run.transform.kind,
         "method": run.method.name,
-        "residual_prior": run.record["residual_prior"],
-        "identities": run.record["identities"],
+        "residual_prior": run.record.residual_prior,
+        "identities": run.record.identities,
         "run": run.key,
         "difference_from_predict": worst,
     }
@@ -308,6 +308,6 @@ def _readme(run: Run, encoder: Encoder, worst: float) -> str:
     height, width = encoder.preprocessing.size
     return _README.format(
         method=run.method.name, height=height, width=width, classes=len(run.class_names),
-        opset=OPSET, field=run.record["field"], transform=run.transform.kind, worst=worst,
-        prior=prior_text(run.record["residual_prior"]),
+        opset=OPSET, field=run.record.field, transform=run.transform.kind, worst=worst,
+        prior=prior_text(run.record.residual_prior),
     )  # fmt: skip

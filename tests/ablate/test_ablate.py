@@ -23,8 +23,7 @@ from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, override
 from ltcache.metrics import paired_bootstrap
 from ltcache.report import comparison_table, report
-from ltcache.report.comparison import right_rows
-from ltcache.runs.run import open_run
+from ltcache.runs import LabelledLogits, Run, open_run
 from tests.fakes import FakeCache, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
@@ -33,6 +32,10 @@ FILES = {
     "accuracy_by_frequency.png", "accuracy_by_frequency.svg", "results.csv", "results.json",
     "results.md", "results.tex", "runs",
 }  # fmt: skip
+
+
+def _right(run: Run, cache: Any) -> np.ndarray:
+    return LabelledLogits.of(run, cache, "test").right
 
 
 def _cache(**options: Any) -> Any:
@@ -63,7 +66,7 @@ def test_an_ablation_equals_single_fits_and_its_own_arithmetic(tmp_path: Path) -
     assert few["sd"] == pytest.approx(np.std(values, ddof=1))
     base = [fit_adapter(cache, "ce", seed=s, overrides=SHORT) for s in (0, 1)]
     pair = paired_bootstrap(
-        *(np.stack([right_rows(r, cache, "test") for r in runs]) for runs in (base, alone)),
+        *(np.stack([_right(r, cache) for r in runs]) for runs in (base, alone)),
         cache.labels("test"),
         cache.column("unit", "test"),
         class_counts=COUNTS,
@@ -237,7 +240,7 @@ def test_tuning_reads_no_test_row_and_is_recorded(tmp_path: Path) -> None:
     assert set(entry["chosen"]) == {"loss.tau", "optimisation.lr"} and entry["trials"] == 3
     assert entry["tuned_on"] == dict.fromkeys(("epoch", "loss.tau", "optimisation.lr"), "val")
     run = open_run(tmp_path / entry["runs"][1])
-    assert run.record["tuning"]["tuner"] == "grid" and len(run.record["tuning"]["tried"]) == 3
+    assert run.record.tuning["tuner"] == "grid" and len(run.record.tuning["tried"]) == 3
     assert run.method.stages[-1].loss_options["tau"] == entry["chosen"]["loss.tau"]  # type: ignore[union-attr]
     assert _entry(found, "ncm")["trials"] == 1
     kept = sorted(tmp_path.glob("tuning/*.json"))

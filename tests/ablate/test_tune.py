@@ -28,12 +28,12 @@ def test_the_best_on_validation_data_is_chosen() -> None:
     found = tune(cache, "logit-adjustment", grid=grid, overrides=SHORT, seed=1)
     scores = {}
     for trial in found.tried:
-        run = fit_adapter(
-            cache, "logit-adjustment", seed=1, overrides={**SHORT, **trial["settings"]}
+        run = fit_adapter(cache, "logit-adjustment", seed=1, overrides={**SHORT, **trial.settings})
+        scores[tuple(trial.settings.values())] = run.metrics["val"].mean_per_class
+        assert trial.scores["val_mean_per_class"] == pytest.approx(
+            run.metrics["val"].mean_per_class
         )
-        scores[tuple(trial["settings"].values())] = run.metrics["val"].mean_per_class
-        assert trial["val_mean_per_class"] == pytest.approx(run.metrics["val"].mean_per_class)
-        assert trial["val_nll"] == pytest.approx(run.metrics["val"].nll, rel=1e-5)
+        assert trial.scores["val_nll"] == pytest.approx(run.metrics["val"].nll, rel=1e-5)
     assert (
         scores[tuple(found.chosen.values())] == max(scores.values()) == pytest.approx(found.score)
     )
@@ -85,8 +85,8 @@ def test_optuna_draws_between_the_ends_from_a_seed_and_begins_with_the_default()
     options: dict[str, Any] = {"grid": grid, "overrides": SHORT, "trials": 5, "tuner": "optuna"}
     one, two = (tune(_cache(), "ce", **options) for _ in range(2))
     assert one.tried == two.tried and one.trials == 5 and one.tuner == "optuna"
-    assert one.tried[0]["settings"] == {"optimisation.lr": 1e-3, "sampler": "instance"}
-    lrs = [trial["settings"]["optimisation.lr"] for trial in one.tried]
+    assert one.tried[0].settings == {"optimisation.lr": 1e-3, "sampler": "instance"}
+    lrs = [trial.settings["optimisation.lr"] for trial in one.tried]
     assert all(1e-3 <= lr <= 1e-2 for lr in lrs) and len(set(lrs)) > 2
 
 
@@ -100,7 +100,7 @@ def test_a_missing_optuna_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trial_that_cannot_be_fitted_is_recorded_and_not_chosen(tuner: str) -> None:
     grid = {"init": ["previous", "class_mean"]}
     found = tune(_cache(), "ce", grid=grid, trials=5, tuner=tuner, overrides=SHORT)
-    assert "needs a stage before it" in found.tried[0]["failed"]
+    assert "needs a stage before it" in str(found.tried[0].failed)
     assert found.chosen == {"init": "class_mean"}
     with pytest.raises(FitError, match="no trial of ce can be fitted: init=previous"):
         tune(_cache(), "ce", grid={"init": ["previous"]}, tuner=tuner, overrides=SHORT)

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from ltcache.cache import PromptEmbeddings
-from ltcache.ensemble import Ensemble, ZeroShot, ensemble, mixed_logits, weight_grid
+from ltcache.ensemble import (
+    Ensemble,
+    EnsembleRecord,
+    ZeroShot,
+    ensemble,
+    evaluate_ensemble,
+    mixed_logits,
+    weight_grid,
+)
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.fit import fit_adapter
@@ -77,7 +85,7 @@ def _scores(run: Run, cache: Texts, split: str) -> dict[str, np.ndarray]:
     """Return key -> logits, row by row."""
     keys = cache.column("key", split)
     assert keys is not None
-    values = run.logits(cache.features(split, run.record["field"]))
+    values = run.logits(cache.features(split, run.record.field))
     return dict(zip(keys.tolist(), values.astype(np.float64), strict=True))
 
 
@@ -122,10 +130,10 @@ def test_two_encoders_equal_plain_numpy_on_rows_matched_by_key(space: str) -> No
         truth = dict(zip(one.column("key", split), one.labels(split), strict=True))  # type: ignore[arg-type]
         labels[split] = np.array([truth[key] for key in keys])
         parts[split] = [np.stack([by_key[key] for key in keys]) for by_key in scores]
-        assert found.record["rows"][split]["rows"] == len(keys)
-        gap = found.record["rows"][split]["left_out"]["missing"]
-        assert [g["rows"] for g in gap.values()] == [len(scores[0]) - len(keys)]
-        assert all(g["in_another_split"] == 0 for g in gap.values())
+        assert found.record.rows[split].rows == len(keys)
+        gap = found.record.rows[split].missing
+        assert [g.rows for g in gap.values()] == [len(scores[0]) - len(keys)]
+        assert all(g.in_another_split == 0 for g in gap.values())
     weights = _chosen(parts["val"], labels["val"], space)
     assert tuple(found.weights.values()) == pytest.approx(weights) and 0 < weights[0] < 1
     expected = _plain(parts["test"], weights, space)
@@ -134,9 +142,9 @@ def test_two_encoders_equal_plain_numpy_on_rows_matched_by_key(space: str) -> No
     assert metrics.per_class == plain.per_class and metrics.few == plain.few
     assert metrics.nll == pytest.approx(plain.nll, abs=1e-6)
     assert metrics.num_units < metrics.num_rows
-    assert found.record["encoders"]["distinct"] == 2
-    assert "different encoders, by design" in found.record["encoders"]["note"]
-    assert found.record["tuned_on"] == {"weights": "val"} and len(found.record["tried"]) == 21
+    assert found.record.encoders == 2
+    assert "different encoders, by design" in found.record.encoders_note
+    assert found.record.tuned_on == {"weights": "val"} and len(found.record.tried) == 21
 
 
 def test_order_and_position_do_not_matter() -> None:
@@ -160,7 +168,7 @@ def test_a_weight_of_one_is_the_member_itself(space: str) -> None:
         mixed = found.metrics["test"]
         assert mixed.per_class == expected.per_class and mixed.intervals == expected.intervals
         assert mixed.nll == pytest.approx(expected.nll)
-        assert found.record["tuned_on"] == {} and list(found.metrics) == ["test"]
+        assert found.record.tuned_on == {} and list(found.metrics) == ["test"]
         by = found.member_metrics
         assert next(iter(by.values()))["test"].per_class == own.per_class
         assert by["zero-shot"]["test"].per_class == texts.per_class
@@ -170,7 +178,7 @@ def test_weights_are_scaled_and_the_grid_holds_its_corners() -> None:
     cache = Texts(COUNTS, noise=1.2)
     run = _fit(cache)
     found = [_mix([run, "zero-shot"], (cache,), weights=w) for w in ((1, 3), (0.25, 0.75))]
-    assert found[0].record["key"] == found[1].record["key"]
+    assert found[0].record.key == found[1].record.key
     assert list(found[0].weights.values()) == [0.25, 0.75]
     for members, size in ((2, 21), (3, 231), (4, 286), (5, 1001), (6, 252)):
         grid = weight_grid(members)
@@ -184,17 +192,17 @@ def test_weights_are_scaled_and_the_grid_holds_its_corners() -> None:
 def test_equal_accuracy_is_decided_by_likelihood() -> None:
     cache = Texts(COUNTS, noise=0.01)  # every weight is right everywhere
     found = _mix([_fit(cache), "zero-shot"], (cache,))
-    tried = found.record["tried"]
-    assert {entry["mean_per_class"] for entry in tried} == {1.0}
-    best = min(tried, key=lambda entry: entry["nll"])
-    assert list(found.weights.values()) == best["weights"]
+    tried = found.record.tried
+    assert {point.mean_per_class for point in tried} == {1.0}
+    best = min(tried, key=lambda point: point.nll)
+    assert list(found.weights.values()) == list(best.weights)
 
 
 def test_three_members_and_the_difference_to_each() -> None:
     one, two = Texts(COUNTS, noise=1.2, unit=2), _other()
     runs = [_fit(one), _fit(two)]
     found = _mix([*runs, ZeroShot(one)], (one, two))  # type: ignore[arg-type]
-    assert len(found.record["tried"]) == 231
+    assert len(found.record.tried) == 231
     assert set(found.differences) == set(found.member_metrics) == set(found.weights)
     best = found.best_member
     for name, splits in found.member_metrics.items():
@@ -218,9 +226,9 @@ def test_a_row_that_trained_one_member_scores_no_other() -> None:
     moved = [i for i, name in enumerate(split) if name == "test"][:5]
     _with(two, "split", ["train" if i in moved else name for i, name in enumerate(split)])
     found = _mix([_fit(one), _fit(two)], (one, two), weights=(1, 1))
-    missing = list(found.record["rows"]["test"]["left_out"]["missing"].values())
-    assert [(gap["rows"], gap["in_another_split"]) for gap in missing] == [(5, 5)]
-    assert len(missing[0]["first"]) == 5
+    missing = list(found.record.rows["test"].missing.values())
+    assert [(gap.rows, gap.in_another_split) for gap in missing] == [(5, 5)]
+    assert len(missing[0].first) == 5
     assert found.metrics["test"].num_rows == len(one.labels("test")) - 5
 
 
@@ -232,8 +240,8 @@ def test_a_label_that_one_cache_lacks_is_taken_from_the_other() -> None:
     _with(two, "label", [-1 if i % 3 else label for i, label in enumerate(labels)])
     assert _mix(runs, (one, two), weights=(1, 1)).metrics == whole.metrics
     _with(one, "label", [-1] * len(labels))
-    part = _mix(runs, (one, two), weights=(1, 1)).record["rows"]["test"]
-    assert part["left_out"]["unlabelled"] + part["rows"] == whole.metrics["test"].num_rows
+    part = _mix(runs, (one, two), weights=(1, 1)).record.rows["test"]
+    assert part.unlabelled + part.rows == whole.metrics["test"].num_rows
 
 
 def test_other_bytes_under_one_key_are_told() -> None:
@@ -243,13 +251,13 @@ def test_other_bytes_under_one_key_are_told() -> None:
         table = cache.manifest.rows.append_column("sha256", [keys])
         cache.manifest = Manifest("fake", table, cache.classes)
     members = [_fit(one), _fit(two)]
-    assert _mix(members, (one, two)).record["rows"]["test"]["content_differs"] == 0
+    assert _mix(members, (one, two)).record.rows["test"].content_differs == 0
     keys = two.manifest.rows["key"].to_pylist()
     _with(two, "sha256", [f"other {key}" for key in keys])
     with pytest.warns(UserWarning, match="not the same file"):
         found = _mix(members, (one, two), weights=(1, 1))
-    test = found.record["rows"]["test"]
-    assert test["content_differs"] == test["rows"]
+    test = found.record.rows["test"]
+    assert test.content_differs == test.rows
 
 
 def test_labels_and_classes_must_agree() -> None:
@@ -277,9 +285,9 @@ def test_a_cache_of_another_encoder_than_its_run_is_refused() -> None:
     again = Texts(COUNTS, noise=1.2)
     again.encoder = {**again.encoder, "patch": 1}
     found = _mix(runs, (again, two), weights=(1, 1), allow_stale=["encoder"])
-    first = found.record["members"][0]
-    assert first["stale"] == ["encoder.patch"]
-    assert found.metrics["test"].stale == (f"{first['name']}: encoder.patch",)
+    first = found.record.members[0]
+    assert first.stale == ("encoder.patch",)
+    assert found.metrics["test"].stale == (f"{first.name}: encoder.patch",)
     one.encoder = {**one.encoder, "tokenizer": "k1"}
     with pytest.raises(IdentityError, match="tokenizer"):
         _mix([runs[1], ZeroShot(one)], (two,))  # type: ignore[arg-type]
@@ -342,11 +350,32 @@ def test_the_directory_says_everything(tmp_path: Path) -> None:
     shown = [float(row["test_accuracy"]) for row in rows]
     assert shown == pytest.approx(list(found.metrics["test"].per_class), abs=1e-5)  # type: ignore[arg-type]
     again = _mix([_fit(one), _fit(two, "gda"), "zero-shot"], (one, two), out=out)
-    assert again.record == found.record and again.metrics == found.metrics
+    assert EnsembleRecord.from_dict(record) == found.record == again.record
+    assert again.metrics == found.metrics
     with pytest.raises(UsageError, match="holds another ensemble"):
         _mix([_fit(one), "zero-shot"], (one,), out=out)
     changed = _mix([_fit(one), "zero-shot"], (one,), out=out, overwrite=True)
-    assert json.loads((out / "ensemble.json").read_text())["key"] == changed.record["key"]
+    assert json.loads((out / "ensemble.json").read_text())["key"] == changed.record.key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "ensemble.json is of format 2, .* upgrade"),
+        ({"bias": 0}, "ensemble.json has bias, .* a later version wrote it"),
+        ({"members": [{"kind": "run"}]}, "ensemble.json, members lacks field, identities, key"),
+        ({"rows": {"test": {}}}, "left_out"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    cache = Texts(COUNTS, noise=1.2)
+    _mix([_fit(cache), "zero-shot"], (cache,), out=tmp_path / "e", weights=(1, 1))
+    place = tmp_path / "e" / "ensemble.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    with pytest.raises(FitError, match=message):
+        evaluate_ensemble(tmp_path / "e")
 
 
 def test_extreme_scores_stay_finite() -> None:

@@ -9,6 +9,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_predictions_are_those_of_the_cache(
     images: Path, encoder: Any, cache: Any, method: str, overrides: dict[str, Any]
 ) -> None:
     run = _run(cache, method, **overrides)
-    features = cache.features("test", run.record["field"])
+    features = cache.features("test", run.record.field)
     expected = probabilities_of(run.logits(features))
     found = list(predict(run, [images / "test"], encoder=encoder, batch_size=4, top=3))
     keys = [str(Path(p.image).relative_to(images)) for p in found]
@@ -209,8 +210,10 @@ def test_another_encoder_is_refused_and_other_numerics_warn(
     with pytest.raises(IdentityError, match=r"towers\.image"):
         predict(run, [images], encoder=other)
     assert list(predict(run, [images], encoder=other, allow_stale=["encoder"]))
-    changed = Run(run.method, run.head, run.transform, json.loads(json.dumps(run.record)))
-    changed.record["identities"]["numerics"]["device"] = "cuda"
+    numerics = {**run.record.identities["numerics"], "device": "cuda"}
+    identities = {**run.record.identities, "numerics": numerics}
+    record = replace(run.record, identities=identities)
+    changed = Run(run.method, run.head, run.transform, record)
     with pytest.warns(UserWarning, match="device"):
         predict(changed, [images], encoder=encoder)
     with pytest.raises(IdentityError, match="numerics") as caught:
@@ -221,17 +224,18 @@ def test_another_encoder_is_refused_and_other_numerics_warn(
 
 def test_the_encoder_is_found_by_the_record(cache: Any, tmp_path: Path) -> None:
     run = _run(cache, "ce", tmp_path / "run")
-    assert run.record["provenance"] == cache.provenance
+    assert run.record.provenance == cache.provenance
     with pytest.raises(UsageError, match="--model"):  # a record keeps no folders
         predict(run, [])
-    record = dict(open_run(tmp_path / "run").record)
-    del record["provenance"]  # a run of before it was recorded: its cache says it
+    # a run of before it was recorded: its cache says it
+    record = replace(open_run(tmp_path / "run").record, provenance=None)
     with pytest.raises(UsageError, match="keeps no folders"):
         predict(Run(run.method, run.head, run.transform, record, path=tmp_path / "run"), [])
-    record["cache"] = None
+    record = replace(record, cache=None)
     with pytest.raises(UsageError, match="does not name its encoder"):
         predict(Run(run.method, run.head, run.transform, record), [])
-    record["provenance"] = {"model": "ViT-B-32", "pretrained": "random:0", "activation": None}
+    named = {"model": "ViT-B-32", "pretrained": "random:0", "activation": None}
+    record = replace(record, provenance=named)
     with pytest.raises(IdentityError):
         predict(Run(run.method, run.head, run.transform, record), [])
 
@@ -302,8 +306,8 @@ def test_a_run_predicts_on_the_crops_it_is_evaluated_on(
         main([*words, "-s", "optimisation.epochs=4"])
     assert not end.value.code, capsys.readouterr().err
     cache, run = open_cache(out), open_run(where)
-    assert run.record["identities"]["view"]["name"] == eval_view
-    features = cache.features("test", run.record["field"], eval_view)
+    assert run.record.identities["view"]["name"] == eval_view
+    features = cache.features("test", run.record.field, eval_view)
     assert features.shape[1] == cache.crops(eval_view)
     crops = [run.logits(features[:, [v]]) for v in range(features.shape[1])]
     expected = probabilities_of(np.mean(crops, axis=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_weighted_scores_are_those_of_repeated_rows() -> None:
 def test_a_uniform_prior_changes_nothing_where_logits_assume_it(
     cache: Any, balanced: Run, ce: Run
 ) -> None:
-    assert balanced.record["residual_prior"] == 0
+    assert balanced.record.residual_prior == 0
     plain, uniform = evaluate(balanced, cache), evaluate(balanced, cache, test_prior="uniform")
     for name, value in plain.to_dict().items():
         found = uniform.to_dict()[name]
@@ -232,7 +233,7 @@ def test_a_uniform_prior_changes_nothing_where_logits_assume_it(
 
 
 def test_moving_to_the_right_prior_helps_there(cache: Any, ce: Run) -> None:
-    assert ce.record["residual_prior"] == 1
+    assert ce.record.residual_prior == 1
     plain, uniform = evaluate(ce, cache), evaluate(ce, cache, test_prior="uniform")
     assert uniform.few > plain.few and uniform.mean_per_class > plain.mean_per_class  # type: ignore[operator]
     for shift in ("forward-25", "backward-25"):
@@ -262,7 +263,7 @@ def test_overall_is_weighted_to_the_target_prior(cache: Any, ce: Run, tmp_path: 
 def test_priors_that_are_none(cache: Any, ce: Run, prior: Any) -> None:
     with pytest.raises(UsageError):
         evaluate(ce, cache, test_prior=prior)
-    record = {name: value for name, value in ce.record.items() if name != "residual_prior"}
+    record = replace(ce.record, residual_prior=None)
     with pytest.raises(FitError, match="fit it again"):
         evaluate(Run(ce.method, ce.head, ce.transform, record), cache, test_prior="uniform")
 

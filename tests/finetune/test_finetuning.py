@@ -63,14 +63,14 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(tune: Tune) -> None:
     assert tuned.chosen_epoch == 1 + scores.index(max(scores))
     assert tuned.metrics is not None
     assert tuned.metrics.mean_per_class == pytest.approx(max(scores)[0])
-    assert tuned.record["tuned_on"] == {"epoch": "val"}
+    assert tuned.record.tuned_on == {"epoch": "val"}
 
 
 def test_without_validation_images_the_last_epoch_is_kept(tune: Tune, tmp_path: Path) -> None:
     source = read_pictures(write_pictures(tmp_path / "images"), val=False)
     tuned = tune("lift", source=source)
     assert tuned.chosen_epoch == 2 and tuned.metrics is None
-    assert "no val" in tuned.record["tuned_on"]["epoch"]
+    assert "no val" in tuned.record.tuned_on["epoch"]
 
 
 def test_frozen_towers_keep_their_bytes(tune: Tune, towers: dict[str, str]) -> None:
@@ -92,7 +92,7 @@ def test_a_head_without_a_loss_begins_as_zero_shot(tune: Tune, pictures: Manifes
 @pytest.mark.parametrize("init", ["text", "class_mean", "random", "probe"])
 def test_every_start_of_a_head_is_taken(tune: Tune, init: str) -> None:
     tuned = tune("lift", overrides={"classifier.init": init, "optimisation.epochs": 1})
-    assert tuned.record["head"]["init"] == init
+    assert tuned.record.head.init == init
 
 
 def test_a_probe_first_begins_with_a_fitted_head(tune: Tune) -> None:
@@ -107,7 +107,7 @@ def test_sages_parts_switch_off(tune: Tune) -> None:
     plain = {"adapters": "none", "image.train": "bias", "optimisation.epochs": 1}
     one = tune("sage", overrides=off)
     two = tune("lift", out="lift", overrides=plain)
-    assert one.record["head"] == two.record["head"]
+    assert one.record.head == two.record.head
     assert one.history[0]["loss"] == pytest.approx(two.history[0]["loss"], rel=1e-6)
 
 
@@ -124,11 +124,11 @@ def test_an_average_at_its_ends_is_parent_or_tuned(
 
 def test_validation_images_choose_the_share(tune: Tune) -> None:
     tuned = tune("wise-ft")
-    scores = tuned.record["averaged"]
+    scores = tuned.record.averaged
     assert len(scores) == 11
     best = max(scores, key=lambda s: (scores[s]["val_mean_per_class"], -scores[s]["val_nll"]))
     assert tuned.average == float(best)
-    assert tuned.record["tuned_on"]["average"] == "val"
+    assert tuned.record.tuned_on["average"] == "val"
 
 
 def test_random_towers_are_no_longer_the_parents(tune: Tune, towers: dict[str, str]) -> None:
@@ -198,7 +198,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(
     folder = write_pictures(tmp_path / "images")
     (folder / "red fox" / "010.png").write_bytes(b"no image")
     tuned = tune("lift", source=read_pictures(folder))
-    assert list(tuned.record["failures"]) == ["red fox/010.png"]
+    assert list(tuned.record.failures) == ["red fox/010.png"]
     assert "1 images could not be read" in caplog.text
 
 
@@ -293,4 +293,4 @@ def test_a_training_that_moved_nothing_says_that_it_fitted_nothing(tune: Tune) -
     still = {"optimisation.lr": 1e-9, "optimisation.epochs": 1, "classifier.init": "random"}
     with pytest.warns(UnfittedWarning, match="lift .* ended before it had fitted"):
         tuned = tune("lift", overrides=still)
-    assert tuned.record["training"]["unfitted"] is True
+    assert tuned.record.training["unfitted"] is True

@@ -29,7 +29,7 @@ def one_of_two(rank: int, port: int, source: Manifest, model: str, out: Path, me
         micro_batch=3, progress=told.append,
     )  # fmt: skip
     assert bool(told) == (rank == 0)
-    assert tuned.record["cost"]["ranks"] == 2
+    assert tuned.record.cost.ranks == 2
     assert not torch.distributed.is_initialized()
 
 

@@ -50,9 +50,9 @@ def test_half_the_weight_is_half_an_image_in_the_prior_and_in_the_loss() -> None
     cache = FakeCache(COUNTS)
     one = fit_adapter(cache, "logit-adjustment", overrides=SHORT, extra=extra_of(cache))
     half = fit_adapter(cache, "logit-adjustment", overrides=SHORT, extra=extra_of(cache, 40, 0.5))
-    left = [run.record["effective_counts"][-1] - COUNTS[-1] for run in (one, half)]
+    left = [run.record.effective_counts[-1] - COUNTS[-1] for run in (one, half)]
     assert left[1] == left[0] / 2
-    features = cache.features("test", one.record["field"])
+    features = cache.features("test", one.record.field)
     assert not np.allclose(one.logits(features), half.logits(features))
 
 
@@ -60,7 +60,7 @@ def test_no_extra_row_is_no_extra_row() -> None:
     cache = FakeCache(COUNTS)
     plain = fit_adapter(cache, "ce", overrides=SHORT)
     none = fit_adapter(cache, "ce", overrides=SHORT, extra=extra_of(cache, 0))
-    features = cache.features("test", plain.record["field"])
+    features = cache.features("test", plain.record.field)
     assert np.array_equal(plain.logits(features), none.logits(features))
 
 

@@ -43,7 +43,7 @@ def test_a_run_is_whole_and_reads_back_equal(name: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     again = open_run(tmp_path / "run")
-    features = cache.features("test", run.record["field"])
+    features = cache.features("test", run.record.field)
     assert np.array_equal(again.logits(features), run.logits(features))
     assert again.metrics == run.metrics and again.key == run.key and again.method == run.method
     assert evaluate(again, cache) == run.metrics["test"]  # type: ignore[arg-type]
@@ -77,11 +77,11 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
 
 def test_class_texts_count_only_where_they_were_used() -> None:
     cache = FakeCache(COUNTS)
-    assert "prompts" not in _fit(cache, "ce").record["identities"]
+    assert "prompts" not in _fit(cache, "ce").record.identities
     started = _fit(cache, "lift-lp", overrides={**SHORT, "init": "class_mean"})
-    assert "prompts" not in started.record["identities"]
+    assert "prompts" not in started.record.identities
     cache.prompt_names = ()
-    assert _fit(cache, "lift-lp").record["init"] == ["class_mean"]
+    assert _fit(cache, "lift-lp").record.init == ("class_mean",)
 
 
 def test_text_start_is_good_before_any_training() -> None:
@@ -155,7 +155,7 @@ def test_class_texts_of_another_tokenizer_are_refused_wherever_they_are_used() -
             use()
     imported = FakeCache(COUNTS)  # features from elsewhere name no tokenizer, nor do their texts
     imported.encoder = {**own, "tokenizer": None}
-    assert _fit(imported, "lift-lp").record["stale"] == []
+    assert _fit(imported, "lift-lp").record.stale == ()
 
 
 def test_numerics_only_warn() -> None:
@@ -189,14 +189,14 @@ def test_a_damaged_run_is_named(tmp_path: Path) -> None:
 
 def test_no_validation_split_and_several_crops() -> None:
     run = _fit(FakeCache(COUNTS, splits=("test",), crops=3))
-    assert run.record["tuned_on"]["epoch"].startswith("a stratified 10% of train")
-    assert set(run.metrics) == {"test"} and run.record["cost"]["encoder_passes"] == 3
+    assert run.record.tuned_on["epoch"].startswith("a stratified 10% of train")
+    assert set(run.metrics) == {"test"} and run.record.cost.encoder_passes == 3
 
 
 def test_an_encoder_without_pooled_features_falls_back_to_the_embedding() -> None:
     cache = FakeCache(COUNTS, pooled=False)
     run = _fit(cache, "lift-lp")
-    assert run.record["field"] == "embedding" and run.record["init"] == ["text"]
+    assert run.record.field == "embedding" and run.record.init == ("text",)
     with pytest.raises(FitError, match="16 dimensions, not 3"):
         run.logits(np.zeros((2, 3), np.float32))
 

@@ -114,8 +114,8 @@ def test_a_run_records_how_well_it_knows_its_training_rows() -> None:
     from ltcache.fit import fit_adapter
 
     cache = FakeCache(COUNTS.numpy())
-    assert fit_adapter(cache, "ce").record["training"]["unfitted"] is False  # type: ignore[arg-type]
-    assert fit_adapter(cache, "ncm").record["training"] is None  # type: ignore[arg-type]
+    assert fit_adapter(cache, "ce").record.training["unfitted"] is False  # type: ignore[arg-type]
+    assert fit_adapter(cache, "ncm").record.training is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("epoch", "epochs", "repeated"), [(96, 96, 48), (30, 96, 15), (1, 96, 1)])

@@ -11,7 +11,9 @@ import pytest
 
 from ltcache.cache import open_cache
 from ltcache.encoder import load_encoder
+from ltcache.finetune import open_fine_tuned
 from ltcache.retrieval import open_retrieved
+from ltcache.runs import open_run
 from tests.conftest import Call
 from tests.kept.write import METHODS, MODEL, QUICK, TUNINGS
 
@@ -51,6 +53,18 @@ def test_the_cache_takes_the_same_extraction_as_done(call: Call) -> None:
     status, shown, _ = call("extract", "images", "--out", "cache", *MODEL, "--threads", "1")
     assert status == 3 and "nothing to encode" in shown
     assert {path: path.read_bytes() for path in Path("cache").rglob("*.h5")} == before
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_is_written_as_it_was(run: str, tmp_path: Path) -> None:
+    before = Path("runs", run)
+    again = open_run(before).save(tmp_path / "again")
+    for path in before.glob("*.json"):
+        expected = json.loads(path.read_text())
+        if path.name == "run.json":
+            expected.setdefault("training", None)  # not recorded by that version
+        text = json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        assert (again / path.name).read_text() == text, path.name
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -109,6 +123,8 @@ def test_a_checkpoint_is_the_encoder_that_it_was(tuning: str, call: Call) -> Non
     encoder = load_encoder(f"local-dir:{tuning}", device="cpu")
     assert json.loads(json.dumps(encoder.identity)) == record["identity"]
     assert Path(tuning, "open_clip_config.json").exists() == (tuning == "full")
+    tuned = open_fine_tuned(tuning, device="cpu")
+    assert json.loads(json.dumps(tuned.record.to_dict())) == record["record"]
     status, shown, err = call("finetune", "images", "--method", tuning, *MODEL, "--out", tuning,
                               "--workers", "0", *QUICK)  # fmt: skip
     assert status == 0, shown + err

@@ -68,9 +68,9 @@ def test_tin_compares_its_parts_with_equal_budgets(
     assert budgets == {(5, 128)}
     assert stages["attention"].head == "visual_attention" != stages["base"].head
     assert stages["base"].loss == "cross_entropy" != stages["TIN seesaw"].loss
-    assert {run.record["prompts"] for run in runs.values()} == {"tin"}
+    assert {run.record.prompts for run in runs.values()} == {"tin"}
     assert "The image is a moth" in open_cache(cache.path).prompts("tin").texts[0]
-    assert {len(runs[name].record["tuning"]["tried"]) for name in stages} == {2}
+    assert {len(runs[name].record.tuning["tried"]) for name in stages} == {2}
     assert list(_lines(tmp_path / "powers")) == ["tin (feature.field=embedding), loss.p=0.3"]
     shown = capsys.readouterr().out
     assert "| attention, seesaw |    base |" in shown and "nan" not in shown

@@ -16,6 +16,7 @@ from ltcache.errors import FitError
 from pipelines import ballad, finetuned, lift, sage, tin, tunings
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
+from tests.fakes import run_record
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +184,8 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
     metrics = evaluate_logits(np.eye(3), np.arange(3), np.array([3, 2, 1]), bootstrap=10)
     right = np.array([True, False, True])
-    one = ScoredRun(4, {"test": metrics}, {"test": right}, {"tuned_on": {"epoch": "val"}})
+    one = ScoredRun({"test": metrics}, {"test": right}, run_record(seed=4))
     tunings.write_scored(tmp_path / "x.json", {"": one})
-    found = tunings.read_scored(tmp_path / "x.json", 4)[""]
+    found = tunings.read_scored(tmp_path / "x.json")[""]
     assert found.metrics["test"] == metrics and (found.right["test"] == right).all()
     assert found.record == one.record and found.seed == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from ltcache.errors import UsageError
-from ltcache.metrics import evaluate_logits
+from ltcache.metrics import GroupScheme, evaluate_logits
 from ltcache.report import (
     WRITERS,
     ComparisonEntry,
@@ -23,22 +24,22 @@ from ltcache.report import (
 )
 from ltcache.report.formats import latex_text
 from ltcache.report.frequency import LINES, by_frequency, plot_by_frequency, shown_entries
+from ltcache.runs import RunCost
+from tests.fakes import run_record
 
 COUNTS = np.array([150, 60, 10, 5])
 LABELS = np.repeat(np.arange(4), 10)
-RECORD = {
-    "tuned_on": {"epoch": "val"}, "tuning": None, "choices": [{"epoch": 2}], "groups": None,
-    "class_counts": COUNTS.tolist(), "cost": {"encoder_passes": 1, "head_seconds": 0.5,
-                                              "extraction_seconds": None},
-}  # fmt: skip
+RECORD = run_record(
+    choices=({"epoch": 2},), class_counts=tuple(COUNTS.tolist()), cost=RunCost(1, None, 0, 0.5)
+)
 
 
-def _scored(seed: int, shift: float, record: dict[str, Any] | None = None) -> ScoredRun:
+def _scored(seed: int, shift: float) -> ScoredRun:
     logits = np.random.default_rng(seed).normal(size=(40, 4))
     logits[np.arange(40), LABELS] += shift
     metrics = evaluate_logits(logits, LABELS, COUNTS, bootstrap=0)
     right = logits.argmax(axis=1) == LABELS
-    return ScoredRun(seed, {"test": metrics}, {"test": right}, record or RECORD, f"runs/{seed}")
+    return ScoredRun({"test": metrics}, {"test": right}, replace(RECORD, seed=seed), f"runs/{seed}")
 
 
 def _comparison(**names: float) -> dict[str, Any]:
@@ -65,10 +66,10 @@ def test_every_format_holds_the_numbers() -> None:
 
 
 def test_a_group_without_rows_and_one_seed_are_dashes() -> None:
-    record = {**RECORD, "groups": {"many": [0, 1, 2, 3]}}
+    record = replace(RECORD, groups=GroupScheme(explicit=(("many", (0, 1, 2, 3)),)))
     logits = np.eye(4)[LABELS]
-    metrics = evaluate_logits(logits, LABELS, COUNTS, groups=record["groups"], bootstrap=0)
-    one = ScoredRun(0, {"test": metrics}, {}, record)
+    metrics = evaluate_logits(logits, LABELS, COUNTS, groups=record.groups, bootstrap=0)
+    one = ScoredRun({"test": metrics}, {}, record)
     found = compare(
         [ComparisonEntry("ce", "ce", {}, [one]), ComparisonEntry("crt", "crt", {}, [one])], {}
     )

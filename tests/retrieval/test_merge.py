@@ -35,6 +35,6 @@ def test_what_a_person_accepted_weighs_as_a_labelled_image(world: World) -> None
     run = fit_adapter(
         cache, "ce", overrides={"optimisation.epochs": 2}, extra=extra_rows(decided, "p")
     )
-    assert sum(run.record["effective_counts"]) == pytest.approx(
-        sum(run.record["class_counts"]) + 2 + sum(weights.values())
+    assert sum(run.record.effective_counts) == pytest.approx(
+        sum(run.record.class_counts) + 2 + sum(weights.values())
     )

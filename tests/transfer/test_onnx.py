@@ -170,7 +170,7 @@ def test_what_cannot_be_exported_leaves_nothing(
     run = runs["linear"]
     whole = exported(run, encoder) / "model.onnx"
     with monkeypatch.context() as patch:
-        patch.setitem(run.record["identities"], "encoder", {"towers": {"image": "x"}})
+        patch.setitem(run.record.identities, "encoder", {"towers": {"image": "x"}})
         with pytest.raises(IdentityError):
             export_onnx(run, tmp_path / "a", encoder=encoder)
     with monkeypatch.context() as patch:

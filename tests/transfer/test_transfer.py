@@ -174,7 +174,7 @@ def test_every_later_stage_accepts_an_import(kind: str, tmp_path: Path) -> None:
     for method in ("ce", "lift-lp", "logit-adjustment"):
         run = fit_adapter(cache, method, tmp_path / method, overrides=SHORT)
         assert evaluate(tmp_path / method) == run.metrics["test"]
-    assert run.record["identities"]["encoder"]["imported"]["name"] == source.stem
+    assert run.record.identities["encoder"]["imported"]["name"] == source.stem
     with pytest.raises(UsageError, match="were imported"):
         predict(run, [])
 
@@ -190,7 +190,7 @@ def test_images_alone_are_enough(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "cache")
     assert cache.field_dims() == {"pooled": 16} and cache.prompt_names == ()
     assert tuple(cache.classes.names) == ("blue jay", "moth", "newt")
-    assert fit_adapter(cache, "lift-lp", overrides=SHORT).record["init"] == ["class_mean"]
+    assert fit_adapter(cache, "lift-lp", overrides=SHORT).record.init == ("class_mean",)
     import_features(tmp_path / "clip_b16.npy", tmp_path / "pool", split="pool")
     assert len(open_cache(tmp_path / "pool").rows("pool")) == 47
 
@@ -492,7 +492,7 @@ def test_a_bundle_needs_the_runs_encoder_and_one_product(
     cache: Path, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fit_adapter(cache, "ce", overrides=SHORT)
-    monkeypatch.setitem(run.record["identities"], "encoder", {"towers": {"image": "x"}})
+    monkeypatch.setitem(run.record.identities, "encoder", {"towers": {"image": "x"}})
     with pytest.raises(IdentityError):
         export_bundle(run, tmp_path / "b", encoder=encoder)
     monkeypatch.setattr(type(run.head), "affine", lambda _: None)

@@ -1,0 +1,109 @@
+"""What a fine-tuning records of itself in the checkpoint's ``ltcache.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ltcache.finetune.spec import FineTuning
+from ltcache.metrics import Metrics
+from ltcache.records import record_fields
+
+_BESIDE = ("chosen",)  # in the JSON, of several fields
+
+
+@dataclass(frozen=True)
+class TunedHead:
+    """The head that was tuned with the encoder: its input dimension, and how it began."""
+
+    dim: int
+    init: str
+
+
+@dataclass(frozen=True)
+class TuningCost:
+    """What a fine-tuning has cost: seconds of training, validation between epochs included, on how
+    many devices of which type, and how many numbers were trained."""
+
+    finetune_seconds: float
+    device: str
+    ranks: int
+    trained_parameters: int
+
+
+@dataclass(frozen=True)
+class TuningRecord:
+    """What stands in ``ltcache.json`` about a tuning.
+
+    Attributes:
+        key: digest of ``method``, ``seed``, ``source`` and ``encoder``, which determine the result.
+        method: with every setting written out. seed: of everything random.
+        source, encoder: identities of the manifest and of the encoder that was tuned.
+        field: ``embedding`` or ``pooled``: what the classifier works on.
+        templates: of the class texts that were trained with. class_counts: training images.
+        head: None where the class texts are the classifier. logit_scale: after the tuning.
+        residual_prior: exponent of the class prior that the logits carry.
+        epoch: that was chosen, from 1. average: share of the tuned weights in the result, or None.
+        tuned_on: what was chosen -> the rows that chose it. averaged: share -> scores.
+        splits: split -> images. failures: uri -> why an image was left out.
+        val: scores of the result on the validation split, or None where there is none.
+        training: how well the classifier knows its training rows; None: not recorded.
+    """
+
+    key: str
+    method: FineTuning
+    seed: int
+    source: Mapping[str, Any]
+    encoder: Mapping[str, Any]
+    field: str
+    templates: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    head: TunedHead | None
+    logit_scale: float
+    residual_prior: float | None
+    tuned_on: Mapping[str, str]
+    averaged: Mapping[str, Mapping[str, float]]
+    splits: Mapping[str, int]
+    failures: Mapping[str, str]
+    val: Metrics | None
+    cost: TuningCost
+    epoch: int = 0
+    average: float | None = None
+    training: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> TuningRecord:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: a later version wrote it, or something is missing.
+        """
+        found = record_fields(cls, plain, name="the record of the tuning", beside=_BESIDE)
+        return cls(**{
+            **found,
+            **plain["chosen"],
+            "method": FineTuning.from_dict(plain["method"]),
+            "templates": tuple(plain["templates"]),
+            "class_counts": tuple(plain["class_counts"]),
+            "head": None if plain["head"] is None else TunedHead(**plain["head"]),
+            "val": None if plain["val"] is None else Metrics.from_dict(plain["val"]),
+            "cost": TuningCost(**plain["cost"]),
+        })  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: plain.pop(name) for name in ("epoch", "average")}
+        if self.training is None:
+            del plain["training"]
+        return {
+            **plain,
+            "method": self.method.to_dict(),
+            "templates": list(self.templates),
+            "class_counts": list(self.class_counts),
+            "head": None if self.head is None else asdict(self.head),
+            "chosen": {name: value for name, value in chosen.items() if value is not None},
+            "val": None if self.val is None else self.val.to_dict(),
+            "cost": asdict(self.cost),
+        }

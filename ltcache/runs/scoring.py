@@ -1,0 +1,128 @@
+"""A run on a cache: whether its features fit, which rows have labels, and the scores of a split."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ltcache.errors import CacheError
+from ltcache.manifest import unlabelled_split
+from ltcache.metrics import Metrics, evaluate_logits
+from ltcache.records import PlaceKind, one_line, require_replaceable, telling_classes
+from ltcache.runs.record import SCORED
+from ltcache.runs.run import Run
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+
+
+def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) -> tuple[str, ...]:
+    """Refuse a cache whose features do not fit a run; warn where only last bits may differ.
+
+    Returns:
+        Identity fields that differ and were let pass.
+
+    Raises:
+        IdentityError: encoder, classes, view or prompts differ.
+    """
+    from ltcache.cache import check_identities
+
+    expected = run.record.identities
+    prompts = cache.prompts(run.record.prompts) if "prompts" in expected else None
+    found = cache.identities(run.method.feature.eval_view, prompts)
+    with telling_classes(run.class_names, cache.classes.names):
+        stale, loose = check_identities(expected, found, allow_stale)
+    if loose:
+        warnings.warn(
+            f"the features were computed otherwise ({', '.join(loose)}); logits can differ in "
+            "their last digits",
+            stacklevel=2,
+        )
+    return tuple(stale)
+
+
+def require_labels(cache: Cache, split: str) -> np.ndarray:
+    """Return the labels of a split, int64 (n,), at least one of them known.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
+    labels = cache.labels(split)
+    if not (labels >= 0).any():
+        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
+    return labels
+
+
+@one_line
+@dataclass(frozen=True, eq=False)
+class LabelledLogits:
+    """Logits (N, C) of rows to score, their labels (N,) in 0..C-1, and units (N,) or None."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    units: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls, run: Run, cache: Cache, split: str, positions: np.ndarray | None = None
+    ) -> LabelledLogits:
+        """Classify rows of a split of a cache.
+
+        Args:
+            positions: of the rows in the split; None: all that have a label.
+
+        Raises:
+            CacheError: there is no such split, or none of its rows has a label.
+        """
+        labels, units = require_labels(cache, split), cache.column("unit", split)
+        kept = np.flatnonzero(labels >= 0) if positions is None else positions
+        logits = run.logits_of(cache, split, kept)
+        return cls(logits, labels[kept], None if units is None else units[kept])
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which rows are classified rightly, bool (N,)."""
+        return np.asarray(self.logits.argmax(axis=1) == self.labels)
+
+
+def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Metrics:
+    """Score the labelled rows of one split of a cache; intervals are over its ``unit`` column.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
+    rows = LabelledLogits.of(run, cache, split)
+    counts, groups = np.array(run.record.class_counts), run.record.groups
+    found = evaluate_logits(rows.logits, rows.labels, counts, groups=groups, units=rows.units)
+    return found.marked(stale)
+
+
+def finish_run(
+    run: Run,
+    cache: Cache,
+    out: str | Path | None,
+    *,
+    overwrite: bool = False,
+    stale: tuple[str, ...] = (),
+) -> Run:
+    """Score a fitted run on ``val`` and ``test`` of its cache, and write it unless ``out`` is None.
+
+    Raises:
+        UsageError: ``out`` is taken.
+    """
+    if out is not None:
+        require_replaceable(out, PlaceKind.RUN, key=run.key, overwrite=overwrite)
+        where = os.path.relpath(cache.path, Path(out).absolute())
+        run.record = replace(run.record, cache=where)
+    for split in SCORED:
+        if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
+            run.metrics[split] = score(run, cache, split, stale)
+    if out is not None:
+        run.save(out, overwrite)
+    return run
