@@ -11,7 +11,7 @@ no two methods give equal logits unless the catalogue says that they are the sam
 Measured on Emoji-LT with the embedded encoder and `--trials 4`: test split (1,651 images, 280
 families), five seeds, tuned on the validation split alone; mean ± sd over seeds; groups many n>100,
 medium, few n<20; difference to `ce` in mean accuracy per class with its interval (paired
-bootstrap). Ten of the best of 54, and three to compare with; the README has more.
+bootstrap). Ten of the best of 54, and three to compare with; pipelines/README.md has more.
 
                        mean/class        many      medium         few  against ce
     sade               41.4 ± 0.4  57.3 ± 1.1  36.4 ± 1.3  35.6 ± 1.2  +6.1 (4.3 to 7.8)

@@ -9,13 +9,21 @@ from pathlib import Path
 from ltcache.extras import EXTRAS, how_to_install
 
 ROOT = Path(__file__).parents[1]
-TEXTS = [ROOT / "README.md", *(ROOT / "ltcache").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
+TEXTS = [
+    ROOT / "README.md",
+    *(
+        path
+        for folder in ("ltcache", "pipelines", "data_manifests", "tests/benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".md")
+    ),
+]
 
 
 def test_no_text_advises_to_fetch_ltcache_from_an_index() -> None:
     wrong = re.compile(r"pip install[^\n]*ltcache\[|ltcache\[[a-z,]+\]")
-    found = {path.name: wrong.findall(path.read_text(encoding="utf-8")) for path in TEXTS}
-    assert {name: texts for name, texts in found.items() if texts} == {}
+    found = {path: wrong.findall(path.read_text(encoding="utf-8")) for path in TEXTS}
+    assert {path: texts for path, texts in found.items() if texts} == {}
 
 
 def test_an_extra_is_named_as_the_readme_installs_it() -> None:
