@@ -2,7 +2,8 @@
 
     python -m tests.extract.kill_driver random|steps|views IMAGES MODEL WORK COUNT
 
-The process imports everything but does no work, so that a forked child starts at once and safely.
+The process imports everything, reads the list of images and loads the encoder, in one thread, so
+that a forked child starts with the extraction itself, at once and safely.
 ``random`` kills COUNT children at random moments, each after a random number of records; ``steps``
 kills one child before and one after every call that moves a file to its place. Each time the
 extraction is finished by another child and compared, byte for byte, with an uninterrupted one.
@@ -22,31 +23,36 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import open_clip  # noqa: F401  (imported before the fork, as everything heavy is)
 import torch
-import torchvision  # noqa: F401
+from PIL import Image
 
+import ltcache.texts  # noqa: F401  (imported before the fork, as everything heavy is)
 from ltcache.cache import open_cache
-from ltcache.encoder import load_encoder
+from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import extract
+from ltcache.manifest import read_manifest
 from ltcache.records.identity import file_digest
 
 STEPS = ("fsync", "replace", "link")
 SHARDS = 10
 
 
-def work(images: str, model: str, out: Path) -> None:
-    """Run one whole extraction: 10 shards of 12 images in micro-batches of 5."""
+def warm(images: str, model: str) -> Encoder:
+    """Import what reading and decoding import on first use, and load the encoder."""
     torch.set_num_threads(1)
-    encoder = load_encoder(f"local-dir:{model}")
+    read_manifest(images)
+    Image.init()
+    return load_encoder(f"local-dir:{model}")
+
+
+def work(images: str, encoder: Encoder, out: Path) -> None:
+    """Run one whole extraction: 10 shards of 12 images in micro-batches of 5."""
     extract(images, out, encoder=encoder, shard_size=12, batch_size=5, workers=2, threads=1)
 
 
-def add_views(images: str, model: str, out: Path) -> None:
+def add_views(images: str, encoder: Encoder, out: Path) -> None:
     """Add two views to a finished cache."""
-    torch.set_num_threads(1)
-    encoder = load_encoder(f"local-dir:{model}")
     extract(images, out, encoder=encoder, views=("flip", "rrc:3"), workers=2, threads=1)
 
 
@@ -116,31 +122,31 @@ def _whole(out: Path, reference: dict[str, str], complete: bool) -> bool:
     return complete or all(found.get(name) == value for name, value in reference.items())
 
 
-def random_kills(images: str, model: str, root: Path, count: int) -> list[dict[str, bool]]:
+def random_kills(images: str, encoder: Encoder, root: Path, count: int) -> list[dict[str, bool]]:
     """Kill ``count`` extractions at random moments."""
     reference_path = root / "reference"
     started = time.perf_counter()
-    assert finished(child(lambda: work(images, model, reference_path)))
+    assert finished(child(lambda: work(images, encoder, reference_path)))
     duration = time.perf_counter() - started
     reference = digests(reference_path)
     results = []
     rng = random.Random(2026)
     for number in range(count):
         out = root / f"killed-{number}"
-        pid = child(lambda out=out: work(images, model, out))
+        pid = child(lambda out=out: work(images, encoder, out))
         kill_after(pid, out, rng.randrange(SHARDS), rng.uniform(0, duration / SHARDS))
-        results.append(outcome(out, reference, lambda out=out: work(images, model, out)))
+        results.append(outcome(out, reference, lambda out=out: work(images, encoder, out)))
         shutil.rmtree(out)
     return results
 
 
-def view_kills(images: str, model: str, root: Path, count: int) -> list[dict[str, bool]]:
+def view_kills(images: str, encoder: Encoder, root: Path, count: int) -> list[dict[str, bool]]:
     """Kill ``count`` additions of views at random moments."""
     base, whole = root / "base", root / "reference"
-    assert finished(child(lambda: work(images, model, base)))
+    assert finished(child(lambda: work(images, encoder, base)))
     shutil.copytree(base, whole)
     started = time.perf_counter()
-    assert finished(child(lambda: add_views(images, model, whole)))
+    assert finished(child(lambda: add_views(images, encoder, whole)))
     duration = time.perf_counter() - started
     reference, before = digests(whole), digests(base)
     shards = {name: sha for name, sha in before.items() if name.startswith("views/")}
@@ -149,12 +155,12 @@ def view_kills(images: str, model: str, root: Path, count: int) -> list[dict[str
     for number in range(count):
         out = root / f"killed-{number}"
         shutil.copytree(base, out)
-        pid = child(lambda out=out: add_views(images, model, out))
+        pid = child(lambda out=out: add_views(images, encoder, out))
         more = rng.randrange(2 * SHARDS)
         kill_after(pid, out, SHARDS + more, rng.uniform(0, duration / (2 * SHARDS)))
         views = open_cache(out).views  # it opens at every moment, with what is whole
         found = digests(out)
-        resumed = finished(child(lambda out=out: add_views(images, model, out)))
+        resumed = finished(child(lambda out=out: add_views(images, encoder, out)))
         results.append(
             {
                 "all_or_nothing": set(views) in ({"center"}, {"center", "flip", "rrc:3"}),
@@ -168,31 +174,31 @@ def view_kills(images: str, model: str, root: Path, count: int) -> list[dict[str
     return results
 
 
-def step_kills(images: str, model: str, root: Path, every: int) -> list[dict[str, bool]]:
+def step_kills(images: str, encoder: Encoder, root: Path, every: int) -> list[dict[str, bool]]:
     """Kill one extraction before and one after every ``every``-th step of the commit sequence."""
     reference_path, counter = root / "reference", root / "steps"
-    assert finished(child(lambda: counted(images, model, reference_path, counter)))
+    assert finished(child(lambda: counted(images, encoder, reference_path, counter)))
     reference, steps = digests(reference_path), int(counter.read_text())
     results = []
     for step in range(0, steps, every):
         for before in (True, False):
             out = root / f"step-{step}-{before}"
-            pid = child(lambda o=out, s=step, b=before: stopped(images, model, o, s, b))
+            pid = child(lambda o=out, s=step, b=before: stopped(images, encoder, o, s, b))
             assert not finished(pid), f"step {step} was never reached"
-            results.append(outcome(out, reference, lambda out=out: work(images, model, out)))
+            results.append(outcome(out, reference, lambda out=out: work(images, encoder, out)))
             shutil.rmtree(out)
     return results
 
 
-def counted(images: str, model: str, out: Path, counter: Path) -> None:
+def counted(images: str, encoder: Encoder, out: Path, counter: Path) -> None:
     """Run an extraction and write the number of steps that it took."""
     calls = [0]
     patch(lambda _before: calls.__setitem__(0, calls[0] + _before))
-    work(images, model, out)
+    work(images, encoder, out)
     counter.write_text(str(calls[0]))
 
 
-def stopped(images: str, model: str, out: Path, step: int, before: bool) -> None:
+def stopped(images: str, encoder: Encoder, out: Path, step: int, before: bool) -> None:
     """Run an extraction that kills itself just before or just after a step."""
     calls = [0]
 
@@ -202,7 +208,7 @@ def stopped(images: str, model: str, out: Path, step: int, before: bool) -> None
         calls[0] += not is_before
 
     patch(watch)
-    work(images, model, out)
+    work(images, encoder, out)
 
 
 def patch(watch: Callable[[bool], None]) -> None:
@@ -223,7 +229,7 @@ def main() -> None:
     """Parse the command line and print the outcomes."""
     mode, images, model, root, count = sys.argv[1:]
     run = {"random": random_kills, "steps": step_kills, "views": view_kills}[mode]
-    print(json.dumps(run(images, model, Path(root), int(count))))
+    print(json.dumps(run(images, warm(images, model), Path(root), int(count))))
 
 
 if __name__ == "__main__":
