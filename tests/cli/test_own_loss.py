@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.commands import start_ltcache
 
 MODULE = '''
 from ltcache.losses import LOSSES, OffsetCrossEntropy
@@ -47,10 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _ltcache(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from ltcache.cli import main; main()", *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environ}
-    )
+    return start_ltcache(*arguments, cwd=folder, environ={**os.environ, **environ}).finish()
 
 
 def _fit(folder: Path, out: str, *before: str, **environ: str) -> dict[str, object]:

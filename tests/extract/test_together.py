@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,26 +12,40 @@ import pytest
 
 from ltcache.cache import open_cache
 from ltcache.cache.cost import read_cost
+from tests.commands import StartedCommand, ltcache, start_ltcache
 from tests.extract.kill_driver import digests
 
-COMMAND = str(Path(sys.executable).parent / "ltcache")
+
+def start(images: Path, model: Path, out: Path, *options: object) -> StartedCommand:
+    """Start an extraction in a process of its own."""
+    words = ["--model", f"local-dir:{model}", "--threads", 1, "--shard-size", 4, *options]
+    return start_ltcache("extract", images, "--out", out, *words)
 
 
-def start(images: Path, model: Path, out: Path, *options: object) -> subprocess.Popen[str]:
-    """Start an extraction by the installed command."""
-    words = ["--model", f"local-dir:{model}", "--threads", "1", "--shard-size", "4", *options]
-    return subprocess.Popen(
-        [COMMAND, "extract", str(images), "--out", str(out), *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(command: StartedCommand) -> tuple[int, str]:
     """Return a process' status and what it wrote to stderr."""
-    _, err = process.communicate()
-    return process.returncode, err
+    ended = command.finish()
+    return ended.returncode, ended.stderr
+
+
+def with_a_limit(bytes_of_a_file: int, *arguments: str) -> None:
+    """Run a command that can write no longer file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_of_a_file, bytes_of_a_file))
+    ltcache(*arguments)
+
+
+def as_another_user(good: str, bad: str, *arguments: str) -> None:
+    """Extract to a place, then as a user without rights to another one.
+
+    The first extraction imports everything, for the other user may not read it.
+    """
+    with pytest.raises(SystemExit) as end:
+        ltcache("extract", *arguments, "--out", good)
+    assert end.value.code == 0
+    if os.getuid() == 0:
+        os.setuid(65534)
+    ltcache("extract", *arguments, "--out", bad)
 
 
 @pytest.mark.slow
@@ -76,7 +88,7 @@ def test_a_process_with_another_plan_is_refused(
     out = tmp_path / "cache"
     first = start(folder_of_images, tiny_clip, out, "--batch-size", 2)
     while not (out / "plans" / "0001.json").exists():
-        assert first.poll() is None
+        assert first.running
         time.sleep(0.01)
     first.send_signal(signal.SIGINT)
     status, err = finish(first)
@@ -95,18 +107,9 @@ def test_a_full_disk_is_one_message_and_resumable(
     folder_of_images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cache"
-    code = (
-        "import resource, signal, sys\n"
-        "from ltcache.cli import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
-        "main(sys.argv[1:])\n"
-    )
     words = ["extract", folder_of_images, "--out", out, "--model", f"local-dir:{tiny_clip}"]
     words += ["--threads", 1, "--shard-size", 60]
-    limited = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
-    )
+    limited = StartedCommand(with_a_limit, 3000, *map(str, words)).finish()
     assert limited.returncode == 1
     assert "Traceback" not in limited.stderr
     assert "00000.h5: File too large" in limited.stderr
@@ -122,23 +125,12 @@ def test_no_permission_is_one_message(
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o500)
-    code = (  # the first extraction imports everything, for the other user may not read it
-        "import os, sys\n"
-        "from ltcache.cli import main\n"
-        "good, bad = sys.argv[1:3]\n"
-        "try: main(['extract', *sys.argv[3:], '--out', good])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "if os.getuid() == 0: os.setuid(65534)\n"
-        "main(['extract', *sys.argv[3:], '--out', bad])\n"
-    )
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_uid == os.getuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
     words = [tmp_path / "good", closed / "cache", folder_of_images]
     words += ["--model", f"local-dir:{tiny_clip}", "--threads", 1]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
-    )
+    result = StartedCommand(as_another_user, *map(str, words)).finish()
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "Permission denied" in result.stderr
