@@ -32,6 +32,8 @@ from ltcache.cli import (
     prompts,
     report,
     retrieve_tail,
+    review,
+    search,
     verify,
     zero_shot,
 )
@@ -97,6 +99,8 @@ for _command in (
     fit_adapter.command,
     ablate.command,
     retrieve_tail.command,
+    review.command,
+    search.command,
     finetune.command,
     report.command,
     evaluate.command,

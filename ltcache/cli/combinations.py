@@ -42,12 +42,12 @@ class OptionRule:
     def check(self, context: click.Context) -> None:
         """Raise a UsageError that names both options, where the user broke the rule."""
         lacks = self.needs and not any(_is_in_force(context, other) for other in self.needs)
-        if lacks and _is_given(context, self.option):
+        if lacks and is_given(context, self.option):
             others = " or ".join(spelt(context, other) for other in self.needs)
             self._refuse(context, self.option, f"without {others}")
         if _is_in_force(context, self.option):
             for other in self.excludes:
-                if _is_given(context, other):
+                if is_given(context, other):
                     self._refuse(context, other, f"with {spelt(context, self.option)}")
 
     def _refuse(self, context: click.Context, useless: str, beside: str) -> None:
@@ -98,7 +98,7 @@ def refuse_given(names: tuple[str, ...], why: str) -> None:
     """
     context = click.get_current_context()
     for name in names:
-        if _is_given(context, name):
+        if is_given(context, name):
             raise UsageError(f"{spelt(context, name)} has no effect: {why}")
 
 
@@ -113,8 +113,8 @@ def spelt(context: click.Context, named: str) -> str:
     return f"{param.opts[-1]} {value}" if value not in ("", "True") else param.opts[-1]
 
 
-def _is_given(context: click.Context, named: str) -> bool:
-    """Whether a user gave a parameter; a flag that is off and an empty list count as not given."""
+def is_given(context: click.Context, named: str) -> bool:
+    """Return whether a user gave a parameter; not so a flag that is off, or an empty list."""
     name = named.partition("=")[0]
     if context.get_parameter_source(name) in (None, ParameterSource.DEFAULT):
         return False

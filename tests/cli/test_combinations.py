@@ -118,9 +118,9 @@ def test_what_a_place_has_no_use_for_is_refused(call: Call, tmp_path: Path) -> N
         (("export", cache, *out, "--model", "embedded"), "--model has no effect"),
         (("import", tmp_path / "plain", *out, "--labels", "x.txt"), "--labels has no effect"),
         (("ensemble", "zero-shot", "zero-shot", "--cache", cache, *out), "zero-shot:CACHE"),
-        (("retrieve-tail", "--apply", "r", cache, "--decisions", "d"), "CACHE has no effect"),
-        (("retrieve-tail", "--apply", "r", "--tsne", "--source", "s"), "--source has no effect"),
-        (("retrieve-tail", cache, pool, *out, "--source", "emoji_lt"), "--source has no effect"),
+        (("review", "r", cache, "--decisions", "d"), "CACHE has no effect"),
+        (("review", "r", "--tsne", "--source", "s"), "--source has no effect"),
+        (("retrieve-tail", cache, pool, *out, "--source", "emoji_lt"), "--pool-source"),
         (
             ("retrieve-tail", cache, pool, *out, "--index", "flat", "--device", "cpu"),
             "--device has no effect",

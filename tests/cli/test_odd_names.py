@@ -36,7 +36,7 @@ def test_odd_names_all_the_way(call: Call, tiny_clip: Path, tmp_path: Path) -> N
     assert sorted(keys) == sorted([*expected, "bee/1.png", "bee/2\n.png"])
     status, out, _ = call("inspect", tmp_path / "cache")
     assert status == 0 and "failed bee/2\\n.png: " in out
-    search = ("retrieve-tail", tmp_path / "cache", "--image", root / "ant" / NAMES[0], *model)
+    search = ("search", tmp_path / "cache", "--image", root / "ant" / NAMES[0], *model)
     out = call(*search, "--top", "20")[1]
     assert len(out.splitlines()) == 2 + len(NAMES) + 1 and r"a\nb.png" in out
     assert call("export", tmp_path / "cache", "--out", tmp_path / "arrays")[0] == 0

@@ -46,6 +46,7 @@ def test_it_retrieves_and_says_what_it_did(
     assert status == 0
     assert "15 images for 3 classes" in text
     assert "p_k >= 0.5 (fixed)" in text
+    assert f"look at them: ltcache review {out} {caches[0]}" in text
     record = json.loads((out / "retrieve.json").read_text())
     assert record["settings"]["per_class"] == 5
     assert record["settings"]["tau"] == pytest.approx(1 / 20)
@@ -96,7 +97,7 @@ def test_an_index_is_saved_and_used_again(
     assert "products with all of them cost less" in err
     status, second, _ = call(*caches, "--out", tmp_path / "b", "--index", keep)
     assert status == 0
-    assert first.splitlines()[:-1] == second.splitlines()[:-1]
+    assert first.splitlines()[:-2] == second.splitlines()[:-2]
 
 
 def test_what_is_wrong_is_said_with_a_status(
@@ -141,8 +142,11 @@ def test_another_encoder_ends_with_status_four(
     assert "the encoder differs" in err
 
 
-def test_help_names_the_two_uses(call: Call) -> None:
+def test_help_teaches_and_shows_no_former_spelling(call: Call) -> None:
     status, out, _ = call("--help")
     assert status == 0
     assert "ltcache retrieve-tail cache pool --out retrieved" in out
-    assert "--text" in out
+    assert "ltcache review retrieved cache" in out
+    assert not any(
+        option in out for option in ("--text", "--apply", "--gallery", "--decisions", "--tsne")
+    )

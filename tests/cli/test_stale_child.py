@@ -97,7 +97,7 @@ def test_nothing_of_the_parent_takes_its_child(call: Call, made: Made, form: str
     again = ("--sample", 3, "--source", made.images)
     refused(call, "verify", made.cache, *again, "--model", child, words=words)
     search = ("--text", "a moth", "--model", child)
-    refused(call, "retrieve-tail", made.pool, *search, words=words)
+    refused(call, "search", made.pool, *search, words=words)
 
 
 def test_nothing_of_the_child_takes_its_parent(call: Call, made: Made) -> None:
@@ -117,7 +117,7 @@ def test_caches_and_runs_of_the_two_do_not_mix(call: Call, made: Made, tmp_path:
     _typed("retrieve-tail", made.child_cache, made.child_pool, *few, "--out", retrieved)
     refused(call, "fit-adapter", made.cache, "--extra", retrieved, *FIT, *out)
     look = ("--gallery", "--source", made.images, "--pool-source", made.images.parent / "pool")
-    refused(call, "retrieve-tail", made.cache, "--apply", retrieved, *look)
+    refused(call, "review", retrieved, made.cache, *look)
     other = ("--cache", made.child_cache)
     refused(call, "ensemble", made.run, "zero-shot", *other, *out)
     assert not (tmp_path / "x").exists()

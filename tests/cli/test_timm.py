@@ -139,7 +139,7 @@ FIT = ("fit-adapter", "CACHE", "--out", "OUT", "--method")
         (("zero-shot", "CACHE"), ("no text tower", DUAL, "ltcache ensemble")),
         (("prompts", "CACHE", "--templates", "openai-simple"), ("no text tower", DUAL)),
         (("retrieve-tail", "CACHE", "CACHE", "--out", "OUT"), ("'embedding'", DUAL)),
-        (("retrieve-tail", "CACHE", "--text", "a fox"), ("'embedding'", DUAL)),
+        (("search", "CACHE", "--text", "a fox"), ("'embedding'", DUAL)),
         ((*FIT, "ballad"), ("'embedding'", DUAL)),
         ((*FIT, "gda"), ("feature.field=pooled",)),
         (

@@ -154,7 +154,7 @@ def _decide(root: Path) -> None:
     decisions = [{"label": r["label"], "key": r["key"], "decision": d} for r, d in chosen]
     content = {"format": 1, "retrieval": retrieval_identity(result), "decisions": decisions}
     (root / "decisions.json").write_text(json.dumps(content))
-    _call(root, "retrieve-tail", "--apply", "retrieved", "--decisions", "decisions.json")
+    _call(root, "review", "retrieved", "--decisions", "decisions.json")
 
 
 def _call(root: Path, *arguments: str, status: int = 0) -> None:

@@ -344,18 +344,21 @@ def test_from_the_command_line(call: Call, shop: Shop, tmp_path: Path) -> None:
     status, _, err = call(*command)
     assert status == 0
     assert not (out / "gallery.html").exists()  # nothing says where images are
-    assert call(*command, "--gallery")[0] == 2
+    look = ("review", out, shop.cache.path)
+    status, _, err = call(*look)
+    assert (status, "say where they are, --pool-source" in err) == (2, True)
     places = ("--source", shop.images, "--pool-source", shop.pool_images)
-    status, _, err = call(*command, *places, "--tsne")
-    assert status == 0
+    status, _, err = call(*look, *places)
+    assert (status, (out / "tsne.png").exists()) == (0, False)
     assert "gallery.html: 3 classes, 141 images" in err
+    assert call(*look, "--tsne")[0] == 0
     assert Image.open(out / "tsne.png").format == "PNG"
     page = (out / "gallery.html").read_bytes()
     result = open_retrieved(out)
     pick, miss = first(result, "accepted"), first(result, "rejected", "quota")
     decisions = choose(result, reject=pick, accept=miss)
     file = write_decisions(tmp_path / "d.json", decisions)
-    status, told, _ = call("retrieve-tail", "--apply", out, "--decisions", file)
+    status, told, _ = call("review", out, "--decisions", file)
     assert status == 0
     assert "1 accepted and 1 rejected by hand; 8 images before, 8 now" in told
     decided = open_retrieved(out)
@@ -363,7 +366,7 @@ def test_from_the_command_line(call: Call, shop: Shop, tmp_path: Path) -> None:
     assert verdicts(decided)[miss] == ("accepted", "")
     assert (out / "gallery.html").read_bytes() == page
     assert not (out / "tsne.png").exists()  # it would show what was taken before
-    status, _, err = call("retrieve-tail", shop.cache.path, "--apply", out, "--gallery", *places)
+    status, _, err = call(*look, *places)
     assert status == 0
     header = data_of(Elements((out / "gallery.html").read_text(encoding="utf-8")), "page")
     assert sorted(map(tuple, header["decisions"])) == sorted(
@@ -371,7 +374,8 @@ def test_from_the_command_line(call: Call, shop: Shop, tmp_path: Path) -> None:
     )
     assert header["classes"][0]["accepted"] == 4  # what the guards said
     assert call(*command)[0] == 2  # decisions are not overwritten unless told to
-    assert call(*command, "--decisions", file)[0] == 0
+    assert call(*command, "--overwrite")[0] == 0
+    assert call("review", out, "--decisions", file)[0] == 0
     assert open_retrieved(out).key == decided.key
 
 
@@ -379,13 +383,12 @@ def test_the_command_line_refuses(call: Call, shop: Shop, tmp_path: Path) -> Non
     wrong = replace(choose(shop.result), retrieval={"settings": {"per_class": 9}})
     file = write_decisions(tmp_path / "d.json", wrong)
     before = sorted((path.name, path.read_bytes()) for path in shop.out.iterdir())
-    status, _, err = call("retrieve-tail", "--apply", shop.out, "--decisions", file)
+    status, _, err = call("review", shop.out, "--decisions", file)
     assert (status, "settings.per_class: expected 4, found 9" in err) == (4, True)
-    assert call("retrieve-tail", "--apply", shop.out)[0] == 2
-    assert call("retrieve-tail", "--apply", shop.out, "--gallery")[0] == 2
-    assert call("retrieve-tail", "--apply", tmp_path, "--decisions", file)[0] == 2
-    assert call("retrieve-tail", "--apply", shop.out, "--decisions", tmp_path / "no")[0] == 2
-    assert call("retrieve-tail", "--text", "a fox")[0] == 2
+    assert call("review", shop.out)[0] == 2
+    assert call("review", shop.out, "--gallery")[0] == 2
+    assert call("review", tmp_path, "--decisions", file)[0] == 2
+    assert call("review", shop.out, "--decisions", tmp_path / "no")[0] == 2
     assert sorted((path.name, path.read_bytes()) for path in shop.out.iterdir()) == before
 
 

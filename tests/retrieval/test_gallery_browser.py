@@ -274,7 +274,7 @@ def test_clicks_and_keys_are_kept_exported_and_applied(
     pressed = "button[aria-pressed=true]"
     assert len(browser.all(pressed)) == 3
     path = browser.saved()
-    status, told, _ = call("retrieve-tail", "--apply", shop.out, "--decisions", path)
+    status, told, _ = call("review", shop.out, "--decisions", path)
     assert (status, "2 accepted and 1 rejected by hand" in told) == (0, True)
     rows = {r["key"]: r for r in open_retrieved(shop.out).table.to_pylist() if r["label"] == 3}
     assert (rows[keys[0]]["status"], rows[keys[0]]["reason"]) == ("rejected", "person")

@@ -1,0 +1,161 @@
+"""``ltcache review``: a result of a retrieval for people, and what they decide about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltcache.cli.combinations import refuse_given
+from ltcache.cli.options import LocalPath, general, print_json
+from ltcache.cli.progress import ProgressBar
+from ltcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from ltcache.cache import Cache
+    from ltcache.images import ImageStore
+    from ltcache.retrieval import RetrievalResult
+
+Stores = tuple["ImageStore | None", "ImageStore"]
+"""Where the images of the labelled cache and of the pool are."""
+
+
+@click.command("review", short_help="Look at a retrieval, accept and reject its images.")
+@click.argument("retrieved", type=LocalPath())
+@click.argument("cache", required=False, type=LocalPath())
+@click.option(
+    "--decisions",
+    type=LocalPath(),
+    help="Accept and reject as this file says, which the gallery exports, in place of what was "
+    "decided before.",
+)
+@click.option(
+    "--gallery",
+    is_flag=True,
+    help="Write gallery.html.  [default: where neither --decisions nor --tsne is given]",
+)
+@click.option("--tsne", is_flag=True, help="Draw training, retrieved and prompt embeddings.")
+@click.option("--source", help="What CACHE was extracted from: its images, for the gallery.")
+@click.option("--pool-source", help="What the pool was extracted from: its images, too.")
+@general
+def command(
+    retrieved: Path,
+    cache: Path | None,
+    decisions: Path | None,
+    gallery: bool,
+    tsne: bool,
+    source: str | None,
+    pool_source: str | None,
+    as_json: bool,
+) -> None:
+    """Look at RETRIEVED, a result of ltcache retrieve-tail, and decide about its images.
+
+    The gallery is one page, RETRIEVED/gallery.html, to be opened in a browser: every class of
+    CACHE with what was taken, what nearly was and why not. A person accepts and rejects with a key
+    and exports the decisions as a file; --decisions puts it into force.
+
+    The page shows images from disk: --source and --pool-source say where they are (sources that
+    come with ltcache are found without). RETRIEVED/tsne.png is a picture of all embeddings.
+
+    \b
+    ltcache review retrieved cache --source photos/ --pool-source web/
+    ltcache review retrieved --decisions decisions.json
+    ltcache review retrieved cache --tsne
+    """
+    from ltcache.cache import open_cache
+    from ltcache.retrieval import open_retrieved
+
+    gallery = gallery or not (decisions or tsne)
+    if not gallery:
+        refuse_given(("source", "pool_source"), "images are for --gallery")
+        if not tsne:
+            refuse_given(("cache",), "only --gallery and --tsne look at training images")
+    if (gallery or tsne) and cache is None:
+        raise UsageError("a gallery needs training images: give CACHE too")
+    result = open_retrieved(retrieved)
+    opened = open_cache(cache) if cache is not None else None
+    names = result.record["cache"], result.record["pool"]
+    stores = find_images(*names, source, pool_source) if gallery else None
+    if decisions is not None:
+        result = _decided(result, retrieved, decisions, quiet=as_json)
+    if opened is not None:
+        write_for_review(result, opened, stores, tsne)
+    if as_json:
+        print_json(result.record | {"path": str(retrieved)})
+
+
+def _decided(
+    before: RetrievalResult, retrieved: Path, decisions: Path, quiet: bool
+) -> RetrievalResult:
+    """Put decisions into force in a result, write it, and say what changed."""
+    from ltcache.retrieval import GALLERY, apply_decisions, read_decisions
+
+    after = apply_decisions(before, read_decisions(decisions))
+    # the gallery shows what the guards said, so it stays true; the picture does not
+    after.save(retrieved, overwrite=True, keep=[GALLERY])
+    if not quiet:
+        click.echo(_told(retrieved, before.counts(), after))
+    return after
+
+
+def _told(retrieved: Path, before: dict[int, int], result: RetrievalResult) -> str:
+    entries = result.record.get("decisions", [])
+    after = result.counts()
+    changed = sum(before[label] != after[label] for label in after)
+    found = {name: sum(e["decision"] == name for e in entries) for name in ("accept", "reject")}
+    return (
+        f"{retrieved}: {found['accept']} accepted and {found['reject']} rejected by hand; "
+        f"{sum(before.values())} images before, {sum(after.values())} now; {changed} of "
+        f"{len(after)} classes have another number"
+    )
+
+
+def find_images(cache: str, pool: str, source: str | None, pool_source: str | None) -> Stores:
+    """Return where the images of a gallery can be read, before any long work.
+
+    Args:
+        cache, pool: names of the manifests. source, pool_source: as the user gave them.
+
+    Raises:
+        UsageError: nothing says where the pool's images are.
+    """
+    from ltcache.retrieval import find_store
+
+    images, pool_images = find_store(source, cache), find_store(pool_source, pool)
+    if pool_images is None:
+        raise UsageError("a gallery shows the pool's images: say where they are, --pool-source")
+    return images, pool_images
+
+
+def write_for_review(
+    result: RetrievalResult, cache: Cache, stores: Stores | None, tsne: bool
+) -> None:
+    """Write the gallery, where ``stores`` are given, and the picture, and say so."""
+    from ltcache.retrieval import write_gallery, write_tsne
+
+    if stores is not None:
+        with GalleryBar() as bar:
+            report = write_gallery(
+                result, cache, images=stores[0], pool_images=stores[1], progress=bar
+            )
+        click.echo(
+            f"{report.path}: {report.classes} classes, {report.images} images, "
+            f"{report.bytes / 1e6:.1f} MB; open it in a browser",
+            err=True,
+        )
+        for reason, count in sorted(report.missing.items()):
+            click.echo(f"warning: {count} images are not shown: {reason}", err=True)
+    if tsne:
+        click.echo(f"{write_tsne(result, cache)}: t-SNE of embeddings", err=True)
+
+
+class GalleryBar(ProgressBar):
+    """Called with classes done and classes in all."""
+
+    doing, did = "making thumbnails", "made thumbnails of"
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show one state; a page that is done at once needs no line."""
+        if done < total:
+            self.show(done, total, "classes")

@@ -1,0 +1,63 @@
+"""``ltcache search``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltcache.cli.combinations import needs, option_rules
+from ltcache.cli.options import LocalPath, encoder_choice, general, print_json, terminal_width
+
+
+@click.command("search", short_help="Find images of a cache by a text or by an image.")
+@click.argument("cache", type=LocalPath())
+@click.option("--text", "texts", multiple=True, help="A sentence to search with. May be repeated.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=LocalPath(),
+    help="An image to search with. May be repeated.",
+)
+@click.option(
+    "--top", type=click.IntRange(1), default=10, show_default=True, help="Images for each of them."
+)
+@click.option(
+    "--index",
+    type=LocalPath(),
+    help="Search in this FAISS index of CACHE, which retrieve-tail --save-index has written; by "
+    "default in all of the cache.",
+)
+@click.option("--model", help="The encoder, if not the one that CACHE names.")
+@click.option("--pretrained", help="Its tag or checkpoint.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Of the encoder: cpu, cuda or auto."
+)
+@general
+@option_rules(needs("pretrained", "model"))
+def command(cache: Path, index: Path | None, as_json: bool, **query: Any) -> None:
+    """Find the images of CACHE, labelled or a pool, that are nearest to a text or an image.
+
+    What is given is encoded by the encoder that made CACHE, a sentence as it is (write "a photo of
+    a fox" rather than "fox"), and compared with every image by cosine. For each sentence and each
+    image the nearest are listed, best first.
+
+    \b
+    ltcache search pool --text "a drawing of a red fox" --top 20
+    ltcache search cache --image photos/fox/001.jpg
+    """
+    from ltcache.cache import open_cache
+    from ltcache.report import markdown_table
+    from ltcache.retrieval import CachedPool, open_index, search_pool
+
+    opened = open_cache(cache)
+    saved = open_index(index, CachedPool(opened)) if index is not None else None
+    encoder = encoder_choice(query)
+    hits = search_pool(opened, index=saved, encoder=encoder, **query)
+    if as_json:
+        print_json([hit.to_dict() for hit in hits])
+        return
+    rows = [[hit.query, str(hit.rank), f"{hit.cosine:.4f}", hit.key] for hit in hits]
+    click.echo(markdown_table(["query", "rank", "cosine", "image"], rows, terminal_width()))
