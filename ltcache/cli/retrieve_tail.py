@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,14 @@ from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-    from ltcache.retrieval import PoolIndex, RetrievalResult, RetrievalSettings
+    from ltcache.retrieval import (
+        CachedPool,
+        ExactPass,
+        IndexRequest,
+        PoolIndex,
+        RetrievalResult,
+        RetrievalSettings,
+    )
 
 _OF_GUARDS = {
     "threshold": ("threshold", "precision"),
@@ -169,7 +177,7 @@ def command(
 def _retrieve(
     cache: Cache, pool: Cache, out: Path, settings: RetrievalSettings, options: dict[str, Any]
 ) -> RetrievalResult:
-    from ltcache.retrieval import read_decisions, retrieve_tail
+    from ltcache.retrieval import CachedPool, read_decisions, retrieve_tail
 
     decisions = read_decisions(options["decisions"]) if options["decisions"] else None
     with ScoringBar() as bar:
@@ -178,39 +186,40 @@ def _retrieve(
             pool,
             out,
             settings,
-            index=_index(cache, pool, settings, options),
-            device=_device(options["device"]),
-            precision=options["of_pass"],
+            ranking=_ranking(CachedPool(pool, settings.view), bar, options),
             allow_stale=options["allow_stale"],
             overwrite=options["overwrite"],
             decisions=decisions,
-            progress=bar,
         )
 
 
-def _index(
-    cache: Cache, pool: Cache, settings: RetrievalSettings, options: dict[str, Any]
-) -> PoolIndex | None:
-    """Return the index that the options name, or None for an exact pass."""
-    wanted, keep = options["index"], options["save_index"]
-    if wanted is None:
-        return None
-    refuse_given(("device",), "an index is searched where FAISS puts it")
-    from ltcache.retrieval import KINDS, CachedPool, build_index, make_queries, open_index
+def _ranking(
+    pool: CachedPool, bar: ScoringBar, options: dict[str, Any]
+) -> ExactPass | IndexRequest | PoolIndex:
+    """Return what ranks: an exact pass, or the index that the options name."""
+    from ltcache.retrieval import KINDS, ExactPass, IndexRequest, open_index
 
-    source = CachedPool(pool, settings.view)
-    if wanted not in KINDS:
-        refuse_given(("factor",), f"{wanted} was saved with its own")
-        index: PoolIndex | None = open_index(wanted, source)
-    else:
-        queries = make_queries(cache, settings)
-        index = build_index(source, queries, wanted, factor=options["factor"])
+    wanted, keep = options["index"], options["save_index"]
+    exact = ExactPass(_device(options["device"]), options["of_pass"], bar)
+    if wanted is None:
+        return exact
+    refuse_given(("device",), "an index is searched where FAISS puts it")
+    if wanted in KINDS:
+        return IndexRequest(wanted, options["factor"], partial(_keep_index, keep), exact)
+    refuse_given(("factor",), f"{wanted} was saved with its own")
+    index = open_index(wanted, pool)
+    _keep_index(keep, index)
+    return index
+
+
+def _keep_index(keep: Path | None, index: PoolIndex | None) -> None:
+    """Say what an index is good for, and save it where a place is named."""
     if index is None:
         click.echo(
             "no index reaches a list recall of 0.95 on this pool; all of it is scored instead",
             err=True,
         )
-        return None
+        return
     record = index.record
     click.echo(
         f"index {record['kind']} ({record['why']}): recall {record['recall_inner_product']:.3f} "
@@ -220,7 +229,6 @@ def _index(
     )
     if keep is not None:
         index.save(keep)
-    return index
 
 
 def _show(result: RetrievalResult, cache: Path) -> None:

@@ -6,6 +6,7 @@ from ltcache.retrieval.gallery import GALLERY, find_store, write_gallery
 from ltcache.retrieval.index import KINDS, PoolIndex, build_index, open_index
 from ltcache.retrieval.merge import extra_rows
 from ltcache.retrieval.pool import CachedPool
+from ltcache.retrieval.ranking import ExactPass, IndexRequest
 from ltcache.retrieval.result import RetrievalResult, open_retrieved
 from ltcache.retrieval.search import search_pool
 from ltcache.retrieval.settings import RetrievalSettings
@@ -16,6 +17,8 @@ __all__ = [
     "GALLERY",
     "KINDS",
     "CachedPool",
+    "ExactPass",
+    "IndexRequest",
     "PoolIndex",
     "RetrievalResult",
     "RetrievalSettings",

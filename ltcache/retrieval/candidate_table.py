@@ -9,21 +9,16 @@ import pyarrow as pa
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import numbers_of, texts_of
-from ltcache.retrieval.evidence import NearestLabelled
 from ltcache.retrieval.guards import GuardEvidence, GuardVerdicts
 from ltcache.retrieval.result import ACCEPTED, REJECTED
 
 
 def candidate_table(
-    cache: Cache,
-    pool: Cache,
-    evidence: GuardEvidence,
-    nearest: NearestLabelled,
-    verdicts: GuardVerdicts,
+    cache: Cache, pool: Cache, evidence: GuardEvidence, verdicts: GuardVerdicts
 ) -> pa.Table:
     """Return the columns of :data:`ltcache.retrieval.result.COLUMNS`."""
     scores, names = evidence.scores, cache.classes.names
-    train_rows, held_out_rows = nearest.train.rows[:, 0], nearest.held_out.rows[:, 0]
+    train_rows, held_out_rows = evidence.train.rows[:, 0], evidence.held_out.rows[:, 0]
     keys = texts_of(pool, "key", scores.rows)
     train_keys = texts_of(cache, "key", train_rows)
     held_out_keys = texts_of(cache, "key", held_out_rows)
@@ -45,9 +40,9 @@ def candidate_table(
         "train_row": train_rows,
         "train_key": train_keys,
         "train_label": numbers_of(cache, "label", train_rows),
-        "train_similarity": nearest.train.best,
+        "train_similarity": evidence.train.best,
         "held_out_key": held_out_keys,
-        "held_out_similarity": nearest.held_out.best,
+        "held_out_similarity": evidence.held_out.best,
         "sha256": list(evidence.content),
         "width": numbers_of(pool, "width", scores.rows),
         "height": numbers_of(pool, "height", scores.rows),

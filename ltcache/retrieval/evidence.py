@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,22 +20,14 @@ from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.scoring import RankedPairs
 
 
-@dataclass(frozen=True, eq=False)
-class NearestLabelled:
-    """The nearest labelled images of every candidate: of training, and of the other splits."""
-
-    train: NearestReferences
-    held_out: NearestReferences
-
-
 def gather(
     cache: Cache,
     pool: CachedPool,
     scores: RankedPairs,
     near: NearThreshold,
     source_column: str | None = None,
-) -> tuple[GuardEvidence, NearestLabelled]:
-    """Return what guards look at, and the nearest labelled images that it rests on.
+) -> GuardEvidence:
+    """Return what guards look at, for every candidate.
 
     Args:
         near: from which score on two images count as near duplicates.
@@ -49,16 +40,17 @@ def gather(
     others = _nearest_of(cache, held_out, images, pool.view).take(inverse)
     both = train.joined(others)
     content = texts_of(pool.cache, "sha256", scores.rows)
-    evidence = GuardEvidence(
+    return GuardEvidence(
         scores,
         content,
         sources_of(pool.cache, scores.rows, source_column),
+        train,
+        others,
         _looks_like(train, both, near),
         _looks_like(others, both, near),
         _copies(cache, ["train"], content),
         _copies(cache, held_out, content),
     )
-    return evidence, NearestLabelled(train, others)
 
 
 def _looks_like(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ltcache.errors import UsageError
 from ltcache.records import one_line
+from ltcache.retrieval.neighbours import NearestReferences
 from ltcache.retrieval.scoring import RankedPairs
 
 GUARDS = ("threshold", "margin", "duplicates", "leaks", "sources")
@@ -47,14 +48,17 @@ class GuardEvidence:
         scores: the candidates, by class and rank.
         content: hash of each one's bytes, "" where unknown.
         source: where each comes from, "" where unknown.
-        near_train, near_held_out: (n,) whether it looks like an image of training, of the other
-            splits. train_copy, held_out_copy: (n,) whether an image there has the same bytes.
+        train, held_out: the nearest images of training, of the other splits.
+        near_train, near_held_out: (n,) whether it looks like one of them.
+        train_copy, held_out_copy: (n,) whether an image there has the same bytes.
         close: candidate -> candidates that look like it.
     """
 
     scores: RankedPairs
     content: Sequence[str]
     source: Sequence[str]
+    train: NearestReferences
+    held_out: NearestReferences
     near_train: np.ndarray
     near_held_out: np.ndarray
     train_copy: np.ndarray

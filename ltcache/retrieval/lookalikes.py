@@ -8,70 +8,70 @@ pick that went is compared again, until no two picks are alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from ltcache.retrieval.evidence import NearestLabelled
 from ltcache.retrieval.guards import GuardEvidence, GuardLimits, GuardVerdicts, alone, judge
 from ltcache.retrieval.neighbours import NearThreshold, close_pairs
 from ltcache.retrieval.pool import CachedPool
 
 Close = dict[int, np.ndarray]
+"""Candidate -> candidates that look like it, by their places in the list of all."""
+
+Pairing = Callable[[np.ndarray], Close]
+"""Places of candidates -> those among them that look alike."""
 
 
-@dataclass(frozen=True, eq=False)
-class PoolLookalikes:
-    """What near duplicates inside the pool are told by.
+def judge_pool(
+    evidence: GuardEvidence,
+    limits: GuardLimits,
+    quotas: Mapping[int, int],
+    pool: CachedPool,
+    near: NearThreshold,
+) -> GuardVerdicts:
+    """Return which candidates are taken, no two of which are near duplicates.
+
+    Of two picks that look alike, the one with the higher log-odds stays, and the class of the
+    other gets its next best.
 
     Args:
-        pool: the images. near: the threshold. nearest: labelled images next to each candidate.
+        quotas: label -> images wanted. near: from which score on two images are near duplicates.
     """
+    if "duplicates" in limits.off:
+        return judge(evidence, limits, quotas)
 
-    pool: CachedPool
-    near: NearThreshold
-    nearest: NearestLabelled
+    def pairs(chosen: np.ndarray) -> Close:
+        images = pool.unit(evidence.scores.rows[chosen])
+        labelled = evidence.train.take(chosen).joined(evidence.held_out.take(chosen))
+        found = close_pairs(images, labelled, near)
+        return {int(chosen[n]): chosen[close] for n, close in enumerate(found) if len(close)}
 
-    def judge(
-        self, evidence: GuardEvidence, limits: GuardLimits, quotas: Mapping[int, int]
-    ) -> GuardVerdicts:
-        """Return which candidates are taken, no two of which are near duplicates.
+    evidence = replace(evidence, close=_within(evidence, limits, pairs))
+    while True:
+        verdicts = judge(evidence, limits, quotas)
+        more = _between(evidence, verdicts, pairs)
+        if not more:
+            return verdicts
+        evidence = replace(evidence, close=_joined(evidence.close, more))
 
-        Of two picks that look alike, the one with the higher log-odds stays, and the class of the
-        other gets its next best.
-        """
-        if "duplicates" in limits.off:
-            return judge(evidence, limits, quotas)
-        evidence = replace(evidence, close=self._within(evidence, limits))
-        while True:
-            verdicts = judge(evidence, limits, quotas)
-            more = self._between(evidence, verdicts)
-            if not more:
-                return verdicts
-            evidence = replace(evidence, close=_joined(evidence.close, more))
 
-    def _within(self, evidence: GuardEvidence, limits: GuardLimits) -> Close:
-        """Return pairs among the candidates of each class that nothing else keeps out."""
-        free = np.array([not reason for reason in alone(evidence, limits)], bool)
-        labels, result = evidence.scores.labels, Close()
-        for label in np.unique(labels[free]):
-            result |= self._pairs(evidence, np.flatnonzero(free & (labels == label)))
-        return result
+def _within(evidence: GuardEvidence, limits: GuardLimits, pairs: Pairing) -> Close:
+    """Return pairs among the candidates of each class that nothing else keeps out."""
+    free = np.array([not reason for reason in alone(evidence, limits)], bool)
+    labels, result = evidence.scores.labels, Close()
+    for label in np.unique(labels[free]):
+        result |= pairs(np.flatnonzero(free & (labels == label)))
+    return result
 
-    def _between(self, evidence: GuardEvidence, verdicts: GuardVerdicts) -> Close:
-        """Return pairs of picks for different classes."""
-        labels = evidence.scores.labels
-        taken = np.flatnonzero([not reason for reason in verdicts.reasons])
-        pairs = self._pairs(evidence, taken)
-        other = {n: found[labels[found] != labels[n]] for n, found in pairs.items()}
-        return {n: found for n, found in other.items() if len(found)}
 
-    def _pairs(self, evidence: GuardEvidence, chosen: np.ndarray) -> Close:
-        images = self.pool.unit(evidence.scores.rows[chosen])
-        labelled = self.nearest.train.take(chosen).joined(self.nearest.held_out.take(chosen))
-        found = close_pairs(images, labelled, self.near)
-        return {int(chosen[n]): chosen[near] for n, near in enumerate(found) if len(near)}
+def _between(evidence: GuardEvidence, verdicts: GuardVerdicts, pairs: Pairing) -> Close:
+    """Return pairs of picks for different classes."""
+    labels = evidence.scores.labels
+    taken = np.flatnonzero([not reason for reason in verdicts.reasons])
+    other = {n: found[labels[found] != labels[n]] for n, found in pairs(taken).items()}
+    return {n: found for n, found in other.items() if len(found)}
 
 
 def _joined(close: Mapping[int, np.ndarray], more: Close) -> Close:

@@ -16,12 +16,39 @@ POOLINGS = ("mean", "max")
 
 @one_line
 @dataclass(frozen=True, eq=False)
+class MeanMixture:
+    """Class texts and class means that queries are mixed of.
+
+    Args:
+        text: float64 (M, C, D), unit rows. class_sums: (C, D), sums of the unit embeddings of each
+            class's training images, zeros where a class has none.
+        weight: of the class means, 0..1.
+    """
+
+    text: np.ndarray
+    class_sums: np.ndarray
+    weight: float
+
+    def without(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return (M, n, D): the query of each image's class, made without that image.
+
+        Args:
+            images: float64 (n, D), unit embeddings of training images. labels: (n,), theirs.
+        """
+        sums = self.class_sums[labels] - images
+        sums[np.linalg.norm(sums, axis=1) < 1e-6] = 0  # the only image of its class
+        return mixed_queries(self.text[:, labels], sums, self.weight)
+
+
+@one_line
+@dataclass(frozen=True, eq=False)
 class ClassQueries:
     """One or several unit rows per class; logits are their largest product, over tau.
 
     Args:
         rows: float64 (M, C, D), unit rows; a class with fewer than M repeats its first one.
         tau: temperature of the softmax, above 0: 1 / logit_scale of the encoder.
+        mixture: what the rows were mixed of, where class means are in them.
 
     Raises:
         UsageError: fewer than two classes (a softmax over one is always 1), or tau not above 0.
@@ -29,6 +56,7 @@ class ClassQueries:
 
     rows: np.ndarray
     tau: float
+    mixture: MeanMixture | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -67,7 +95,7 @@ def class_queries(
         tau: temperature.
         pooling: ``mean``: the unit mean of a class's sentences (prompt ensembling); ``max``: the
             sentence that is nearest to the image.
-        class_means: (C, D), mean unit embedding of each class's training images, or None; zeros
+        class_means: (C, D), mean unit embedding of each class's training images, or sum; zeros
             for a class without any, which keeps its texts.
         weight: of the class mean, 0..1, in ``unit((1 - weight) text + weight unit(mean))``.
 
@@ -82,9 +110,10 @@ def class_queries(
         raise UsageError("prompts are mixed with class means, but there are none")
     rows = _sentences(prompts) if pooling == "max" else prompts.mean[None]
     rows = unit(rows.astype(np.float64))
-    if weight and class_means is not None:
-        rows = mixed_queries(rows, class_means, weight)
-    return ClassQueries(rows, float(tau))
+    if not weight or class_means is None:
+        return ClassQueries(rows, float(tau))
+    mixed = mixed_queries(rows, class_means, weight)
+    return ClassQueries(mixed, float(tau), MeanMixture(rows, class_means, weight))
 
 
 def mixed_queries(rows: np.ndarray, class_means: np.ndarray, weight: float) -> np.ndarray:

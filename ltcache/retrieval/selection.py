@@ -6,11 +6,34 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from ltcache.cache import Cache
 from ltcache.errors import UsageError
 from ltcache.metrics import GroupScheme
+from ltcache.retrieval.settings import RetrievalSettings
 
 MEDIAN = "median"
 GROUPS = ("many", "medium", "few")
+
+
+def train_counts(cache: Cache) -> np.ndarray:
+    """Return int64 (C,): training images per class, zeros where there is no such split."""
+    if "train" in cache.splits:
+        return cache.class_counts("train")
+    return np.zeros(len(cache.classes), np.int64)
+
+
+def tail_quotas(cache: Cache, settings: RetrievalSettings) -> dict[int, int]:
+    """Return label -> images wanted, of the classes that settings choose, by label."""
+    counts, scheme = train_counts(cache), GroupScheme.from_mapping(cache.manifest.groups)
+    labels = tail_classes(
+        counts,
+        scheme,
+        groups=settings.groups,
+        max_count=settings.max_count,
+        labels=settings.labels,
+    )
+    wanted = quotas(counts, labels, per_class=settings.per_class, up_to=settings.up_to)
+    return dict(zip(labels.tolist(), wanted.tolist(), strict=True))
 
 
 def tail_classes(

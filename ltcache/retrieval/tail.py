@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,31 +21,20 @@ import pyarrow as pa
 from ltcache.cache import Cache, check_prompts, open_cache
 from ltcache.metrics import GroupScheme
 from ltcache.records import PlaceKind, require_equal, require_replaceable
-from ltcache.retrieval.cached_queries import class_sums, make_queries, temperature
+from ltcache.retrieval.cached_queries import make_queries, temperature
 from ltcache.retrieval.candidate_table import candidate_table
 from ltcache.retrieval.decisions import ReviewDecisions, apply_decisions
 from ltcache.retrieval.evidence import gather
 from ltcache.retrieval.guards import GuardLimits, check_guards
-from ltcache.retrieval.lookalikes import PoolLookalikes
+from ltcache.retrieval.index import PoolIndex
+from ltcache.retrieval.lookalikes import judge_pool
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import class_queries
+from ltcache.retrieval.ranking import ExactPass, IndexRequest, best_candidates
 from ltcache.retrieval.result import RetrievalResult, tally
-from ltcache.retrieval.scoring import RankedPairs, score_pool
-from ltcache.retrieval.selection import quotas, tail_classes
+from ltcache.retrieval.selection import tail_quotas, train_counts
 from ltcache.retrieval.settings import RetrievalSettings
-from ltcache.retrieval.threshold import (
-    FIXED,
-    ProbabilityThreshold,
-    calibrated_threshold,
-    fixed_threshold,
-)
-
-if TYPE_CHECKING:
-    from ltcache.retrieval.index import PoolIndex
-
-OVERSAMPLING, RESERVE = 4, 20
-"""Candidates of a class: that many times its quota and some more, for guards to choose from."""
+from ltcache.retrieval.threshold import least_probability
 
 
 def retrieve_tail(
@@ -54,13 +43,10 @@ def retrieve_tail(
     out: str | Path | None = None,
     settings: RetrievalSettings | None = None,
     *,
-    index: PoolIndex | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
+    ranking: ExactPass | IndexRequest | PoolIndex | None = None,
     allow_stale: Collection[str] = (),
     overwrite: bool = False,
     decisions: ReviewDecisions | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalResult:
     """Choose images of an unlabelled pool for the rare classes of a cache.
 
@@ -68,12 +54,11 @@ def retrieve_tail(
         cache: the labelled cache, with class texts. pool: the pool's, by the same encoder.
         out: directory of the result; None: it is not written.
         settings: see :class:`ltcache.retrieval.settings.RetrievalSettings`.
-        index: candidates from it in place of the exact pass; their p_k are exact either way.
-        device: of the pass, ``cpu`` or a GPU as torch names it. precision: of its candidates.
+        ranking: where candidates come from, an exact pass on the CPU by default; the p_k of those
+            that an index gives are exact, too.
         allow_stale: identity fields (``encoder``, ``prompts``...) that may differ.
         overwrite: replace a result of other settings.
         decisions: of a person, applied last (:mod:`ltcache.retrieval.decisions`).
-        progress: called with rows done and rows in all.
 
     Raises:
         IdentityError: another encoder made the pool, or the class texts, or the decisions are
@@ -85,17 +70,11 @@ def retrieve_tail(
     cache, pool = _opened(cache), _opened(pool)
     if out is not None:
         require_replaceable(out, PlaceKind.RETRIEVED)
-    work = _Retrieval(cache, pool, settings or RetrievalSettings(), allow_stale)
-    scores = work.candidates(index, device, precision, progress)
-    evidence, nearest = gather(cache, work.pool, scores, work.near, work.settings.source_column)
-    alike = PoolLookalikes(work.pool, work.near, nearest)
-    verdicts = alike.judge(evidence, work.limits, work.quotas)
-    table = candidate_table(cache, pool, evidence, nearest, verdicts)
-    record = work.record(table) | {"index": index.record if index else None}
-    record["candidate_precision"] = precision
-    record["seconds"] = round(time.perf_counter() - started, 3)
-    rows = np.unique(scores.rows)
-    result = RetrievalResult(table, record, _features(pool, rows, work.settings.view), rows)
+    stale = check_pool(cache, pool, allow_stale)
+    settings = _in_full(settings or RetrievalSettings(), cache)
+    stale += check_prompts(cache, cache.prompts(settings.prompts), allow_stale)
+    result = _retrieve(cache, CachedPool(pool, settings.view), settings, ranking or ExactPass())
+    result.record |= {"stale": stale, "seconds": round(time.perf_counter() - started, 3)}
     if decisions is not None:
         result = apply_decisions(result, decisions)
     if out is not None:
@@ -103,117 +82,78 @@ def retrieve_tail(
     return result
 
 
-class _Retrieval:
-    """One retrieval: what its steps share."""
+def _retrieve(
+    cache: Cache,
+    pool: CachedPool,
+    settings: RetrievalSettings,
+    ranking: ExactPass | IndexRequest | PoolIndex,
+) -> RetrievalResult:
+    """Rank the pool for each rare class, and reject what guards keep out.
 
-    def __init__(
-        self, cache: Cache, pool: Cache, settings: RetrievalSettings, allow_stale: Collection[str]
-    ) -> None:
-        self.cache, self.settings = cache, settings
-        self.stale = check_pool(cache, pool, allow_stale)
-        self.pool = CachedPool(pool, settings.view)
-        self.texts = cache.prompts(settings.prompts)
-        self.stale += check_prompts(cache, self.texts, allow_stale)
-        self.counts = _train_counts(cache)
-        scheme = GroupScheme.from_mapping(cache.manifest.groups)
-        self.scheme = scheme.describe()
-        self.labels = tail_classes(
-            self.counts,
-            scheme,
-            groups=settings.groups,
-            max_count=settings.max_count,
-            labels=settings.labels,
-        )
-        wanted = quotas(
-            self.counts, self.labels, per_class=settings.per_class, up_to=settings.up_to
-        )
-        self.quotas = dict(zip(self.labels.tolist(), wanted.tolist(), strict=True))
-        self.tau = temperature(cache, settings.tau)
-        self.queries = make_queries(cache, settings)
-        self.threshold = self._threshold()
-        self.near = calibrate_near(
-            cache, false_alarm=settings.false_alarm, view=settings.view, seed=settings.seed
-        )
-        self.limits = GuardLimits(
-            probability=self.threshold.value,
-            margin=settings.margin,
-            per_source=settings.per_source,
-            off=check_guards(settings.off),
-        )
+    Args:
+        settings: with temperature and class texts filled in.
+    """
+    wanted = tail_quotas(cache, settings)  # label -> images
+    queries = make_queries(cache, settings)
+    least = least_probability(cache, queries, np.array([*wanted]), settings)
+    near = calibrate_near(
+        cache, false_alarm=settings.false_alarm, view=settings.view, seed=settings.seed
+    )
+    if isinstance(ranking, IndexRequest):
+        ranking = ranking.build(pool, queries)
+    candidates = best_candidates(ranking, pool, queries, wanted, settings.candidates)
+    evidence = gather(cache, pool, candidates, near, settings.source_column)
+    off = check_guards(settings.off)
+    limits = GuardLimits(least.value, settings.margin, settings.per_source, off)
+    verdicts = judge_pool(evidence, limits, wanted, pool, near)
+    table = candidate_table(cache, pool.cache, evidence, verdicts)
+    record = {
+        "settings": asdict(settings),
+        "identities": identities(cache, pool, settings),
+        "cache": cache.manifest.name,
+        "pool": pool.cache.manifest.name,
+        "thresholds": {"p": least.to_dict(), "near": near.to_dict()},
+        "group_scheme": GroupScheme.from_mapping(cache.manifest.groups).describe(),
+        "classes": class_records(cache, settings, wanted, table),
+        "index": ranking.record if isinstance(ranking, PoolIndex) else None,
+        "candidate_precision": ranking.precision if isinstance(ranking, ExactPass) else "fp32",
+    }
+    rows = np.unique(candidates.rows)
+    return RetrievalResult(table, record, _features(pool.cache, rows, settings.view), rows)
 
-    def candidates(
-        self,
-        index: PoolIndex | None,
-        device: str,
-        precision: str,
-        progress: Callable[[int, int], None] | None,
-    ) -> RankedPairs:
-        """Return the best rows of each class that wants any."""
-        wanted = np.array([label for label in self.labels if self.quotas[int(label)]], np.int64)
-        each = {label: self._candidates(quota) for label, quota in self.quotas.items()}
-        top = max(each.values(), default=1)
-        if index is not None:
-            found = index.candidates(self.pool, self.queries, wanted, top)
-        else:
-            found = score_pool(
-                self.pool,
-                self.queries,
-                wanted,
-                top,
-                precision=precision,
-                device=device,
-                progress=progress,
-            )
-        most = np.array([each[int(label)] for label in found.labels], np.int64)
-        return found.take(np.flatnonzero(found.rank <= most))
 
-    def _candidates(self, quota: int) -> int:
-        return self.settings.candidates or OVERSAMPLING * quota + RESERVE
+def identities(cache: Cache, pool: CachedPool, settings: RetrievalSettings) -> dict[str, Any]:
+    """Return what both caches are, for the record."""
+    texts = cache.prompts(settings.prompts)
+    rows = cache.manifest.identity()["rows"]
+    return {
+        "cache": cache.identities(settings.view, texts) | {"rows": rows},
+        "pool": pool.identity() | {"numerics": pool.cache.numerics},
+    }
 
-    def record(self, table: pa.Table) -> dict[str, Any]:
-        """Return what stands in retrieve.json, but for times."""
-        cache, pool = self.cache, self.pool
-        settings = asdict(self.settings) | {"tau": self.tau, "prompts": self.texts.name}
-        return {
-            "settings": settings,
-            "identities": {
-                "cache": cache.identities(self.settings.view, self.texts)
-                | {"rows": cache.manifest.identity()["rows"]},
-                "pool": pool.identity() | {"numerics": pool.cache.numerics},
-            },
-            "cache": cache.manifest.name,
-            "pool": pool.cache.manifest.name,
-            "thresholds": {"p": self.threshold.to_dict(), "near": self.near.to_dict()},
-            "group_scheme": self.scheme,
-            "stale": self.stale,
-            "classes": [self._class_record(table, int(label)) for label in self.labels],
-        }
 
-    def _class_record(self, table: pa.Table, label: int) -> dict[str, Any]:
-        return {
+def class_records(
+    cache: Cache, settings: RetrievalSettings, wanted: Mapping[int, int], table: pa.Table
+) -> list[dict[str, Any]]:
+    """Return what the record says of each class."""
+    counts, texts = train_counts(cache), cache.prompts(settings.prompts).texts
+    return [
+        {
             "label": label,
-            "name": self.cache.classes.names[label],
-            "prompts": list(self.texts.texts[label]),
-            "train": int(self.counts[label]),
-            "quota": self.quotas[label],
+            "name": cache.classes.names[label],
+            "prompts": list(texts[label]),
+            "train": int(counts[label]),
+            "quota": quota,
             **tally(table, label),
         }
+        for label, quota in wanted.items()
+    ]
 
-    def _threshold(self) -> ProbabilityThreshold:
-        chosen = self.settings
-        if chosen.precision is None:
-            return fixed_threshold(FIXED if chosen.threshold is None else chosen.threshold)
-        text = class_queries(self.texts, self.tau, pooling=chosen.pooling).rows
-        return calibrated_threshold(
-            self.cache,
-            self.queries,
-            self.labels,
-            chosen.precision,
-            class_sums=class_sums(self.cache, chosen.view) if chosen.mean_weight else None,
-            text=text,
-            weight=chosen.mean_weight,
-            view=chosen.view,
-        )
+
+def _in_full(settings: RetrievalSettings, cache: Cache) -> RetrievalSettings:
+    """Return settings with what they leave to the cache: the temperature and the class texts."""
+    tau = temperature(cache, settings.tau)
+    return replace(settings, tau=tau, prompts=cache.prompts(settings.prompts).name)
 
 
 def check_pool(cache: Cache, pool: Cache, allow_stale: Collection[str] = ()) -> list[str]:
@@ -240,12 +180,6 @@ def check_pool(cache: Cache, pool: Cache, allow_stale: Collection[str] = ()) -> 
             stacklevel=3,
         )
     return stale
-
-
-def _train_counts(cache: Cache) -> np.ndarray:
-    if "train" in cache.splits:
-        return cache.class_counts("train")
-    return np.zeros(len(cache.classes), np.int64)
 
 
 def _features(pool: Cache, rows: np.ndarray, view: str) -> dict[str, np.ndarray]:

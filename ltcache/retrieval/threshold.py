@@ -10,8 +10,9 @@ import torch
 
 from ltcache.errors import FitError, UsageError
 from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import ClassQueries, mixed_queries
+from ltcache.retrieval.queries import ClassQueries
 from ltcache.retrieval.scoring import log_odds
+from ltcache.retrieval.settings import RetrievalSettings
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -53,15 +54,20 @@ def fixed_threshold(value: float) -> ProbabilityThreshold:
     return ProbabilityThreshold(float(value))
 
 
+def least_probability(
+    cache: Cache, queries: ClassQueries, labels: np.ndarray, settings: RetrievalSettings
+) -> ProbabilityThreshold:
+    """Return the least p_k under some settings, fixed or calibrated."""
+    if settings.precision is None:
+        return fixed_threshold(FIXED if settings.threshold is None else settings.threshold)
+    return calibrated_threshold(cache, queries, labels, settings.precision, view=settings.view)
+
+
 def calibrated_threshold(
     cache: Cache,
     queries: ClassQueries,
     labels: np.ndarray,
     precision: float,
-    *,
-    class_sums: np.ndarray | None = None,
-    text: np.ndarray | None = None,
-    weight: float = 0.0,
     view: str = "center",
 ) -> ProbabilityThreshold:
     """Return the least p_k from which on training images have their predicted class often enough.
@@ -72,10 +78,9 @@ def calibrated_threshold(
     precision is lower: the value is an upper bound.
 
     Args:
-        queries: what the pool is scored with. labels: int64 (T,), the classes to retrieve for.
-        precision: above 0, at most 1.
-        class_sums: (C, D), sums of unit embeddings, where the queries are ``text`` (M, C, D) mixed
-            with class means of ``weight``: each image is then scored without its own part in them.
+        queries: what the pool is scored with.
+            Where class means are in them, each image is scored without its own part.
+        labels: int64 (T,), the classes to retrieve for. precision: above 0, at most 1.
 
     Raises:
         UsageError: a precision that cannot be meant.
@@ -83,7 +88,7 @@ def calibrated_threshold(
     """
     if not 0 < precision <= 1:
         raise UsageError(f"the precision is {precision}: it lies above 0 and at most at 1")
-    probability, predicted, truth = _predictions(cache, queries, class_sums, text, weight, view)
+    probability, predicted, truth = _predictions(cache, queries, view)
     known = truth >= 0
     share = 1 / np.maximum(np.bincount(truth[known], minlength=queries.num_classes), 1)
     chosen = known & np.isin(predicted, labels)
@@ -115,12 +120,7 @@ def _least(
 
 
 def _predictions(
-    cache: Cache,
-    queries: ClassQueries,
-    class_sums: np.ndarray | None,
-    text: np.ndarray | None,
-    weight: float,
-    view: str,
+    cache: Cache, queries: ClassQueries, view: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return p of the predicted class, the predicted class and the label of training images."""
     train = CachedPool(cache, view, "train")
@@ -130,26 +130,19 @@ def _predictions(
         part = slice(start, start + _BLOCK)
         images = train.unit(train.rows[part])
         logits = np.stack([images @ rows.T for rows in queries.scaled]).max(axis=0)
-        if weight and class_sums is not None and text is not None:
-            _leave_out(logits, images, truth[part], queries, class_sums, text, weight)
+        _leave_out(logits, images, truth[part], queries)
         odds = log_odds(torch.from_numpy(logits)).numpy()
         best[part], predicted[part] = odds.max(axis=1), odds.argmax(axis=1)
     return 1 / (1 + np.exp(-best)), predicted, truth
 
 
 def _leave_out(
-    logits: np.ndarray,
-    images: np.ndarray,
-    truth: np.ndarray,
-    queries: ClassQueries,
-    class_sums: np.ndarray,
-    text: np.ndarray,
-    weight: float,
+    logits: np.ndarray, images: np.ndarray, truth: np.ndarray, queries: ClassQueries
 ) -> None:
     """Replace each image's logit of its own class by one whose class mean lacks the image."""
+    if queries.mixture is None:
+        return
     known = np.flatnonzero(truth >= 0)
-    means = class_sums[truth[known]] - images[known]
-    means[np.linalg.norm(means, axis=1) < 1e-6] = 0  # the only image of its class
-    rows = mixed_queries(text[:, truth[known]], means, weight)  # (M, n, D)
+    rows = queries.mixture.without(images[known], truth[known])  # (M, n, D)
     own = np.einsum("nd,mnd->mn", images[known], rows).max(axis=0) / queries.tau
     logits[known, truth[known]] = own

@@ -124,7 +124,7 @@ def test_retrieval_with_an_index_names_it_and_takes_nearly_the_same(world: World
     assert isinstance(index, PoolIndex)
     settings = RetrievalSettings(per_class=10)
     exact = retrieve_tail(cache, pool, settings=settings)
-    found = retrieve_tail(cache, pool, settings=settings, index=index)
+    found = retrieve_tail(cache, pool, settings=settings, ranking=index)
     assert found.record["index"]["kind"] == "flat"
     assert exact.record["index"] is None
     rows = [set(r.accepted["pool_row"].to_pylist()) for r in (exact, found)]

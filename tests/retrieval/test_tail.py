@@ -10,10 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltcache.cache import store_prompts
+from ltcache.cache import Cache, store_prompts
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
 from ltcache.metrics import GroupScheme
-from ltcache.retrieval import RetrievalSettings, open_retrieved, retrieve_tail
+from ltcache.retrieval import (
+    IndexRequest,
+    PoolIndex,
+    RetrievalSettings,
+    cached_queries,
+    open_retrieved,
+    retrieve_tail,
+)
 from ltcache.retrieval.guards import REASONS
 from ltcache.retrieval.queries import class_queries, unit
 from ltcache.retrieval.result import COLUMNS
@@ -296,3 +303,24 @@ def test_quotas_fill_up_to_a_count_or_the_median() -> None:
 def test_settings_that_cannot_be_meant(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         RetrievalSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_training_images_are_summed_once_for_queries_index_and_threshold(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = world.labelled()
+    pool = world.pool(cache, np.repeat(np.arange(CLASSES), 10))
+    calls: list[str] = []
+    summed = cached_queries.class_sums
+
+    def counted(cache: Cache, view: str) -> np.ndarray:
+        calls.append(view)
+        return summed(cache, view)
+
+    monkeypatch.setattr(cached_queries, "class_sums", counted)
+    built: list[PoolIndex | None] = []
+    settings = RetrievalSettings(precision=0.9, mean_weight=0.5, tau=0.2)
+    request = IndexRequest("flat", built=built.append)
+    result = retrieve_tail(cache, pool, settings=settings, ranking=request)
+    assert calls == ["center"]
+    assert [index.record for index in built if index] == [result.record["index"]]
