@@ -101,7 +101,7 @@ def picks_of(found: RetrievalResult) -> Lists:
     """Return what a retrieval took, best first."""
     taken = found.accepted
     labels, rows = taken["label"].to_numpy(), taken["pool_row"].to_numpy()
-    return {entry["label"]: rows[labels == entry["label"]] for entry in found.classes}
+    return {entry.label: rows[labels == entry.label] for entry in found.classes}
 
 
 def refused(found: RetrievalResult, truth: np.ndarray) -> dict[str, int]:

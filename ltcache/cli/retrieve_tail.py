@@ -169,7 +169,7 @@ def command(
     result = _retrieve(opened, source, out, settings, options)
     write_for_review(result, opened, stores, tsne)
     if as_json:
-        print_json(result.record | {"path": str(out)})
+        print_json(result.record.to_dict() | {"path": str(out)})
     else:
         _show(result, cache)
 
@@ -237,18 +237,18 @@ def _show(result: RetrievalResult, cache: Path) -> None:
     heading = ["class", "training images", "wanted", "taken", "rejected, by reason"]
     rows = []
     for entry in result.classes:
-        reasons = ", ".join(f"{name} {n}" for name, n in entry["rejected"].items())
-        numbers = [str(entry[name]) for name in ("train", "quota", "accepted")]
-        rows.append([f"{entry['label']} {entry['name']}", *numbers, reasons or "-"])
+        reasons = ", ".join(f"{name} {n}" for name, n in entry.rejected.items())
+        numbers = map(str, (entry.train, entry.quota, entry.accepted))
+        rows.append([f"{entry.label} {entry.name}", *numbers, reasons or "-"])
     click.echo(markdown_table(heading, rows, terminal_width()))
-    least, near = (result.record["thresholds"][name] for name in ("p", "near"))
+    least, near = result.record.least, result.record.near
     how = "fixed"
-    if least["precision"] is not None:
-        how = f"precision {least['reached']:.3f} on {least['support']} training images"
+    if least.precision is not None:
+        how = f"precision {least.reached:.3f} on {least.support} training images"
     click.echo(
         f"{result.path}: {sum(result.counts().values())} images for {len(result.classes)} classes "
-        f"({result.record['group_scheme']}); p_k >= {least['value']:.4g} ({how}); near duplicates "
-        f"calibrated on {near['images']} training images at {near['false_alarm']:.2%} false alarms"
+        f"({result.record.group_scheme}); p_k >= {least.value:.4g} ({how}); near duplicates "
+        f"calibrated on {near.images} training images at {near.false_alarm:.2%} false alarms"
     )
     click.echo(f"look at them: ltcache review {shlex.join([str(result.path), str(cache)])}")
     if not sum(result.counts().values()):

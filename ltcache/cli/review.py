@@ -75,14 +75,14 @@ def command(
         raise UsageError("a gallery needs training images: give CACHE too")
     result = open_retrieved(retrieved)
     opened = open_cache(cache) if cache is not None else None
-    names = result.record["cache"], result.record["pool"]
+    names = result.record.cache, result.record.pool
     stores = find_images(*names, source, pool_source) if gallery else None
     if decisions is not None:
         result = _decided(result, retrieved, decisions, quiet=as_json)
     if opened is not None:
         write_for_review(result, opened, stores, tsne)
     if as_json:
-        print_json(result.record | {"path": str(retrieved)})
+        print_json(result.record.to_dict() | {"path": str(retrieved)})
 
 
 def _decided(
@@ -100,12 +100,13 @@ def _decided(
 
 
 def _told(retrieved: Path, before: dict[int, int], result: RetrievalResult) -> str:
-    entries = result.record.get("decisions", [])
+    applied = [one.decision for one in result.record.decisions]
     after = result.counts()
     changed = sum(before[label] != after[label] for label in after)
-    found = {name: sum(e["decision"] == name for e in entries) for name in ("accept", "reject")}
+
     return (
-        f"{retrieved}: {found['accept']} accepted and {found['reject']} rejected by hand; "
+        f"{retrieved}: {applied.count('accept')} accepted and {applied.count('reject')} rejected "
+        "by hand; "
         f"{sum(before.values())} images before, {sum(after.values())} now; {changed} of "
         f"{len(after)} classes have another number"
     )

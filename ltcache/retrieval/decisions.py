@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from ltcache.errors import UsageError
 from ltcache.records import digest, one_line, require_equal
-from ltcache.retrieval.result import ACCEPTED, REJECTED, RetrievalResult, tally
+from ltcache.retrieval.record import AppliedDecision
+from ltcache.retrieval.result import ACCEPTED, REJECTED, RetrievalResult, tallied
 
 FORMAT = 1
 ACCEPT, REJECT, MOVED = "accept", "reject", "moved"
@@ -44,7 +45,7 @@ class ReviewDecisions:
     name: str = "decisions"
 
 
-def retrieval_identity(result: RetrievalResult) -> dict[str, Any]:
+def retrieval_identity(result: RetrievalResult) -> Mapping[str, Any]:
     """Return what makes a retrieval itself, for JSON: settings and both caches.
 
     Settings are written out, identities as one digest each, so that a difference has a name.
@@ -52,10 +53,10 @@ def retrieval_identity(result: RetrievalResult) -> dict[str, Any]:
     record = result.record
     parts = {
         side: {kind: digest(value) for kind, value in identity.items()}
-        for side, identity in record["identities"].items()
+        for side, identity in record.identities.items()
     }
-    found = {"names": [record["cache"], record["pool"]], "settings": record["settings"], **parts}
-    plain: dict[str, Any] = json.loads(json.dumps(found))  # lists, as they come back from a file
+    found = {"names": [record.cache, record.pool], "settings": asdict(record.settings), **parts}
+    plain: Mapping[str, Any] = json.loads(json.dumps(found))  # lists, as they come from a file
     return plain
 
 
@@ -110,27 +111,29 @@ def apply_decisions(result: RetrievalResult, decisions: ReviewDecisions) -> Retr
     place = {pair: n for n, pair in enumerate(zip(labels, keys, strict=True))}
     _check(table, place, decisions)
     status, reason = table["status"].to_pylist(), table["reason"].to_pylist()
-    entries: list[dict[str, Any]] = []
+    applied: list[AppliedDecision] = []
     for n, decision in sorted(_moves(table, place, decisions).items()):
-        before = {"status": status[n], "reason": reason[n]}
-        entries.append({"label": labels[n], "key": keys[n], "decision": decision} | before)
+        applied.append(AppliedDecision(labels[n], keys[n], decision, status[n], reason[n]))
         status[n] = ACCEPTED if decision == ACCEPT else REJECTED
         reason[n] = {ACCEPT: "", REJECT: BY_HAND, MOVED: ELSEWHERE}[decision]
-    return _with_verdicts(result, table, status, reason, entries)
+    table = _replaced(table, status, reason)
+    classes = tuple(tallied(entry, table) for entry in result.classes)
+    record = replace(result.record, classes=classes, decisions=tuple(applied))
+    return RetrievalResult(table, record, result.features, result.feature_rows, result.path)
 
 
 def undecided(result: RetrievalResult) -> pa.Table:
     """Return the candidates with what the guards alone made of them."""
-    before = {(entry["label"], entry["key"]): entry for entry in result.record.get("decisions", ())}
+    before = {(one.label, one.key): (one.status, one.reason) for one in result.record.decisions}
     rows = result.table.select(["label", "key", "status", "reason"]).to_pylist()
-    kept = [before.get((row["label"], row["key"]), row) for row in rows]
-    return _replaced(result.table, [row["status"] for row in kept], [row["reason"] for row in kept])
+    kept = [before.get((row["label"], row["key"]), (row["status"], row["reason"])) for row in rows]
+    return _replaced(result.table, [status for status, _ in kept], [reason for _, reason in kept])
 
 
 def decisions_of(result: RetrievalResult) -> ReviewDecisions:
     """Return the decisions that are in force."""
-    entries = result.record.get("decisions", ())
-    chosen = {(e["label"], e["key"]): e["decision"] for e in entries if e["decision"] != MOVED}
+    applied = result.record.decisions
+    chosen = {(one.label, one.key): one.decision for one in applied if one.decision != MOVED}
     return ReviewDecisions(retrieval_identity(result), chosen)
 
 
@@ -173,20 +176,6 @@ def _moves(
         if elsewhere and row["status"] == ACCEPTED:
             moves.setdefault(n, MOVED)
     return moves
-
-
-def _with_verdicts(
-    result: RetrievalResult,
-    table: pa.Table,
-    status: list[str],
-    reason: list[str],
-    entries: list[dict[str, Any]],
-) -> RetrievalResult:
-    table = _replaced(table, status, reason)
-    classes = [entry | tally(table, entry["label"]) for entry in result.classes]
-    record = {name: value for name, value in result.record.items() if name != "decisions"}
-    record |= {"classes": classes} | ({"decisions": entries} if entries else {})
-    return RetrievalResult(table, record, result.features, result.feature_rows, result.path)
 
 
 def _replaced(table: pa.Table, status: list[str], reason: list[str]) -> pa.Table:

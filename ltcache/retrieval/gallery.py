@@ -18,9 +18,9 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from ltcache.manifest import packaged_names, root_of
 from ltcache.records import bytes_digest, committed, digest, require_equal, require_local
 from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 from ltcache.retrieval.guards import REASONS
-from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tally
+from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tallied
 
 GALLERY = "gallery.html"
 PICKS, NEAR_MISSES, TRAINING = 100, 24, 12
@@ -118,7 +118,7 @@ def require_same_cache(result: RetrievalResult, cache: Cache) -> None:
     Raises:
         IdentityError: with what differs (status 4).
     """
-    made_for = result.record["identities"]["cache"]
+    made_for = result.record.identities["cache"]
     found = {"classes": cache.classes.identity(), "encoder": cache.encoder}
     found["rows"] = cache.manifest.identity()["rows"]
     require_equal(
@@ -159,7 +159,7 @@ class _GalleryPage:
             f"style-src '{_source_hash(style)}'; script-src '{_source_hash(script)}'"
         )
         record = self.result.record
-        title = html.escape(f"{record['pool']} for the rare classes of {record['cache']}")
+        title = html.escape(f"{record.pool} for the rare classes of {record.cache}")
         values = {"policy": policy, "title": title, "style": style, "script": script}
         for piece in re.split(r"(\{\{\w+\}\})", _asset("gallery.html")):
             name = piece.strip("{}")
@@ -170,13 +170,12 @@ class _GalleryPage:
             classes = self.result.classes
             with ThreadPoolExecutor(_WORKERS) as workers:
                 for done, entry in enumerate(classes, 1):
-                    yield _data(f"class-{entry['label']}", self._class(entry, workers))
+                    yield _data(f"class-{entry.label}", self._class(entry.label, workers))
                     if progress is not None:
                         progress(done, len(classes))
 
-    def _header(self) -> dict[str, Any]:
-        record, table = self.result.record, self.table
-        least = record["thresholds"]["p"]["value"]
+    def _header(self) -> Mapping[str, Any]:
+        least = self.result.record.least.value
         chosen = decisions_of(self.result).chosen
         identity = retrieval_identity(self.result)
         return {
@@ -186,13 +185,13 @@ class _GalleryPage:
             f"{len(self.cache.classes)} classes, taken from {least:.3g} up; at most {PICKS} taken "
             f"and {NEAR_MISSES} rejected images of a class are shown",
             "reasons": REASONS,
-            "classes": [entry | tally(table, entry["label"]) for entry in self.result.classes],
+            "classes": [asdict(tallied(entry, self.table)) for entry in self.result.classes],
             "decisions": [[f"{label}\t{key}", found] for (label, key), found in chosen.items()],
         }
 
-    def _class(self, entry: dict[str, Any], workers: ThreadPoolExecutor) -> dict[str, Any]:
+    def _class(self, label: int, workers: ThreadPoolExecutor) -> Mapping[str, Any]:
         """Return the data of one class: items, training images and the pictures of both."""
-        mine = self.table.filter(pc.equal(self.table["label"], entry["label"]))
+        mine = self.table.filter(pc.equal(self.table["label"], label))
         candidates = mine.take(pa.array(_shown(mine), pa.int64())).to_pylist()
         wanted: dict[tuple[str, int], int] = {}  # (side, row) -> place in the list of pictures
 
@@ -201,12 +200,12 @@ class _GalleryPage:
 
         items = []
         for row in candidates:
-            item = {name: row[name] for name in _COPIED} | self._neighbour(row)
+            item = {name: row[name] for name in _COPIED} | {**self._neighbour(row)}
             nearest = row["train_row"]
             item["image"] = place("pool", row["pool_row"])
             item["nearest_image"] = place("train", nearest) if nearest >= 0 else None
             items.append(item)
-        own = _spread(self.train[self.train_labels == entry["label"]], TRAINING)
+        own = _spread(self.train[self.train_labels == label], TRAINING)
         keys = self.cache.manifest.rows["key"].take(pa.array(own, pa.int64())).to_pylist()
         training = [
             {"key": key, "image": place("train", int(row))}
@@ -218,7 +217,7 @@ class _GalleryPage:
         self.missing.update(picture["error"] for picture in pictures if "error" in picture)
         return {"items": items, "training": training, "images": pictures}
 
-    def _neighbour(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _neighbour(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what the columns of a candidate say of other images."""
         names, label = self.cache.classes.names, row["train_label"]
         owner = self.taken_for.get(row["key"], "")

@@ -33,7 +33,7 @@ def extra_rows(retrieved: RetrievalResult | str | Path, weight: str | float = 1.
         features,
         taken["label"].to_numpy(),
         _weights(weight, taken["p"].to_numpy(), _by_hand(retrieved, taken)),
-        retrieved.record["identities"]["cache"],
+        retrieved.record.identities["cache"],
         {"retrieval": retrieved.key, "weight": weight},
     )
 

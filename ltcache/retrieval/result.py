@@ -12,9 +12,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,6 @@ from safetensors.numpy import load_file, save_file
 from ltcache.errors import CacheError, UsageError
 from ltcache.records import (
     PlaceKind,
-    digest,
     not_what_is_asked,
     one_line,
     require_replaceable,
@@ -35,10 +33,14 @@ from ltcache.records import (
     whole_folder,
     write_json,
 )
+from ltcache.retrieval.record import RetrievalRecord, RetrievedClass
 
-FORMAT = 1
 ACCEPTED, REJECTED = "accepted", "rejected"
 
+_UNREADABLE = (
+    OSError, CacheError, UsageError, ValueError, KeyError, TypeError, AttributeError,
+    SafetensorError, pa.ArrowException,
+)  # fmt: skip
 COLUMNS = {
     "pool_row": "row_id in the pool's cache",
     "key": "key in the pool's cache",
@@ -78,8 +80,7 @@ class RetrievalResult:
 
     Attributes:
         table: columns of :data:`COLUMNS`.
-        record: what stands in retrieve.json: settings, identities of both caches, thresholds and
-            how they were calibrated, counts per class.
+        record: what stands in retrieve.json.
         features: field -> (m, v, D) as the pool stores them, of the distinct pool rows in
             ``feature_rows``.
         feature_rows: int64 (m,), ascending.
@@ -87,16 +88,15 @@ class RetrievalResult:
     """
 
     table: pa.Table
-    record: dict[str, Any]
+    record: RetrievalRecord
     features: dict[str, np.ndarray] = field(default_factory=dict)
     feature_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     path: Path | None = None
 
     @property
     def key(self) -> str:
-        """Digest of what determines the result: settings, identities and a person's decisions."""
-        by_hand = self.record.get("decisions") or []
-        return digest([self.record["settings"], self.record["identities"], *by_hand])
+        """See :attr:`ltcache.retrieval.record.RetrievalRecord.key`."""
+        return self.record.key
 
     @property
     def accepted(self) -> pa.Table:
@@ -106,13 +106,12 @@ class RetrievalResult:
     def counts(self) -> dict[int, int]:
         """Return label -> images taken, for every class that was asked for."""
         taken = self.accepted["label"].to_numpy()
-        return {entry["label"]: int((taken == entry["label"]).sum()) for entry in self.classes}
+        return {entry.label: int((taken == entry.label).sum()) for entry in self.classes}
 
     @property
-    def classes(self) -> list[dict[str, Any]]:
-        """One record per class: label, name, prompts, train, quota, candidates, accepted..."""
-        found: list[dict[str, Any]] = self.record["classes"]
-        return found
+    def classes(self) -> tuple[RetrievedClass, ...]:
+        """The classes that images were asked for."""
+        return self.record.classes
 
     def features_of(self, rows: np.ndarray, name: str = "embedding") -> np.ndarray:
         """Return float32 (n, v, D): features of pool rows that are candidates.
@@ -156,7 +155,7 @@ class RetrievalResult:
             {name: np.ascontiguousarray(value) for name, value in tensors.items()},
             directory / "features.safetensors",
         )
-        write_json(directory / "retrieve.json", {"format": FORMAT, "key": self.key, **self.record})
+        write_json(directory / "retrieve.json", self.record.to_dict())
 
 
 def open_retrieved(path: str | Path) -> RetrievalResult:
@@ -171,28 +170,24 @@ def open_retrieved(path: str | Path) -> RetrievalResult:
             f"no result of retrieve-tail here: {not_what_is_asked(path, PlaceKind.RETRIEVED)}"
         )
     try:
-        record = json.loads((path / "retrieve.json").read_text(encoding="utf-8"))
+        stored = json.loads((path / "retrieve.json").read_text(encoding="utf-8"))
+        record = RetrievalRecord.from_dict(stored)
         table = pq.read_table(path / "retrieved.parquet")
         table.validate(full=True)
         if missing := [name for name in COLUMNS if name not in table.column_names]:
             raise ValueError(f"retrieved.parquet lacks {', '.join(missing)}")
         tensors = load_file(path / "features.safetensors")
         rows = tensors.pop("rows")
-        for name in ("format", "key"):
-            record.pop(name)
-    except (OSError, ValueError, KeyError, SafetensorError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise CacheError(f"{path}: the result cannot be read ({error})") from None
     features = {name.removeprefix("field."): value for name, value in tensors.items()}
     return RetrievalResult(table, record, features, rows, path)
 
 
-def tally(table: pa.Table, label: int) -> dict[str, Any]:
-    """Return what became of a class's candidates: how many there are, taken, rejected by reason."""
-    mine = table.filter(pc.equal(table["label"], label))
+def tallied(entry: RetrievedClass, table: pa.Table) -> RetrievedClass:
+    """Return a class with what became of its candidates in a table: taken, rejected by reason."""
+    mine = table.filter(pc.equal(table["label"], entry.label))
     counted = Counter(mine["reason"].to_pylist())
     accepted = counted.pop("", 0)
-    return {
-        "candidates": mine.num_rows,
-        "accepted": accepted,
-        "rejected": dict(sorted(counted.items())),
-    }
+    rejected = dict(sorted(counted.items()))
+    return replace(entry, candidates=mine.num_rows, accepted=accepted, rejected=rejected)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ltcache.cache import Cache, check_prompts, open_cache
 from ltcache.metrics import GroupScheme
@@ -31,7 +30,8 @@ from ltcache.retrieval.lookalikes import judge_pool
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.ranking import ExactPass, IndexRequest, best_candidates
-from ltcache.retrieval.result import RetrievalResult, tally
+from ltcache.retrieval.record import RetrievalRecord, RetrievedClass
+from ltcache.retrieval.result import RetrievalResult, tallied
 from ltcache.retrieval.selection import tail_quotas, train_counts
 from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.threshold import least_probability
@@ -74,7 +74,8 @@ def retrieve_tail(
     settings = _in_full(settings or RetrievalSettings(), cache)
     stale += check_prompts(cache, cache.prompts(settings.prompts), allow_stale)
     result = _retrieve(cache, CachedPool(pool, settings.view), settings, ranking or ExactPass())
-    result.record |= {"stale": stale, "seconds": round(time.perf_counter() - started, 3)}
+    seconds = round(time.perf_counter() - started, 3)
+    result.record = replace(result.record, stale=tuple(stale), seconds=seconds)
     if decisions is not None:
         result = apply_decisions(result, decisions)
     if out is not None:
@@ -107,22 +108,25 @@ def _retrieve(
     limits = GuardLimits(least.value, settings.margin, settings.per_source, off)
     verdicts = judge_pool(evidence, limits, wanted, pool, near)
     table = candidate_table(cache, pool.cache, evidence, verdicts)
-    record = {
-        "settings": asdict(settings),
-        "identities": identities(cache, pool, settings),
-        "cache": cache.manifest.name,
-        "pool": pool.cache.manifest.name,
-        "thresholds": {"p": least.to_dict(), "near": near.to_dict()},
-        "group_scheme": GroupScheme.from_mapping(cache.manifest.groups).describe(),
-        "classes": class_records(cache, settings, wanted, table),
-        "index": ranking.record if isinstance(ranking, PoolIndex) else None,
-        "candidate_precision": ranking.precision if isinstance(ranking, ExactPass) else "fp32",
-    }
+    record = RetrievalRecord(
+        settings,
+        _identities(cache, pool, settings),
+        cache.manifest.name,
+        pool.cache.manifest.name,
+        least,
+        near,
+        GroupScheme.from_mapping(cache.manifest.groups).describe(),
+        tuple(tallied(entry, table) for entry in _classes(cache, settings, wanted)),
+        ranking.record if isinstance(ranking, PoolIndex) else None,
+        ranking.precision if isinstance(ranking, ExactPass) else "fp32",
+    )
     rows = np.unique(candidates.rows)
     return RetrievalResult(table, record, _features(pool.cache, rows, settings.view), rows)
 
 
-def identities(cache: Cache, pool: CachedPool, settings: RetrievalSettings) -> dict[str, Any]:
+def _identities(
+    cache: Cache, pool: CachedPool, settings: RetrievalSettings
+) -> Mapping[str, Mapping[str, Any]]:
     """Return what both caches are, for the record."""
     texts = cache.prompts(settings.prompts)
     rows = cache.manifest.identity()["rows"]
@@ -132,20 +136,14 @@ def identities(cache: Cache, pool: CachedPool, settings: RetrievalSettings) -> d
     }
 
 
-def class_records(
-    cache: Cache, settings: RetrievalSettings, wanted: Mapping[int, int], table: pa.Table
-) -> list[dict[str, Any]]:
-    """Return what the record says of each class."""
+def _classes(
+    cache: Cache, settings: RetrievalSettings, wanted: Mapping[int, int]
+) -> list[RetrievedClass]:
+    """Return each class with the images wanted, before any is chosen."""
     counts, texts = train_counts(cache), cache.prompts(settings.prompts).texts
+    names = cache.classes.names
     return [
-        {
-            "label": label,
-            "name": cache.classes.names[label],
-            "prompts": list(texts[label]),
-            "train": int(counts[label]),
-            "quota": quota,
-            **tally(table, label),
-        }
+        RetrievedClass(label, names[label], tuple(texts[label]), int(counts[label]), quota)
         for label, quota in wanted.items()
     ]
 

@@ -53,7 +53,7 @@ def collect(result: RetrievalResult, cache: Cache, seed: int = 0) -> TsnePoints:
     """
     require_same_cache(result, cache)
     rng = np.random.default_rng(seed)
-    view, prompts = result.record["settings"]["view"], result.record["settings"]["prompts"]
+    view, prompts = result.record.settings.view, result.record.settings.prompts
     counts = result.counts()
     labels = np.array(sorted(counts, key=lambda label: (-counts[label], label))[:CLASSES], np.int64)
     accepted = result.accepted

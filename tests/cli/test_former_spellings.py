@@ -90,12 +90,12 @@ def test_a_retrieval_that_goes_on_to_a_review(
     assert status == 0, err
     assert (out / "gallery.html").exists() == shown
     record = open_retrieved(out).record
-    assert len(record.get("decisions", [])) == ("--decisions" in former)
+    assert len(record.decisions) == ("--decisions" in former)
     assert told(err)[:2] == strings("review", out)
     assert call(*retrieve, *words)[0] == 0  # the same again is no conflict
     again, text, err = call(*told(err), "--json")
     assert again == 0, err
-    assert json.loads(text).get("decisions") == record.get("decisions")
+    assert json.loads(text).get("decisions") == record.to_dict().get("decisions")
 
 
 def test_a_retrieval_that_draws(

@@ -97,7 +97,7 @@ def test_an_ablation_goes_on_without_fitting_again(call: Call) -> None:
 
 def test_a_retrieval_opens_with_its_decisions_and_trains(call: Call, tmp_path: Path) -> None:
     result = open_retrieved("retrieved")
-    assert [entry["decision"] for entry in result.record["decisions"]].count("accept") == 1
+    assert [one.decision for one in result.record.decisions].count("accept") == 1
     decided = ("review", "retrieved", "--decisions", "decisions.json")
     assert call(*decided)[0] == 0
     extra = ("--extra", "retrieved", "--extra-weight", "p", "--out", tmp_path / "run")

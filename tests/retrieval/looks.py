@@ -12,7 +12,10 @@ from PIL import Image
 
 from ltcache.cache import Cache
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
-from ltcache.retrieval.result import ACCEPTED, COLUMNS, tally
+from ltcache.retrieval.neighbours import NearThreshold
+from ltcache.retrieval.record import RetrievalRecord, RetrievedClass
+from ltcache.retrieval.result import ACCEPTED, COLUMNS, tallied
+from ltcache.retrieval.threshold import ProbabilityThreshold
 from tests.fakes import FakeCache
 from tests.retrieval.conftest import CLASSES, World
 
@@ -82,16 +85,16 @@ def wide_result(classes: int, each: int) -> tuple[RetrievalResult, FakeCache]:
     table = pa.table({name: ({**columns, **texts, **numbers})[name] for name in COLUMNS})
     made = {"classes": cache.classes.identity(), "encoder": cache.encoder}
     made["rows"] = cache.manifest.identity()["rows"]
-    record = {
-        "settings": {"view": "center", "prompts": "default"},
-        "identities": {"cache": made, "pool": {"rows": len(rows)}},
-        "cache": "wide",
-        "pool": "wide pool",
-        "thresholds": {"p": {"value": 0.5}},
-        "classes": [
-            {"label": label, "name": name, "prompts": [f"a {name}"], "train": 5, "quota": each}
-            | tally(table, label)
-            for label, name in enumerate(cache.classes.names)
-        ],
-    }
+    named = enumerate(cache.classes.names)
+    asked = [RetrievedClass(label, name, (f"a {name}",), 5, each) for label, name in named]
+    record = RetrievalRecord(
+        RetrievalSettings(prompts="default"),
+        {"cache": made, "pool": {"rows": len(rows)}},
+        "wide",
+        "wide pool",
+        ProbabilityThreshold(0.5),
+        NearThreshold(2.0, 0.003, 0, "image", {}),
+        "",
+        tuple(tallied(entry, table) for entry in asked),
+    )
     return RetrievalResult(table, record), cache

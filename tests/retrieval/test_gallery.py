@@ -167,8 +167,8 @@ def test_texts_of_the_data_are_never_markup(shop: Shop) -> None:
     for name in ("caption", "url", "licence", "class_name", "source"):
         column = pa.array([nasty] * table.num_rows)
         table = table.set_column(table.column_names.index(name), name, column)
-    classes = [entry | {"name": nasty, "prompts": [nasty]} for entry in shop.result.classes]
-    record = shop.result.record | {"classes": classes, "pool": nasty, "cache": nasty}
+    classes = tuple(replace(e, name=nasty, prompts=(nasty,)) for e in shop.result.classes)
+    record = replace(shop.result.record, classes=classes, pool=nasty, cache=nasty)
     result = RetrievalResult(table, record, shop.result.features, shop.result.feature_rows)
     page, plain = page_of(shop, result), page_of(shop)
     assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]
@@ -245,10 +245,10 @@ def test_decisions_change_what_is_taken_and_can_be_taken_back(shop: Shop) -> Non
     decided = apply_decisions(result, choose(result, reject=pick, accept=miss))
     changed = {k: v for k, v in verdicts(decided).items() if v != verdicts(result)[k]}
     assert changed == {pick: ("rejected", "person"), miss: ("accepted", "")}
-    entry = next(entry for entry in decided.classes if entry["label"] == pick[0])
-    assert entry["rejected"]["person"] == 1
+    entry = next(entry for entry in decided.classes if entry.label == pick[0])
+    assert entry.rejected["person"] == 1
     assert decided.key != result.key
-    assert decided.record["thresholds"] == result.record["thresholds"]
+    assert (decided.record.least, decided.record.near) == (result.record.least, result.record.near)
     assert dict(decisions_of(decided).chosen) == {pick: REJECT, miss: ACCEPT}
     assert undecided(decided).equals(result.table)
     # the same, and another file, in place of the first
@@ -262,8 +262,8 @@ def test_decisions_change_what_is_taken_and_can_be_taken_back(shop: Shop) -> Non
 def test_an_image_that_is_accepted_is_taken_from_another_class(shop: Shop) -> None:
     result = shop.result
     label, key = first(result, "accepted")
-    other = next(e["label"] for e in result.classes if (e["label"], key) in verdicts(result)
-                 and e["label"] != label)  # fmt: skip
+    other = next(e.label for e in result.classes if (e.label, key) in verdicts(result)
+                 and e.label != label)  # fmt: skip
     decided = apply_decisions(result, choose(result, accept=(other, key)))
     assert verdicts(decided)[other, key] == ("accepted", "")
     assert verdicts(decided)[label, key] == ("rejected", "other-class")

@@ -192,12 +192,12 @@ def test_images_are_visible_from_disk(browser: Browser, shop: Shop) -> None:
     for entry in shop.result.classes:
         widths = browser.visible()
         cards = len(browser.all(".card"))
-        assert cards == entry["accepted"] + 24
-        assert len(widths) == cards + min(entry["train"], 12) + 2  # two in the detail
+        assert cards == entry.accepted + 24
+        assert len(widths) == cards + min(entry.train, 12) + 2  # two in the detail
         assert min(widths) > 0
         assert all(image.get_attribute("alt") for image in browser.all("img"))
-        assert browser.text("#class h2").strip() == entry["name"]
-        assert entry["prompts"][0] in browser.text(".prompts")
+        assert browser.text("#class h2").strip() == entry.name
+        assert entry.prompts[0] in browser.text(".prompts")
         browser.press("j")
     zero = browser.text(".zero")
     assert zero == "No image was taken for this class. None of its 36 candidates passed the guards."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def test_the_directory_is_read_as_it_was_written(world: World, tmp_path: Path) -
     result = retrieve_tail(cache, pool, out)
     again = open_retrieved(out)
     assert again.table.equals(result.table)
-    assert json.loads(json.dumps(again.record)) == json.loads(json.dumps(result.record))
+    assert again.record == result.record
     rows = again.accepted["pool_row"].to_numpy()
     np.testing.assert_array_equal(again.features_of(rows), pool.row_features(rows))
     with open(out / "retrieved.csv", newline="", encoding="utf-8") as file:
@@ -122,7 +121,7 @@ def test_a_class_without_candidates_ends_as_an_honest_zero(world: World, tmp_pat
     assert result.counts() == {3: 0, 4: 0, 5: 0}
     assert result.accepted.num_rows == 0
     assert open_retrieved(tmp_path / "r").features_of(np.zeros(0, np.int64)).shape[0] == 0
-    assert all(entry["rejected"]["threshold"] > 0 for entry in result.classes)
+    assert all(entry.rejected["threshold"] > 0 for entry in result.classes)
 
 
 def test_a_pool_smaller_than_the_quota_gives_what_it_has(world: World) -> None:
@@ -142,7 +141,7 @@ def test_another_encoder_is_refused(world: World, tmp_path: Path) -> None:
         retrieve_tail(cache, pool)
     assert caught.value.exit_status == 4
     result = retrieve_tail(cache, pool, allow_stale=["encoder"])
-    assert any(field.startswith("encoder.") for field in result.record["stale"])
+    assert any(field.startswith("encoder.") for field in result.record.stale)
 
 
 def test_no_source_gives_more_than_its_cap(world: World) -> None:
@@ -232,9 +231,9 @@ def test_the_threshold_is_calibrated_to_a_precision(world: World) -> None:
     pool = world.pool(cache, np.repeat(np.arange(CLASSES), 10))
     for weight in (0.0, 0.5):
         settings = RetrievalSettings(precision=0.97, mean_weight=weight, tau=0.2)
-        found = retrieve_tail(cache, pool, settings=settings).record["thresholds"]["p"]
-        assert found["reached"] >= 0.97
-        assert 0 < found["value"] < 1
+        found = retrieve_tail(cache, pool, settings=settings).record.least
+        assert found.reached >= 0.97
+        assert 0 < found.value < 1
     # with random class texts no threshold helps
     prompts = cache.prompts()
     wrong = type(prompts)(
@@ -254,17 +253,17 @@ def test_precision_on_training_images_is_what_is_said(world: World) -> None:
     cache = world.labelled(counts=(60, 40, 25, 19, 18, 17))
     pool = world.pool(cache, np.repeat(FEW, 4))
     settings = RetrievalSettings(precision=0.9, tau=1.0)
-    found = retrieve_tail(cache, pool, settings=settings).record["thresholds"]["p"]
+    found = retrieve_tail(cache, pool, settings=settings).record.least
     labels = cache.labels("train")
     odds = plain_log_odds(
         cache.features("train")[:, 0], class_queries(cache.prompts(), 1.0), np.arange(CLASSES)
     )
     best, p = odds.argmax(axis=1), 1 / (1 + np.exp(-odds.max(axis=1)))
-    chosen = np.isin(best, FEW) & (p >= found["value"] - 1e-12)
+    chosen = np.isin(best, FEW) & (p >= found.value - 1e-12)
     weights = 1 / np.bincount(labels)[labels]
     reached = weights[chosen & (best == labels)].sum() / weights[chosen].sum()
-    assert found["reached"] == pytest.approx(reached)
-    assert found["support"] == chosen.sum()
+    assert found.reached == pytest.approx(reached)
+    assert found.support == chosen.sum()
 
 
 def test_classes_are_chosen_by_group_count_or_list() -> None:
@@ -323,4 +322,4 @@ def test_training_images_are_summed_once_for_queries_index_and_threshold(
     request = IndexRequest("flat", built=built.append)
     result = retrieve_tail(cache, pool, settings=settings, ranking=request)
     assert calls == ["center"]
-    assert [index.record for index in built if index] == [result.record["index"]]
+    assert [index.record for index in built if index] == [result.record.index]

@@ -1,0 +1,140 @@
+"""What retrieve.json says of a retrieval, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from ltcache import __version__
+from ltcache.errors import CacheError
+from ltcache.records import digest
+from ltcache.retrieval.neighbours import NearThreshold
+from ltcache.retrieval.settings import RetrievalSettings
+from ltcache.retrieval.threshold import ProbabilityThreshold
+
+FORMAT = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RetrievedClass:
+    """What became of the candidates of one class.
+
+    Args:
+        label, name, prompts: of the class. train: its training images. quota: images wanted.
+        candidates: how many there were. accepted: how many of them were taken.
+        rejected: a key of :data:`ltcache.retrieval.guards.REASONS` -> how many.
+    """
+
+    label: int
+    name: str
+    prompts: tuple[str, ...]
+    train: int
+    quota: int
+    candidates: int = 0
+    accepted: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AppliedDecision:
+    """A decision about a candidate, and the status and reason that it had before."""
+
+    label: int
+    key: str
+    decision: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetrievalRecord:
+    """A retrieval: what determines it, how guards were calibrated, and what became of each class.
+
+    Args:
+        settings: with the temperature and the set of class texts that were used.
+        identities: of both caches, under ``cache`` and ``pool``.
+        cache, pool: names of their manifests.
+        least: the least p_k. near: from which score on two images count as near duplicates.
+        group_scheme: what many, medium and few mean. classes: in the order of labels.
+        index: what stands in index.json, where candidates came from an index.
+        candidate_precision: of the pass over the pool.
+        stale: identity fields that differed and were let pass. seconds: that it took.
+        decisions: of a person, as far as they are in force.
+    """
+
+    settings: RetrievalSettings
+    identities: Mapping[str, Mapping[str, Any]]
+    cache: str
+    pool: str
+    least: ProbabilityThreshold
+    near: NearThreshold
+    group_scheme: str
+    classes: tuple[RetrievedClass, ...]
+    index: Mapping[str, Any] | None = None
+    candidate_precision: str = "fp32"
+    stale: tuple[str, ...] = ()
+    seconds: float = 0.0
+    decisions: tuple[AppliedDecision, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Digest of what determines the result: settings, identities and a person's decisions."""
+        by_hand = [asdict(decision) for decision in self.decisions]
+        return digest([asdict(self.settings), self.identities, *by_hand])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what stands in retrieve.json, for JSON."""
+        found = {known.name: getattr(self, known.name) for known in fields(self)}
+        del found["least"], found["near"]
+        found["thresholds"] = {"p": self.least.to_dict(), "near": self.near.to_dict()}
+        found["settings"] = asdict(self.settings)
+        for name in ("classes", "decisions"):
+            found[name] = [asdict(entry) for entry in found[name]]
+        if not self.decisions:
+            del found["decisions"]
+        return {"format": FORMAT, "key": self.key, **found}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> RetrievalRecord:
+        """Return the record that JSON holds.
+
+        Raises:
+            CacheError: another version of ltcache wrote it.
+            KeyError, TypeError: it lacks something.
+        """
+        if stored["format"] != FORMAT:
+            raise CacheError(
+                f"format {stored['format']!r}, of which ltcache {__version__} reads {FORMAT}: "
+                "another version of ltcache wrote it; update ltcache"
+            )
+        given = {name: value for name, value in stored.items() if name not in ("format", "key")}
+        thresholds = dict(given.pop("thresholds"))
+        given["least"] = _read(ProbabilityThreshold, thresholds.pop("p"), "thresholds.p")
+        given["near"] = _read(NearThreshold, thresholds.pop("near"), "thresholds.near")
+        _refuse_unknown(thresholds, (), "thresholds")
+        given["settings"] = _read(RetrievalSettings, given["settings"], "settings")
+        for name, kind in (("classes", RetrievedClass), ("decisions", AppliedDecision)):
+            if name in given:
+                given[name] = tuple(_read(kind, entry, name) for entry in given[name])
+        return _read(cls, given, "")
+
+
+def _read(kind: type[T], given: Mapping[str, Any], where: str) -> T:
+    """Return a dataclass of values of JSON, lists as tuples.
+
+    Raises:
+        CacheError: a name that this version does not know.
+    """
+    _refuse_unknown(given, [one.name for one in fields(kind)], where)  # type: ignore[arg-type]
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        names = ", ".join(f"{where}.{name}".lstrip(".") for name in unknown)
+        raise CacheError(
+            f"{names} is unknown to ltcache {__version__}: a later version wrote it; update ltcache"
+        )

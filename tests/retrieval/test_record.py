@@ -1,0 +1,99 @@
+"""What retrieve.json says, read back as it was written; what another version wrote is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache import __version__
+from ltcache.errors import CacheError
+from ltcache.retrieval import RetrievalResult, RetrievalSettings, open_retrieved, retrieve_tail
+from ltcache.retrieval.decisions import (
+    ACCEPT,
+    REJECT,
+    ReviewDecisions,
+    apply_decisions,
+    retrieval_identity,
+)
+from ltcache.retrieval.record import RetrievalRecord
+from tests.retrieval.conftest import CLASSES, World
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> RetrievalResult:
+    """Return a stored result, calibrated and decided."""
+    world = World(tmp_path_factory.mktemp("world"))
+    cache = world.labelled()
+    pool = world.pool(cache, np.repeat(np.arange(CLASSES), 12))
+    settings = RetrievalSettings(precision=0.9, tau=0.2, per_class=4, groups=("few", "medium"))
+    found = retrieve_tail(cache, pool, settings=settings)
+    rows = found.table.to_pylist()
+    taken = next(row for row in rows if row["status"] == "accepted")
+    left = next(row for row in rows if row["reason"] == "quota" and row["key"] != taken["key"])
+    chosen = {
+        (taken["label"], taken["key"]): REJECT,
+        (left["label"], left["key"]): ACCEPT,
+    }
+    found = apply_decisions(found, ReviewDecisions(retrieval_identity(found), chosen))
+    found.save(world.root / "retrieved")
+    return found
+
+
+def stored(result: RetrievalResult) -> dict[str, Any]:
+    return json.loads((Path(result.path or "") / "retrieve.json").read_text(encoding="utf-8"))
+
+
+def test_it_is_read_as_it_was_written(result: RetrievalResult) -> None:
+    found = stored(result)
+    record = RetrievalRecord.from_dict(found)
+    assert record == result.record
+    assert json.loads(json.dumps(record.to_dict())) == found
+    assert (found["format"], found["key"]) == (1, record.key)
+    assert len(found["decisions"]) == 2
+
+
+def test_no_decisions_are_not_written(result: RetrievalResult) -> None:
+    plain = apply_decisions(result, ReviewDecisions(retrieval_identity(result), {}))
+    assert "decisions" not in plain.record.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda found: found.update(format=2), f"format 2, of which ltcache {__version__} reads 1"),
+        (lambda found: found.update(colour=1), "colour is unknown"),
+        (lambda found: found["settings"].update(hue=1, edge=2), "settings.edge, settings.hue is"),
+        (lambda found: found["classes"][1].update(hue=1), "classes.hue is unknown"),
+        (lambda found: found["decisions"][0].update(by="me"), "decisions.by is unknown"),
+        (lambda found: found["thresholds"]["p"].update(x=1), "thresholds.p.x is unknown"),
+        (lambda found: found["thresholds"].update(third={}), "thresholds.third is unknown"),
+    ],
+)
+def test_what_another_version_wrote_is_refused_and_says_so(
+    result: RetrievalResult, change: Callable[[dict[str, Any]], None], named: str, tmp_path: Path
+) -> None:
+    result.save(tmp_path / "r", overwrite=True)
+    found = json.loads((tmp_path / "r" / "retrieve.json").read_text(encoding="utf-8"))
+    change(found)
+    (tmp_path / "r" / "retrieve.json").write_text(json.dumps(found))
+    with pytest.raises(CacheError) as refused:
+        open_retrieved(tmp_path / "r")
+    told = str(refused.value)
+    assert named in told and "update ltcache" in told and str(tmp_path / "r") in told
+
+
+@pytest.mark.parametrize("name", ["settings", "identities", "classes", "thresholds", "cache"])
+def test_a_record_that_lacks_something_is_damaged(
+    result: RetrievalResult, name: str, tmp_path: Path
+) -> None:
+    result.save(tmp_path / "r", overwrite=True)
+    found = json.loads((tmp_path / "r" / "retrieve.json").read_text(encoding="utf-8"))
+    del found[name]
+    (tmp_path / "r" / "retrieve.json").write_text(json.dumps(found))
+    with pytest.raises(CacheError, match="cannot be read"):
+        open_retrieved(tmp_path / "r")
