@@ -14,11 +14,13 @@ from ltcache.cache import Cache, Layer, Plan, dims_of
 from ltcache.errors import CacheError
 from ltcache.extract.report import ExtractionProgress
 from ltcache.manifest import Manifest
+from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ExtractRequest:
     """What a call asks for.

@@ -20,8 +20,10 @@ from ltcache.fit.together.runs_alike import (
 from ltcache.fit.together.stacked_heads import spans
 from ltcache.losses import Loss, offset_cross_entropy_
 from ltcache.objectives import Objective, TrainingBatch, WeightedMean
+from ltcache.records import one_line
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LossGroup:
     """Neighbouring runs whose losses are one call.
