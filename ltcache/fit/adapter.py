@@ -79,7 +79,7 @@ def fit_adapter(
 
     Example:
         >>> run = fit_adapter("cache", "logit-adjustment", "runs/la", overrides={"loss.tau": 1.0})
-        >>> sorted(run.metrics), run.record["tuned_on"]["epoch"]
+        >>> sorted(run.metrics), run.record.tuned_on["epoch"]
         (['test', 'val'], 'val')
     """
     if out is not None:
