@@ -14,6 +14,8 @@ from ltcache.ablate import ablate
 from ltcache.cache import open_cache
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
+from ltcache.manifest import read_manifest
+from ltcache.retrieval import retrieve_tail
 from tests.class_folders import write_images
 
 COUNTS = {
@@ -21,16 +23,18 @@ COUNTS = {
     "val": {"cat": 4, "newt": 4},
     "test": {"cat": 4, "newt": 4},
 }
-ENTRY_POINTS = (extract, open_cache, fit_adapter, ablate, LongTailClassifier)
+ENTRY_POINTS = (extract, open_cache, fit_adapter, ablate, retrieve_tail, LongTailClassifier)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the ``photos`` and the ``cache`` that the examples begin with."""
+    """Return a folder with the ``photos``, the ``cache`` and the ``pool`` that the examples begin with."""
     root = tmp_path_factory.mktemp("examples")
     for split, counts in COUNTS.items():
         write_images(root / "photos" / split, counts)
     extract(root / "photos", root / "cache")
+    web = write_images(root / "web", {"images": 12}) / "images"
+    extract(read_manifest(web, labelled=False), root / "pool")
     return root
 
 
@@ -38,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_example_shows_what_it_says(
     entry_point: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("photos",) if entry_point is extract else ("photos", "cache"):
+    for name in ("photos",) if entry_point is extract else ("photos", "cache", "pool"):
         (tmp_path / name).symlink_to(folder / name)
     monkeypatch.chdir(tmp_path)
     runner, names = doctest.DocTestRunner(), dict(vars(inspect.getmodule(entry_point)))

@@ -22,7 +22,7 @@ from ltcache.ablate.runs import (
     setting_key,
 )
 from ltcache.ablate.tune import TRIALS, TUNERS
-from ltcache.cache import shared_warning
+from ltcache.cache import Cache, open_cache, shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.manifest import missing_split, unlabelled_split
 from ltcache.process import usable_processors
@@ -37,7 +37,6 @@ from ltcache.report import (
 )
 
 if TYPE_CHECKING:
-    from ltcache.cache import Cache
     from ltcache.methods import Method
 
 BASELINE = "ce"
@@ -126,7 +125,7 @@ def ablate(
         >>> [line["name"] for line in found.comparison["entries"]]
         ['ce', 'logit-adjustment', 'crt']
     """
-    out, cache = require_replaceable(out, PlaceKind.ABLATION), _opened(cache)
+    out, cache = require_replaceable(out, PlaceKind.ABLATION), resident(open_cache(cache))
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _check(cache, numbers, split, tuner, trials)
     settings, notes = settings_of(methods, grid, fusion, overrides)
@@ -291,11 +290,3 @@ def _plain(grid: Grid | None) -> dict[str, list[Any]] | None:
 def _slug(name: str) -> str:
     """Return a name as a directory of at most 80 characters can be called."""
     return re.sub(r"[^A-Za-z0-9.=+]+", "-", name).strip("-.")[:80]
-
-
-def _opened(cache: Cache | str | Path) -> Cache:
-    if isinstance(cache, (str, Path)):
-        from ltcache.cache import open_cache
-
-        cache = open_cache(cache)
-    return resident(cache)

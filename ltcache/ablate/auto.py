@@ -11,13 +11,14 @@ import numpy as np
 
 from ltcache.ablate.resident import resident
 from ltcache.ablate.tune import fit_fold, has_setting, nearest_setting, validation
+from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UsageError
 from ltcache.metrics import UnitSums, percentile_interval, summaries
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
-    from ltcache.cache import Cache
     from ltcache.fit import Memo
+    from ltcache.methods import Method
 
 SHORT_LIST = (
     "ncm",
@@ -100,13 +101,10 @@ def choose_method(
     """
     from ltcache.methods import METHODS, method_by_name, override
 
-    opened = _opened(cache)
+    opened = resident(open_cache(cache))
     names = [name for name in SHORT_LIST if name in METHODS] if methods is None else list(methods)
     chosen_from = [method_by_name(name) for name in names]
-    for key in overrides or {}:
-        if not any(has_setting(method, key) for method in chosen_from):
-            hint = nearest_setting(chosen_from, key)
-            raise UsageError(f"no method has a setting {key!r}; {hint}")
+    _require_settings(chosen_from, overrides or {})
     right: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     fold = None
@@ -187,9 +185,7 @@ def _means(sums: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(values) for values in found], axis=-1)
 
 
-def _opened(cache: Cache | str | Path) -> Cache:
-    if isinstance(cache, (str, Path)):
-        from ltcache.cache import open_cache
-
-        cache = open_cache(cache)
-    return resident(cache)
+def _require_settings(methods: Sequence[Method], overrides: Mapping[str, Any]) -> None:
+    for key in overrides:
+        if not any(has_setting(method, key) for method in methods):
+            raise UsageError(f"no method has a setting {key!r}; {nearest_setting(methods, key)}")

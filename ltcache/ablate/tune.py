@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UnfittedWarning, UsageError, did_you_mean
 from ltcache.extras import how_to_install
 from ltcache.manifest import missing_split
@@ -19,7 +20,6 @@ from ltcache.metrics import validation_rank
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
-    from ltcache.cache import Cache
     from ltcache.fit import FittedHead, LabelledRows, Memo
     from ltcache.heads import HeadContext
 
@@ -157,10 +157,7 @@ def tune(
         UsageError: an unknown tuner or setting, or Optuna is not installed. FitError: no trial
             could be fitted, or there are no rows to choose on.
     """
-    if isinstance(cache, (str, Path)):
-        from ltcache.cache import open_cache
-
-        cache = open_cache(cache)
+    cache = open_cache(cache)
     if tuner not in TUNERS:
         raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
     if trials < 1:

@@ -345,8 +345,8 @@ class Cache:
         return self.manifest.rows.column(name).to_numpy(zero_copy_only=False)
 
 
-def open_cache(path: str | Path) -> Cache:
-    """Open a finished cache.
+def open_cache(path: Cache | str | Path) -> Cache:
+    """Open a finished cache; one that is open already is returned as it is.
 
     Raises:
         CacheError: it does not exist, is not finished, or a file of it is missing or cut short.
@@ -358,6 +358,8 @@ def open_cache(path: str | Path) -> Cache:
         >>> cache.features("train", field="pooled").shape  # (rows, crops, dimensions)
         (16, 1, 1280)
     """
+    if not isinstance(path, (str, Path)):
+        return path
     path = require_local(path)
     return Cache(path, read_index(path))
 

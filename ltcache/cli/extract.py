@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from ltcache.cli.options import (
     print_json,
     say_embedded,
 )
+
+if TYPE_CHECKING:
+    from ltcache.extract import ExtractReport
 
 
 @click.command("extract", short_help="Encode images and class prompts into a cache.")
@@ -114,6 +117,11 @@ def command(
         manifest = replace(manifest, templates=template_set(templates))
     with ExtractionBar() as bar:
         report = extract(manifest, out, progress=bar, **options)
+    _tell(report, as_json)
+    return report.exit_status
+
+
+def _tell(report: ExtractReport, as_json: bool) -> None:
     if report.shared:
         from ltcache.cache import shared_warning
 
@@ -122,10 +130,9 @@ def command(
         print_json(asdict(report))
     else:
         _print(report)
-    return report.exit_status
 
 
-def _print(report: Any) -> None:
+def _print(report: ExtractReport) -> None:
     made = f"encoded {report.encoded} images" if report.encoded else "nothing to encode"
     click.echo(
         f"{report.path}: {report.rows} rows, {report.items} images; {made} in "

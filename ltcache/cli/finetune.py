@@ -104,13 +104,7 @@ def command(
     from ltcache.finetune import TunedCache, finetune, finetune_cache
     from ltcache.manifest import read_manifest
 
-    overrides: dict[str, Any] = dict(parse_settings(settings))
-    precision = options.pop("precision")
-    if precision is not None and overrides.setdefault(_PRECISION, precision) != precision:
-        raise UsageError(
-            f"--precision {precision} and --set {_PRECISION}={overrides[_PRECISION]} say the same "
-            "thing twice and differently: leave one out"
-        )
+    overrides = _overrides(settings, options.pop("precision"))
     options |= {"overrides": overrides, "resume": not options.pop("restart")}
     first = not int(os.environ.get("RANK", "0"))
     root, label_column = options.pop("root"), options.pop("label_column")
@@ -137,6 +131,16 @@ def command(
     else:
         _show(renewed, cache)
     return renewed.report.exit_status if renewed.report else 0
+
+
+def _overrides(settings: tuple[str, ...], precision: str | None) -> dict[str, Any]:
+    overrides = dict(parse_settings(settings))
+    if precision is not None and overrides.setdefault(_PRECISION, precision) != precision:
+        raise UsageError(
+            f"--precision {precision} and --set {_PRECISION}={overrides[_PRECISION]} say the same "
+            "thing twice and differently: leave one out"
+        )
+    return overrides
 
 
 def _record(renewed: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def evaluate(
         IdentityError: the cache's encoder, classes, view or prompts are not those of the run.
         UsageError: there is no cache to score on, or no such prior.
     """
-    run = run if isinstance(run, Run) else open_run(run)
+    run = open_run(run)
     opened = cache_of(run, cache)
     stale = check_features(run, opened, allow_stale)
     warn_of_shared(opened, "train", split)
@@ -221,4 +221,4 @@ def cache_of(run: Run, cache: Cache | str | Path | None) -> Cache:
             raise UsageError(f"the run's cache is no longer at {path}: name it with --cache")
         plain = Path(os.path.normpath(path))  # as a person writes it, unless a link is on the way
         cache = plain if plain.is_dir() and plain.samefile(path) else path
-    return open_cache(cache) if isinstance(cache, (str, Path)) else cache
+    return open_cache(cache)

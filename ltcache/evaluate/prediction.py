@@ -86,7 +86,7 @@ def predict(
         UsageError: options that cannot be meant, or a run that does not say enough.
     """
     keep_freed_memory()
-    run = run if isinstance(run, Run) else open_run(run)
+    run = open_run(run)
     if top < 1 or batch_size < 1:
         raise UsageError("top and batch_size must be at least 1")
     view = view_of(run)

@@ -127,7 +127,7 @@ def diff(
         CacheError: not a cache, unfinished or damaged.
         ManifestError: B is neither a cache nor a source of images.
     """
-    cache = a if isinstance(a, Cache) else open_cache(a)
+    cache = open_cache(a)
     if isinstance(b, (str, Path)):
         b = (
             open_cache(b)

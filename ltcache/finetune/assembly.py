@@ -199,8 +199,9 @@ def assemble(
             found, labels = encode_split(embed, plain, field)
         return LabelledRows(found.cpu(), labels.cpu())
 
-    start = StartValues(tuning, context, features, seed=seed,
-                  allow_double_correction=allow_double_correction)  # fmt: skip
+    start = StartValues(
+        tuning, context, features, seed=seed, allow_double_correction=allow_double_correction
+    )
     counts = start.counts()
     estimated = start.estimated()
     head, init = start.head()

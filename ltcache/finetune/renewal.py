@@ -36,7 +36,7 @@ def check_renewal(cache: Cache | str | Path, manifest: Manifest, parent: Encoder
         IdentityError: the cache is of other rows or classes, or of another encoder (status 4).
         UsageError: its features were imported.
     """
-    cache = cache if isinstance(cache, Cache) else open_cache(cache)
+    cache = open_cache(cache)
     if not cache.provenance.get("model"):
         raise UsageError(f"{cache.path}: its features were imported, so no encoder is its parent")
     _require_rows(cache, manifest)
@@ -72,7 +72,7 @@ def renew(
     Raises:
         IdentityError: the rows differ, or ``out`` holds something else (status 4).
     """
-    cache = cache if isinstance(cache, Cache) else open_cache(cache)
+    cache = open_cache(cache)
     _require_rows(cache, manifest)
     settings = {name: getattr(cache.manifest, name) for name in ("groups", "descriptions", "name")}
     templates = cache.manifest.templates if template is None else (template,)

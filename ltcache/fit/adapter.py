@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ltcache.adjustments import ADJUSTMENTS
-from ltcache.cache import check_prompts, warn_of_shared
+from ltcache.cache import Cache, check_prompts, open_cache, warn_of_shared
 from ltcache.errors import FitError
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FittedHead, Memo, fit_head
@@ -31,9 +31,6 @@ from ltcache.methods import (
 from ltcache.metrics import Metrics
 from ltcache.records import one_line, require_equal, require_local, write_json
 from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, require_labels, token_map
-
-if TYPE_CHECKING:
-    from ltcache.cache import Cache
 
 
 def fit_adapter(
@@ -84,7 +81,7 @@ def fit_adapter(
     """
     if out is not None:
         require_local(out)
-    cache = _opened(cache)
+    cache = open_cache(cache)
     method = method_by_name(method) if isinstance(method, str) else method
     method = override(method, overrides)
     if view is not None:
@@ -173,7 +170,7 @@ def fit_seeds(
         raise FitError(f"seeds must be different and at least one, not {list(seeds)}")
     if out is not None:
         require_local(out)
-    cache = _opened(cache)
+    cache = open_cache(cache)
     runs = tuple(
         fit_adapter(
             cache, method, None if out is None else Path(out) / f"seed-{seed}", seed=seed, **options
@@ -294,11 +291,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _opened(cache: Cache | str | Path) -> Cache:
-    if isinstance(cache, (str, Path)):
-        from ltcache.cache import open_cache
-
-        return open_cache(cache)
-    return cache

@@ -52,7 +52,7 @@ def hyper_parameters(kind: Callable[..., Any]) -> dict[str, Any]:
 
 
 def known_overrides(method: Method) -> dict[str, Any]:
-    """Return every bare key that :func:`put_named` takes for a method, with its present value."""
+    """Return every bare key that :func:`override` takes for a method, with its present value."""
     known = {f"feature.{key}": value for key, value in asdict(method.feature).items()}
     for stage in method.stages:
         known |= settings(stage)

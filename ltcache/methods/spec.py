@@ -267,7 +267,7 @@ class Method:
         differs: one sentence on what differs from the reference.
         equation: what is computed, where the losses and heads do not say it.
         mechanism: of an analogue or a reconstruction: what it keeps of the original.
-        ablation: settings (see :func:`put_named`) that switch that mechanism off.
+        ablation: settings (see :func:`override`) that switch that mechanism off.
         same_as: a method that gives equal logits, and why nobody needs both.
     """
 

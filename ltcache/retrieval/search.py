@@ -63,7 +63,7 @@ def search_pool(
         raise UsageError("nothing to search for: give a text or an image")
     if top < 1:
         raise UsageError("top must be at least 1")
-    pool = open_cache(pool) if isinstance(pool, (str, Path)) else pool
+    pool = open_cache(pool)
     source = CachedPool(pool, view)
     encoder = encoder_of_cache(pool, encoder)
     names = [*texts, *(str(image) for image in images)]

@@ -65,9 +65,14 @@ def retrieve_tail(
             about another retrieval (status 4).
         UsageError: settings that cannot be meant, or ``out`` is taken.
         CacheError: a cache without embeddings or texts.
+
+    Example:
+        >>> result = retrieve_tail("cache", "pool", settings=RetrievalSettings(per_class=3))
+        >>> [(found.name, found.quota) for found in result.record.classes]
+        [('cat', 3), ('newt', 3)]
     """
     started = time.perf_counter()
-    cache, pool = _opened(cache), _opened(pool)
+    cache, pool = open_cache(cache), open_cache(pool)
     if out is not None:
         require_replaceable(out, PlaceKind.RETRIEVED)
     stale = check_pool(cache, pool, allow_stale)
@@ -189,7 +194,3 @@ def _features(pool: Cache, rows: np.ndarray, view: str) -> dict[str, np.ndarray]
         parts = [values for _, values in pool.feature_blocks(rows, 4096, name, view)]
         result[name] = np.concatenate(parts) if parts else np.zeros((0, 1, dim), np.float16)
     return result
-
-
-def _opened(cache: Cache | str | Path) -> Cache:
-    return open_cache(cache) if isinstance(cache, (str, Path)) else cache

@@ -141,12 +141,14 @@ class Run:
         }
 
 
-def open_run(path: str | Path) -> Run:
-    """Read a run.
+def open_run(path: Run | str | Path) -> Run:
+    """Read a run; one that is read already is returned as it is.
 
     Raises:
         UsageError: there is no run. FitError: a file of it is damaged.
     """
+    if isinstance(path, Run):
+        return path
     path = result_folder(path)
     if not (path / "run.json").is_file():
         raise UsageError(f"no run here: {not_what_is_asked(path, PlaceKind.RUN)}")

@@ -186,7 +186,7 @@ def export_bundle(
         EncoderError: open_clip alone does not build the same tower.
     """
     out = require_vacant(out)
-    run = run if isinstance(run, Run) else open_run(run)
+    run = open_run(run)
     folded = fold_head(run)
     run, encoder = run_and_encoder(run, encoder)
     _require_open_clip(encoder)
@@ -217,7 +217,7 @@ def run_and_encoder(
     """
     from ltcache.encoder import EncoderChoice
 
-    run = run if isinstance(run, Run) else open_run(run)
+    run = open_run(run)
     if (view := run.method.feature.eval_view) != CENTER:
         raise UsageError(
             f"the run predicts on the view {view!r}: only runs on {CENTER!r} can be exported; fit "

@@ -73,7 +73,7 @@ def export_dataset(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     """
     out = require_vacant(out)
     library = _library()
-    cache = open_cache(cache) if isinstance(cache, (str, Path)) else cache
+    cache = open_cache(cache)
     warn_of_tokens(cache)
     with whole_folder(out, replace=False) as partial:
         forms = {name: stored_form(cache, name) for name in exported_fields(cache)}

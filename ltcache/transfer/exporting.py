@@ -65,7 +65,7 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
         UsageError: ``out`` is there already. CacheError: the cache cannot be read.
     """
     out = require_vacant(out)
-    cache = open_cache(cache) if isinstance(cache, (str, Path)) else cache
+    cache = open_cache(cache)
     warn_of_tokens(cache)
     with whole_folder(out, replace=False) as partial:
         for name in exported_fields(cache):
