@@ -28,7 +28,7 @@ ENTRY_POINTS = (extract, open_cache, fit_adapter, ablate, retrieve_tail, LongTai
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the ``photos``, the ``cache`` and the ``pool`` that the examples begin with."""
+    """Return a folder with the ``photos``, ``cache`` and ``pool`` that the examples begin with."""
     root = tmp_path_factory.mktemp("examples")
     for split, counts in COUNTS.items():
         write_images(root / "photos" / split, counts)

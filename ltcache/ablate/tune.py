@@ -158,10 +158,7 @@ def tune(
             could be fitted, or there are no rows to choose on.
     """
     cache = open_cache(cache)
-    if tuner not in TUNERS:
-        raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
-    if trials < 1:
-        raise UsageError(f"trials={trials} must be at least 1")
+    _require_search(tuner, trials)
     method = override(method_by_name(method) if isinstance(method, str) else method, overrides)
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
@@ -183,6 +180,13 @@ def tune(
         space=space,
         tried=tuple(trial.tried),
     )
+
+
+def _require_search(tuner: str, trials: int) -> None:
+    if tuner not in TUNERS:
+        raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
+    if trials < 1:
+        raise UsageError(f"trials={trials} must be at least 1")
 
 
 def search_space(method: Method, grid: Grid | None = None) -> dict[str, tuple[Any, ...]]:
