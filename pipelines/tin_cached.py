@@ -39,9 +39,10 @@ from dataclasses import replace
 from typing import Any
 
 from ltcache.cache import Cache, open_cache
+from ltcache.encoder import EncoderChoice
 from ltcache.methods import METHODS, Method, override
 from ltcache.report import WRITERS
-from ltcache.texts.adding import add_class_texts
+from ltcache.texts import add_class_texts
 from pipelines.comparisons import cache_of, compared, difference_table, options
 
 TEMPLATE = "The image is a {}"
@@ -98,8 +99,8 @@ def with_template(cache: Cache, chosen: argparse.Namespace) -> Cache:
     file = chosen.out / "tin-template.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TEMPLATE + "\n")
-    named = None if chosen.model == "embedded" else chosen.model  # else as the cache records it
-    add_class_texts(cache.path, file, name="tin", model=named)
+    named = None if chosen.model == "embedded" else EncoderChoice(chosen.model)  # else as recorded
+    add_class_texts(cache.path, file, name="tin", encoder=named)
     return open_cache(cache.path)
 
 

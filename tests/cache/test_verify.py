@@ -123,7 +123,7 @@ def tried(name: str, size: int) -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_every_flipped_byte_is_found(smallest: Path, tmp_path: Path) -> None:
+def test_flipped_bytes_are_found(smallest: Path, tmp_path: Path) -> None:
     cache = Path(shutil.copytree(smallest, tmp_path / "copy"))
     missed = []
     for path in checked_files(cache):
@@ -144,7 +144,7 @@ def test_every_flipped_byte_is_found(smallest: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_truncation_is_found(smallest: Path, tmp_path: Path) -> None:
+def test_truncations_are_found(smallest: Path, tmp_path: Path) -> None:
     cache = Path(shutil.copytree(smallest, tmp_path / "copy"))
     missed = []
     for path in checked_files(cache):
