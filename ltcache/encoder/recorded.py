@@ -12,6 +12,7 @@ from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.load import load_chosen
 from ltcache.encoder.record import LOCAL
+from ltcache.encoder.source import HUB
 from ltcache.errors import UsageError
 from ltcache.records import require_equal
 
@@ -89,8 +90,17 @@ def portable(provenance: Mapping[str, str | None]) -> dict[str, str | None]:
 
 def _is_recorded(choice: EncoderChoice, named: Mapping[str, str | None]) -> bool:
     """Whether the user names the model and the weights that a record names."""
-    given, kept = portable(choice.provenance), portable(named)
-    return all(given[part] == kept.get(part) for part in ("model", "pretrained"))
+    return _named_apart(choice.provenance) == _named_apart(named)
+
+
+def _named_apart(provenance: Mapping[str, str | None]) -> tuple[str | None, str | None]:
+    """Return model and weights without folders; ``ViT-B-16,openai`` names both in one word."""
+    name = portable(provenance)
+    model, pretrained = name.get("model"), name.get("pretrained")
+    if model and "," in model and not model.startswith((LOCAL, HUB)):
+        architecture, _, tag = model.partition(",")
+        return architecture.strip(), tag.strip()
+    return model, pretrained
 
 
 def _loadable(

@@ -109,6 +109,7 @@ def resolve(choice: EncoderChoice) -> EncoderSource:
         if pretrained is not None:
             raise UsageError(f"{choice.model!r} names its weights: leave out pretrained")
         pretrained = tag
+        choice = replace(choice, model=model, pretrained=tag)  # recorded apart, as it may be named
     return _from_architecture(model, pretrained, choice)
 
 

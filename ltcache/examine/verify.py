@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,9 +33,6 @@ from ltcache.examine import check_cache
 from ltcache.images import View, decode_views, open_store
 from ltcache.manifest import root_of
 from ltcache.records import bytes_digest, differences, require_local
-
-if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
 
 SAME = 0.999
 """Least cosine of a feature encoded again (float16 storage costs 1e-6, other threads less)."""

@@ -17,7 +17,6 @@ from ltcache.records import require_equal, telling_classes
 from ltcache.texts import encode_prompts
 
 if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
     from ltcache.extract import ExtractionProgress
 
 log = logging.getLogger(__name__)

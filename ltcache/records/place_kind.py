@@ -149,9 +149,9 @@ def _named_in(path: Path, wanted: PlaceKind) -> Iterator[Path]:
     """Yield places of the kind that is asked for which a run or an ensemble names."""
     if wanted is PlaceKind.CACHE:
         runs = [path] if kind_of(path) is PlaceKind.RUN else places_in(path, PlaceKind.RUN)
-        named = [(run, _record(run / "run.json").get("cache")) for run in runs]
+        named = [(run, record_there(run / "run.json").get("cache")) for run in runs]
     elif wanted is PlaceKind.RUN:
-        members = _record(path / "ensemble.json").get("members")
+        members = record_there(path / "ensemble.json").get("members")
         named = [
             (path, member.get("run"))
             for member in (members if isinstance(members, list) else [])
@@ -165,7 +165,8 @@ def _named_in(path: Path, wanted: PlaceKind) -> Iterator[Path]:
             yield place
 
 
-def _record(path: Path) -> dict[str, Any]:
+def record_there(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, or an empty one where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.records.files import is_vacant, result_folder
-from ltcache.records.place_kind import PlaceKind
+from ltcache.records.place_kind import PlaceKind, record_there
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def require_replaceable(
         raise UsageError(f"{out} {refusal}")
     if key is None or overwrite:
         return out
-    there = _record(out / rule.markers[0])
+    there = record_there(out / rule.markers[0])
     if there.get("key") != key:
         said = rule.other.format_map(defaultdict(lambda: None, there))
         raise UsageError(f"{out} holds {said}; choose another --out, or pass --overwrite")
@@ -92,12 +90,3 @@ def require_replaceable(
 
 def _has(out: Path, marker: str) -> bool:
     return (out / marker).is_dir() if marker.endswith("/") else (out / marker).is_file()
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """Return a record that is there, or nothing where it is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

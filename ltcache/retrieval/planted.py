@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from ltcache.images import decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.retrieval.neighbours import NearThreshold, neighbours, surroundings, units_of
 from ltcache.retrieval.pool import CachedPool
-
-if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
 
 _BATCH = 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from ltcache.images import decode, read_file
 from ltcache.retrieval.index import PoolIndex, exact_products
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
-
-if TYPE_CHECKING:
-    from ltcache.encoder import Encoder
 
 
 @dataclass(frozen=True)

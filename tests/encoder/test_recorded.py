@@ -59,6 +59,15 @@ def test_it_is_not_forced_on_another_model_that_the_user_names(
     assert other.provenance["activation"] is None
 
 
+@pytest.mark.parametrize("recorded", [("tiny-vit,random:0", None), ("tiny-vit", "random:0")])
+@pytest.mark.parametrize("given", [("tiny-vit, random:0",), ("tiny-vit", "random:0")])
+def test_a_model_and_its_weights_in_one_word_are_the_same_two(
+    architectures: Any, recorded: tuple[str, str | None], given: tuple[str, ...]
+) -> None:
+    named = {"model": recorded[0], "pretrained": recorded[1], "activation": "quick_gelu"}
+    assert activation_of(loaded(named, *given)) == "quick_gelu"
+
+
 def test_what_the_user_says_goes_before_the_record(architectures: Any) -> None:
     assert activation_of(loaded(RANDOM, None, None, "gelu")) == "gelu"
     assert activation_of(loaded(RANDOM, "tiny-vit", "random:0", "gelu")) == "gelu"

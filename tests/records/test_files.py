@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,9 +92,15 @@ def killed(task: Callable[[], None], step: int) -> bool:
             return exchange(one, other)
 
         files._exchange = exchanged
-        task()
+        try:
+            task()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # or the child would go on as a second run of the tests
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, 9), "the task failed by itself"
+    return status == 9
 
 
 @pytest.mark.parametrize("write", [replace_folder, replace_file])

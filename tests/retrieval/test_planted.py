@@ -41,6 +41,13 @@ def cache(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return open_cache(out)
 
 
+def test_only_the_encoder_of_the_cache_measures_its_guards(cache: Cache, tiny_clip: Path) -> None:
+    other = load_encoder(f"local-dir:{tiny_clip}", device="cpu")
+    near = calibrate_near(cache)
+    with pytest.raises(IdentityError, match="encoder differs"):
+        planted_duplicates(cache, "emoji_lt", near, encoder=other, images=4)
+
+
 def test_copies_are_made_as_their_names_say() -> None:
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
