@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,18 +86,6 @@ def galleries(shop: Shop) -> Kind:
     return before, lambda out: write_gallery(open_retrieved(out), shop.cache), open_retrieved
 
 
-def guarded(write: Write, out: Path) -> Callable[[], None]:
-    """Return a task for a child that ends there, also where writing fails."""
-
-    def task() -> None:
-        try:
-            write(out)
-        except BaseException:
-            os._exit(1)
-
-    return task
-
-
 @pytest.mark.parametrize("kind", [indices, results, decisions, galleries])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new(
     shop: Shop, kind: Callable[[Shop], Kind], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +103,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(
     while died:
         out = tmp_path / str(len(seen)) / "place"
         shutil.copytree(tmp_path / "old", out)
-        died = killed(guarded(write_new, out), len(seen))
+        died = killed(partial(write_new, out), len(seen))
         mend(out)  # as every reader does
         found = content(out)
         assert found in (old, new), f"step {len(seen)}"
