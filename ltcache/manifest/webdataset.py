@@ -45,6 +45,7 @@ def read_tars(places: Sequence[Place], request: ManifestRequest) -> SourceDraft:
 
     Raises:
         ManifestError: a damaged or hostile archive, or a label that is none; names file and member.
+            No images: says what else there is.
     """
     files = [files_of(tar_index(place)) for place in places]
     samples, cut = samples_of(files)
@@ -52,8 +53,11 @@ def read_tars(places: Sequence[Place], request: ManifestRequest) -> SourceDraft:
     used = any(item.used for item in samples)
     if in_folders and not used and request.labelled is not False:
         return _class_folders(files, request)
+    noticed = [*_noticed(files, samples)]
+    if not any(item.images for item in files):
+        raise ManifestError(": ".join([f"{one_root(places)}", "no images below it", *noticed]))
     listings = [_listing(item, request) for item in samples]
-    warnings = [*_untold(listings, places), *_noticed(files, samples)]
+    warnings = [*_untold(listings, places), *noticed]
     if cut is last_dot:
         warnings.append(
             "names of samples hold dots: they are cut at the last one, which puts more of the "

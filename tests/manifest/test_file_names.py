@@ -97,6 +97,15 @@ def test_odd_names(form: Callable[[Path, Files], Path], files: dict[tuple[str, s
         }
 
 
+@pytest.mark.parametrize("form", [in_folder, in_zip, in_tar])
+def test_a_source_without_images_says_what_it_holds(
+    form: Callable[[Path, Files], Path], tmp_path: Path
+) -> None:
+    source = form(tmp_path, {"0/0.A": GIF, "1/notes.xyz": GIF})
+    with pytest.raises(ManifestError, match=r"no images below it: 2 file\(s\) are not images"):
+        read_manifest(source)
+
+
 def _is_taken(name: str) -> bool:
     return is_image(name) or not suffix_of(name)
 
