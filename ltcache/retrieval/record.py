@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from ltcache import __version__
-from ltcache.errors import CacheError
-from ltcache.records import digest
+from ltcache.records import digest, record_fields
 from ltcache.retrieval.neighbours import NearThreshold
 from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.threshold import ProbabilityThreshold
 
-FORMAT = 1
+FORMAT, FILE = 1, "retrieve.json"
 
 T = TypeVar("T")
 
@@ -102,39 +100,23 @@ class RetrievalRecord:
         """Return the record that JSON holds.
 
         Raises:
-            CacheError: another version of ltcache wrote it.
-            KeyError, TypeError: it lacks something.
+            ValueError: a later version wrote it. KeyError, TypeError, ValueError: it lacks
+                something.
         """
-        if stored["format"] != FORMAT:
-            raise CacheError(
-                f"format {stored['format']!r}, of which ltcache {__version__} reads {FORMAT}: "
-                "another version of ltcache wrote it; update ltcache"
-            )
-        given = {name: value for name, value in stored.items() if name not in ("format", "key")}
+        given = {name: value for name, value in stored.items() if name != "key"}
         thresholds = dict(given.pop("thresholds"))
         given["least"] = _read(ProbabilityThreshold, thresholds.pop("p"), "thresholds.p")
         given["near"] = _read(NearThreshold, thresholds.pop("near"), "thresholds.near")
-        _refuse_unknown(thresholds, (), "thresholds")
+        if thresholds:
+            given["thresholds"] = thresholds
         given["settings"] = _read(RetrievalSettings, given["settings"], "settings")
         for name, kind in (("classes", RetrievedClass), ("decisions", AppliedDecision)):
             if name in given:
                 given[name] = tuple(_read(kind, entry, name) for entry in given[name])
-        return _read(cls, given, "")
+        return _read(cls, given, FILE)
 
 
 def _read(kind: type[T], given: Mapping[str, Any], where: str) -> T:
-    """Return a dataclass of values of JSON, lists as tuples.
-
-    Raises:
-        CacheError: a name that this version does not know.
-    """
-    _refuse_unknown(given, [one.name for one in fields(kind)], where)  # type: ignore[arg-type]
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    if unknown := sorted(set(given) - set(known)):
-        names = ", ".join(f"{where}.{name}".lstrip(".") for name in unknown)
-        raise CacheError(
-            f"{names} is unknown to ltcache {__version__}: a later version wrote it; update ltcache"
-        )
+    """Return a dataclass of values of JSON, lists as tuples."""
+    values = record_fields(kind, given, name=where, newest=FORMAT)
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
