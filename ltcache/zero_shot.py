@@ -128,7 +128,7 @@ def _score(cache: Cache, split: str, logits: np.ndarray, labels: np.ndarray) -> 
     known = labels >= 0
     units = cache.column("unit", split)
     trained = "train" in cache.splits
-    groups = GroupScheme.from_mapping(cache.manifest.groups)
+    groups = GroupScheme.from_dict(cache.manifest.groups)
     if not trained and groups.explicit is None:
         groups = GroupScheme(explicit=())  # no training counts, so nothing is many or few
     return evaluate_logits(

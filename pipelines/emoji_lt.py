@@ -155,7 +155,7 @@ def few_shot_difference(
         cache.column("unit", "test"),
         "few",
         class_counts=cache.class_counts(),
-        groups=GroupScheme.from_mapping(cache.manifest.groups),
+        groups=GroupScheme.from_dict(cache.manifest.groups),
     ).to_dict()
 
 

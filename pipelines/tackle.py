@@ -220,7 +220,7 @@ def rows(
 ) -> dict[str, Row]:
     """Return what trains in each line of the table."""
     counts = cache.class_counts()
-    labels = tail_classes(counts, GroupScheme.from_mapping(cache.manifest.groups))
+    labels = tail_classes(counts, GroupScheme.from_dict(cache.manifest.groups))
     rest = without_images(cache, labels)
     fill = {} if settings.per_class else {"up_to": int(np.median(counts[counts > 0]))}
     # without labelled images nothing can be calibrated to a precision
@@ -330,7 +330,7 @@ def scores(cache: Cache, right: np.ndarray) -> dict[str, Any]:
 
 def statistics(cache: Cache) -> list[str]:
     """Return the columns that have classes."""
-    groups = set(GroupScheme.from_mapping(cache.manifest.groups).assign(cache.class_counts()))
+    groups = set(GroupScheme.from_dict(cache.manifest.groups).assign(cache.class_counts()))
     return [name for name in STATISTICS if name in {"mean_per_class", *groups}]
 
 

@@ -35,7 +35,7 @@ from ltcache.finetune import (
 from ltcache.fit import fit_adapter
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, is_better, percent
-from ltcache.records import digest, write_json
+from ltcache.records import digest, read_record, write_json
 from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare, markdown_table
 from ltcache.report.comparison import scored
 from ltcache.runs import RunRecord, open_run
@@ -412,7 +412,10 @@ def read_scored(file: Path) -> dict[str, ScoredRun]:
         right = {name: arrays[name] for name in arrays.files}
     return {
         name: ScoredRun(
-            {split: Metrics.from_dict(values) for split, values in one["metrics"].items()},
+            {
+                split: read_record(Metrics, values, name=split)
+                for split, values in one["metrics"].items()
+            },
             {split: right[f"{name}|{split}"] for split in one["metrics"]},
             RunRecord.from_dict(one["record"]),
         )

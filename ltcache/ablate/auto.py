@@ -14,7 +14,7 @@ from ltcache.ablate.tune import fit_fold, has_setting, nearest_setting, validati
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UsageError
 from ltcache.metrics import UnitSums, percentile_interval, summaries
-from ltcache.records import one_line
+from ltcache.records import JsonRecord, one_line
 
 if TYPE_CHECKING:
     from ltcache.fit import Memo
@@ -38,7 +38,7 @@ RESAMPLES = 2000
 
 @one_line
 @dataclass(frozen=True)
-class MethodChoice:
+class MethodChoice(JsonRecord):
     """What was chosen, and how sure that is.
 
     Attributes:
@@ -61,11 +61,6 @@ class MethodChoice:
     seeds: int
     units: int
     failed: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return plain | {"scores": dict(self.scores), "failed": dict(self.failed)}
 
     def tuning(self) -> dict[str, Any]:
         """Return the record that a run of the chosen method keeps."""

@@ -17,7 +17,7 @@ from ltcache.extras import how_to_install
 from ltcache.manifest import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
 from ltcache.metrics import validation_rank
-from ltcache.records import one_line
+from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
     from ltcache.fit import FittedHead, LabelledRows, Memo
@@ -75,7 +75,7 @@ TUNERS = ("grid", "optuna")
 
 @one_line
 @dataclass(frozen=True)
-class TuningTrial:
+class TuningTrial(JsonRecord):
     """What became of one setting.
 
     Attributes:
@@ -87,7 +87,7 @@ class TuningTrial:
     scores: Mapping[str, float] = field(default_factory=dict)
     failed: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
         failed = {} if self.failed is None else {"failed": self.failed}
         return {"settings": dict(self.settings), **self.scores, **failed}
@@ -95,7 +95,7 @@ class TuningTrial:
 
 @one_line
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(JsonRecord):
     """What tuning chose, and how.
 
     Attributes:
@@ -114,12 +114,6 @@ class Tuning:
     seed: int
     space: dict[str, tuple[Any, ...]]
     tried: tuple[TuningTrial, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        plain["space"] = {key: list(values) for key, values in self.space.items()}
-        return {**plain, "tried": [trial.to_dict() for trial in self.tried]}
 
 
 def tune(

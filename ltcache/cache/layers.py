@@ -29,7 +29,7 @@ from typing import Any
 from ltcache.cache.layout import CENTER, layer_path
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.errors import CacheError
-from ltcache.records import canonical_json, create_whole, require_equal
+from ltcache.records import JsonObject, canonical_json, create_whole, require_equal
 
 Shape = int | Sequence[int]
 """Of one crop's features: D, or (T, P) of a field that has several vectors."""
@@ -62,7 +62,7 @@ class Layer:
         """Crops of each image."""
         return int(self.view.get("crops", 1))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the JSON form."""
         fields = {name: as_json(shape) for name, shape in self.fields.items()}
         return {"folder": self.folder, "view": dict(self.view), "fields": fields}

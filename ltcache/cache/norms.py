@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from ltcache.records import JsonRecord
 
 _FACTOR = 2.0  # a length within this factor of the median is never odd
 _DEVIATIONS = 8.0  # robust standard deviations of the log-lengths
 
 
 @dataclass(frozen=True)
-class NormStats:
+class NormStats(JsonRecord):
     """Lengths of one field of one view.
 
     Args:
@@ -28,10 +29,6 @@ class NormStats:
     maximum: float | None
     outliers: int
     first: tuple[tuple[int, float], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the statistics as a value for JSON."""
-        return {**vars(self), "first": [list(pair) for pair in self.first]}
 
 
 def norm_stats(items: np.ndarray, norms: np.ndarray) -> NormStats:

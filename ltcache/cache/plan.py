@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltcache.cache.layout import plan_path
 from ltcache.errors import CacheError
-from ltcache.records import canonical_json, create_whole, one_line, require_equal
+from ltcache.records import (
+    JsonRecord,
+    canonical_json,
+    create_whole,
+    one_line,
+    read_record,
+    require_equal,
+)
 
 FORMAT = 1
 
 
 @one_line
 @dataclass(frozen=True)
-class Plan:
+class Plan(JsonRecord):
     """What is encoded by what, in which pieces.
 
     Args:
@@ -53,15 +60,6 @@ class Plan:
     number: int = 1
     format: int = FORMAT
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {**asdict(self), "views": list(self.views)}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Plan:
-        """Build from :meth:`to_dict`'s form."""
-        return cls(**{**value, "views": tuple(value["views"])})
-
     @property
     def shards(self) -> range:
         """Numbers of the plan's shards, in each view."""
@@ -91,7 +89,7 @@ def read_plan(cache: Path, number: int = 1) -> Plan | None:
         value = json.loads(path.read_text())
         if value["format"] != FORMAT:
             raise CacheError(f"{path}: format {value['format']}, this ltcache reads {FORMAT}")
-        return Plan.from_dict(value)
+        return read_record(Plan, value, name="the plan", newest=FORMAT)
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{path}: not a plan ({error}); remove the unfinished cache") from None
 

@@ -18,7 +18,15 @@ import numpy as np
 
 from ltcache.cache.layout import CENTER, record_path, shard_path
 from ltcache.errors import CacheError
-from ltcache.records import canonical_json, committed, file_digest, one_line, write_whole
+from ltcache.records import (
+    JsonRecord,
+    canonical_json,
+    committed,
+    file_digest,
+    one_line,
+    read_record,
+    write_whole,
+)
 
 _LARGEST = float(np.finfo(np.float16).max)
 _MOVED = 2**-10  # of a row's length
@@ -26,7 +34,7 @@ _MOVED = 2**-10  # of a row's length
 
 @one_line
 @dataclass(frozen=True)
-class ShardRecord:
+class ShardRecord(JsonRecord):
     """What a shard holds, item by item; written after the shard itself.
 
     Args:
@@ -80,7 +88,7 @@ def commit_shard(
         write_arrays(temporary, {name: stored(array) for name, array in features.items()})
         sha256, size = file_digest(temporary), temporary.stat().st_size
     result = ShardRecord(sha256=sha256, bytes=size, **record)
-    text = canonical_json(asdict_json(result)).encode()
+    text = canonical_json(result.to_dict()).encode()
     if unless():
         return None
     write_whole(record_path(cache, layer, shard), text, unless)
@@ -95,9 +103,7 @@ def read_shard_record(cache: Path, layer: str, shard: int) -> ShardRecord | None
     """
     path = record_path(cache, layer, shard)
     try:
-        value = json.loads(path.read_text())
-        value["errors"] = {int(key): text for key, text in value["errors"].items()}
-        record = ShardRecord(**value)
+        record = read_record(ShardRecord, json.loads(path.read_text()), name="the record")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -182,10 +188,3 @@ def map_array(path: Path, name: str) -> np.ndarray:
         return np.memmap(path, dtype, "r", offset, shape)
     except (OSError, ValueError) as error:
         raise CacheError(f"{path}: cannot map {name!r} ({error})") from None
-
-
-def asdict_json(record: ShardRecord) -> dict[str, Any]:
-    """Return the record with string keys only."""
-    value = dict(vars(record))  # asdict would copy every item's content, one by one
-    value["errors"] = {str(key): text for key, text in record.errors.items()}
-    return value

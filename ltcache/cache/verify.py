@@ -21,7 +21,7 @@ from ltcache.cache.intact import damage_remedy, difference
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
-from ltcache.records import one_line, require_local
+from ltcache.records import JsonObject, JsonRecord, one_line, require_local
 
 UNCHECKED = ("cost.jsonl",)
 """Files that nothing depends on: appended to by several processes, never part of the index."""
@@ -51,7 +51,7 @@ class CacheDamage:
 
 @one_line
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(JsonRecord):
     """What a verification looked at and found.
 
     Args:
@@ -104,28 +104,9 @@ class VerifyReport:
         removed = set(self.repaired)
         return tuple(p for p in self.problems if p.file.rpartition(".")[0] not in removed)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the report as a value for JSON."""
-        return {
-            "path": str(self.path),
-            "ok": self.ok,
-            "finished": self.finished,
-            "items": self.items,
-            "all_items": self.all_items,
-            "repaired": list(self.repaired),
-            "left": len(self.left),
-            "problems": [vars(problem) for problem in self.problems],
-            "warnings": list(self.warnings),
-            "files": self.files,
-            "bytes": self.bytes,
-            "shards": self.shards,
-            "all_shards": self.all_shards,
-            "rows": self.rows,
-            "failed": self.failed,
-            "leftovers": list(self.leftovers),
-            "norms": {name: stats.to_dict() for name, stats in self.norms.items()},
-            "reencoded": None if self.reencoded is None else dict(self.reencoded),
-        }
+        return {**super().to_dict(), "ok": self.ok, "left": len(self.left)}
 
 
 def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyReport:

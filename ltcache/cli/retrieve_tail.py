@@ -241,7 +241,7 @@ def _show(result: RetrievalResult, cache: Path) -> None:
         numbers = map(str, (entry.train, entry.quota, entry.accepted))
         rows.append([f"{entry.label} {entry.name}", *numbers, reasons or "-"])
     click.echo(markdown_table(heading, rows, terminal_width()))
-    least, near = result.record.least, result.record.near
+    least, near = result.record.thresholds.p, result.record.thresholds.near
     how = "fixed"
     if least.precision is not None:
         how = f"precision {least.reached:.3f} on {least.support} training images"

@@ -163,7 +163,7 @@ def _zero_shot_member(
     stale = check_prompts(cache, texts, allow_stale)
     identities = cache.identities("center", texts)
     trained = "train" in cache.splits
-    groups = GroupScheme.from_mapping(cache.manifest.groups)
+    groups = GroupScheme.from_dict(cache.manifest.groups)
     if not trained and groups.explicit is None:
         # no training counts, so nothing is many or few; unlike (), this can be written as JSON
         groups = GroupScheme(explicit=(("many", ()),))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ltcache.metrics import GroupScheme
-from ltcache.records import digest, record_fields
+from ltcache.records import JsonObject, JsonRecord, digest, read_record
 
 FORMAT = 1
 FILE = "ensemble.json"
@@ -22,7 +22,7 @@ _SEVERAL = (
 
 
 @dataclass(frozen=True)
-class MemberRecord:
+class MemberRecord(JsonRecord):
     """A member of an ensemble.
 
     Attributes:
@@ -49,18 +49,11 @@ class MemberRecord:
     run: str | None = None
     seed: int | None = None
 
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> MemberRecord:
-        """Read what :meth:`to_dict` gave."""
-        found = record_fields(cls, plain, name=f"{FILE}, members")
-        return cls(**{**found, "stale": tuple(plain["stale"])})
-
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON; what only runs have is left out of zero-shot."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
         left_out = () if self.kind == RUN else _OF_RUNS
-        kept = {name: value for name, value in plain.items() if name not in left_out}
-        return {**kept, "stale": list(self.stale)}
+        plain = super().to_dict()
+        return {name: value for name, value in plain.items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class MissingRows:
 
 
 @dataclass(frozen=True)
-class RowsRecord:
+class RowsRecord(JsonRecord):
     """Which rows of a split were scored.
 
     Attributes:
@@ -94,17 +87,14 @@ class RowsRecord:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RowsRecord:
         """Read what :meth:`to_dict` gave."""
-        left_out = plain["left_out"]
-        missing = {
-            name: MissingRows(**{**gap, "first": tuple(gap["first"])})
-            for name, gap in left_out["missing"].items()
-        }
-        counts = (left_out["rows"], missing, left_out["unlabelled"], plain["content_differs"])
-        return cls(plain["rows"], plain["keys"], *counts)
+        rest = {name: value for name, value in plain.items() if name != "left_out"}
+        left_out = dict(plain["left_out"])
+        counts = {"not_shared": left_out.pop("rows"), **left_out}
+        return read_record(cls, {**rest, **counts}, name=f"{FILE}, rows")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        plain = asdict(self)
+        plain = super().to_dict()
         left_out = {name: plain.pop(name) for name in ("missing", "unlabelled")}
         left_out["rows"] = plain.pop("not_shared")
         return {**plain, "left_out": left_out}
@@ -120,7 +110,7 @@ class TriedWeights:
 
 
 @dataclass(frozen=True)
-class EnsembleRecord:
+class EnsembleRecord(JsonRecord):
     """What stands in ensemble.json, beside what follows from it.
 
     Attributes:
@@ -167,34 +157,17 @@ class EnsembleRecord:
         Raises:
             ValueError: a later version wrote it, or something is missing.
         """
-        found = record_fields(cls, plain, name=FILE, newest=FORMAT, beside=_DERIVED)
-        for name in ("class_counts", "stale"):
-            found[name] = tuple(plain[name])
-        return cls(**{
-            **found,
-            "members": tuple(map(MemberRecord.from_dict, plain["members"])),
-            "encoders": plain["encoders"]["distinct"],
-            "tried": tuple(
-                TriedWeights(**{**point, "weights": tuple(point["weights"])})
-                for point in plain["tried"]
-            ),
-            "rows": {split: RowsRecord.from_dict(rows) for split, rows in plain["rows"].items()},
-            "groups": GroupScheme.from_mapping(plain["groups"]),
-        })  # fmt: skip
+        found = {**plain, "encoders": plain["encoders"]["distinct"]}
+        return read_record(cls, found, name=FILE, newest=FORMAT, beside=_DERIVED)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            **plain,
+            **super().to_dict(),
             "format": FORMAT,
             "key": self.key,
-            "members": [member.to_dict() for member in self.members],
             "encoders": {"distinct": self.encoders, "note": self.encoders_note},
-            "tried": [asdict(point) for point in self.tried],
             "aligned_by": "key",
-            "rows": {name: found.to_dict() for name, found in self.rows.items()},
             "transductive": False,
-            "groups": self.groups.to_mapping(),
             "group_scheme": self.groups.describe(),
         }

@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ltcache.errors import FitError, IdentityError, ImageError, UsageError
 from ltcache.images import ImageInput, Preprocessing, View, decode_views, inputs
 from ltcache.manifest import NO_IMAGES, LeftOut
 from ltcache.process import keep_freed_memory, usable_processors
-from ltcache.records import bytes_digest, differences, require_equal
+from ltcache.records import JsonRecord, bytes_digest, differences, require_equal
 from ltcache.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DECODER = "pillow"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(JsonRecord):
     """What a run says about one image.
 
     Args:
@@ -43,11 +43,6 @@ class Prediction:
     names: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        plain = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
 def predict(

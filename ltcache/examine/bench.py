@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest
 from ltcache.process import keep_freed_memory, usable_processors
+from ltcache.records import JsonObject, JsonRecord, plain_json
 
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "fp16")}
 """Kind of device -> what is tried on it, float32 first."""
@@ -47,7 +47,7 @@ class ForwardSpeed:
 
 
 @dataclass(frozen=True)
-class BenchResult:
+class BenchResult(JsonRecord):
     """What was measured on a sample of images.
 
     Args:
@@ -86,10 +86,10 @@ class BenchResult:
         """What takes most of the time: ``decoding`` or ``encoding``."""
         return "decoding" if self.decoding < self.best.images_per_second else "encoding"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        more = {"best": asdict(self.best), "bound": self.bound, "binds": self.binds}
-        return {**asdict(self), **more}
+        more = {"best": plain_json(self.best), "bound": self.bound, "binds": self.binds}
+        return {**super().to_dict(), **more}
 
 
 def bench(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ltcache.examine.duplicates import (
     SplitDuplicates,
@@ -12,7 +12,7 @@ from ltcache.examine.duplicates import (
     near_duplicates,
 )
 from ltcache.examine.permutation import LabelPermutation, permuted_labels
-from ltcache.records import one_line
+from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @one_line
 @dataclass(frozen=True)
-class CacheChecks:
+class CacheChecks(JsonRecord):
     """What looks wrong with a cache's classes and images; all empty where nothing does.
 
     Args:
@@ -47,9 +47,9 @@ class CacheChecks:
             *(found.describe(self.names) for found in self.duplicates),
         ]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the findings as a value for JSON."""
-        return {**asdict(self), "lines": self.lines()}
+        return {**super().to_dict(), "lines": self.lines()}
 
 
 def check_cache(cache: Cache, *, near: bool = True) -> CacheChecks:

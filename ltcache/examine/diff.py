@@ -7,7 +7,7 @@ cosine between the two caches' embeddings of one row (of image-only encoders: po
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ from ltcache.errors import ImageError
 from ltcache.images import open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import GroupScheme
-from ltcache.records import PlaceKind, bytes_digest, differences, kind_of, one_line
+from ltcache.records import (
+    JsonObject,
+    JsonRecord,
+    PlaceKind,
+    bytes_digest,
+    differences,
+    kind_of,
+    one_line,
+)
 
 FIRST = 5
 """How many examples a list of rows shows."""
@@ -64,7 +72,7 @@ class FeatureMovement:
 
 @one_line
 @dataclass(frozen=True)
-class DiffReport:
+class DiffReport(JsonRecord):
     """What differs between A and B.
 
     Args:
@@ -100,9 +108,9 @@ class DiffReport:
         lists = (self.added, self.removed, self.relabelled, self.moved, self.changed, self.encode)
         return not self.identities and not any(rows and rows.count for rows in lists)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the report as a value for JSON."""
-        return {**asdict(self), "same": self.same}
+        return {**super().to_dict(), "same": self.same}
 
 
 def diff(
@@ -318,7 +326,7 @@ def _moved(a: Cache, rows: np.ndarray, values: np.ndarray) -> FeatureMovement:
     counts = np.bincount(labels[known], minlength=size)
     means = np.bincount(labels[known], values[known], size) / np.maximum(counts, 1)
     classes = {int(label): float(means[label]) for label in np.flatnonzero(counts)}
-    scheme = GroupScheme.from_mapping(a.manifest.groups)
+    scheme = GroupScheme.from_dict(a.manifest.groups)
     groups: dict[str, float] = {}
     if "train" in a.splits or scheme.explicit is not None:
         group = scheme.assign(a.manifest.class_counts("train"))

@@ -11,12 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ltcache.extras import EXTRAS, how_to_install
 from ltcache.process import processor_quota, usable_processors
+from ltcache.records import JsonRecord
 
 OK, NOTE, FAILED = "ok", "note", "failed"
 LIBRARIES = {
@@ -41,7 +41,7 @@ LEAST_FREE = 5 << 30
 
 
 @dataclass(frozen=True)
-class DoctorFinding:
+class DoctorFinding(JsonRecord):
     """One thing that was looked at.
 
     Args:
@@ -54,10 +54,6 @@ class DoctorFinding:
     status: str
     detail: str
     remedy: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
 
 
 def examine() -> Iterator[DoctorFinding]:

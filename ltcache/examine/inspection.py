@@ -74,7 +74,7 @@ def _counted_on(manifest: Manifest) -> str | None:
 def _groups(manifest: Manifest, counts: np.ndarray) -> dict[str, Any] | None:
     if not len(counts):
         return None
-    scheme = GroupScheme.from_mapping(manifest.groups)
+    scheme = GroupScheme.from_dict(manifest.groups)
     assigned = scheme.assign(counts)
     sizes = {group: int((assigned == group).sum()) for group in GROUP_ORDER}
     if not sizes["-"]:

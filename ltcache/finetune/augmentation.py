@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from PIL import Image, ImageEnhance
 
 from ltcache.errors import UsageError
 from ltcache.images import DRAWS, RATIO, SCALE, Preprocessing, random_box
+from ltcache.records import JsonRecord
 
 Box = tuple[float, float, float, float]
 
@@ -49,7 +50,7 @@ def sample_draws(seed: int, epoch: int, row: int, repeat: int = 0) -> np.random.
     )
 
 
-class Augmentation:
+class Augmentation(JsonRecord):
     """Base of all augmentations: values that can be compared, sent to a process and written down.
 
     Attributes:
@@ -73,13 +74,6 @@ class Augmentation:
             progress: 0 in the first epoch to 1 in the last.
         """
         raise NotImplementedError
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all options as JSON has them."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()  # type: ignore[call-overload]
-        }
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ltcache.finetune.spec import FineTuning
 from ltcache.metrics import Metrics
-from ltcache.records import record_fields
+from ltcache.records import JsonObject, JsonRecord, read_record
 
 _BESIDE = ("chosen",)  # in the JSON, of several fields
 
@@ -33,7 +33,7 @@ class TuningCost:
 
 
 @dataclass(frozen=True)
-class TuningRecord:
+class TuningRecord(JsonRecord):
     """What stands in ``ltcache.json`` about a tuning.
 
     Attributes:
@@ -79,31 +79,14 @@ class TuningRecord:
         Raises:
             ValueError: a later version wrote it, or something is missing.
         """
-        found = record_fields(cls, plain, name="the record of the tuning", beside=_BESIDE)
-        return cls(**{
-            **found,
-            **plain["chosen"],
-            "method": FineTuning.from_dict(plain["method"]),
-            "templates": tuple(plain["templates"]),
-            "class_counts": tuple(plain["class_counts"]),
-            "head": None if plain["head"] is None else TunedHead(**plain["head"]),
-            "val": None if plain["val"] is None else Metrics.from_dict(plain["val"]),
-            "cost": TuningCost(**plain["cost"]),
-        })  # fmt: skip
+        found = {**plain, **plain["chosen"]}
+        return read_record(cls, found, name="the record of the tuning", beside=_BESIDE)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = super().to_dict()
         chosen = {name: plain.pop(name) for name in ("epoch", "average")}
         if self.training is None:
             del plain["training"]
-        return {
-            **plain,
-            "method": self.method.to_dict(),
-            "templates": list(self.templates),
-            "class_counts": list(self.class_counts),
-            "head": None if self.head is None else asdict(self.head),
-            "chosen": {name: value for name, value in chosen.items() if value is not None},
-            "val": None if self.val is None else self.val.to_dict(),
-            "cost": asdict(self.cost),
-        }
+        plain["chosen"] = {name: value for name, value in chosen.items() if value is not None}
+        return plain

@@ -14,7 +14,7 @@ from ltcache.methods import (
     read_optimisation,
     written_optimisation,
 )
-from ltcache.records import one_line
+from ltcache.records import JsonObject, JsonRecord, one_line, read_record
 
 TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""
@@ -163,7 +163,7 @@ PARTS = ("image", "text", "adapters", "classifier")
 
 @one_line
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(JsonRecord):
     """A named recipe that changes an encoder.
 
     Args:
@@ -243,22 +243,15 @@ class FineTuning:
         """Whether the classifier is the text tower, not a head."""
         return self.classifier.head == TEXTS
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        plain = asdict(self)
-        return {**plain, "optimisation": written_optimisation(plain["optimisation"])}
+        return {
+            **super().to_dict(),
+            "optimisation": written_optimisation(asdict(self.optimisation)),
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> FineTuning:
         """Read what :meth:`to_dict` wrote."""
-        values = dict(plain)
-        for name, kind in (
-            ("image", TowerTuning),
-            ("text", TowerTuning),
-            ("classifier", ClassifierChoice),
-        ):
-            values[name] = kind(**values[name])
-        values["optimisation"] = TuningOptimisation(**read_optimisation(values["optimisation"]))
-        values["adapters"] = tuple(AdapterChoice(**entry) for entry in values["adapters"])
-        values["terms"] = tuple(ObjectiveTerm(**entry) for entry in values["terms"])
-        return cls(**values)
+        given = {**plain, "optimisation": read_optimisation(plain["optimisation"])}
+        return read_record(cls, given, name="the tuning's method")

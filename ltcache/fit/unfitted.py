@@ -9,7 +9,7 @@ second. Far is a fifth: noise on the logits and margins cost up to a tenth on ov
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from ltcache.errors import UnfittedWarning
 from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, class_means, predict_logits
+from ltcache.records import JsonObject, JsonRecord
 
 _BLOCK = 8192  # rows scored at once
 _FAR = 0.8  # of what the class means have right
 
 
 @dataclass(frozen=True)
-class TrainingFit:
+class TrainingFit(JsonRecord):
     """How well a head knows its own training rows.
 
     Attributes:
@@ -48,9 +49,9 @@ class TrainingFit:
             and self.mean_per_class < _FAR * self.nearest_mean_per_class
         )
 
-    def to_dict(self) -> dict[str, float | int | bool]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        return {**asdict(self), "unfitted": self.unfitted}
+        return {**super().to_dict(), "unfitted": self.unfitted}
 
     def warn(self, name: str) -> None:
         """Warn of a head that is unfitted; ``name`` is the method's."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ltcache.errors import ImageError
+from ltcache.records import JsonObject, JsonRecord
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ _RESIZE_MODES = ("shortest", "longest", "squash")
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(JsonRecord):
     """How an image becomes the input of an encoder (fields as in open_clip's ``PreprocessCfg``).
 
     Args:
@@ -63,18 +64,12 @@ class Preprocessing:
         if self.crop_pct is not None and self.resize_mode == "longest":
             raise ImageError("crop_pct does not go together with resize mode 'longest'")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the JSON form, as it stands in an encoder's identity."""
-        cropped = {} if self.crop_pct is None else {"crop_pct": self.crop_pct}
-        return {
-            "size": list(self.size),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "interpolation": self.interpolation,
-            "resize_mode": self.resize_mode,
-            "fill_color": self.fill_color,
-            **cropped,
-        }
+        plain = super().to_dict()
+        if self.crop_pct is None:
+            del plain["crop_pct"]
+        return plain
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:

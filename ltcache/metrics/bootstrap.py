@@ -12,14 +12,13 @@ spread: an interval says nothing about it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from ltcache.metrics.groups import GroupScheme
 from ltcache.metrics.summaries import summaries
-from ltcache.records import one_line
+from ltcache.records import JsonRecord, one_line
 
 _CELLS = 4_000_000  # numbers in one block of resamples
 
@@ -111,7 +110,7 @@ def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, 
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedDifference(JsonRecord):
     """A difference of one score between two runs on the same rows.
 
     Attributes:
@@ -126,10 +125,6 @@ class PairedDifference:
     p: float
     resamples: int
     units: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
 
 
 def paired_bootstrap(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ltcache.errors import ManifestError, did_you_mean
+from ltcache.records import JsonObject, JsonRecord
 
 GROUP_NAMES = ("many", "medium", "few")
 UNGROUPED = "-"
@@ -20,7 +21,7 @@ _THRESHOLDS = ("many_above", "few_below")
 
 
 @dataclass(frozen=True)
-class GroupScheme:
+class GroupScheme(JsonRecord):
     """How classes are grouped.
 
     Args:
@@ -46,7 +47,7 @@ class GroupScheme:
             raise ManifestError(f"groups: class {twice[0]} is listed twice")
 
     @classmethod
-    def from_mapping(cls, raw: Mapping[str, Any] | None) -> GroupScheme:
+    def from_dict(cls, raw: Mapping[str, Any] | None) -> GroupScheme:
         """Read thresholds ``{"many_above", "few_below"}`` or explicit ``{"many": [labels], ...}``.
 
         Raises:
@@ -112,8 +113,8 @@ class GroupScheme:
             else "explicit: " + ", ".join(f"{name} {len(labels)}" for name, labels in self.explicit)
         )
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the mapping that :meth:`from_mapping` reads."""
+    def to_dict(self) -> JsonObject:
+        """Return the mapping that :meth:`from_dict` reads."""
         if self.explicit is None:
             return {"many_above": self.many_above, "few_below": self.few_below}
         return {name: list(labels) for name, labels in self.explicit}

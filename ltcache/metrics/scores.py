@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ltcache.metrics.bootstrap import UnitSums, percentile_interval
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.summaries import class_accuracy, summaries
-from ltcache.records import one_line
+from ltcache.records import JsonRecord, one_line
 
 ECE_BINS = 15
 # Only scores that are linear in the class accuracies: resampling pushes minima and means with a
@@ -21,7 +21,7 @@ INTERVALS = ("overall", "mean_per_class", "many", "medium", "few", "head_tail_ga
 
 @one_line
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(JsonRecord):
     """Scores of one split, as fractions; None where a group has no rows.
 
     Attributes:
@@ -64,21 +64,6 @@ class Metrics:
     stale: tuple[str, ...] = ()
     test_prior: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        plain = asdict(self)
-        plain["intervals"] = {name: list(pair) for name, pair in self.intervals.items()}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Metrics:
-        """Read what :meth:`to_dict` wrote."""
-        values = dict(plain)
-        values["intervals"] = {name: tuple(pair) for name, pair in plain["intervals"].items()}
-        for name in ("per_class", "per_class_rows", "stale"):
-            values[name] = tuple(plain[name])
-        return cls(**values)
-
     def marked(self, stale: tuple[str, ...]) -> Metrics:
         """Return a copy that names the identity fields that were let pass."""
         return replace(self, stale=tuple(stale))
@@ -118,7 +103,7 @@ def evaluate_logits(
     """
     logits, labels, class_counts = np.asarray(logits), np.asarray(labels), np.asarray(class_counts)
     _check(logits, labels, class_counts, units)
-    scheme = groups if isinstance(groups, GroupScheme) else GroupScheme.from_mapping(groups)
+    scheme = groups if isinstance(groups, GroupScheme) else GroupScheme.from_dict(groups)
     assigned = scheme.assign(class_counts)
     predicted = logits.argmax(axis=1)
     right = (predicted == labels).astype(np.float64)

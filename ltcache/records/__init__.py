@@ -23,6 +23,7 @@ from ltcache.records.identity import (
     require_equal,
     telling_classes,
 )
+from ltcache.records.json_value import JsonObject, JsonValue
 from ltcache.records.place_kind import (
     OF_RUNS,
     PlaceKind,
@@ -33,10 +34,13 @@ from ltcache.records.place_kind import (
 )
 from ltcache.records.printing import one_line
 from ltcache.records.replaceable import require_replaceable
-from ltcache.records.versioned import record_fields
+from ltcache.records.versioned import JsonRecord, plain_json, read_record, record_fields
 
 __all__ = [
     "OF_RUNS",
+    "JsonObject",
+    "JsonRecord",
+    "JsonValue",
     "PlaceKind",
     "bytes_digest",
     "canonical_json",
@@ -51,6 +55,8 @@ __all__ = [
     "not_what_is_asked",
     "one_line",
     "places_in",
+    "plain_json",
+    "read_record",
     "record_fields",
     "remove_leftovers",
     "require_equal",

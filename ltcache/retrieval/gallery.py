@@ -175,7 +175,7 @@ class _GalleryPage:
                         progress(done, len(classes))
 
     def _header(self) -> Mapping[str, Any]:
-        least = self.result.record.least.value
+        least = self.result.record.thresholds.p.value
         chosen = decisions_of(self.result).chosen
         identity = retrieval_identity(self.result)
         return {

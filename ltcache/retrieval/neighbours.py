@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.records import one_line
+from ltcache.records import JsonRecord, one_line
 from ltcache.retrieval.pool import CachedPool, Pool
 from ltcache.retrieval.queries import unit
 
@@ -74,7 +74,7 @@ class NearestReferences:
 
 
 @dataclass(frozen=True)
-class NearThreshold:
+class NearThreshold(JsonRecord):
     """The score from which on two images count as near duplicates, and where it comes from.
 
     Args:
@@ -96,10 +96,6 @@ class NearThreshold:
         return np.asarray(
             (similarity >= CERTAIN) | ((2 * similarity - around >= self.value) & (similarity > 0))
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return dict(vars(self))
 
 
 def load_faiss() -> Any:

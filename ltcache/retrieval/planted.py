@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from ltcache.encoder import Encoder, encoder_of_cache
 from ltcache.errors import CacheError, ImageError
 from ltcache.images import decode, open_store
 from ltcache.manifest import Manifest, read_manifest
+from ltcache.records import JsonRecord
 from ltcache.retrieval.neighbours import NearThreshold, neighbours, surroundings, units_of
 from ltcache.retrieval.pool import CachedPool
 
@@ -63,7 +63,7 @@ COPIES: Mapping[str, Callable[[Image.Image], bytes]] = {
 
 
 @dataclass(frozen=True)
-class PlantedReport:
+class PlantedReport(JsonRecord):
     """What a threshold does to copies of one kind.
 
     Args:
@@ -81,10 +81,6 @@ class PlantedReport:
     nearest: float
     false_alarms: float
     median: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
 
 
 def copy_of(data: bytes, kind: str) -> bytes:

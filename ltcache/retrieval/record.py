@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from ltcache.records import digest, record_fields
+from ltcache.records import JsonObject, JsonRecord, digest, read_record
 from ltcache.retrieval.neighbours import NearThreshold
 from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.threshold import ProbabilityThreshold
 
 FORMAT, FILE = 1, "retrieve.json"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,23 @@ class AppliedDecision:
 
 
 @dataclass(frozen=True)
-class RetrievalRecord:
+class RetrievalThresholds:
+    """The least p_k, and from which score on two images count as near duplicates."""
+
+    p: ProbabilityThreshold
+    near: NearThreshold
+
+
+@dataclass(frozen=True)
+class RetrievalRecord(JsonRecord):
     """A retrieval: what determines it, how guards were calibrated, and what became of each class.
 
     Args:
         settings: with the temperature and the set of class texts that were used.
         identities: of both caches, under ``cache`` and ``pool``.
         cache, pool: names of their manifests.
-        least: the least p_k. near: from which score on two images count as near duplicates.
-        group_scheme: what many, medium and few mean. classes: in the order of labels.
+        thresholds: of the guards. group_scheme: what many, medium and few mean.
+        classes: in the order of labels.
         index: what stands in index.json, where candidates came from an index.
         candidate_precision: of the pass over the pool.
         stale: identity fields that differed and were let pass. seconds: that it took.
@@ -67,8 +73,7 @@ class RetrievalRecord:
     identities: Mapping[str, Mapping[str, Any]]
     cache: str
     pool: str
-    least: ProbabilityThreshold
-    near: NearThreshold
+    thresholds: RetrievalThresholds
     group_scheme: str
     classes: tuple[RetrievedClass, ...]
     index: Mapping[str, Any] | None = None
@@ -83,40 +88,18 @@ class RetrievalRecord:
         by_hand = [asdict(decision) for decision in self.decisions]
         return digest([asdict(self.settings), self.identities, *by_hand])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return what stands in retrieve.json, for JSON."""
-        found = {known.name: getattr(self, known.name) for known in fields(self)}
-        del found["least"], found["near"]
-        found["thresholds"] = {"p": self.least.to_dict(), "near": self.near.to_dict()}
-        found["settings"] = asdict(self.settings)
-        for name in ("classes", "decisions"):
-            found[name] = [asdict(entry) for entry in found[name]]
+        found = super().to_dict()
         if not self.decisions:
             del found["decisions"]
         return {"format": FORMAT, "key": self.key, **found}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> RetrievalRecord:
+    def from_dict(cls, plain: Mapping[str, Any]) -> RetrievalRecord:
         """Return the record that JSON holds.
 
         Raises:
-            ValueError: a later version wrote it. KeyError, TypeError, ValueError: it lacks
-                something.
+            ValueError: a later version wrote it, or it lacks something.
         """
-        given = {name: value for name, value in stored.items() if name != "key"}
-        thresholds = dict(given.pop("thresholds"))
-        given["least"] = _read(ProbabilityThreshold, thresholds.pop("p"), "thresholds.p")
-        given["near"] = _read(NearThreshold, thresholds.pop("near"), "thresholds.near")
-        if thresholds:
-            given["thresholds"] = thresholds
-        given["settings"] = _read(RetrievalSettings, given["settings"], "settings")
-        for name, kind in (("classes", RetrievedClass), ("decisions", AppliedDecision)):
-            if name in given:
-                given[name] = tuple(_read(kind, entry, name) for entry in given[name])
-        return _read(cls, given, FILE)
-
-
-def _read(kind: type[T], given: Mapping[str, Any], where: str) -> T:
-    """Return a dataclass of values of JSON, lists as tuples."""
-    values = record_fields(kind, given, name=where, newest=FORMAT)
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        return read_record(cls, plain, name=FILE, newest=FORMAT, beside=("key",))

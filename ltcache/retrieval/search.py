@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +13,14 @@ from ltcache.cache import Cache, open_cache
 from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import ImageError, UsageError
 from ltcache.images import decode, read_file
+from ltcache.records import JsonRecord
 from ltcache.retrieval.index import PoolIndex, exact_products
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import unit
 
 
 @dataclass(frozen=True)
-class SearchHit:
+class SearchHit(JsonRecord):
     """One image of a pool: its rank for a query, from 1, and its cosine to it."""
 
     query: str
@@ -29,10 +29,6 @@ class SearchHit:
     pool_row: int
     key: str
     uri: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
 
 
 def search_pool(

@@ -24,7 +24,7 @@ def train_counts(cache: Cache) -> np.ndarray:
 
 def tail_quotas(cache: Cache, settings: RetrievalSettings) -> dict[int, int]:
     """Return label -> images wanted, of the classes that settings choose, by label."""
-    counts, scheme = train_counts(cache), GroupScheme.from_mapping(cache.manifest.groups)
+    counts, scheme = train_counts(cache), GroupScheme.from_dict(cache.manifest.groups)
     labels = tail_classes(
         counts,
         scheme,

@@ -30,7 +30,7 @@ from ltcache.retrieval.lookalikes import judge_pool
 from ltcache.retrieval.neighbours import calibrate_near
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.ranking import ExactPass, IndexRequest, best_candidates
-from ltcache.retrieval.record import RetrievalRecord, RetrievedClass
+from ltcache.retrieval.record import RetrievalRecord, RetrievalThresholds, RetrievedClass
 from ltcache.retrieval.result import RetrievalResult, tallied
 from ltcache.retrieval.selection import tail_quotas, train_counts
 from ltcache.retrieval.settings import RetrievalSettings
@@ -118,9 +118,8 @@ def _retrieve(
         _identities(cache, pool, settings),
         cache.manifest.name,
         pool.cache.manifest.name,
-        least,
-        near,
-        GroupScheme.from_mapping(cache.manifest.groups).describe(),
+        RetrievalThresholds(least, near),
+        GroupScheme.from_dict(cache.manifest.groups).describe(),
         tuple(tallied(entry, table) for entry in _classes(cache, settings, wanted)),
         ranking.record if isinstance(ranking, PoolIndex) else None,
         ranking.precision if isinstance(ranking, ExactPass) else "fp32",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ltcache.errors import FitError, UsageError
+from ltcache.records import JsonRecord
 from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import ClassQueries
 from ltcache.retrieval.scoring import log_odds
@@ -24,7 +25,7 @@ _BLOCK = 2048
 
 
 @dataclass(frozen=True)
-class ProbabilityThreshold:
+class ProbabilityThreshold(JsonRecord):
     """The least p_k, and where it comes from.
 
     Args:
@@ -37,10 +38,6 @@ class ProbabilityThreshold:
     precision: float | None = None
     reached: float | None = None
     support: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return dict(vars(self))
 
 
 def fixed_threshold(value: float) -> ProbabilityThreshold:

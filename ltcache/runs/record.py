@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.metrics import GroupScheme
-from ltcache.records import record_fields
+from ltcache.records import JsonObject, JsonRecord, read_record
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache, PromptEmbeddings
@@ -19,7 +19,6 @@ SCORED = ("val", "test")
 """The splits that a run is scored on when it is made."""
 
 _BESIDE = ("group_scheme", "key", "method")  # in run.json, and known from elsewhere
-_LISTS = ("choices", "class_counts", "effective_counts", "init", "stale")
 _LEFT_OUT = ("effective_counts", "extra", "tuning")  # of the JSON where there are none
 
 
@@ -49,7 +48,7 @@ class RunCost:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(JsonRecord):
     """What stands in run.json, beside the name of the method and the run's key.
 
     Attributes:
@@ -109,7 +108,7 @@ class RunRecord:
             identities=cache.identities(feature.eval_view, texts),
             train_view=cache.identities(feature.view)["view"],
             prompts=None if texts is None else texts.name,
-            groups=GroupScheme.from_mapping(cache.manifest.groups),
+            groups=GroupScheme.from_dict(cache.manifest.groups),
             logit_scale=cache.logit_scale,
             splits={s: len(cache.rows(s)) for s in ("train", *SCORED) if s in cache.splits},
             provenance=dict(cache.provenance),
@@ -123,20 +122,12 @@ class RunRecord:
         Raises:
             ValueError: a later version wrote it, or something is missing.
         """
-        values = record_fields(cls, plain, name="run.json", newest=FORMAT, beside=_BESIDE)
-        values["groups"] = GroupScheme.from_mapping(values["groups"])
-        values["cost"] = RunCost(**values["cost"])
-        for name in _LISTS:
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        return cls(**values)
+        return read_record(cls, plain, name="run.json", newest=FORMAT, beside=_BESIDE)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {"format": FORMAT, **super().to_dict(), "group_scheme": self.groups.describe()}
         for name in _LEFT_OUT:
             if plain[name] is None:
                 del plain[name]
-        lists = {name: list(plain[name]) for name in _LISTS if name in plain}
-        groups = {"groups": self.groups.to_mapping(), "group_scheme": self.groups.describe()}
-        return {"format": FORMAT, **plain, **lists, **groups, "cost": asdict(self.cost)}
+        return plain

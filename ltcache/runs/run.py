@@ -30,6 +30,7 @@ from ltcache.records import (
     canonical_json,
     digest,
     not_what_is_asked,
+    read_record,
     require_replaceable,
     result_folder,
     whole_folder,
@@ -161,7 +162,8 @@ def open_run(path: Run | str | Path) -> Run:
         with open(path / "per_class.csv", newline="", encoding="utf-8") as file:
             names = tuple(row["name"] for row in csv.DictReader(file))
         rest = load_arrays(path / "rest.safetensors") if record.field == "tokens" else {}
-        metrics = {split: Metrics.from_dict(plain) for split, plain in numbers["splits"].items()}
+        splits = numbers["splits"].items()
+        metrics = {s: read_record(Metrics, found, name=f"metrics.json, {s}") for s, found in splits}
         history = [json.loads(line) for line in lines]
         head, transform = _rebuild(method, record, tensors, rest)
     except (

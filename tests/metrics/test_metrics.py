@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 from ltcache.errors import ManifestError
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits, paired_bootstrap, percent
 from ltcache.metrics.bootstrap import UnitSums
+from ltcache.records import read_record
 
 
 def _data(rows: int = 400, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,18 +23,18 @@ def _data(rows: int = 400, classes: int = 6, seed: int = 0) -> tuple[np.ndarray,
 
 
 def test_groups_follow_the_thresholds_at_their_edges() -> None:
-    groups = GroupScheme.from_mapping(None).assign(np.array([101, 100, 20, 19, 0]))
+    groups = GroupScheme.from_dict(None).assign(np.array([101, 100, 20, 19, 0]))
     assert groups.tolist() == ["many", "medium", "medium", "few", "few"]
-    other = GroupScheme.from_mapping({"many_above": 50, "few_below": 10})
+    other = GroupScheme.from_dict({"many_above": 50, "few_below": 10})
     assert other.assign(np.array([51, 50, 10, 9])).tolist() == ["many", "medium", "medium", "few"]
     assert "n>50" in other.describe()
 
 
 def test_explicit_groups_leave_the_rest_out() -> None:
-    scheme = GroupScheme.from_mapping({"many": [0], "few": [2]})
+    scheme = GroupScheme.from_dict({"many": [0], "few": [2]})
     assert scheme.assign(np.array([5, 5, 5])).tolist() == ["many", "-", "few"]
     assert scheme.describe() == "explicit: many 1, few 1"
-    assert GroupScheme.from_mapping(scheme.to_mapping()) == scheme
+    assert GroupScheme.from_dict(scheme.to_dict()) == scheme
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,12 @@ def test_explicit_groups_leave_the_rest_out() -> None:
 )
 def test_bad_groups_are_refused(raw: dict, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
-        GroupScheme.from_mapping(raw)
+        GroupScheme.from_dict(raw)
 
 
 def test_explicit_labels_must_exist() -> None:
     with pytest.raises(ManifestError, match="lists class 7"):
-        GroupScheme.from_mapping({"few": [7]}).assign(np.array([1, 2]))
+        GroupScheme.from_dict({"few": [7]}).assign(np.array([1, 2]))
 
 
 def test_scores_equal_scikit_learn() -> None:
@@ -101,7 +102,7 @@ def test_empty_group_and_class_without_rows_are_none_not_nan() -> None:
     assert metrics.per_class[3] is None
     assert percent(metrics.few) == "-" and percent(0.375) == "37.5"
     text = json.dumps(metrics.to_dict(), allow_nan=False)
-    assert Metrics.from_dict(json.loads(text)) == metrics
+    assert read_record(Metrics, json.loads(text), name="metrics.json") == metrics
 
 
 def test_intervals_hold_the_score_and_are_repeatable() -> None:

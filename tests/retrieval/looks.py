@@ -13,7 +13,7 @@ from PIL import Image
 from ltcache.cache import Cache
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
 from ltcache.retrieval.neighbours import NearThreshold
-from ltcache.retrieval.record import RetrievalRecord, RetrievedClass
+from ltcache.retrieval.record import RetrievalRecord, RetrievalThresholds, RetrievedClass
 from ltcache.retrieval.result import ACCEPTED, COLUMNS, tallied
 from ltcache.retrieval.threshold import ProbabilityThreshold
 from tests.fakes import FakeCache
@@ -92,8 +92,7 @@ def wide_result(classes: int, each: int) -> tuple[RetrievalResult, FakeCache]:
         {"cache": made, "pool": {"rows": len(rows)}},
         "wide",
         "wide pool",
-        ProbabilityThreshold(0.5),
-        NearThreshold(2.0, 0.003, 0, "image", {}),
+        RetrievalThresholds(ProbabilityThreshold(0.5), NearThreshold(2.0, 0.003, 0, "image", {})),
         "",
         tuple(tallied(entry, table) for entry in asked),
     )

@@ -248,7 +248,7 @@ def test_decisions_change_what_is_taken_and_can_be_taken_back(shop: Shop) -> Non
     entry = next(entry for entry in decided.classes if entry.label == pick[0])
     assert entry.rejected["person"] == 1
     assert decided.key != result.key
-    assert (decided.record.least, decided.record.near) == (result.record.least, result.record.near)
+    assert decided.record.thresholds == result.record.thresholds
     assert dict(decisions_of(decided).chosen) == {pick: REJECT, miss: ACCEPT}
     assert undecided(decided).equals(result.table)
     # the same, and another file, in place of the first

@@ -70,7 +70,7 @@ def test_no_decisions_are_not_written(result: RetrievalResult) -> None:
         (lambda found: found["classes"][1].update(hue=1), "classes has hue, and"),
         (lambda found: found["decisions"][0].update(by="me"), "decisions has by, and"),
         (lambda found: found["thresholds"]["p"].update(x=1), "thresholds.p has x, and"),
-        (lambda found: found["thresholds"].update(third={}), "retrieve.json has thresholds, and"),
+        (lambda found: found["thresholds"].update(third={}), "thresholds has third, and"),
     ],
 )
 def test_what_another_version_wrote_is_refused_and_says_so(

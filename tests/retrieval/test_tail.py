@@ -231,7 +231,7 @@ def test_the_threshold_is_calibrated_to_a_precision(world: World) -> None:
     pool = world.pool(cache, np.repeat(np.arange(CLASSES), 10))
     for weight in (0.0, 0.5):
         settings = RetrievalSettings(precision=0.97, mean_weight=weight, tau=0.2)
-        found = retrieve_tail(cache, pool, settings=settings).record.least
+        found = retrieve_tail(cache, pool, settings=settings).record.thresholds.p
         assert found.reached >= 0.97
         assert 0 < found.value < 1
     # with random class texts no threshold helps
@@ -253,7 +253,7 @@ def test_precision_on_training_images_is_what_is_said(world: World) -> None:
     cache = world.labelled(counts=(60, 40, 25, 19, 18, 17))
     pool = world.pool(cache, np.repeat(FEW, 4))
     settings = RetrievalSettings(precision=0.9, tau=1.0)
-    found = retrieve_tail(cache, pool, settings=settings).record.least
+    found = retrieve_tail(cache, pool, settings=settings).record.thresholds.p
     labels = cache.labels("train")
     odds = plain_log_odds(
         cache.features("train")[:, 0], class_queries(cache.prompts(), 1.0), np.arange(CLASSES)
