@@ -59,7 +59,7 @@ class Ablation:
     split: str
 
     @property
-    def failures(self) -> list[dict[str, Any]]:
+    def failures(self) -> list[Mapping[str, Any]]:
         """Runs without a result."""
         return list(self.comparison["failures"])
 
@@ -168,7 +168,7 @@ def _execute(
 ) -> list[JobOutcome]:
     """Tune where asked, then run; the outcomes of both, in order of setting and seed."""
     keys = {setting.name: setting_key(cache, setting, options) for setting in settings}
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Mapping[str, Any]] = {}
     outcomes: list[JobOutcome] = []
     if options.tuning is not None:
         jobs = [
@@ -197,7 +197,7 @@ def _compared(
     baseline: str,
     out: Path,
     notes: Sequence[str],
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     entries = []
     for setting in settings:
         mine = [o.value for o in outcomes if o.job.setting is setting or o.job.setting == setting]

@@ -14,7 +14,7 @@ from ltcache.ablate.tune import fit_fold, has_setting, nearest_setting, validati
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UsageError
 from ltcache.metrics import UnitSums, percentile_interval, summaries
-from ltcache.records import JsonRecord, one_line
+from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
     from ltcache.fit import Memo
@@ -62,7 +62,7 @@ class MethodChoice(JsonRecord):
     units: int
     failed: Mapping[str, str]
 
-    def tuning(self) -> dict[str, Any]:
+    def tuning(self) -> JsonObject:
         """Return the record that a run of the chosen method keeps."""
         return {"chosen": {"method": self.method}, "tuned_on": self.tuned_on,
                 "trials": len(self.scores) * self.seeds, "auto": self.to_dict()}  # fmt: skip

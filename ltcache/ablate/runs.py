@@ -190,9 +190,9 @@ class TuneSetting:
         """Return the outcome; no exception leaves but an interrupt."""
         return _guarded(job, lambda: self._tune(job, memo))
 
-    def _tune(self, job: AblationJob, memo: Memo) -> dict[str, Any]:
+    def _tune(self, job: AblationJob, memo: Memo) -> Mapping[str, Any]:
         try:
-            known: dict[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
+            known: Mapping[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
             return known
         except (OSError, ValueError):
             pass

@@ -41,7 +41,7 @@ from ltcache.cache.shared_content import (
     shared_warning,
     warn_of_shared,
 )
-from ltcache.cache.summary import summarise_cache
+from ltcache.cache.summary import CacheSummary, summarise_cache
 from ltcache.cache.verify import CacheDamage, VerifyReport, verify_files
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "NO_ROW",
     "Cache",
     "CacheDamage",
+    "CacheSummary",
     "EncoderState",
     "Layer",
     "Plan",

@@ -33,6 +33,7 @@ from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.manifest import Manifest
 from ltcache.records import (
+    JsonObject,
     PlaceKind,
     bytes_digest,
     canonical_json,
@@ -200,7 +201,7 @@ class _CommittedShards:
         columns: sha256, width, height and error of every item, in order.
     """
 
-    files: dict[str, Any]
+    files: JsonObject
     ranges: list[list[int]]
     columns: pa.Table
 
@@ -230,7 +231,7 @@ def _committed_shards(
     cache: Path, plans: Sequence[Plan], layers: Sequence[Layer]
 ) -> _CommittedShards:
     """Read all records, one at a time: as Python lists, millions of items would need gigabytes."""
-    files: dict[str, Any] = {}
+    files: JsonObject = {}
     ranges: list[list[int]] = []
     parts = [_item_columns([], [], [], [])]
     for shard in (shard for plan in plans for shard in plan.shards):
@@ -306,11 +307,11 @@ def _write(path: Path, data: bytes) -> list[str]:
     return [path.name]
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> JsonObject:
     return {"sha256": file_digest(path), "bytes": path.stat().st_size}
 
 
-def _shard_entries(cache: Path, layer: str, shard: int, record: ShardRecord) -> dict[str, Any]:
+def _shard_entries(cache: Path, layer: str, shard: int, record: ShardRecord) -> JsonObject:
     data, committed_by = shard_path(cache, layer, shard), record_path(cache, layer, shard)
     return {
         data.relative_to(cache).as_posix(): {"sha256": record.sha256, "bytes": record.bytes},

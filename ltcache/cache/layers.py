@@ -62,10 +62,14 @@ class Layer:
         """Crops of each image."""
         return int(self.view.get("crops", 1))
 
+    @property
+    def shapes(self) -> dict[str, int | list[int]]:
+        """The fields' shapes as the index has them."""
+        return {name: as_json(shape) for name, shape in self.fields.items()}
+
     def to_dict(self) -> JsonObject:
         """Return the JSON form."""
-        fields = {name: as_json(shape) for name, shape in self.fields.items()}
-        return {"folder": self.folder, "view": dict(self.view), "fields": fields}
+        return {"folder": self.folder, "view": dict(self.view), "fields": self.shapes}
 
 
 def as_json(shape: Shape) -> int | list[int]:
@@ -136,15 +140,16 @@ def begun_layers(cache: Path, plan: Plan) -> list[Layer]:
     return [first_layer(plan), *(read_layer(cache, folder) for folder in added)]
 
 
-def index_views(layers: Sequence[Layer], shards: Sequence[Sequence[int]]) -> dict[str, Any]:
+def index_views(layers: Sequence[Layer], shards: Sequence[Sequence[int]]) -> JsonObject:
     """Return the index' entry of the views: identity, fields, layers and the shards of all."""
-    views: dict[str, Any] = {}
-    for layer in layers:
-        blank = {"identity": dict(layer.view), "fields": {}, "layers": {}, "shards": list(shards)}
-        entry = views.setdefault(layer.name, blank)
-        fields = layer.to_dict()["fields"]
-        entry["fields"] |= fields
-        entry["layers"][layer.folder] = fields
+    views: JsonObject = {}
+    for name in dict.fromkeys(layer.name for layer in layers):
+        own = [layer for layer in layers if layer.name == name]
+        folders = {layer.folder: layer.shapes for layer in own}
+        fields = {field: shape for shapes in folders.values() for field, shape in shapes.items()}
+        identity = dict(own[0].view)
+        entry = {"identity": identity, "fields": fields, "layers": folders}
+        views[name] = {**entry, "shards": list(shards)}
     return views
 
 
@@ -158,6 +163,6 @@ def layers_of(index: Mapping[str, Any]) -> list[Layer]:
     return sorted(found, key=lambda layer: layer.folder != CENTER)
 
 
-def view_identity(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def view_identity(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the identity of a view of an index; indices of the first release named it alone."""
     return dict(entry.get("identity", {"name": name}))

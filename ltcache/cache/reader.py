@@ -50,9 +50,9 @@ class Cache:
         record = _read_json(self._intact("encoder.json"))
         if missing := sorted(_ENCODER - set(record)):
             raise CacheError(f"{path / 'encoder.json'}: lacks {', '.join(missing)}: damaged")
-        self.encoder: dict[str, Any] = record["identity"]
-        self.numerics: dict[str, Any] = record["numerics"]
-        self.provenance: dict[str, Any] = record["provenance"]
+        self.encoder: Mapping[str, Any] = record["identity"]
+        self.numerics: Mapping[str, Any] = record["numerics"]
+        self.provenance: Mapping[str, str | None] = record["provenance"]
         self.logit_scale: float | None = record["logit_scale"]
         self.logit_bias: float | None = record["logit_bias"]
         tensors = _read_tensors(self._intact("encoder.safetensors"))
@@ -120,7 +120,7 @@ class Cache:
         return tuple(self._index["prompts"])
 
     @property
-    def files(self) -> dict[str, dict[str, Any]]:
+    def files(self) -> dict[str, Mapping[str, Any]]:
         """Every file of the cache beside the index: relative path -> sha256 and bytes."""
         return dict(self._index["files"])
 
@@ -241,9 +241,9 @@ class Cache:
 
     def identities(
         self, view: str = "center", prompts: PromptEmbeddings | None = None
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, Mapping[str, Any]]:
         """Return kind -> identity of everything that a consumer of this cache depends on."""
-        result: dict[str, dict[str, Any]] = {
+        result: dict[str, Mapping[str, Any]] = {
             "encoder": self.encoder,
             "classes": self.classes.identity(),
             "view": view_identity(view, self._view(view)),
@@ -320,10 +320,10 @@ class Cache:
             )
         return "add them with ltcache prompts"
 
-    def _view(self, view: str) -> dict[str, Any]:
+    def _view(self, view: str) -> Mapping[str, Any]:
         if view not in self._index["views"]:
             raise CacheError(f"{self.path}: no view {view!r}, only {', '.join(self.views)}")
-        entry: dict[str, Any] = self._index["views"][view]
+        entry: Mapping[str, Any] = self._index["views"][view]
         return entry
 
     def _layer(self, view: str, field: str) -> Layer:
@@ -396,7 +396,7 @@ def check_identities(
     return stale, warnings
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

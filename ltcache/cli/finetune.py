@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.errors import UsageError
+from ltcache.records import JsonObject
 
 _PRECISIONS = ["fp32", "bf16", "fp16"]
 _PRECISION = "optimisation.precision"
@@ -133,7 +135,7 @@ def command(
     return renewed.report.exit_status if renewed.report else 0
 
 
-def _overrides(settings: tuple[str, ...], precision: str | None) -> dict[str, Any]:
+def _overrides(settings: tuple[str, ...], precision: str | None) -> Mapping[str, Any]:
     overrides = dict(parse_settings(settings))
     if precision is not None and overrides.setdefault(_PRECISION, precision) != precision:
         raise UsageError(
@@ -143,7 +145,7 @@ def _overrides(settings: tuple[str, ...], precision: str | None) -> dict[str, An
     return overrides
 
 
-def _record(renewed: Any) -> dict[str, Any]:
+def _record(renewed: Any) -> JsonObject:
     tuned, report, run = renewed.tuned, renewed.report, renewed.run
     return {
         **tuned.record.to_dict(),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import general, label_column_option, print_json
+
+if TYPE_CHECKING:
+    from ltcache.cache import CacheSummary
+    from ltcache.examine import CacheChecks
+    from ltcache.examine.inspection import ManifestSummary, SplitSummary
+    from ltcache.manifest import MissingFiles
 
 
 @click.command("inspect", short_help="Show what a list of images or a cache holds.")
@@ -50,15 +56,15 @@ def command(
     from ltcache.manifest import read_manifest
     from ltcache.records import PlaceKind, kind_of
 
+    made = checked = None
     if kind_of(source) is PlaceKind.CACHE:
         refuse_given(
             ("root", "classes", "label_column", "unlabelled"),
             f"{source} is a cache, which keeps its classes and needs no images",
         )
         cache = open_cache(source)
-        summary = {**describe(cache.manifest), "cache": summarise_cache(cache)}
-        if checks:
-            summary["checks"] = check_cache(cache).to_dict()
+        summary, made = describe(cache.manifest), summarise_cache(cache)
+        checked = check_cache(cache) if checks else None
     elif checks:
         raise UsageError(f"{source} is no cache: --checks looks at features")
     else:
@@ -71,71 +77,72 @@ def command(
         )
         summary = describe(manifest)
     if as_json:
-        print_json(summary)
+        more = {"cache": made, "checks": checked}
+        known = {name: record.to_dict() for name, record in more.items() if record is not None}
+        print_json({**summary.to_dict(), **known})
     else:
-        click.echo("\n".join(summary_lines(summary)))
+        click.echo("\n".join(summary_lines(summary, made, checked)))
 
 
-def summary_lines(summary: dict[str, Any]) -> list[str]:
+def summary_lines(
+    summary: ManifestSummary, cache: CacheSummary | None, checks: CacheChecks | None
+) -> list[str]:
     """Return a summary as lines for people."""
-    title = f" ({summary['title']})" if summary["title"] else ""
-    result = [
-        f"{summary['name']}{title}: {summary['num_rows']} images, {summary['num_classes']} classes"
-    ]
-    result += [_split(name, values) for name, values in summary["splits"].items()]
-    if summary["groups"]:
-        sizes = ", ".join(f"{name} {size}" for name, size in summary["groups"]["sizes"].items())
-        result.append(f"groups:  {sizes} classes ({summary['groups']['scheme']})")
-    if summary["imbalance_ratio"]:
+    title = f" ({summary.title})" if summary.title else ""
+    result = [f"{summary.name}{title}: {summary.num_rows} images, {summary.num_classes} classes"]
+    result += [_split(name, split) for name, split in summary.splits.items()]
+    if summary.groups:
+        sizes = ", ".join(f"{name} {size}" for name, size in summary.groups.sizes.items())
+        result.append(f"groups:  {sizes} classes ({summary.groups.scheme})")
+    if summary.imbalance_ratio:
         result.append(
-            f"imbalance ratio: {summary['imbalance_ratio']:.1f} (largest class over smallest, "
-            f"counted on {summary['counted_on']})"
+            f"imbalance ratio: {summary.imbalance_ratio:.1f} (largest class over smallest, "
+            f"counted on {summary.counted_on})"
         )
-    result += [f"template: {template}" for template in summary["templates"]]
-    result += _cache(summary["cache"]) if "cache" in summary else _missing(summary["missing"])
-    warnings = [*summary["warnings"], *summary.get("checks", {}).get("lines", [])]
+    result += [f"template: {template}" for template in summary.templates]
+    result += _missing(summary.missing) if cache is None else _cache(cache)
+    warnings = [*summary.warnings, *(checks.lines() if checks else [])]
     result += [f"warning: {warning}" for warning in warnings]
-    return result if warnings or "checks" not in summary else [*result, "checks: nothing found"]
+    return result if warnings or checks is None else [*result, "checks: nothing found"]
 
 
-def _split(name: str, values: dict[str, Any]) -> str:
-    if not values["labelled"]:
-        return f"{name + ':':8} {values['rows']} images without labels"
-    empty = f", {len(values['empty'])} classes empty" if values["empty"] else ""
+def _split(name: str, split: SplitSummary) -> str:
+    if not split.labelled:
+        return f"{name + ':':8} {split.rows} images without labels"
+    empty = f", {len(split.empty)} classes empty" if split.empty else ""
     return (
-        f"{name + ':':8} {values['rows']} images, {values['max']} to {values['min']} in a class "
-        f"(median {values['median']:g}){empty}"
+        f"{name + ':':8} {split.rows} images, {split.max} to {split.min} in a class "
+        f"(median {split.median:g}){empty}"
     )
 
 
-def _missing(missing: dict[str, Any] | None) -> list[str]:
+def _missing(missing: MissingFiles | None) -> list[str]:
     if missing is None:
         return ["images:  not looked for (no root is known; give one with --root)"]
-    if not missing["count"]:
-        return [f"images:  all {missing['total']} files are there"]
+    if not missing.count:
+        return [f"images:  all {missing.total} files are there"]
     from ltcache.manifest import some
 
-    first = some(missing["first"])
-    result = [f"images:  {missing['count']} of {missing['total']} are missing, such as {first}"]
-    return result + ([f"         {missing['hint']}"] if missing["hint"] else [])
+    first = some(missing.first)
+    result = [f"images:  {missing.count} of {missing.total} are missing, such as {first}"]
+    return result + ([f"         {missing.hint}"] if missing.hint else [])
 
 
-def _cache(cache: dict[str, Any]) -> list[str]:
-    name = ", ".join(cache["encoder"].values())
-    numerics = cache["numerics"]
-    made = f"{numerics['precision']} on {numerics['device']}"
-    result = [f"encoder: {name} ({cache['architecture']}), {made}"]
-    result += [f"  {tower} tower {sha[:16]}" for tower, sha in cache["towers"].items()]
-    for view, fields in cache["views"].items():
+def _cache(cache: CacheSummary) -> list[str]:
+    name = ", ".join(cache.encoder.values())
+    made = f"{cache.numerics['precision']} on {cache.numerics['device']}"
+    result = [f"encoder: {name} ({cache.architecture}), {made}"]
+    result += [f"  {tower} tower {sha[:16]}" for tower, sha in cache.towers.items()]
+    for view, fields in cache.views.items():
         dims = ", ".join(f"{field} {dim}" for field, dim in fields.items())
         result.append(f"view {view}: {dims}")
-    result += [f"prompts {name}: {count} sentences" for name, count in cache["prompts"].items()]
-    statuses = ", ".join(f"{count} {status}" for status, count in cache["status"].items())
+    result += [f"prompts {name}: {count} sentences" for name, count in cache.prompts.items()]
+    statuses = ", ".join(f"{count} {status}" for status, count in cache.status.items())
     result.append(
-        f"rows: {statuses}; {cache['bytes'] / 1e6:.1f} MB; {cache['cost']['images']:.0f} images "
-        f"encoded in {cache['cost']['seconds']:.0f} s"
+        f"rows: {statuses}; {cache.bytes / 1e6:.1f} MB; {cache.cost['images']:.0f} images "
+        f"encoded in {cache.cost['seconds']:.0f} s"
     )
     from ltcache.manifest import printable
 
-    failed = cache["failed"].items()
+    failed = cache.failed.items()
     return result + [f"  failed {printable(key)}: {printable(reason)}" for key, reason in failed]

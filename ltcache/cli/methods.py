@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ltcache.cli.options import general, print_json
+from ltcache.records import JsonObject
 
 
 @click.command("methods", short_help="List the methods, or explain one.")
@@ -80,14 +81,14 @@ def _unavailable(entry: Any) -> list[str]:
     return lines + ([f"nearest here: {', '.join(entry.near)}"] if entry.near else [])
 
 
-def _record(method: Any) -> dict[str, Any]:
+def _record(method: Any) -> JsonObject:
     from ltcache.methods import known_overrides
 
     equations = [_equations(stage) for stage in method.stages]
     return {**method.to_dict(), "equations": equations, "settings": known_overrides(method)}
 
 
-def _tuning_record(tuning: Any) -> dict[str, Any]:
+def _tuning_record(tuning: Any) -> JsonObject:
     from ltcache.finetune import override_tuning, tuning_settings
 
     written = override_tuning(tuning, None)

@@ -33,7 +33,12 @@ from ltcache.encoder.identity import ACTIVATIONS, float_state, tokenizer_identit
 from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.errors import UsageError
-from ltcache.records import PlaceKind, require_replaceable, result_folder, whole_folder
+from ltcache.records import (
+    PlaceKind,
+    require_replaceable,
+    result_folder,
+    whole_folder,
+)
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 

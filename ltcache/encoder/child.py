@@ -54,7 +54,7 @@ class TunedCheckpoint:
     record: Mapping[str, Any]
 
     @property
-    def adapters(self) -> list[dict[str, Any]]:
+    def adapters(self) -> list[Mapping[str, Any]]:
         """Return what is left in the image tower, ``{name, options}`` each."""
         return list(self.identity["architecture"]["adapters"] or ())
 

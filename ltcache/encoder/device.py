@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ltcache.errors import EncoderError, UsageError
+from ltcache.records import JsonObject
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def choose_device(device: str) -> torch.device:
     return place
 
 
-def numerics_of(device: torch.device, precision: str, memory_format: str) -> dict[str, Any]:
+def numerics_of(device: torch.device, precision: str, memory_format: str) -> Mapping[str, Any]:
     """Return what the last bits of features depend on besides the encoder's identity."""
     return {
         "precision": precision,
@@ -75,7 +77,7 @@ def _device_name(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
 
 
-def _tf32() -> dict[str, Any]:
+def _tf32() -> JsonObject:
     return {
         "matmul": torch.get_float32_matmul_precision(),
         "convolution": bool(torch.backends.cudnn.allow_tf32),

@@ -27,6 +27,7 @@ from ltcache.encoder.source import EncoderSource
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
+from ltcache.records import JsonObject
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Encoder:
             self.use_channels_last()
 
     @property
-    def adapters(self) -> list[dict[str, Any]]:
+    def adapters(self) -> list[Mapping[str, Any]]:
         """Return what was inserted into the image tower and not merged, ``{name, options}``."""
         return list(self.identity["architecture"]["adapters"] or ())
 
@@ -152,7 +153,7 @@ class Encoder:
             raise UsageError("this encoder has no tokens, so there is no rest behind them")
         return save_rest(self._tap)
 
-    def numerics(self) -> dict[str, Any]:
+    def numerics(self) -> Mapping[str, Any]:
         """Return what the last bits of the features depend on besides the identity."""
         layout = "channels_last" if self._channels_last else "contiguous"
         return numerics_of(self.device, self.precision, layout)
@@ -337,6 +338,6 @@ def _number(tensor: torch.Tensor | None, exponentiate: bool = False) -> float | 
     return float(value.exp() if exponentiate else value)
 
 
-def _adapter_record(adapter: AdapterSpec | Mapping[str, Any]) -> dict[str, Any]:
+def _adapter_record(adapter: AdapterSpec | Mapping[str, Any]) -> JsonObject:
     fields = adapter if isinstance(adapter, Mapping) else vars(adapter)
     return {"name": fields["name"], "options": dict(fields["options"])}

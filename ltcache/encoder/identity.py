@@ -16,7 +16,7 @@ import torch
 from open_clip import CLIPTextCfg, CLIPVisionCfg
 
 from ltcache.process import usable_processors
-from ltcache.records import digest
+from ltcache.records import JsonObject, digest
 
 ACTIVATIONS = ("gelu", "quick_gelu")
 """Indexed by ``quick_gelu`` of an open_clip configuration."""
@@ -33,7 +33,7 @@ _TEXT_IGNORED = {
 }  # fmt: skip
 
 
-def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_config(config: Mapping[str, Any]) -> JsonObject:
     """Return the values of a ``model_cfg`` that features depend on, without defaults.
 
     Leaving defaults out keeps the identity when a later open_clip adds an option, and makes a
@@ -48,7 +48,7 @@ def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def architecture(
     config: Mapping[str, Any], activation: str, adapters: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the ``architecture`` part: a readable name, the configuration, the activation.
 
     Args:
@@ -101,9 +101,9 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     )
 
 
-def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
+def tokenizer_identity(tokenizer: Any) -> JsonObject:
     """Return class, context length, cleaning and digests of the vocabulary of a tokenizer."""
-    value: dict[str, Any] = {
+    value: JsonObject = {
         "class": type(tokenizer).__name__,
         "context_length": tokenizer.context_length,
         "clean": getattr(getattr(tokenizer, "clean_fn", None), "__name__", None),
@@ -129,7 +129,7 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
     return value
 
 
-def _departures(given: Mapping[str, Any], cls: type, ignored: set[str]) -> dict[str, Any]:
+def _departures(given: Mapping[str, Any], cls: type, ignored: set[str]) -> JsonObject:
     defaults = {item.name: item.default for item in dataclasses.fields(cls)}
     return {
         key: _plain(value)

@@ -21,7 +21,7 @@ from open_clip.transform import PreprocessCfg
 from ltcache.encoder.identity import ACTIVATIONS, canonical_config
 from ltcache.errors import EncoderError
 from ltcache.images import Preprocessing
-from ltcache.records import canonical_json, differences
+from ltcache.records import JsonObject, canonical_json, differences
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def agreed_activation(
     )
 
 
-def read_open_clip_config(path: Path) -> dict[str, Any]:
+def read_open_clip_config(path: Path) -> Mapping[str, Any]:
     """Return the content of an ``open_clip_config.json``.
 
     Raises:
@@ -82,12 +82,12 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def recorded_preprocess(record: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_preprocess(record: Mapping[str, Any]) -> JsonObject:
     """Return what a record says about preprocessing, without the size (the tower knows it)."""
     return known_values(record.get("preprocess_cfg") or {})
 
 
-def known_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def known_values(values: Mapping[str, Any]) -> JsonObject:
     """Return the values that are preprocessing and are given."""
     return {key: values[key] for key in _PREPROCESS if values.get(key) is not None}
 
@@ -105,7 +105,7 @@ def require_same_architecture(
         )
 
 
-def default_preprocess(name: str, path: Path) -> dict[str, Any]:
+def default_preprocess(name: str, path: Path) -> JsonObject:
     """Return open_clip's default for a bare file, unless the architecture is known to differ."""
     default = canonical_json(known_values(vars(PreprocessCfg())))
     known = {

@@ -38,7 +38,7 @@ from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, EncoderSource, parse_se
 from ltcache.encoder.weights import MORE_THAN_TENSORS, first_line
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.images import Preprocessing
-from ltcache.records import canonical_json
+from ltcache.records import JsonObject, canonical_json
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class ImageEncoder(Encoder):
             "give the file that timm saves as pretrained"
         )
 
-    def numerics(self) -> dict[str, Any]:
+    def numerics(self) -> Mapping[str, Any]:
         """Return what the last bits of the features depend on besides the identity."""
         found = super().numerics()
         versions = {n: v for n, v in found["versions"].items() if n != "open_clip_torch"}
@@ -293,7 +293,7 @@ def _from_file(start: TimmSource, pretrained: str, tag: str) -> TimmSource:
     return replace(start, weights=path)
 
 
-def _read_record(path: Path, start: TimmSource) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_record(path: Path, start: TimmSource) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return ``pretrained_cfg`` and arguments of a ``config.json`` as timm's models on the hub
     have it.
 
@@ -317,7 +317,7 @@ def _read_record(path: Path, start: TimmSource) -> tuple[dict[str, Any], dict[st
     return {**start.record, **record}, arguments
 
 
-def _registered(architecture: str, tag: str = "") -> dict[str, Any]:
+def _registered(architecture: str, tag: str = "") -> JsonObject:
     found = get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     return {} if found is None else dict(found.to_dict())
 

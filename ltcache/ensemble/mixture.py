@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ltcache.ensemble.record import FILE, EnsembleRecord
 from ltcache.metrics import Metrics, PairedDifference
 from ltcache.records import (
+    JsonObject,
     PlaceKind,
     one_line,
     require_replaceable,
@@ -55,7 +55,7 @@ class Ensemble:
         """Member -> weight; they sum to 1."""
         return self.record.weights
 
-    def metrics_record(self) -> dict[str, Any]:
+    def metrics_record(self) -> JsonObject:
         """Return what stands in metrics.json."""
         record = self.record.to_dict()
         return {
@@ -89,5 +89,5 @@ class Ensemble:
         write_classes(directory / "per_class.csv", counts, groups, self.class_names, self.metrics)
 
 
-def _plain(splits: Mapping[str, Metrics]) -> dict[str, Any]:
+def _plain(splits: Mapping[str, Metrics]) -> JsonObject:
     return {name: metrics.to_dict() for name, metrics in splits.items()}

@@ -131,7 +131,7 @@ def check_encoder(
 
 
 def _check_numerics(expected: Mapping[str, Any], encoder: Encoder, strict: bool) -> None:
-    found = differences(expected, encoder.numerics() | {"decoder": DECODER})
+    found = differences(expected, {**encoder.numerics(), "decoder": DECODER})
     if not found:
         return
     if strict:

@@ -215,7 +215,7 @@ def _names(a: Sequence[str], b: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _views(cache: Cache) -> dict[str, Any]:
+def _views(cache: Cache) -> JsonObject:
     return {
         view: {
             **{name: as_json(dims) for name, dims in cache.field_shapes(view).items()},
@@ -225,7 +225,7 @@ def _views(cache: Cache) -> dict[str, Any]:
     }
 
 
-def _prompts(cache: Cache) -> dict[str, Any]:
+def _prompts(cache: Cache) -> JsonObject:
     return {name: dict(cache.prompts(name).identity) for name in cache.prompt_names}
 
 

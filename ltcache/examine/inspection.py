@@ -2,67 +2,113 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ltcache.manifest import Manifest, missing_files
+from ltcache.manifest import Manifest, MissingFiles, missing_files
 from ltcache.metrics import GroupScheme
+from ltcache.records import JsonObject, JsonRecord, plain_json
 
 GROUP_ORDER = ("many", "medium", "few", "-")
 
 
-def describe(manifest: Manifest, *, check_files: bool = True) -> dict[str, Any]:
-    """Return a summary of a manifest as a value for JSON.
+@dataclass(frozen=True)
+class SplitSummary:
+    """Rows and labelled rows of a split, and rows of its classes.
+
+    Attributes:
+        max, min, median: None in a split without labels; min and median count empty classes.
+        empty: labels without rows.
+    """
+
+    rows: int
+    labelled: int
+    max: int | None
+    min: int | None
+    median: float | None
+    empty: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GroupSizes:
+    """How classes are grouped, in words, and group -> classes."""
+
+    scheme: str
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ManifestSummary(JsonRecord):
+    """What a manifest holds.
+
+    Attributes:
+        counted_on: the split that groups and imbalance are counted on: train, else the first one
+            with labels, else None.
+        imbalance_ratio: largest over smallest class that is not empty, or None.
+        missing: None where images were not looked for.
+        columns: that are carried along.
+    """
+
+    name: str
+    title: str | None
+    num_rows: int
+    num_classes: int
+    splits: Mapping[str, SplitSummary]
+    counted_on: str | None
+    groups: GroupSizes | None
+    imbalance_ratio: float | None
+    missing: MissingFiles | None
+    templates: tuple[str, ...]
+    columns: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> JsonObject:
+        """Return plain JSON, without the root of missing images."""
+        if self.missing is None:
+            return super().to_dict()
+        found, names = self.missing, ("count", "total", "first", "hint")
+        missing = {name: plain_json(getattr(found, name)) for name in names}
+        return {**replace(self, missing=None).to_dict(), "missing": missing}
+
+
+def describe(manifest: Manifest, *, check_files: bool = True) -> ManifestSummary:
+    """Return a summary of a manifest.
 
     Args:
         check_files: look for every image; left out where the manifest has no root.
-
-    Returns:
-        name, title, num_rows, num_classes, splits (split -> see `describe_split`), counted_on (the
-        split that groups and imbalance are counted on: train, else the first one with labels, else
-        None), groups ({scheme, sizes: group -> classes} or None), imbalance_ratio (largest over
-        smallest class that is not empty, or None), missing ({count, total, first, hint} or None),
-        templates, columns carried along, warnings.
 
     Raises:
         ManifestError: the manifest's groups are not a scheme, or its root cannot be read.
     """
     counted_on = _counted_on(manifest)
     counts = manifest.class_counts(counted_on) if counted_on else np.zeros(0, dtype=np.int64)
-    return {
-        "name": manifest.name,
-        "title": manifest.card.get("title"),
-        "num_rows": len(manifest),
-        "num_classes": manifest.num_classes,
-        "splits": {split: describe_split(manifest, split) for split in manifest.splits},
-        "counted_on": counted_on,
-        "groups": _groups(manifest, counts),
-        "imbalance_ratio": _imbalance_ratio(counts),
-        "missing": _missing(manifest) if check_files and manifest.root is not None else None,
-        "templates": list(manifest.templates),
-        "columns": manifest.rows.column_names[5:],
-        "warnings": list(manifest.warnings),
-    }
+    return ManifestSummary(
+        name=manifest.name,
+        title=manifest.card.get("title"),
+        num_rows=len(manifest),
+        num_classes=manifest.num_classes,
+        splits={split: _split(manifest, split) for split in manifest.splits},
+        counted_on=counted_on,
+        groups=_groups(manifest, counts),
+        imbalance_ratio=_imbalance_ratio(counts),
+        missing=missing_files(manifest) if check_files and manifest.root is not None else None,
+        templates=tuple(manifest.templates),
+        columns=tuple(manifest.rows.column_names[5:]),
+        warnings=tuple(manifest.warnings),
+    )
 
 
-def describe_split(manifest: Manifest, split: str) -> dict[str, Any]:
-    """Return rows, labelled, and over the classes: max, min, median, empty (labels without rows).
-
-    max, min and median are None in a split without labels; min and median count empty classes.
-    """
+def _split(manifest: Manifest, split: str) -> SplitSummary:
     labels = manifest.labels(split)
     counts = manifest.class_counts(split)
     labelled = int((labels >= 0).sum())
-    known = labelled > 0
-    return {
-        "rows": len(labels),
-        "labelled": labelled,
-        "max": int(counts.max()) if known else None,
-        "min": int(counts.min()) if known else None,
-        "median": float(np.median(counts)) if known else None,
-        "empty": np.flatnonzero(counts == 0).tolist() if known else [],
-    }
+    if not labelled:
+        return SplitSummary(len(labels), 0, None, None, None, ())
+    empty = tuple(np.flatnonzero(counts == 0).tolist())
+    most, least, median = int(counts.max()), int(counts.min()), float(np.median(counts))
+    return SplitSummary(len(labels), labelled, most, least, median, empty)
 
 
 def _counted_on(manifest: Manifest) -> str | None:
@@ -71,7 +117,7 @@ def _counted_on(manifest: Manifest) -> str | None:
     return labelled[0] if labelled else None
 
 
-def _groups(manifest: Manifest, counts: np.ndarray) -> dict[str, Any] | None:
+def _groups(manifest: Manifest, counts: np.ndarray) -> GroupSizes | None:
     if not len(counts):
         return None
     scheme = GroupScheme.from_dict(manifest.groups)
@@ -79,19 +125,9 @@ def _groups(manifest: Manifest, counts: np.ndarray) -> dict[str, Any] | None:
     sizes = {group: int((assigned == group).sum()) for group in GROUP_ORDER}
     if not sizes["-"]:
         del sizes["-"]
-    return {"scheme": scheme.describe(), "sizes": sizes}
+    return GroupSizes(scheme.describe(), sizes)
 
 
 def _imbalance_ratio(counts: np.ndarray) -> float | None:
     filled = counts[counts > 0]
     return float(filled.max() / filled.min()) if len(filled) else None
-
-
-def _missing(manifest: Manifest) -> dict[str, Any]:
-    found = missing_files(manifest)
-    return {
-        "count": found.count,
-        "total": found.total,
-        "first": list(found.first),
-        "hint": found.hint,
-    }

@@ -133,7 +133,7 @@ def _resampled(report: VerifyReport, cache: Cache, sample: SampleEncoding) -> Ve
         raise CacheError(
             f"none of the {len(rows)} images that were chosen can be compared: {warnings[0]}"
         )
-    other = sorted(differences(cache.numerics, encoder.numerics() | {"decoder": "pillow"}))
+    other = sorted(differences(cache.numerics, {**encoder.numerics(), "decoder": "pillow"}))
     keys = [key for key, _ in found]
     values = np.array([cosine for _, cosine in found])
     worst = int(np.argmin(values))

@@ -105,7 +105,7 @@ def extract(
         encoder = load_chosen(EncoderChoice(model, pretrained, activation, device, precision))
     plan = Plan(
         encoder=encoder.identity,
-        numerics=encoder.numerics() | {"decoder": "pillow"},
+        numerics={**encoder.numerics(), "decoder": "pillow"},
         manifest=manifest.identity(),
         views=(CENTER,),
         fields=first_fields(encoder, fields),

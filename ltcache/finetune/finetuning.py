@@ -41,7 +41,7 @@ from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import EpochRecord, Metrics, evaluate_logits
 from ltcache.process import keep_freed_memory
-from ltcache.records import digest, one_line, require_local, result_folder
+from ltcache.records import JsonObject, digest, one_line, require_local, result_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -210,7 +210,7 @@ def finetune(
             return _finish(assembly, done, parent, place, state, out)
 
 
-def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> dict[str, Any]:
+def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> JsonObject:
     """Return all that determines a result, but for last bits, as JSON gives it back."""
     config = {
         "method": tuning.to_dict(),
@@ -218,7 +218,7 @@ def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) 
         "source": manifest.identity(),
         "encoder": parent.identity,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(config))
+    plain: JsonObject = json.loads(json.dumps(config))
     return plain
 
 

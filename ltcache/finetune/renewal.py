@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltcache.cache import Cache, add_cost, open_cache, store_prompts
 from ltcache.encoder import Encoder, require_encoder_of
 from ltcache.errors import UsageError
 from ltcache.extract import ExtractReport, extract
 from ltcache.manifest import Manifest
-from ltcache.records import require_equal, telling_classes
+from ltcache.records import JsonObject, require_equal, telling_classes
 from ltcache.texts import encode_prompts
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _require_rows(cache: Cache, manifest: Manifest) -> None:
         )
 
 
-def _rows(manifest: Manifest) -> dict[str, Any]:
+def _rows(manifest: Manifest) -> JsonObject:
     identity = manifest.identity()
     return {name: identity[name] for name in ("num_rows", "rows", "classes")}
 

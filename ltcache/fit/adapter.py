@@ -29,7 +29,7 @@ from ltcache.methods import (
     override,
 )
 from ltcache.metrics import Metrics
-from ltcache.records import one_line, require_equal, require_local, write_json
+from ltcache.records import JsonObject, one_line, require_equal, require_local, write_json
 from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, require_labels, token_map
 
 
@@ -150,7 +150,7 @@ class SeedRuns:
     """
 
     runs: tuple[Run, ...]
-    summary: dict[str, dict[str, Any]]
+    summary: dict[str, JsonObject]
 
 
 def fit_seeds(
@@ -186,9 +186,9 @@ def fit_seeds(
     return SeedRuns(runs, summary)
 
 
-def summarise_seeds(metrics: Sequence[Metrics]) -> dict[str, Any]:
+def summarise_seeds(metrics: Sequence[Metrics]) -> JsonObject:
     """Return score -> {mean, sd, values} over runs; None for a group without rows."""
-    result: dict[str, Any] = {}
+    result: JsonObject = {}
     for name, value in metrics[0].to_dict().items():
         if not (isinstance(value, float) or value is None):
             continue

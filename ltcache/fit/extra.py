@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltcache.errors import FitError
 from ltcache.fit.rows import LabelledRows
-from ltcache.records import digest, one_line
+from ltcache.records import JsonObject, digest, one_line
 
 
 @one_line
@@ -60,7 +60,7 @@ class ExtraRows:
         found = np.bincount(self.labels, weights=self.weights, minlength=num_classes)
         return torch.from_numpy(found)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the record with how many rows there are and a digest of labels and weights."""
         content = digest([self.labels.tolist(), np.round(self.weights, 6).tolist()])
         total = float(self.weights.sum())

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.text import some
-from ltcache.records import digest, one_line
+from ltcache.records import JsonObject, digest, one_line
 
 NAME_NORMALISER = "readable_name/1"
 """Recorded in a manifest's card (``class_names``) where names came from folder names."""
@@ -87,11 +87,11 @@ class ClassList:
         """The number of classes, C."""
         return len(self.names)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Return what must agree between features, prompts and heads over these classes."""
         return {"num_classes": len(self), "names": digest(list(self.names))}
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """Return a value for JSON from which `from_header` makes an equal list."""
         return {"names": list(self.names), "source_ids": list(self.source_ids)}
 

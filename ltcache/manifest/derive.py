@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed, readable_name
 from ltcache.manifest.rows import Listing, clean_uris
+from ltcache.records import JsonObject
 
 _MOST_CLASSES = 10_000_000
 
 
-def derived_classes(listings: Sequence[Listing]) -> tuple[ClassList, dict[str, Any]]:
+def derived_classes(listings: Sequence[Listing]) -> tuple[ClassList, JsonObject]:
     """Return classes 0..highest label for listings with numbers as labels, and a card entry.
 
     A name column serves if each label has one name, else the folder of the images if each label

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
 from ltcache.manifest.text import read_lines
+from ltcache.records import JsonObject
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
@@ -92,7 +92,7 @@ def _without_labels(lines: Sequence[str], pairs: Sequence[Sequence[str]]) -> lis
 
 def _classes(
     paths: Sequence[Path], dataset: str, listings: Sequence[Listing], request: ManifestRequest
-) -> tuple[ClassList | None, dict[str, Any]]:
+) -> tuple[ClassList | None, JsonObject]:
     if isinstance(request.classes, ClassList):
         return request.classes, {}
     path = request.classes or (None if request.labelled is False else names_beside(paths[0]))

@@ -16,7 +16,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.roots import Root
 from ltcache.manifest.splits import SPLITS
-from ltcache.records import digest
+from ltcache.records import JsonObject, digest
 
 COLUMNS = pa.schema(
     [
@@ -110,7 +110,7 @@ class Manifest:
         """Return the manifest of the first ``count`` rows; the classes stay."""
         return replace(self, rows=self.rows.slice(0, count))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Return a value for JSON that differs when rows, classes or settings differ.
 
         The name, the root, the card and the user columns take no part.
@@ -125,7 +125,7 @@ class Manifest:
             "descriptions": digest(self.header()["descriptions"]),
         }
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> JsonObject:
         """Return all but rows, root and warnings as a value for JSON (see `from_header`)."""
         described = self.descriptions
         return {
@@ -133,7 +133,9 @@ class Manifest:
             "classes": self.classes.header(),
             "templates": list(self.templates),
             "groups": None if self.groups is None else dict(self.groups),
-            "descriptions": described and {str(k): list(v) for k, v in described.items()},
+            "descriptions": None
+            if described is None
+            else {str(k): list(v) for k, v in described.items()},
             "card": dict(self.card),
         }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from ltcache.manifest.derive import derived_classes
 from ltcache.manifest.labels import only_missing_words, whole_number
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.text import natural_key, some
+from ltcache.records import JsonObject
 
 _AMBIGUOUS = -2
 
@@ -31,7 +31,7 @@ class ResolvedLabels:
 
     classes: ClassList
     listings: list[Listing]
-    card: dict[str, Any] = field(default_factory=dict)
+    card: JsonObject = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -45,7 +45,8 @@ def resolve_labels(listings: Sequence[Listing], classes: ClassList | None) -> Re
         ManifestError: files that name their classes differently, or mix names and numbers; a name
             that is not in the class list, or that two classes bear.
     """
-    listings, card = list(listings), {}
+    listings = list(listings)
+    card: JsonObject = {}
     if classes is None and (names := _own_names(listings)) is not None:
         classes, card = ClassList.from_raw(names), {"class_names": NAME_NORMALISER}
     listings = _without_missing_words(listings, classes)
@@ -144,7 +145,7 @@ def _numbers_called_otherwise(listings: Iterable[Listing], classes: ClassList) -
     ]
 
 
-def named_after_values(listings: Iterable[Listing]) -> tuple[ClassList, dict[str, Any]]:
+def named_after_values(listings: Iterable[Listing]) -> tuple[ClassList, JsonObject]:
     """Return the class names that occur in some listings, sorted naturally, and a card entry."""
     values = {
         composed(value) for listing in listings for value in listing.labels if value is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _classes(path: Path, request: ManifestRequest) -> ClassList | None:
     return read_classes(request.classes, dataset=path.name)
 
 
-def saved_splits(path: Path) -> dict[str, Any]:
+def saved_splits(path: Path) -> Mapping[str, Any]:
     """Return split -> ``datasets.Dataset`` of a folder that ``save_to_disk`` made.
 
     Raises:
@@ -65,7 +66,7 @@ def saved_splits(path: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path) -> Mapping[str, Any]:
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:

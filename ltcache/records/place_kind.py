@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+
+from ltcache.records import JsonObject
 
 
 class PlaceKind(Enum):
@@ -165,7 +166,7 @@ def _named_in(path: Path, wanted: PlaceKind) -> Iterator[Path]:
             yield place
 
 
-def record_there(path: Path) -> dict[str, Any]:
+def record_there(path: Path) -> JsonObject:
     """Return the JSON object in a file, or an empty one where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

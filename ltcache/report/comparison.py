@@ -14,7 +14,7 @@ import numpy as np
 from ltcache.errors import UsageError
 from ltcache.manifest import SPLITS
 from ltcache.metrics import Metrics, paired_bootstrap
-from ltcache.records import one_line
+from ltcache.records import JsonObject, one_line
 from ltcache.runs import LabelledLogits, Run, RunCost, RunRecord
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def compare(
     rows: Mapping[str, ScoredRows],
     baseline: str | None = None,
     bootstrap: int = 2000,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Compare methods over seeds.
 
     Args:
@@ -158,7 +158,7 @@ def _has(entry: ComparisonEntry, split: str) -> bool:
     return all(split in run.metrics for run in entry.runs)
 
 
-def _about(metrics: Metrics) -> dict[str, Any]:
+def _about(metrics: Metrics) -> JsonObject:
     return {
         "rows": metrics.num_rows,
         "units": metrics.num_units,
@@ -167,7 +167,7 @@ def _about(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> dict[str, Any]:
+def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> JsonObject:
     from ltcache.fit import summarise_seeds
 
     metrics = {split: [run.metrics[split] for run in entry.runs] for split in splits}
@@ -221,7 +221,7 @@ def _difference(
     split: str,
     rows: ScoredRows | None,
     bootstrap: int,
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """Return the paired difference to the baseline; None where the right rows are not known."""
     if rows is None or not all(split in run.right for run in (*base.runs, *entry.runs)):
         return None

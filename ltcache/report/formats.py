@@ -11,6 +11,7 @@ from typing import Any
 from ltcache.errors import UsageError
 from ltcache.manifest import HOW_TO_SPLIT
 from ltcache.metrics import percent
+from ltcache.records import JsonObject
 from ltcache.report.tables import COLUMNS, markdown_table
 
 Comparison = Mapping[str, Any]
@@ -146,8 +147,8 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _flat(entry: Mapping[str, Any], split: str) -> dict[str, Any]:
-    line: dict[str, Any] = {"name": entry["name"], "method": entry["method"], "split": split}
+def _flat(entry: Mapping[str, Any], split: str) -> JsonObject:
+    line: JsonObject = {"name": entry["name"], "method": entry["method"], "split": split}
     line["overrides"] = json.dumps(entry["overrides"], sort_keys=True)
     line["seeds"] = " ".join(str(seed) for seed in entry["seeds"])
     for name, value in entry["scores"][split].items():

@@ -7,12 +7,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ltcache.errors import CacheError, FitError, IdentityError, UsageError
-from ltcache.records import PlaceKind, mend_below, not_what_is_asked, places_in, result_folder
+from ltcache.records import (
+    JsonObject,
+    PlaceKind,
+    mend_below,
+    not_what_is_asked,
+    places_in,
+    result_folder,
+)
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, compare, scored
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ RESULTS = "results.json"
 
 def report(
     paths: Sequence[str | Path], baseline: str | None = None, bootstrap: int = 2000
-) -> dict[str, Any]:
+) -> JsonObject:
     """Compare runs on disk.
 
     Runs that differ only in the seed are one line. Differences to the baseline need to know which
@@ -65,16 +72,14 @@ class _ReadRuns:
         named: directories of runs that the user named, so that none is left out.
     """
 
-    lines: dict[str, tuple[str, dict[str, Any], list[tuple[Run, Path]]]] = field(
-        default_factory=dict
-    )
+    lines: dict[str, tuple[str, JsonObject, list[tuple[Run, Path]]]] = field(default_factory=dict)
     named: set[Path] = field(default_factory=set)
     caches: dict[Path, Cache] = field(default_factory=dict)
     rows: dict[str, tuple[ScoredRows, list[str]]] = field(default_factory=dict)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[JsonObject] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, run: Run, path: Path, name: str, overrides: dict[str, Any]) -> None:
+    def add(self, run: Run, path: Path, name: str, overrides: JsonObject) -> None:
         """Add a run to the line that it belongs to."""
         from ltcache.records import digest
 

@@ -32,7 +32,14 @@ from ltcache.cache import Cache
 from ltcache.errors import ImageError, UsageError
 from ltcache.images import ImageStore, open_store, thumbnail
 from ltcache.manifest import packaged_names, root_of
-from ltcache.records import bytes_digest, committed, digest, require_equal, require_local
+from ltcache.records import (
+    JsonObject,
+    bytes_digest,
+    committed,
+    digest,
+    require_equal,
+    require_local,
+)
 from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 from ltcache.retrieval.guards import REASONS
 from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tallied
@@ -119,7 +126,7 @@ def require_same_cache(result: RetrievalResult, cache: Cache) -> None:
         IdentityError: with what differs (status 4).
     """
     made_for = result.record.identities["cache"]
-    found = {"classes": cache.classes.identity(), "encoder": cache.encoder}
+    found: JsonObject = {"classes": cache.classes.identity(), "encoder": cache.encoder}
     found["rows"] = cache.manifest.identity()["rows"]
     require_equal(
         "cache",

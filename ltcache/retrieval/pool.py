@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.errors import CacheError
-from ltcache.records import bytes_digest, digest, one_line
+from ltcache.records import JsonObject, bytes_digest, digest, one_line
 from ltcache.retrieval.queries import unit
 
 EMBEDDING = "embedding"
@@ -33,7 +33,7 @@ class Pool(Protocol):
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Return float64 (n, D): unit embeddings of some rows."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Return a value for JSON that differs where rows or embeddings do."""
 
 
@@ -64,7 +64,7 @@ class ArrayPool:
         """Return float64 (n, D)."""
         return unit(self.values[rows].astype(np.float64))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Return shape and digest."""
         return {"shape": list(self.values.shape), "sha256": bytes_digest(self.values.tobytes())}
 
@@ -105,7 +105,7 @@ class CachedPool:
             raise CacheError(f"{self.cache.path}: embeddings hold NaN: run ltcache verify")
         return unit(_one_crop(values))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """Return a value for JSON: which images in which order, and the bytes of their features."""
         files = self.cache.files
         shards = {n: e["sha256"] for n, e in files.items() if n.startswith(f"views/{self.view}/")}

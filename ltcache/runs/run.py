@@ -26,6 +26,7 @@ from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict
 from ltcache.methods import Method, build_head
 from ltcache.metrics import EpochRecord, GroupScheme, Metrics
 from ltcache.records import (
+    JsonObject,
     PlaceKind,
     canonical_json,
     digest,
@@ -131,7 +132,7 @@ class Run:
         counts, groups = np.array(self.record.class_counts), self.record.groups
         write_classes(directory / "per_class.csv", counts, groups, self.class_names, self.metrics)
 
-    def metrics_record(self) -> dict[str, Any]:
+    def metrics_record(self) -> JsonObject:
         """Return what stands in metrics.json."""
         named = ("seed", "identities", "tuned_on", "group_scheme", "cost", "stale")
         record = self.record.to_dict()

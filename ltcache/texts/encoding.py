@@ -10,7 +10,7 @@ import numpy as np
 from ltcache.cache import PromptEmbeddings
 from ltcache.encoder import Encoder
 from ltcache.errors import UsageError
-from ltcache.records import digest
+from ltcache.records import JsonObject, digest
 
 
 def encode_prompts(
@@ -56,7 +56,7 @@ def prompts_identity(
     encoder: Mapping[str, Any],
     sentences: Sequence[Sequence[str]],
     classes_identity: Mapping[str, Any] | str,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the identity of a set of class texts: what its embeddings depend on, and no more."""
     classes = classes_identity if isinstance(classes_identity, str) else digest(classes_identity)
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from ltcache.cache import CENTER
 from ltcache.errors import EncoderError, FitError, UsageError
 from ltcache.evaluate import check_encoder, encoder_of_run, probabilities_of
-from ltcache.records import one_line, require_vacant, whole_folder
+from ltcache.records import JsonObject, one_line, require_vacant, whole_folder
 from ltcache.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _why_not_folded(run: Run, folded: FoldedHead) -> str:
     return "the head has a bias" if folded.bias.any() else ""
 
 
-def _config(run: Run, encoder: Encoder, folded: FoldedHead) -> dict[str, Any]:
+def _config(run: Run, encoder: Encoder, folded: FoldedHead) -> JsonObject:
     architecture = encoder.identity["architecture"]
     return {
         "format": 1,
@@ -283,7 +284,7 @@ def _config(run: Run, encoder: Encoder, folded: FoldedHead) -> dict[str, Any]:
     }
 
 
-def _readme(run: Run, config: dict[str, Any], folded: FoldedHead) -> str:
+def _readme(run: Run, config: Mapping[str, Any], folded: FoldedHead) -> str:
     why = _why_not_folded(run, folded)
     unit = folded.unit_features or config["transform"] == "l2"
     equal = ", with the run's logits in every entry" if unit else ""

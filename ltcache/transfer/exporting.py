@@ -7,13 +7,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from ltcache.cache import CENTER, Cache, open_cache
-from ltcache.records import file_digest, require_vacant, whole_folder, write_json
+from ltcache.records import JsonObject, file_digest, require_vacant, whole_folder, write_json
 from ltcache.transfer.exported import CLASSES, ENCODER, FORMAT, RECORD, ROWS
 
 _BLOCK = 4096
@@ -133,7 +132,7 @@ def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
         yield rows[start : start + _BLOCK]
 
 
-def _write_prompts(cache: Cache, name: str, folder: Path) -> dict[str, Any]:
+def _write_prompts(cache: Cache, name: str, folder: Path) -> JsonObject:
     prompts = cache.prompts(name)
     stem = f"prompts-{re.sub(r'[^A-Za-z0-9.-]', '_', name)}"
     while (folder / f"{stem}.npz").exists():
@@ -145,7 +144,7 @@ def _write_prompts(cache: Cache, name: str, folder: Path) -> dict[str, Any]:
     return {"name": name, "file": file, "texts": texts, "identity": identity}
 
 
-def _record(cache: Cache, prompts: list[dict[str, Any]], written: list[Path]) -> dict[str, Any]:
+def _record(cache: Cache, prompts: list[JsonObject], written: list[Path]) -> JsonObject:
     return {
         "format": FORMAT,
         "view": CENTER,
@@ -156,7 +155,7 @@ def _record(cache: Cache, prompts: list[dict[str, Any]], written: list[Path]) ->
     }
 
 
-def _encoder(cache: Cache) -> dict[str, Any]:
+def _encoder(cache: Cache) -> JsonObject:
     return {
         "identity": cache.encoder,
         "numerics": cache.numerics,
@@ -166,7 +165,7 @@ def _encoder(cache: Cache) -> dict[str, Any]:
     }
 
 
-def provenance(cache: Cache) -> dict[str, Any]:
+def provenance(cache: Cache) -> JsonObject:
     """Return where the features of a cache come from, a value for JSON."""
     prompts = {name: dict(cache.prompts(name).identity) for name in cache.prompt_names}
     return {

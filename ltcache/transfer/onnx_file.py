@@ -24,7 +24,7 @@ from ltcache.cache import stored
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate import probabilities_of
 from ltcache.extras import how_to_install
-from ltcache.records import file_digest, require_vacant, whole_folder, write_json
+from ltcache.records import JsonObject, file_digest, require_vacant, whole_folder, write_json
 from ltcache.runs import Run
 from ltcache.transfer.bundle import TOLERANCE, prior_text, run_and_encoder
 
@@ -282,7 +282,7 @@ def _compare(runtime: Any, run: Run, encoder: Encoder, path: Path) -> float:
     return worst
 
 
-def _record(run: Run, encoder: Encoder, folder: Path, worst: float) -> dict[str, Any]:
+def _record(run: Run, encoder: Encoder, folder: Path, worst: float) -> JsonObject:
     height, width = encoder.preprocessing.size
     classes = len(run.class_names)
     return {

@@ -43,7 +43,7 @@ def test_places_lists_read_as_they_are(places: Path) -> None:
     assert manifest.classes.names[5] == "scene 005 outdoor"
     assert manifest.classes.source_ids[5] == "scene_005-outdoor"
     assert manifest.card == {"class_names": "readable_name/1"}
-    summary = describe(manifest, check_files=False)
+    summary = describe(manifest, check_files=False).to_dict()
     assert summary["groups"]["sizes"] == {"many": 131, "medium": 163, "few": 71}
     assert summary["imbalance_ratio"] == 996
 

@@ -198,7 +198,7 @@ def test_several_files_must_be_alike(tmp_path: Path) -> None:
 
 def test_description(manifest: Manifest, tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", "d.jpg", "e.jpg")
-    summary = describe(replace(manifest, groups={"many_above": 1, "few_below": 1}))
+    summary = describe(replace(manifest, groups={"many_above": 1, "few_below": 1})).to_dict()
     assert json.loads(json.dumps(summary)) == summary
     assert summary["splits"]["train"] == {
         "rows": 3, "labelled": 3, "max": 2, "min": 0, "median": 1.0, "empty": [1],
@@ -219,8 +219,8 @@ def test_description_of_explicit_groups_and_of_a_pool(tmp_path: Path) -> None:
     classes = "label,name\n0,rest\n1,rare\n2,other\n"
     train = "path,label\na.jpg,0\nb.jpg,0\nc.jpg,1\nd.jpg,2\n"
     path = manifest_dir(tmp_path / "two", card, classes_csv=classes, train_csv=train)
-    groups = describe(read_manifest(path), check_files=False)["groups"]
+    groups = describe(read_manifest(path), check_files=False).to_dict()["groups"]
     assert groups["sizes"] == {"many": 1, "medium": 0, "few": 1, "-": 1}
-    pool = describe(read_manifest(touch(tmp_path / "pool", "x.jpg")))
+    pool = describe(read_manifest(touch(tmp_path / "pool", "x.jpg"))).to_dict()
     assert (pool["groups"], pool["counted_on"], pool["imbalance_ratio"]) == (None, None, None)
     assert pool["missing"]["count"] == 0

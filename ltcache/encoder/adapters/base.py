@@ -58,7 +58,7 @@ class TowerAdapter(nn.Module):
     fidelity: ClassVar[str]
     reference: ClassVar[str]
     equation: ClassVar[str]
-    options: dict[str, Any]
+    options: Mapping[str, Any]
 
     def __init__(self, visual: nn.Module, *, seed: int, context: AdapterContext) -> None:
         super().__init__()
