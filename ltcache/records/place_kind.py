@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-
-from ltcache.records import JsonObject
+from typing import Any
 
 
 class PlaceKind(Enum):
@@ -166,7 +165,7 @@ def _named_in(path: Path, wanted: PlaceKind) -> Iterator[Path]:
             yield place
 
 
-def record_there(path: Path) -> JsonObject:
+def record_there(path: Path) -> Mapping[str, Any]:
     """Return the JSON object in a file, or an empty one where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
