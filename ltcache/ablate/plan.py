@@ -106,11 +106,11 @@ def _named(base: Method, same: Mapping[str, Any]) -> str:
         return base.name
 
 
-def _combinations(grid: Grid) -> list[dict[str, Any]]:
+def _combinations(grid: Grid) -> list[Mapping[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def _taken(method: Method, changed: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _taken(method: Method, changed: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     """Return what a method has of some settings, and the keys that it lacks.
 
     Names come first: ``head=cosine`` decides that there is a ``head.scale``.

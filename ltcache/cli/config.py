@@ -21,7 +21,7 @@ OF_CONFIG = "ltcache.config"
 """Key of a click context under which lie the values that a file gave, by parameter."""
 
 
-def read_config(path: Path, command: click.Command, context: click.Context) -> dict[str, Any]:
+def read_config(path: Path, command: click.Command, context: click.Context) -> Mapping[str, Any]:
     """Return parameter -> value of the options that a file gives.
 
     Raises:
@@ -73,7 +73,7 @@ class _UniqueLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> Mapping[str, Any]:
     try:
         values = yaml.load(path.read_bytes(), _UniqueLoader)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _show(name: str, metrics: Any, split: str, as_json: bool) -> None:
     click.echo(footnote(metrics, split))
 
 
-def _seeds(folder: Path, options: dict[str, Any], as_json: bool) -> None:
+def _seeds(folder: Path, options: Mapping[str, Any], as_json: bool) -> None:
     from ltcache.evaluate import evaluate_seeds
     from ltcache.fit import summarise_seeds
     from ltcache.report import seeds_table

@@ -124,8 +124,8 @@ def _say_unscored(run: Any) -> None:
 
 
 def _choose(
-    cache: Path, method: str, overrides: dict[str, Any], options: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
+    cache: Path, method: str, overrides: Mapping[str, Any], options: dict[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
     """Return the method, and overrides and the record of what chose them, for fit_adapter."""
     from ltcache.ablate import choose_method, has_setting, tune
     from ltcache.methods import method_by_name
@@ -134,7 +134,7 @@ def _choose(
     tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))
     same = ("prompts", "device", "allow_stale", "allow_double_correction")
     fit = {name: options[name] for name in same}
-    record: dict[str, Any] = {}
+    record: Mapping[str, Any] = {}
     if method == "auto":
         choice = choose_method(cache, overrides=overrides, progress=_say_method, **fit)
         click.echo("\n".join(choice_lines(choice)), err=True)

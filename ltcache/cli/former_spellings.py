@@ -7,7 +7,7 @@ end them, delete this file and what of it :mod:`ltcache.cli.retrieve_tail` names
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,7 +70,7 @@ def run_what_it_is_now() -> bool:
 
 
 def plan_review(
-    cache: Cache, pool: Cache, out: Path, options: dict[str, Any]
+    cache: Cache, pool: Cache, out: Path, options: Mapping[str, Any]
 ) -> tuple[review.Stores | None, bool]:
     """Return what of a review follows on a retrieval into ``out``, and say how to type it now.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ class TuningBar(ProgressBar):
 
     doing, did = "tuning", "tuned epochs"
 
-    def __call__(self, record: dict[str, Any]) -> None:
+    def __call__(self, record: Mapping[str, Any]) -> None:
         """Show one state: whole epochs, and where the present one is."""
         note = f"loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s"
         if "step" in record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -175,7 +176,7 @@ def command(
 
 
 def _retrieve(
-    cache: Cache, pool: Cache, out: Path, settings: RetrievalSettings, options: dict[str, Any]
+    cache: Cache, pool: Cache, out: Path, settings: RetrievalSettings, options: Mapping[str, Any]
 ) -> RetrievalResult:
     from ltcache.retrieval import CachedPool, read_decisions, retrieve_tail
 
@@ -194,7 +195,7 @@ def _retrieve(
 
 
 def _ranking(
-    pool: CachedPool, bar: ScoringBar, options: dict[str, Any]
+    pool: CachedPool, bar: ScoringBar, options: Mapping[str, Any]
 ) -> ExactPass | IndexRequest | PoolIndex:
     """Return what ranks: an exact pass, or the index that the options name."""
     from ltcache.retrieval import KINDS, ExactPass, IndexRequest, open_index

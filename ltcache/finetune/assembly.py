@@ -307,7 +307,7 @@ def _model(manifest: Manifest, tuning: FineTuning, parent: Encoder, seed: int) -
     return model
 
 
-def _stated(options: Mapping[str, Any]) -> dict[str, Any]:
+def _stated(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the options that have a value; the others follow from the data."""
     return {name: value for name, value in options.items() if value is not None}
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -102,12 +101,12 @@ def encoder_optimiser(training: TrainingSetup) -> torch.optim.Optimizer:
         decay = optimisation.weight_decay if parameter.ndim > 1 else 0.0
         factor = training.tuning.lr_factors[part_of(name)]
         groups.setdefault((factor, decay), []).append(parameter)
-    settings: list[dict[str, Any]] = [
+    same = Optimisation(optimisation.optimiser, optimisation.lr, momentum=optimisation.momentum)
+    settings = (
         {"params": parameters, "weight_decay": decay, "factor": factor}
         for (factor, decay), parameters in groups.items()
-    ]
-    same = Optimisation(optimisation.optimiser, optimisation.lr, momentum=optimisation.momentum)
-    return optimiser_of(settings, same)
+    )
+    return optimiser_of(list(settings), same)
 
 
 def part_of(name: str) -> str:

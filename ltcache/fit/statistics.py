@@ -110,4 +110,4 @@ ESTIMATORS: Mapping[str, Callable[[StageInput, int], Tensor]] = {
     "optimism": optimism,
     "drift": drift,
 }
-STATISTICS: Mapping[str, Callable[..., dict[str, Any]]] = {"compensation": compensation}
+STATISTICS: Mapping[str, Callable[..., Mapping[str, Any]]] = {"compensation": compensation}

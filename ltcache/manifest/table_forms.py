@@ -13,6 +13,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.columns import TableColumns
 from ltcache.manifest.parquet import class_names, image_column, open_parquet
 from ltcache.manifest.text import parse_json, read_cells, read_lines
+from ltcache.records import JsonObject
 
 
 def _read_csv(path: Path) -> TableColumns:
@@ -36,7 +37,7 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
 
 
 def _read_jsonl(path: Path) -> TableColumns:
-    records: list[dict[str, Any]] = []
+    records: list[JsonObject] = []
     lines: list[int] = []
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +35,7 @@ from ltcache.manifest.table_forms import json_array
 from ltcache.manifest.tables import LABEL_COLUMNS, renamed
 from ltcache.manifest.tars import TarIndex, tar_index
 from ltcache.manifest.text import parse_json
+from ltcache.records import JsonObject
 
 _MOST_BYTES = 1 << 20  # of a label
 
@@ -158,11 +158,11 @@ def _columns(
     shard: TarIndex, found: Sequence[Mapping[str, str]], request: ManifestRequest
 ) -> dict[str, pa.Array]:
     """Return the label (if there is any) and what is carried along, one value per image."""
-    records: list[dict[str, Any]] = [_fields(shard, files, request) for files in found]
+    records: list[JsonObject] = [_fields(shard, files, request) for files in found]
     texts = [str(record["caption"]) for record in records if "caption" in record]
     has_label = any("label" in record for record in records)
     if texts and not has_label and all(text.strip().isdecimal() for text in texts):
-        records = [{"label": r["caption"].strip()} if "caption" in r else r for r in records]
+        records = [{"label": str(r["caption"]).strip()} if "caption" in r else r for r in records]
     names = list(dict.fromkeys(name for record in records for name in record))
     return {
         name: json_array(str(shard.place), [record.get(name) for record in records])
@@ -170,13 +170,13 @@ def _columns(
     }
 
 
-def _fields(shard: TarIndex, files: Mapping[str, str], request: ManifestRequest) -> dict[str, Any]:
+def _fields(shard: TarIndex, files: Mapping[str, str], request: ManifestRequest) -> JsonObject:
     """Return what the files beside one image say: ``label``, ``caption`` and fields of its JSON.
 
     The request may name the field that is the label, in place of the usual names and of .cls.
     """
     wanted = request.label_column
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     if "txt" in files:
         fields["caption"] = _text(shard, files["txt"])
     if "json" in files:

@@ -34,7 +34,7 @@ from ltcache.records.place_kind import (
 )
 from ltcache.records.printing import one_line
 from ltcache.records.replaceable import require_replaceable
-from ltcache.records.versioned import JsonRecord, plain_json, read_record, record_fields
+from ltcache.records.versioned import JsonRecord, plain_json, read_record
 
 __all__ = [
     "OF_RUNS",
@@ -57,7 +57,6 @@ __all__ = [
     "places_in",
     "plain_json",
     "read_record",
-    "record_fields",
     "remove_leftovers",
     "require_equal",
     "require_local",

@@ -49,14 +49,38 @@ def _plain_fields(record: Any) -> JsonObject:
 
 
 def read_record(
-    kind: type[T], plain: Mapping[str, Any], *, name: str, newest: int = 1,
+    kind: type[T],
+    plain: Mapping[str, Any],
+    *,
+    name: str,
+    newest: int = 1,
     beside: Collection[str] = (),
-) -> T:  # fmt: skip
-    """Return a dataclass from its JSON; see :func:`record_fields`, whose errors it raises."""
-    values = record_fields(kind, plain, name=name, newest=newest, beside=beside)
-    inside = f"{name}{'.' if ', ' in name else ', '}"
+) -> T:
+    """Return a record from JSON.
+
+    Args:
+        kind: its dataclass. plain: what stands in the file.
+        name: of the file, for messages.
+        newest: the highest format number that this version reads.
+        beside: keys that stand in the file but are no fields, such as what follows from others.
+
+    Raises:
+        ValueError: a later version wrote it (a higher format number, or keys that are not known),
+            or a field that has no default is missing.
+    """
+    form = plain.get("format", newest)
+    if form > newest:
+        raise ValueError(f"{name} is of format {form}, and {_reads(f'formats up to {newest}')}")
+    known = fields(typing.cast(Any, kind))
+    names = [field.name for field in known if field.name in plain]
+    if unknown := sorted(set(plain) - set(names) - {"format", *beside}):
+        raise ValueError(f"{name} has {', '.join(unknown)}, and {_reads('no such key')}")
+    needed = {field.name for field in known if field.default is field.default_factory is MISSING}
+    if missing := sorted(needed - set(names)):
+        raise ValueError(f"{name} lacks {', '.join(missing)}")
     readers = _readers(typing.cast(Any, kind))  # a type is hashable
-    return kind(**{key: readers[key](value, inside + key) for key, value in values.items()})
+    inside = f"{name}{'.' if ', ' in name else ', '}"
+    return kind(**{field: readers[field](plain[field], inside + field) for field in names})
 
 
 @cache
@@ -96,37 +120,6 @@ def _tuple_reader(inner: tuple[Any, ...]) -> _Reader:
     if of is _as_it_is:  # one for each class, perhaps
         return lambda value, name: tuple(value)
     return lambda value, name: tuple(of(item, name) for item in value)
-
-
-def record_fields(
-    kind: Any, plain: Mapping[str, Any], *, name: str, newest: int = 1, beside: Collection[str] = ()
-) -> dict[str, Any]:
-    """Return field -> JSON value of a record, for the constructor of its dataclass.
-
-    Args:
-        kind: the dataclass. plain: what stands in the file.
-        name: of the file, for messages.
-        newest: the highest format number that this version reads.
-        beside: keys that stand in the file but are no fields, such as what follows from others.
-
-    Raises:
-        ValueError: a later version wrote it (a higher format number, or keys that are not known),
-            or a field that has no default is missing.
-    """
-    form = plain.get("format", newest)
-    if form > newest:
-        raise ValueError(f"{name} is of format {form}, and {_reads(f'formats up to {newest}')}")
-    wanted = {field.name: field for field in fields(kind)}
-    if unknown := sorted(set(plain) - set(wanted) - {"format", *beside}):
-        raise ValueError(f"{name} has {', '.join(unknown)}, and {_reads('no such key')}")
-    missing = [
-        field.name
-        for field in wanted.values()
-        if field.name not in plain and field.default is field.default_factory is MISSING
-    ]
-    if missing:
-        raise ValueError(f"{name} lacks {', '.join(sorted(missing))}")
-    return {key: plain[key] for key in wanted if key in plain}
 
 
 def _reads(what: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.errors import UsageError, did_you_mean
+from ltcache.records import JsonObject
 
 __all__ = [
     "class_sentences",
@@ -204,7 +205,7 @@ def _read(path: Path) -> str:
 
 
 def _read_json(path: Path) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
         content = dict(pairs)
         if len(content) < len(pairs):
             keys = [key for key, _ in pairs]

@@ -109,7 +109,7 @@ def _write_shard(
                 errors.setdefault(row, text)
     for values in features.values():
         values[list(errors)] = np.nan
-    blank: dict[str, Any] = {"sha256": "", "width": 0, "height": 0}
+    blank = {"sha256": "", "width": 0, "height": 0}
     columns = {
         name: list(content.sources[name][items.start : items.stop])
         if name in content.sources

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ltcache.records import JsonObject, JsonRecord, plain_json, read_record, record_fields
+from ltcache.records import JsonObject, JsonRecord, plain_json, read_record
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ToolRecord:
 
 
 def _read(plain: dict[str, Any]) -> ToolRecord:
-    return ToolRecord(**record_fields(ToolRecord, plain, name="tool.json", newest=2, beside=["x"]))
+    return read_record(ToolRecord, plain, name="tool.json", newest=2, beside=["x"])
 
 
 def test_what_an_earlier_version_wrote_is_read() -> None:
