@@ -98,8 +98,8 @@ def averaged(child: Child) -> ScoredRun:
     tuned = between(child)
     place = child.tuned.path / AVERAGED
     cost = {
-        "finetune_seconds": tuned.seconds,
-        "finetune_passes": float(tuned.tuning.optimisation.epochs),
+        "finetune_seconds": tuned.record.cost.finetune_seconds,
+        "finetune_passes": float(tuned.record.method.optimisation.epochs),
     }
     renew(child.study.cache, tuned.encoder, child.study.manifest, place / "cache", cost=cost)
     cache = open_cache(place / "cache")

@@ -251,12 +251,12 @@ def trial(study: Study, line: Line, settings: dict[str, Any]) -> dict[str, Any]:
     except DivergedError as error:
         record["failed"] = str(error)
     else:
-        assert tuned.metrics is not None
+        assert tuned.record.val is not None
         record |= {
-            "val_mean_per_class": tuned.metrics.mean_per_class,
-            "val_nll": tuned.metrics.nll,
-            "epoch": tuned.chosen_epoch,
-            "seconds": tuned.seconds,
+            "val_mean_per_class": tuned.record.val.mean_per_class,
+            "val_nll": tuned.record.val.nll,
+            "epoch": tuned.record.epoch,
+            "seconds": tuned.record.cost.finetune_seconds,
         }
     _write(file, record)
     return record

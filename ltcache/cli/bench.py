@@ -68,7 +68,7 @@ def command(
         **options,
     )
     if as_json:
-        print_json(measured.to_dict())
+        print_json(measured)
     else:
         click.echo("\n".join(bench_lines(measured)))
 

@@ -32,7 +32,7 @@ def command(out: Path, as_json: bool) -> None:
     with ExtractionBar() as bar:
         result = demo(out, progress=bar, say=lambda text: click.echo(text, err=True))
     if as_json:
-        print_json({name: metrics.to_dict() for name, metrics in result.metrics.items()})
+        print_json(result.metrics)
         return
     click.echo(results_table(result.metrics, width=terminal_width()))
     some = next(iter(result.metrics.values()))

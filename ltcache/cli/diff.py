@@ -49,7 +49,7 @@ def command(
         refuse_given(("root", "rehash", "label_column"), f"{other} is a cache, which has its rows")
     report = diff(cache, other, root=root, rehash=rehash, label_column=label_column)
     if as_json:
-        print_json(report.to_dict())
+        print_json(report)
     else:
         click.echo("\n".join(diff_lines(report)))
 

@@ -30,7 +30,7 @@ def command(as_json: bool) -> None:
             if finding.remedy:
                 click.echo(f"{'':6}  -> {finding.remedy}")
     if as_json:
-        print_json([finding.to_dict() for finding in found])
+        print_json(found)
     if failed := [finding.name for finding in found if finding.status == FAILED]:
         click.echo(f"ltcache: does not work here: {', '.join(failed)}", err=True)
         raise SystemExit(1)

@@ -78,7 +78,7 @@ def _show(name: str, metrics: Any, split: str, as_json: bool) -> None:
     from ltcache.report import details, footnote, results_table
 
     if as_json:
-        print_json(metrics.to_dict())
+        print_json(metrics)
         return
     click.echo(results_table({name: metrics}, width=terminal_width()))
     click.echo(details(metrics))

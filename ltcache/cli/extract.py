@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ def _tell(report: ExtractReport, as_json: bool) -> None:
 
         click.echo(f"warning: {shared_warning(report.shared, report.path)}", err=True)
     if as_json:
-        print_json(asdict(report))
+        print_json(report)
     else:
         _print(report)
 

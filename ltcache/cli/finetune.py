@@ -24,7 +24,6 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.errors import UsageError
-from ltcache.records import JsonObject
 
 _PRECISIONS = ["fp32", "bf16", "fp16"]
 _PRECISION = "optimisation.precision"
@@ -145,14 +144,14 @@ def _overrides(settings: tuple[str, ...], precision: str | None) -> Mapping[str,
     return overrides
 
 
-def _record(renewed: Any) -> JsonObject:
+def _record(renewed: Any) -> Mapping[str, Any]:
     tuned, report, run = renewed.tuned, renewed.report, renewed.run
     return {
         **tuned.record.to_dict(),
         "checkpoint": str(tuned.path),
         "cache": str(report.path) if report else None,
         "run": str(run.path) if run else None,
-        "splits": {split: m.to_dict() for split, m in run.metrics.items()} if run else {},
+        "splits": run.metrics if run else {},
     }
 
 
@@ -161,24 +160,23 @@ def _show(renewed: Any, parent: Path | None) -> None:
     from ltcache.report import footnote, results_table
 
     tuned, report, run = renewed.tuned, renewed.report, renewed.run
-    epoch = f"epoch {tuned.chosen_epoch} of {len(tuned.history)}"
-    chosen = "the last; there is no val split" if tuned.metrics is None else "chosen on val"
-    mixed = "" if tuned.average is None else f", {tuned.average:g} of the way from its start"
+    record, method = tuned.record, tuned.record.method.name
+    epoch = f"epoch {record.epoch} of {len(tuned.history)}"
+    chosen = "the last; there is no val split" if record.val is None else "chosen on val"
+    mixed = "" if record.average is None else f", {record.average:g} of the way from its start"
     click.echo(
-        f"{tuned.path}: {tuned.tuning.name}, {epoch} ({chosen}){mixed}, {tuned.seconds:.0f} s; "
+        f"{tuned.path}: {method}, {epoch} ({chosen}){mixed}, {record.cost.finetune_seconds:.0f} s; "
         f"name it --model local-dir:{tuned.path}"
     )
     if run is not None and run.metrics:
-        named = {f"{tuned.tuning.name}, {split}": values for split, values in run.metrics.items()}
+        named = {f"{method}, {split}": values for split, values in run.metrics.items()}
         click.echo(results_table(named, width=terminal_width()))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
     elif run is not None:
         click.echo(unscored(run.record.splits))
-    elif tuned.metrics is not None:
-        click.echo(
-            results_table({f"{tuned.tuning.name}, val": tuned.metrics}, width=terminal_width())
-        )
+    elif record.val is not None:
+        click.echo(results_table({f"{method}, val": record.val}, width=terminal_width()))
     if report is not None:
         click.echo(
             f"{report.path}: {report.encoded} images encoded anew; the tuned classifier is the run "

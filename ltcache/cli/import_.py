@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def command(source: Path, out: Path, as_json: bool, **options: Any) -> int:
 
     report = import_features(source, out, **options)
     if as_json:
-        print_json(asdict(report))
+        print_json(report)
     else:
         rows = ", ".join(f"{split} {count}" for split, count in report.rows.items())
         dims = ", ".join(f"{field} {dim}" for field, dim in report.fields.items())

@@ -78,7 +78,7 @@ def command(
         summary = describe(manifest)
     if as_json:
         more = {"cache": made, "checks": checked}
-        known = {name: record.to_dict() for name, record in more.items() if record is not None}
+        known = {name: record for name, record in more.items() if record is not None}
         print_json({**summary.to_dict(), **known})
     else:
         click.echo("\n".join(summary_lines(summary, made, checked)))

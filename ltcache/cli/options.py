@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ltcache.errors import UsageError, did_you_mean
-from ltcache.records import result_folder
+from ltcache.records import plain_json, result_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import EncoderChoice
@@ -253,5 +253,5 @@ def terminal_width() -> int | None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON on stdout."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """Print a value, or records, as indented JSON on stdout."""
+    click.echo(json.dumps(plain_json(value), indent=1, ensure_ascii=False, default=str))

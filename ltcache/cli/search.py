@@ -57,7 +57,7 @@ def command(cache: Path, index: Path | None, as_json: bool, **query: Any) -> Non
     encoder = encoder_choice(query)
     hits = search_pool(opened, index=saved, encoder=encoder, **query)
     if as_json:
-        print_json([hit.to_dict() for hit in hits])
+        print_json(hits)
         return
     rows = [[hit.query, str(hit.rank), f"{hit.cosine:.4f}", hit.key] for hit in hits]
     click.echo(markdown_table(["query", "rank", "cosine", "image"], rows, terminal_width()))

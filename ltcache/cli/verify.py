@@ -77,7 +77,7 @@ def command(
     again = SampleEncoding(sample, encoder=encoder_choice(encoding), **encoding)
     report = verify(cache, max_shards=shards, sample=again, checks=checks, repair=repair)
     if as_json:
-        print_json(report.to_dict())
+        print_json(report)
     else:
         click.echo("\n".join(verify_lines(report)))
     for problem in report.left[:_SHOWN]:

@@ -26,7 +26,7 @@ def command(cache: Path, split: str, prompts: str | None, as_json: bool) -> None
 
     metrics = zero_shot(open_cache(cache), split, prompts).metrics
     if as_json:
-        print_json(metrics.to_dict())
+        print_json(metrics)
         return
     click.echo(
         results_table(

@@ -10,7 +10,6 @@ averages probabilities or logits, nor with which weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ltcache.records import (
     JsonObject,
     PlaceKind,
     one_line,
+    plain_json,
     require_replaceable,
     whole_folder,
     write_json,
@@ -62,10 +62,10 @@ class Ensemble:
             "method": "ensemble",
             **{name: record[name] for name in ("tuned_on", "group_scheme", "stale", "space")},
             "weights": self.weights,
-            "splits": _plain(self.metrics),
-            "members": {name: _plain(splits) for name, splits in self.member_metrics.items()},
+            "splits": plain_json(self.metrics),
+            "members": plain_json(self.member_metrics),
             "best_member": self.best_member,
-            "differences": {name: found.to_dict() for name, found in self.differences.items()},
+            "differences": plain_json(self.differences),
         }
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
@@ -87,7 +87,3 @@ class Ensemble:
         write_json(directory / "metrics.json", self.metrics_record())
         counts, groups = np.array(self.record.class_counts), self.record.groups
         write_classes(directory / "per_class.csv", counts, groups, self.class_names, self.metrics)
-
-
-def _plain(splits: Mapping[str, Metrics]) -> JsonObject:
-    return {name: metrics.to_dict() for name, metrics in splits.items()}

@@ -74,41 +74,6 @@ class FineTuned:
     record: TuningRecord
     fresh: bool = True
 
-    @property
-    def tuning(self) -> FineTuning:
-        """The method, with every setting written out."""
-        return self.record.method
-
-    @property
-    def field(self) -> str:
-        """``embedding`` or ``pooled``: what the classifier works on."""
-        return self.record.field
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """Of the class texts that were trained with."""
-        return self.record.templates
-
-    @property
-    def chosen_epoch(self) -> int:
-        """The epoch whose weights were kept, from 1."""
-        return self.record.epoch
-
-    @property
-    def average(self) -> float | None:
-        """Share of the tuned weights in the result, or None."""
-        return self.record.average
-
-    @property
-    def metrics(self) -> Metrics | None:
-        """Scores of the result on the validation split, or None where there is none."""
-        return self.record.val
-
-    @property
-    def seconds(self) -> float:
-        """Of training, validation between epochs included."""
-        return self.record.cost.finetune_seconds
-
 
 def finetune(
     source: str | Path | Manifest,

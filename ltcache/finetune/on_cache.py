@@ -95,10 +95,10 @@ def finetune_cache(
         tuned.encoder,
         manifest,
         place,
-        template=tuned.tuning.template,
+        template=tuned.record.method.template,
         cost={
-            "finetune_seconds": tuned.seconds,
-            "finetune_passes": tuned.tuning.optimisation.epochs,
+            "finetune_seconds": tuned.record.cost.finetune_seconds,
+            "finetune_passes": tuned.record.method.optimisation.epochs,
         },
         workers=workers,
         progress=encoding,

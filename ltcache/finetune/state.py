@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ltcache.errors import FitError
 from ltcache.metrics import EpochRecord
-from ltcache.records import committed, file_digest, require_equal, write_whole
+from ltcache.records import committed, file_digest, read_record, require_equal, write_whole
 
 FORMAT = 1
 _STATE = "state.json"
@@ -82,7 +82,7 @@ class StateFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             require_equal("fine-tuning", content["config"], self.config, remedy=remedy)
-            place = TrainingState(**{**content["place"], "best": tuple(content["place"]["best"])})
+            place = read_record(TrainingState, content["place"], name=_STATE)
             tensors = self._tensors(content["tensors"], content["sha256"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if hasattr(error, "exit_status"):

@@ -32,7 +32,7 @@ def tuned_run(tuned: FineTuned, cache: Cache, out: str | Path, overwrite: bool =
     """
     if tuned.head is None:
         return fit_adapter(cache, "zero-shot", out, overwrite=overwrite)
-    spec = head_method(tuned.tuning, tuned.field, cache)
+    spec = head_method(tuned.record.method, tuned.record.field, cache)
     run = Run(
         spec,
         tuned.head,
@@ -86,7 +86,7 @@ def _record(tuned: FineTuned, method: Method, cache: Cache) -> RunRecord:
         method.feature,
         None,
         seed=tuned.record.seed,
-        field=tuned.field,
+        field=tuned.record.field,
         dim=tuned.head.dim,
         class_counts=tuple(cache.class_counts("train").tolist()),
         tuned_on=dict(tuned.record.tuned_on),

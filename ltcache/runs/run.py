@@ -31,6 +31,7 @@ from ltcache.records import (
     canonical_json,
     digest,
     not_what_is_asked,
+    plain_json,
     read_record,
     require_replaceable,
     result_folder,
@@ -139,7 +140,7 @@ class Run:
         return {
             "method": self.method.name,
             **{name: record[name] for name in named},
-            "splits": {split: metrics.to_dict() for split, metrics in self.metrics.items()},
+            "splits": plain_json(self.metrics),
         }
 
 

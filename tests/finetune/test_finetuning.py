@@ -41,7 +41,7 @@ def test_every_method_moves_the_encoder_and_comes_back(
     assert not torch.allclose(features(tuned.encoder), features(parent))
     assert (tuned.head is None) == TUNINGS[method].scores_texts
     assert again.record == tuned.record and again.history == tuned.history
-    assert again.metrics == tuned.metrics and tuned.metrics is not None
+    assert again.record.val == tuned.record.val and tuned.record.val is not None
     if tuned.head is not None and again.head is not None:
         rows = torch.randn(3, tuned.head.dim)
         assert torch.equal(tuned.head(rows), again.head(rows))
@@ -60,16 +60,16 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(tune: Tune) -> None:
     losses = [record["loss"] for record in tuned.history]
     assert len(losses) == 6 and losses[-1] < losses[0]
     scores = [(r["val_mean_per_class"], -r["val_nll"]) for r in tuned.history]
-    assert tuned.chosen_epoch == 1 + scores.index(max(scores))
-    assert tuned.metrics is not None
-    assert tuned.metrics.mean_per_class == pytest.approx(max(scores)[0])
+    assert tuned.record.epoch == 1 + scores.index(max(scores))
+    assert tuned.record.val is not None
+    assert tuned.record.val.mean_per_class == pytest.approx(max(scores)[0])
     assert tuned.record.tuned_on == {"epoch": "val"}
 
 
 def test_without_validation_images_the_last_epoch_is_kept(tune: Tune, tmp_path: Path) -> None:
     source = read_pictures(write_pictures(tmp_path / "images"), val=False)
     tuned = tune("lift", source=source)
-    assert tuned.chosen_epoch == 2 and tuned.metrics is None
+    assert tuned.record.epoch == 2 and tuned.record.val is None
     assert "no val" in tuned.record.tuned_on["epoch"]
 
 
@@ -85,8 +85,8 @@ def test_a_head_without_a_loss_begins_as_zero_shot(tune: Tune, pictures: Manifes
     """At a learning rate of next to nothing the head is still the class texts'."""
     tuned = tune("lift", overrides={"optimisation.lr": 1e-12, "classifier.field": "embedding"})
     parent = tune("ballad", out="zero", overrides={"optimisation.lr": 1e-12})
-    assert tuned.metrics is not None and parent.metrics is not None
-    assert tuned.metrics.per_class == parent.metrics.per_class
+    assert tuned.record.val is not None and parent.record.val is not None
+    assert tuned.record.val.per_class == parent.record.val.per_class
 
 
 @pytest.mark.parametrize("init", ["text", "class_mean", "random", "probe"])
@@ -118,7 +118,7 @@ def test_an_average_at_its_ends_is_parent_or_tuned(
     averaged = tune("full", overrides={"average": share})
     expected = load_encoder(towers["vit"], device="cpu") if which == "parent" else tune(
         "full", out="plain").encoder  # fmt: skip
-    assert averaged.average == share
+    assert averaged.record.average == share
     torch.testing.assert_close(features(averaged.encoder), features(expected), rtol=0, atol=0)
 
 
@@ -127,7 +127,7 @@ def test_validation_images_choose_the_share(tune: Tune) -> None:
     scores = tuned.record.averaged
     assert len(scores) == 11
     best = max(scores, key=lambda s: (scores[s]["val_mean_per_class"], -scores[s]["val_nll"]))
-    assert tuned.average == float(best)
+    assert tuned.record.average == float(best)
     assert tuned.record.tuned_on["average"] == "val"
 
 

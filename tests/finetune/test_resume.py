@@ -63,7 +63,7 @@ def assert_same_bytes(one: FineTuned, two: FineTuned) -> None:
     keys = ("epoch", "loss", "lr", "val_mean_per_class", "val_nll")
     shown = [[{key: record[key] for key in keys} for record in d.history] for d in (one, two)]
     assert shown[0] == shown[1]
-    assert one.chosen_epoch == two.chosen_epoch
+    assert one.record.epoch == two.record.epoch
 
 
 @pytest.mark.parametrize(
