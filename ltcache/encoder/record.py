@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from open_clip.transform import PreprocessCfg
 from ltcache.encoder.identity import ACTIVATIONS, canonical_config
 from ltcache.errors import EncoderError
 from ltcache.images import Preprocessing
-from ltcache.records import JsonObject, canonical_json, differences
+from ltcache.records import canonical_json, differences
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,26 @@ def agreed_activation(
     )
 
 
-def read_open_clip_config(path: Path) -> Mapping[str, Any]:
-    """Return the content of an ``open_clip_config.json``.
+@dataclass(frozen=True)
+class OpenClipConfig:
+    """What an ``open_clip_config.json`` says.
+
+    Attributes:
+        model: its ``model_cfg``.
+        preprocess: what it says about preprocessing, without the size (the tower knows it).
+    """
+
+    model: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether the weights were trained with QuickGELU."""
+        return bool(self.model.get("quick_gelu", False))
+
+
+def read_open_clip_config(path: Path) -> OpenClipConfig:
+    """Read an ``open_clip_config.json``.
 
     Raises:
         EncoderError: missing, not JSON, or without ``model_cfg``.
@@ -79,15 +97,10 @@ def read_open_clip_config(path: Path) -> Mapping[str, Any]:
     config = record.get("model_cfg") if isinstance(record, dict) else None
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise EncoderError(f"{path}: no model_cfg with embed_dim, vision_cfg and text_cfg")
-    return dict(record)
+    return OpenClipConfig(config, known_values(record.get("preprocess_cfg") or {}))
 
 
-def recorded_preprocess(record: Mapping[str, Any]) -> JsonObject:
-    """Return what a record says about preprocessing, without the size (the tower knows it)."""
-    return known_values(record.get("preprocess_cfg") or {})
-
-
-def known_values(values: Mapping[str, Any]) -> JsonObject:
+def known_values(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the values that are preprocessing and are given."""
     return {key: values[key] for key in _PREPROCESS if values.get(key) is not None}
 
@@ -105,7 +118,7 @@ def require_same_architecture(
         )
 
 
-def default_preprocess(name: str, path: Path) -> JsonObject:
+def default_preprocess(name: str, path: Path) -> Mapping[str, Any]:
     """Return open_clip's default for a bare file, unless the architecture is known to differ."""
     default = canonical_json(known_values(vars(PreprocessCfg())))
     known = {

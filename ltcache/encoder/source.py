@@ -30,11 +30,11 @@ from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.encoder.record import (
     CONFIG_FILE,
     LOCAL,
+    OpenClipConfig,
     agreed_activation,
     default_preprocess,
     known_values,
     read_open_clip_config,
-    recorded_preprocess,
     require_same_architecture,
 )
 from ltcache.errors import EncoderError, UsageError
@@ -130,17 +130,17 @@ def _from_folder(folder: Path, choice: EncoderChoice) -> EncoderSource:
         raise EncoderError(
             f"{folder}: no weights (a .safetensors, .bin or .pth file) beside {CONFIG_FILE}"
         )
-    trained = bool(record["model_cfg"].get("quick_gelu", False))
+    source = _described(f"{LOCAL}{folder}", Path(found), record, str(folder / CONFIG_FILE), choice)
+    return replace(source, folder=folder)
+
+
+def _described(
+    name: str, weights: Path, record: OpenClipConfig, called: str, choice: EncoderChoice
+) -> EncoderSource:
+    trained = record.quick_gelu
+    activation = agreed_activation(choice.activation, trained, trained, called)
     return EncoderSource(
-        name=f"{LOCAL}{folder}",
-        config=record["model_cfg"],
-        checkpoint=Path(found),
-        activation=agreed_activation(
-            choice.activation, trained, trained, str(folder / CONFIG_FILE)
-        ),
-        preprocess=recorded_preprocess(record),
-        folder=folder,
-        provenance=choice.provenance,
+        name, record.model, weights, activation, record.preprocess, provenance=choice.provenance
     )
 
 
@@ -200,17 +200,7 @@ def _from_hub(choice: EncoderChoice) -> EncoderSource:
         hint = f"; an image-only model of timm is named timm:{model}" if "timm/" in model else ""
         raise _unreachable(model, error, hint) from None
     record = read_open_clip_config(config)
-    trained = bool(record["model_cfg"].get("quick_gelu", False))
-    return EncoderSource(
-        name=model,
-        config=record["model_cfg"],
-        checkpoint=weights,
-        activation=agreed_activation(
-            choice.activation, trained, trained, f"{CONFIG_FILE} of {model}"
-        ),
-        preprocess=recorded_preprocess(record),
-        provenance=choice.provenance,
-    )
+    return _described(model, weights, record, f"{CONFIG_FILE} of {model}", choice)
 
 
 def _from_architecture(model: str, pretrained: str | None, choice: EncoderChoice) -> EncoderSource:
@@ -264,10 +254,9 @@ def _from_file(
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
         record = read_open_clip_config(beside)
-        require_same_architecture(name, config, beside, record["model_cfg"])
-        trained = bool(record["model_cfg"].get("quick_gelu", False))
-        chosen = agreed_activation(activation, built, trained, str(beside), name)
-        preprocess = recorded_preprocess(record)
+        require_same_architecture(name, config, beside, record.model)
+        chosen = agreed_activation(activation, built, record.quick_gelu, str(beside), name)
+        preprocess = record.preprocess
     else:
         if activation is None and not name.endswith("-quickgelu"):
             raise UsageError(

@@ -10,9 +10,8 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.manifest import HOW_TO_SPLIT
-from ltcache.metrics import percent
 from ltcache.records import JsonObject
-from ltcache.report.tables import COLUMNS, markdown_table
+from ltcache.report.tables import COLUMNS, markdown_table, mean_and_spread
 
 Comparison = Mapping[str, Any]
 
@@ -122,20 +121,13 @@ def _row(entry: Mapping[str, Any], split: str) -> list[str]:
     rank, cost = entry["rank"][split], entry["cost"]
     return [
         entry["name"],
-        *(_spread(scores[name]) for name in COLUMNS),
+        *(mean_and_spread(scores[name]) for name in COLUMNS),
         "-" if rank is None else f"{rank:.1f}",
         "-" if difference is None else _interval(difference),
         "-" if difference is None else f"{difference['p']:.3f}",
         _number(cost.get("head_seconds"), 1),
         _number(cost.get("encoder_passes"), 0),
     ]
-
-
-def _spread(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "-"
-    mean = percent(value["mean"])
-    return mean if value["sd"] is None else f"{mean} ± {percent(value['sd'])}"
 
 
 def _interval(found: Mapping[str, Any]) -> str:

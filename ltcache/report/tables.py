@@ -53,7 +53,7 @@ def seeds_table(summary: Mapping[str, Mapping[str, Any]], *, width: int | None =
     """
     rows = []
     for split, scores in summary.items():
-        rows.append([split, *(_spread(scores[score]) for score in COLUMNS)])
+        rows.append([split, *(mean_and_spread(scores[score]) for score in COLUMNS)])
     return markdown_table(["split", *COLUMNS.values()], rows, width)
 
 
@@ -145,7 +145,8 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join([cells[0] + spaces[0], *others]) + " |"
 
 
-def _spread(value: Mapping[str, Any] | None) -> str:
+def mean_and_spread(value: Mapping[str, Any] | None) -> str:
+    """Return ``{mean, sd}`` in percent as ``mean ± sd``, ``-`` for None."""
     if value is None:
         return "-"
     mean = percent(value["mean"])
