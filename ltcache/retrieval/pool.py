@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.errors import CacheError
-from ltcache.records import JsonObject, bytes_digest, digest, one_line
+from ltcache.records import JsonObject, bytes_digest, digest
 from ltcache.retrieval.queries import unit
 
 EMBEDDING = "embedding"
 
 
 class Pool(Protocol):
-    """Images to choose from; :class:`CachedPool` or :class:`ArrayPool`."""
+    """Images to choose from, such as :class:`CachedPool`."""
 
     @property
     def rows(self) -> np.ndarray:
@@ -35,38 +34,6 @@ class Pool(Protocol):
 
     def identity(self) -> JsonObject:
         """Return a value for JSON that differs where rows or embeddings do."""
-
-
-@one_line
-@dataclass(frozen=True, eq=False)
-class ArrayPool:
-    """A pool in memory: float (N, D); its row numbers count from 0."""
-
-    values: np.ndarray
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Int64 (N,)."""
-        return np.arange(len(self.values))
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return int(self.values.shape[1])
-
-    def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield row numbers and embeddings."""
-        for start in range(0, len(self.values), size):
-            block = self.values[start : start + size]
-            yield np.arange(start, start + len(block)), block
-
-    def unit(self, rows: np.ndarray) -> np.ndarray:
-        """Return float64 (n, D)."""
-        return unit(self.values[rows].astype(np.float64))
-
-    def identity(self) -> JsonObject:
-        """Return shape and digest."""
-        return {"shape": list(self.values.shape), "sha256": bytes_digest(self.values.tobytes())}
 
 
 class CachedPool:

@@ -19,9 +19,10 @@ from ltcache.retrieval.index import (
     open_index,
     recall,
 )
-from ltcache.retrieval.pool import ArrayPool, CachedPool
+from ltcache.retrieval.pool import CachedPool
 from ltcache.retrieval.queries import ClassQueries, class_queries, unit
 from ltcache.retrieval.scoring import score_pool
+from tests.retrieval.array_pool import ArrayPool
 from tests.retrieval.conftest import CLASSES, World
 
 

@@ -18,8 +18,8 @@ from ltcache.retrieval.neighbours import (
     surroundings,
     units_of,
 )
-from ltcache.retrieval.pool import ArrayPool
 from ltcache.retrieval.queries import unit
+from tests.retrieval.array_pool import ArrayPool
 from tests.retrieval.conftest import World
 
 
