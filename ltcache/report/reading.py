@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,31 +64,39 @@ def report(
 
 
 @dataclass(eq=False)
+class _ReportLine:
+    """Runs that differ only in the seed, each with its directory."""
+
+    name: str
+    overrides: Mapping[str, Any]
+    runs: list[tuple[Run, Path]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class _ReadRuns:
     """What was read so far.
 
     Attributes:
-        lines: what tells a line -> its name, overrides and runs.
+        lines: by what tells one from the others.
         named: directories of runs that the user named, so that none is left out.
     """
 
-    lines: dict[str, tuple[str, JsonObject, list[tuple[Run, Path]]]] = field(default_factory=dict)
+    lines: dict[str, _ReportLine] = field(default_factory=dict)
     named: set[Path] = field(default_factory=set)
     caches: dict[Path, Cache] = field(default_factory=dict)
     rows: dict[str, tuple[ScoredRows, list[str]]] = field(default_factory=dict)
-    failures: list[JsonObject] = field(default_factory=list)
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, run: Run, path: Path, name: str, overrides: JsonObject) -> None:
+    def add(self, run: Run, path: Path, name: str, overrides: Mapping[str, Any]) -> None:
         """Add a run to the line that it belongs to."""
         from ltcache.records import digest
 
         parts = {key: getattr(run.record, key) for key in ("field", "identities", "class_counts")}
-        line = self.lines.setdefault(
-            digest([run.method.to_dict(), parts]), (name, overrides, [])
-        )  # fmt: skip
-        if run.record.seed not in [other.record.seed for other, _ in line[2]]:
-            line[2].append((run, path))
+        told = digest([run.method.to_dict(), parts])
+        line = self.lines.setdefault(told, _ReportLine(name, overrides))
+        if run.record.seed not in [other.record.seed for other, _ in line.runs]:
+            line.runs.append((run, path))
 
     def leave_out(self, path: Path, reason: str) -> None:
         """Refuse what the user named; note what was only found in a directory.
@@ -106,30 +114,31 @@ class _ReadRuns:
         Raises:
             UsageError: the user named such a run.
         """
-        every = [(run, path) for _, _, runs in self.lines.values() for run, path in runs]
+        every = [(run, path) for line in self.lines.values() for run, path in line.runs]
         if not every:
             return
         usual = dict(Counter(_scored_rows(run) for run, _ in every).most_common(1)[0][0])
-        for key, (name, overrides, runs) in list(self.lines.items()):
+        for key, line in list(self.lines.items()):
             kept = []
-            for run, path in runs:
+            for run, path in line.runs:
                 reason = _not_comparable(dict(_scored_rows(run)), usual)
                 if reason:
                     self.leave_out(path, reason)
                 else:
                     kept.append((run, path))
-            self.lines[key] = (name, overrides, kept)
+            line.runs = kept
             if not kept:
                 del self.lines[key]
 
     def entries(self) -> list[ComparisonEntry]:
         """Return the lines, each name once."""
-        names = [name for name, _, _ in self.lines.values()]
+        names = [line.name for line in self.lines.values()]
         found = []
-        for name, overrides, runs in self.lines.values():
-            shown = name if names.count(name) == 1 else f"{name} ({_place(runs[0][1])})"
-            made = [scored(run, self.cache_of(run, path), str(path)) for run, path in runs]
-            found.append(ComparisonEntry(shown, runs[0][0].method.name, overrides, made))
+        for line in self.lines.values():
+            first, place = line.runs[0]
+            shown = line.name if names.count(line.name) == 1 else f"{line.name} ({_place(place)})"
+            made = [scored(run, self.cache_of(run, path), str(path)) for run, path in line.runs]
+            found.append(ComparisonEntry(shown, first.method.name, line.overrides, made))
         return found
 
     def cache_of(self, run: Run, path: Path) -> Cache | None:
