@@ -223,8 +223,8 @@ def _keep_index(keep: Path | None, index: PoolIndex | None) -> None:
         return
     record = index.record
     click.echo(
-        f"index {record['kind']} ({record['why']}): recall {record['recall_inner_product']:.3f} "
-        f"of inner products, {record['recall_list']:.3f} of the lists at {record['factor']} "
+        f"index {record.kind} ({record.why}): recall {record.recall_inner_product:.3f} "
+        f"of inner products, {record.recall_list:.3f} of the lists at {record.factor} "
         "candidates for each image",
         err=True,
     )

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ import torch
 
 from ltcache.errors import CacheError, UsageError
 from ltcache.records import (
+    JsonObject,
+    JsonRecord,
     PlaceKind,
     file_digest,
     not_what_is_asked,
     one_line,
+    read_record,
     require_equal,
     require_replaceable,
     result_folder,
@@ -54,6 +58,35 @@ _SMALL, _LARGE = 20_000, 5_000_000  # rows: below, an index is flat; above, it i
 _BLOCK = 16_384
 
 
+@dataclass(frozen=True)
+class IndexRecord(JsonRecord):
+    """What stands in index.json.
+
+    Attributes:
+        kind, why: which kind of index, and why that one. settings: of FAISS.
+        factor: candidates for each image of a final list.
+        pool: identity. build_seconds, search_seconds: of building and of being measured.
+        recall_inner_product, recall_list: on what ``measured_on`` says.
+        sha256: of index.faiss, once that is written.
+    """
+
+    kind: str
+    why: str
+    settings: Mapping[str, Any]
+    factor: int
+    pool: Mapping[str, Any]
+    build_seconds: float
+    recall_inner_product: float = 0.0
+    recall_list: float = 0.0
+    measured_on: Mapping[str, Any] = field(default_factory=dict)
+    search_seconds: float = 0.0
+    sha256: str | None = None
+
+    def to_dict(self) -> JsonObject:
+        """Return plain JSON, without a digest of what is not written."""
+        return {name: value for name, value in super().to_dict().items() if value is not None}
+
+
 @one_line
 @dataclass(eq=False)
 class PoolIndex:
@@ -62,18 +95,12 @@ class PoolIndex:
     Attributes:
         index: of FAISS, inner product over unit rows, in the order of ``rows``.
         rows: int64 (N,), pool row numbers.
-        record: what stands in index.json: kind, settings, pool, recalls and what they were
-            measured on, why it was chosen.
+        record: what stands in index.json.
     """
 
     index: Any
     rows: np.ndarray
-    record: dict[str, Any]
-
-    @property
-    def factor(self) -> int:
-        """Candidates for each image of a final list."""
-        return int(self.record["factor"])
+    record: IndexRecord
 
     def search(self, vectors: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         """Return float32 products and int64 pool rows, (n, top); -1 where fewer were found."""
@@ -88,7 +115,7 @@ class PoolIndex:
         if not len(labels):
             return score_pool(pool, queries, labels, top)
         vectors = directions(pool, queries, labels)  # (T, M, D)
-        _, found = self.search(vectors.reshape(-1, queries.dim), self.factor * top)
+        _, found = self.search(vectors.reshape(-1, queries.dim), self.record.factor * top)
         found = found.reshape(len(labels), -1)
         pairs = [np.unique(own[own >= 0]) for own in found]
         where = np.repeat(np.arange(len(labels)), [len(own) for own in pairs])
@@ -107,7 +134,7 @@ class PoolIndex:
             index = faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index
             faiss.write_index(index, str(partial / "index.faiss"))
             sha256 = file_digest(partial / "index.faiss")
-            write_json(partial / "index.json", self.record | {"sha256": sha256})
+            write_json(partial / "index.json", replace(self.record, sha256=sha256).to_dict())
         return out
 
 
@@ -122,12 +149,12 @@ def open_index(path: str | Path, pool: Pool) -> PoolIndex:
     if not (path / "index.json").is_file():
         raise UsageError(f"no index here: {not_what_is_asked(path, PlaceKind.INDEX)}")
     try:
-        record = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        digest, identity = record["sha256"], record["pool"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = json.loads((path / "index.json").read_text(encoding="utf-8"))
+        record = read_record(IndexRecord, stored, name="index.json")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CacheError(f"{path / 'index.json'}: cannot be read ({error})") from None
-    require_equal("pool", identity, pool.identity(), remedy=f"build {path} again for this pool")
-    if not (path / "index.faiss").is_file() or file_digest(path / "index.faiss") != digest:
+    require_equal("pool", record.pool, pool.identity(), remedy=f"build {path} again for this pool")
+    if not (path / "index.faiss").is_file() or file_digest(path / "index.faiss") != record.sha256:
         raise CacheError(f"{path / 'index.faiss'}: damaged or missing: build the index again")
     index = load_faiss().read_index(str(path / "index.faiss"))
     return PoolIndex(_on_gpu(index), pool.rows, record)
@@ -161,14 +188,8 @@ def build_index(
     chosen, why = (kind, "as asked for") if kind != "auto" else _choice(len(pool.rows))
     started = time.perf_counter()
     index, made = _built(pool, chosen, seed)
-    record: dict[str, Any] = {
-        "kind": chosen,
-        "why": why,
-        "settings": made,
-        "factor": factor or FACTOR,
-        "pool": pool.identity(),
-        "build_seconds": round(time.perf_counter() - started, 3),
-    }
+    seconds = round(time.perf_counter() - started, 3)
+    record = IndexRecord(chosen, why, made, factor or FACTOR, pool.identity(), seconds)
     found = PoolIndex(_on_gpu(index), pool.rows, record)
     truth = _ExactSample(pool, queries, min(top, len(pool.rows)), seed)
     if kind != "auto":
@@ -176,10 +197,10 @@ def build_index(
         return found
     for tried in [factor] if factor else _FACTORS:
         for effort in _efforts(chosen):
-            record["factor"] = tried
+            found.record = replace(found.record, factor=tried)
             set_effort(found, effort)
             truth.measure(found)
-            if record["recall_list"] >= LEAST_RECALL:
+            if found.record.recall_list >= LEAST_RECALL:
                 return found
     return None
 
@@ -189,11 +210,12 @@ def set_effort(index: PoolIndex, effort: int | None) -> None:
     if effort is None:
         return
     faiss = load_faiss()
-    name = "efSearch" if index.record["kind"] == "hnsw" else "nprobe"
-    value = 8 * effort if name == "efSearch" else min(effort, index.record["settings"]["nlist"])
+    settings = index.record.settings
+    name = "efSearch" if index.record.kind == "hnsw" else "nprobe"
+    value = 8 * effort if name == "efSearch" else min(effort, settings["nlist"])
     space = faiss.GpuParameterSpace() if _is_on_gpu(index.index) else faiss.ParameterSpace()
     space.set_index_parameter(index.index, name, value)
-    index.record["settings"] = {**index.record["settings"], name: value}
+    index.record = replace(index.record, settings={**settings, name: value})
 
 
 def directions(
@@ -238,20 +260,21 @@ class _ExactSample:
         found = index.candidates(self.pool, self.queries, self.labels, self.top)
         seconds = time.perf_counter() - started
         _, near = index.search(self.vectors, self.top)
-        index.record |= {
-            "recall_inner_product": recall(list(near), list(self.products)),
-            "recall_list": recall(
+        index.record = replace(
+            index.record,
+            recall_inner_product=recall(list(near), list(self.products)),
+            recall_list=recall(
                 [found.of(label).rows for label in self.labels],
                 [self.lists.of(label).rows for label in self.labels],
             ),
-            "measured_on": {
+            measured_on={
                 "classes": self.labels.tolist(),
                 "top": self.top,
                 "rows": len(self.pool.rows),
                 "seed": self.seed,
             },
-            "search_seconds": round(seconds, 3),
-        }
+            search_seconds=round(seconds, 3),
+        )
 
 
 def recall(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:

@@ -51,10 +51,10 @@ def test_stated_recalls_are_true_on_a_fresh_sample(world: World, kind: str) -> N
         index.candidates(pool, queries, labels, 20),
     )
     true = recall([found.of(k).rows for k in labels], [exact.of(k).rows for k in labels])
-    assert index.record["recall_list"] == pytest.approx(true, abs=0.03)
+    assert index.record.recall_list == pytest.approx(true, abs=0.03)
     vectors = directions(pool, queries, labels, seed=5)[:, 0]
     true = recall(list(index.search(vectors, 20)[1]), list(exact_products(pool, vectors, 20)))
-    assert index.record["recall_inner_product"] == pytest.approx(true, abs=0.05)
+    assert index.record.recall_inner_product == pytest.approx(true, abs=0.05)
     for k in labels:  # whatever is found has its exact value and order
         own, all_ = found.of(k), exact.of(k)
         shared = np.isin(own.rows, all_.rows)
@@ -77,14 +77,14 @@ def test_auto_explains_its_choice_and_refuses_a_low_recall(
     pool, queries = make_pool(world)
     index = build_index(pool, queries, "auto", top=20)
     assert index is not None
-    assert index.record["kind"] == "flat"
-    assert "1500 rows" in index.record["why"]
-    assert index.record["recall_list"] >= 0.95
+    assert index.record.kind == "flat"
+    assert "1500 rows" in index.record.why
+    assert index.record.recall_list >= 0.95
     monkeypatch.setattr(module, "_SMALL", 100)
     lists = build_index(pool, queries, "auto", top=20)
     assert lists is not None
-    assert lists.record["kind"] == "ivf"
-    assert lists.record["recall_list"] >= 0.95
+    assert lists.record.kind == "ivf"
+    assert lists.record.recall_list >= 0.95
     monkeypatch.setattr(module, "LEAST_RECALL", 1.01)
     assert build_index(pool, queries, "auto", top=20) is None
 
@@ -98,7 +98,7 @@ def test_a_saved_index_serves_its_own_pool_alone(world: World, tmp_path: Path) -
     vectors = queries.rows[0]
     np.testing.assert_array_equal(again.search(vectors, 9)[1], index.search(vectors, 9)[1])
     record = json.loads((out / "index.json").read_text())
-    assert record["settings"]["nlist"] == index.record["settings"]["nlist"]
+    assert record["settings"]["nlist"] == index.record.settings["nlist"]
     other = CachedPool(world.pool(world.labelled(name="c2"), np.zeros(400, np.int64), name="p2"))
     with pytest.raises(IdentityError) as caught:
         open_index(out, other)
