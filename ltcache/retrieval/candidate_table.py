@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -22,7 +21,7 @@ def candidate_table(
     keys = texts_of(pool, "key", scores.rows)
     train_keys = texts_of(cache, "key", train_rows)
     held_out_keys = texts_of(cache, "key", held_out_rows)
-    columns: dict[str, Any] = {
+    columns = {
         "pool_row": numbers_of(pool, "row_id", scores.rows),
         "key": keys,
         "uri": texts_of(pool, "uri", scores.rows),
@@ -47,9 +46,8 @@ def candidate_table(
         "width": numbers_of(pool, "width", scores.rows),
         "height": numbers_of(pool, "height", scores.rows),
         "source": list(evidence.source),
+        **{name: texts_of(pool, name, scores.rows) for name in ("url", "caption", "licence")},
     }
-    for name in ("url", "caption", "licence"):
-        columns[name] = texts_of(pool, name, scores.rows)
     return pa.table(columns)
 
 

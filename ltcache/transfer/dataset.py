@@ -78,13 +78,13 @@ def export_dataset(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     with whole_folder(out, replace=False) as partial:
         forms = {name: stored_form(cache, name) for name in exported_fields(cache)}
         features = _features(library, cache, forms)
-        parts: dict[str, Any] = {}
+        parts = library.DatasetDict()
         for split in cache.splits:
             file = partial / _ARROW / f"{len(parts)}.arrow"
             _write_split(library, cache, split, features, forms, file)
             parts[split] = library.Dataset.from_file(str(file))
         with _without_bars(library):
-            library.DatasetDict(parts).save_to_disk(str(partial))
+            parts.save_to_disk(str(partial))
         del parts
         shutil.rmtree(partial / _ARROW)
         write_json(partial / PROVENANCE, provenance(cache))
