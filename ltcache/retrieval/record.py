@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ltcache.records import JsonObject, JsonRecord, digest, read_record
+from ltcache.retrieval.index import IndexRecord
 from ltcache.retrieval.neighbours import NearThreshold
 from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.threshold import ProbabilityThreshold
@@ -76,7 +77,7 @@ class RetrievalRecord(JsonRecord):
     thresholds: RetrievalThresholds
     group_scheme: str
     classes: tuple[RetrievedClass, ...]
-    index: Mapping[str, Any] | None = None
+    index: IndexRecord | None = None
     candidate_precision: str = "fp32"
     stale: tuple[str, ...] = ()
     seconds: float = 0.0

@@ -121,7 +121,7 @@ def _retrieve(
         RetrievalThresholds(least, near),
         GroupScheme.from_dict(cache.manifest.groups).describe(),
         tuple(tallied(entry, table) for entry in _classes(cache, settings, wanted)),
-        ranking.record.to_dict() if isinstance(ranking, PoolIndex) else None,
+        ranking.record if isinstance(ranking, PoolIndex) else None,
         ranking.precision if isinstance(ranking, ExactPass) else "fp32",
     )
     rows = np.unique(candidates.rows)

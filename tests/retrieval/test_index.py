@@ -126,7 +126,7 @@ def test_retrieval_with_an_index_names_it_and_takes_nearly_the_same(world: World
     settings = RetrievalSettings(per_class=10)
     exact = retrieve_tail(cache, pool, settings=settings)
     found = retrieve_tail(cache, pool, settings=settings, ranking=index)
-    assert (found.record.index or {})["kind"] == "flat"
+    assert found.record.index is not None and found.record.index.kind == "flat"
     assert exact.record.index is None
     rows = [set(r.accepted["pool_row"].to_pylist()) for r in (exact, found)]
     assert len(rows[0] & rows[1]) >= 0.95 * len(rows[0])
