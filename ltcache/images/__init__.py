@@ -34,27 +34,23 @@ path that leaves its root    failed; lists with such paths are refused as a whol
 """
 
 from ltcache.images.decoding import DecodedImage, DecodedViews, decode, decode_views, opened
-from ltcache.images.inputs import ImageInput, inputs, read_file
-from ltcache.images.limits import MAX_BYTES, check_size, safe_uri
+from ltcache.images.inputs import inputs
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
-from ltcache.images.stores import DirectoryStore, ImageStore, open_store
 from ltcache.images.thumbnails import thumbnail
 from ltcache.images.views import DRAWS, RATIO, SCALE, View, parse_views, random_box
+from ltcache.manifest import ImageInput, ImageStore, open_store, read_file
 
 __all__ = [
     "DRAWS",
-    "MAX_BYTES",
     "MAX_PIXELS",
     "RATIO",
     "SCALE",
     "DecodedImage",
     "DecodedViews",
-    "DirectoryStore",
     "ImageInput",
     "ImageStore",
     "Preprocessing",
     "View",
-    "check_size",
     "decode",
     "decode_views",
     "inputs",
@@ -63,6 +59,5 @@ __all__ = [
     "parse_views",
     "random_box",
     "read_file",
-    "safe_uri",
     "thumbnail",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ from PIL import Image, UnidentifiedImageError
 from ltcache.errors import ImageError
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.views import View
-from ltcache.manifest import image_formats
+from ltcache.manifest import image_formats, stable_text
 from ltcache.records import one_line
 
 # what Pillow logs of a broken file is in the row's reason; without a handler it would be printed
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _CENTER = View("center")
-_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
 
 @one_line
@@ -108,9 +106,3 @@ def opened(data: bytes) -> Iterator[Image.Image]:
 def _channels(image: Image.Image) -> np.ndarray:
     """Return uint8 (3, H, W)."""
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-
-
-def stable_text(error: Exception) -> str:
-    """Return an error's text without memory addresses, so that records are reproducible."""
-    text = _ADDRESS.sub("the image", str(error)).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ltcache.manifest.roots import Root, root_kind
-from ltcache.manifest.tree import archive_uris
-from ltcache.manifest.walk import is_folder_entry
+from ltcache.manifest.roots import RootFormat
 
 _SAMPLE = 100
 _FOLDERS = 50
 Exists = Callable[[str], bool]
 
 
-def layout_hint(root: Root, missing: Sequence[str], exists: Exists) -> str:
+def layout_hint(holder: RootFormat, missing: Sequence[str], exists: Exists) -> str:
     """Return a sentence on the layout that would find most of ``missing``, or an empty text.
 
     Args:
-        root: what was searched.
+        holder: what was searched.
         missing: uris that are not there.
         exists: whether a uri below ``root`` is there.
     """
     sample = missing[:: max(1, len(missing) // _SAMPLE)][:_SAMPLE]
     best, hint = 0, ""
-    for sentence, found in _guesses(root, sample, exists):
+    for sentence, found in _guesses(holder, sample, exists):
         if found > best:
             best, hint = found, sentence
     if not hint:
@@ -35,8 +33,11 @@ def layout_hint(root: Root, missing: Sequence[str], exists: Exists) -> str:
     return f"hint: {hint} ({share} of the missing ones that were tried are there)"
 
 
-def _guesses(root: Root, sample: Sequence[str], exists: Exists) -> Iterator[tuple[str, int]]:
+def _guesses(
+    holder: RootFormat, sample: Sequence[str], exists: Exists
+) -> Iterator[tuple[str, int]]:
     """Yield (sentence, number of the sample that it explains)."""
+    root = holder.root
     first = _common_first(sample)
     if isinstance(root, Path) and root.is_dir():
         up = root.resolve().parent
@@ -45,7 +46,7 @@ def _guesses(root: Root, sample: Sequence[str], exists: Exists) -> Iterator[tupl
     if first:
         found = sum(exists(uri.partition("/")[2]) for uri in sample)
         yield f"the files lie without the leading {first + '/'!r}: the root is too low", found
-    for folder in _subfolders(root):
+    for folder in sorted(holder.top_folders())[:_FOLDERS]:
         found = sum(exists(f"{folder}/{uri}") for uri in sample)
         yield f"the root is one level too high: the files lie below {folder + '/'!r}", found
     for sentence, moved in _REWRITES:
@@ -55,18 +56,6 @@ def _guesses(root: Root, sample: Sequence[str], exists: Exists) -> Iterator[tupl
 def _common_first(sample: Sequence[str]) -> str:
     firsts = {uri.partition("/")[0] if "/" in uri else "" for uri in sample}
     return firsts.pop() if len(firsts) == 1 else ""
-
-
-def _subfolders(root: Root) -> Iterable[str]:
-    """Return the folders directly below the root, at most 50."""
-    if isinstance(root, Path) and root.is_dir():
-        with os.scandir(root) as entries:
-            names = {entry.name for entry in entries if is_folder_entry(entry)}
-    elif root_kind(root) in ("zip", "tar"):
-        names = {name.partition("/")[0] for name in archive_uris(root) if "/" in name}
-    else:
-        names = set()
-    return sorted(names)[:_FOLDERS]
 
 
 def _to_places_v2(uri: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ltcache.manifest.image_files import images_among, is_image, is_visible, suffix_of
-from ltcache.manifest.tars import TarIndex, tar_heads
+from ltcache.manifest.roots.tars import TarIndex, tar_heads
 
 SIDECARS = ("cls", "json", "txt")
 Cut = Callable[[str], tuple[str, str]]

@@ -24,10 +24,10 @@ from ltcache.manifest.roots import (
     Root,
     ShardedRoot,
     as_root,
-    is_saved_dataset,
     places_of,
-    root_kind,
+    root_format,
 )
+from ltcache.manifest.roots.saved_datasets import is_saved_dataset
 from ltcache.manifest.saved import read_saved
 from ltcache.manifest.splits import SPLITS, split_in
 from ltcache.manifest.tables import TABLE_SUFFIXES, has_path_column, read_tables
@@ -289,5 +289,5 @@ def _existing_root(root: str | Path | Root | None) -> Root | None:
     if root is None:
         return None
     place = as_root(root)
-    root_kind(place)
+    root_format(place)
     return place

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import TableColumns
-from ltcache.manifest.parquet import class_names, image_column, open_parquet
+from ltcache.manifest.roots.parquet import class_names, image_column, open_parquet
 from ltcache.manifest.text import parse_json, read_cells, read_lines
 from ltcache.records import JsonObject
 

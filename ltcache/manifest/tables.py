@@ -17,8 +17,8 @@ from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.manifest.names import read_classes
-from ltcache.manifest.parquet import image_column, open_parquet
 from ltcache.manifest.roots import Root, one_root
+from ltcache.manifest.roots.parquet import image_column, open_parquet
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import canonical_split, split_in
 from ltcache.manifest.table_forms import FORMS

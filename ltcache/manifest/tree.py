@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.errors import ManifestError
 from ltcache.manifest.file_names import uri_of
 from ltcache.manifest.image_files import (
     NO_IMAGES,
@@ -18,12 +16,8 @@ from ltcache.manifest.image_files import (
     images_among,
     is_image,
     is_visible,
-    read_head,
 )
-from ltcache.manifest.roots import RemotePlace, Root, places_of, root_kind
-from ltcache.manifest.tars import tar_heads, tar_index
-from ltcache.manifest.walk import walk_folder
-from ltcache.manifest.zips import zip_heads, zip_index
+from ltcache.manifest.roots import NamedFiles, Root, root_format
 from ltcache.records import one_line
 
 
@@ -44,45 +38,17 @@ class FileTree:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _NamedFiles:
-    """Files and folders by their names, and which names come more than once."""
-
-    files: list[str]
-    folders: list[str]
-    repeated: list[str]
-
-
 def read_tree(root: Root) -> FileTree:
     """Return the images below a directory (links are followed) or in an archive.
 
     Raises:
         ManifestError: a folder may not be read, or the archive is damaged.
     """
-    if isinstance(root, Path) and root.is_dir():
-        return _tree(_walk(root), lambda names: [read_head(root / name) for name in names])
-    if isinstance(root, RemotePlace) and root.is_dir():
-        return _tree([_NamedFiles(root.files(), [], [])], root.heads)
-    if root_kind(root) == "tar":
-        shards = [tar_index(place) for place in places_of(root)]
-        members = {name: shard for shard in shards for name in shard.members}
-        parts = [_NamedFiles(list(shard.members), [], list(shard.repeated)) for shard in shards]
-        return _tree(parts, lambda names: [tar_heads(members[n], [n])[0] for n in names])
-    place = places_of(root)[0]
-    index = zip_index(place)
-    part = _NamedFiles(list(index.members), index.folders, index.repeated)
-    return _tree([part], lambda names: zip_heads(place, [index.members[name] for name in names]))
+    holder = root_format(root)
+    return _tree(holder.parts(), holder.heads)
 
 
-def _walk(root: Path) -> Iterator[_NamedFiles]:
-    for found in walk_folder(root):
-        if found.error:
-            where = root / found.prefix
-            raise ManifestError(f"{where}: cannot be read: {found.error.strerror}") from None
-        yield _NamedFiles(found.files, found.folders, [])
-
-
-def _tree(parts: Iterable[_NamedFiles], heads: Heads) -> FileTree:
+def _tree(parts: Iterable[NamedFiles], heads: Heads) -> FileTree:
     """Put together what lies in one folder after the other."""
     occupied: set[str] = set()
     folders: set[str] = set()
@@ -134,18 +100,6 @@ def _folders_of(names: Iterable[str]) -> set[str]:
     for folder in {name.rpartition("/")[0] for name in names}:
         found.update((folder, *_parents(folder)))
     return found - {""}
-
-
-def archive_uris(root: Root) -> list[str]:
-    """Return the uris of the files in a .zip file or in one or several .tar files.
-
-    Raises:
-        ManifestError: the file is missing or no archive.
-    """
-    places = places_of(root)
-    if root_kind(root) == "tar":
-        return [name for place in places for name in tar_index(place).members]
-    return list(zip_index(places[0]).members)
 
 
 def _parents(name: str) -> Iterable[str]:

@@ -26,14 +26,14 @@ from ltcache.manifest.image_files import NO_IMAGES, LeftOut
 from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
-from ltcache.manifest.ranges import read_range
 from ltcache.manifest.roots import Place, RemotePlace, one_root
+from ltcache.manifest.roots.ranges import read_range
+from ltcache.manifest.roots.tars import TarIndex, tar_index
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.samples import SampleList, ShardFiles, files_of, last_dot, samples_of
 from ltcache.manifest.splits import split_in
 from ltcache.manifest.table_forms import json_array
 from ltcache.manifest.tables import LABEL_COLUMNS, renamed
-from ltcache.manifest.tars import TarIndex, tar_index
 from ltcache.manifest.text import parse_json
 from ltcache.records import JsonObject
 

@@ -175,7 +175,7 @@ def test_names_that_no_file_can_have() -> None:
 
 
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ltcache.images.limits.MAX_BYTES", 10)
+    monkeypatch.setattr("ltcache.manifest.roots.limits.MAX_BYTES", 10)
     (tmp_path / "a.png").write_bytes(b"x" * 11)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "a.png")

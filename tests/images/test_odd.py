@@ -174,7 +174,7 @@ def test_an_image_too_long_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "x.png").write_bytes(bytes(101))
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.png", bytes(101))
-    monkeypatch.setattr("ltcache.images.limits.MAX_BYTES", 100)
+    monkeypatch.setattr("ltcache.manifest.roots.limits.MAX_BYTES", 100)
     for root in (tmp_path, tmp_path / "x.zip"):
         with pytest.raises(ImageError, match="101 bytes, more than 100"):
             open_store(root).read("x.png")

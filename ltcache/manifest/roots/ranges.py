@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ltcache.errors import ImageError
-from ltcache.manifest.roots import Place, RemotePlace
+from ltcache.manifest.roots.places import Place, RemotePlace
 
 
 def read_range(place: Place, stamp: tuple[int, int], start: int, size: int) -> bytes:

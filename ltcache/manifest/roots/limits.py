@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
 from ltcache.errors import ImageError
-from ltcache.manifest import leaves_root
+from ltcache.manifest.file_names import leaves_root
 
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 MAX_BYTES = 1 << 30
 """Largest accepted encoded image: what is longer is no image, or a bomb."""
 
@@ -30,3 +32,9 @@ def safe_uri(uri: str) -> PurePosixPath:
     if leaves_root(uri):
         raise ImageError("the path leaves the root of the images")
     return PurePosixPath(uri)
+
+
+def stable_text(error: Exception) -> str:
+    """Return an error's text without memory addresses, so that records are reproducible."""
+    text = _ADDRESS.sub("the image", str(error)).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,26 +1,10 @@
-"""Where images lie: a folder, an archive or a table, here or behind an address of fsspec.
-
-A root is never stored: what a manifest keeps are uris below it, the same on every machine.
-
-====================  =====================  =======================================================
-root                  uri of an image        read how
-====================  =====================  =======================================================
-folder                path below it          one file
-.zip file             name of the member     the member, without unpacking
-.tar file or files    ``SHARD/MEMBER``, or   by offset, in the archive's order, without unpacking;
-                      ``MEMBER`` if unique   ``{00000..00003}.tar`` names several
-.parquet file(s)      ``FILE/ROW``           one row group at a time
-saved HF dataset      ``SPLIT/ROW``          rows only, from Arrow files (extra ``hf``)
-``memory://``, ...    path below it          any of fsspec's file systems; archives there too
-====================  =====================  =======================================================
-"""
+"""Paths, addresses of fsspec and patterns of shards: what a person writes for a root."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,8 +19,6 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # Path() makes one / of 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 _MOST_SHARDS = 1_000_000
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".txz", ".tar.zst")
-_KINDS = {".zip": "zip", ".tar": "tar", ".parquet": "parquet", ".pq": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -240,42 +222,6 @@ def _choices(pattern: str, inner: str) -> Sequence[str]:
         raise ManifestError(f"{pattern}: the range {{{inner}}} runs backwards or is too long")
     width = len(numbers.group(1))
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
-
-
-def root_kind(root: Root) -> str:
-    """Return ``folder``, ``zip``, ``tar``, ``parquet`` or ``dataset``.
-
-    Raises:
-        ManifestError: there is nothing, or something that is none of these.
-    """
-    if isinstance(root, ShardedRoot):
-        kinds = {root_kind(place) for place in root.places}
-        if len(kinds) == 1 and kinds <= {"tar", "parquet"}:
-            return kinds.pop()
-        raise ManifestError(f"{root}: several roots are either .tar or .parquet files")
-    if root.is_dir():
-        return "dataset" if isinstance(root, Path) and is_saved_dataset(root) else "folder"
-    if root.name.lower().endswith(_COMPRESSED):
-        raise ManifestError(
-            f"{root}: a compressed archive has no places to read from; decompress it to .tar"
-        )
-    if isinstance(root, Path) and not root.is_file():
-        raise ManifestError(f"the root {str(root)!r} is neither a folder nor an archive")
-    kind = _KINDS.get(root.suffix.lower())
-    if kind is None and isinstance(root, Path) and zipfile.is_zipfile(root):
-        kind = "zip"
-    if kind is None or not root.exists():
-        raise ManifestError(
-            f"the root {str(root)!r} is neither a folder nor a {', '.join(_KINDS)} file"
-        )
-    return kind
-
-
-def is_saved_dataset(path: Path) -> bool:
-    """Return whether ``datasets``' ``save_to_disk`` made a folder."""
-    return (path / "dataset_dict.json").is_file() or (
-        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    )
 
 
 def places_of(root: Root) -> tuple[Place, ...]:

@@ -1,0 +1,141 @@
+"""Zip files, never unpacked: the uris of their members, and the bytes of each."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ltcache.errors import ImageError, ManifestError
+from ltcache.manifest.file_names import is_folder, member_uri, member_uris
+from ltcache.manifest.image_files import HEAD_BYTES
+from ltcache.manifest.roots.limits import check_size, safe_uri, stable_text
+from ltcache.manifest.roots.places import Place, open_place
+from ltcache.manifest.roots.root_format import ImageStore, NamedFiles, RootFormat
+
+
+@dataclass(frozen=True)
+class ZipIndex:
+    """What is in a zip file.
+
+    Args:
+        members: uri -> member of every file, in the archive's order.
+        folders: uris of the folders that have an entry of their own.
+        repeated: uris of files that come more than once: the last of them counts.
+    """
+
+    members: dict[str, str]
+    folders: list[str]
+    repeated: list[str]
+
+
+def zip_index(place: Place) -> ZipIndex:
+    """Return the index of a zip file.
+
+    Raises:
+        ManifestError: the file is missing or no archive.
+    """
+    with _opened(place) as archive:
+        return index_of(archive)
+
+
+def index_of(archive: zipfile.ZipFile) -> ZipIndex:
+    """Return the index of an open zip file."""
+    names = archive.namelist()
+    members, repeated = member_uris(name for name in names if not is_folder(name))
+    return ZipIndex(members, [member_uri(name) for name in names if is_folder(name)], repeated)
+
+
+def zip_heads(place: Place, members: Sequence[str]) -> list[bytes]:
+    """Return the first bytes of some members; none of one that cannot be read.
+
+    Raises:
+        ManifestError: the file is missing or no archive.
+    """
+    with _opened(place) as archive:
+        return [head_of(archive, member) for member in members]
+
+
+def head_of(archive: zipfile.ZipFile, member: str) -> bytes:
+    """Return the first bytes of a member, or none if it cannot be read."""
+    try:
+        with archive.open(member) as file:
+            return file.read(HEAD_BYTES)
+    except Exception:  # zlib, lzma and zipfile raise errors of their own
+        return b""
+
+
+class ZipRoot(RootFormat):
+    """A .zip file; one without that suffix is recognised by its directory."""
+
+    suffixes = (".zip",)
+
+    @classmethod
+    def recognises(cls, place: Place) -> bool:
+        """See :meth:`RootFormat.recognises`."""
+        return isinstance(place, Path) and zipfile.is_zipfile(place)
+
+    @cached_property
+    def index(self) -> ZipIndex:
+        """What is in it."""
+        return zip_index(self.place)
+
+    def parts(self) -> list[NamedFiles]:
+        """See :meth:`RootFormat.parts`."""
+        return [NamedFiles(list(self.index.members), self.index.folders, self.index.repeated)]
+
+    def open(self) -> ImageStore:
+        """See :meth:`RootFormat.open`."""
+        return ZipStore(self.place)
+
+    def heads(self, names: Sequence[str]) -> list[bytes]:
+        """See :meth:`RootFormat.heads`."""
+        return zip_heads(self.place, [self.index.members[name] for name in names])
+
+
+class ZipStore:
+    """Images as members of one zip file; each thread holds a handle of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._local = threading.local()
+        members = zip_index(place).members
+        self._renamed = {uri: name for uri, name in members.items() if uri != name}
+
+    def read(self, uri: str) -> bytes:
+        """See :class:`ImageStore`."""
+        name = str(safe_uri(uri))
+        try:
+            archive = self._archive()
+            member = archive.getinfo(self._renamed.get(name, name))
+            check_size(member.file_size)
+            return archive.read(member)
+        except KeyError:
+            raise ImageError("No such member in the zip file") from None
+        except ImageError:
+            raise
+        except Exception as error:  # zlib, lzma and zipfile raise errors of their own
+            raise ImageError(stable_text(error)) from None
+
+    def _archive(self) -> zipfile.ZipFile:
+        archive: zipfile.ZipFile | None = getattr(self._local, "archive", None)
+        if archive is None:
+            source: Any = self.place if isinstance(self.place, Path) else open_place(self.place)
+            archive = self._local.archive = zipfile.ZipFile(source)
+        return archive
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[zipfile.ZipFile]:
+    try:
+        with open_place(place) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except ManifestError:
+        raise
+    except Exception as error:  # zipfile lets struct and value errors of broken archives pass
+        raise ManifestError(f"{place}: cannot be read as a .zip file: {error}") from None
