@@ -89,6 +89,7 @@ def command(
     ltcache extract lists/ImageNet_LT --root /data/imagenet --out cache --model ViT-B-32,openai
     """
     from ltcache.cli.progress import ExtractionBar
+    from ltcache.encoder import family_of
     from ltcache.extract import extract
     from ltcache.manifest import read_manifest
 
@@ -109,7 +110,7 @@ def command(
         manifest = manifest.head(limit)
     if not len(manifest.classes):
         refuse_given(("templates",), f"{source} has no classes to make texts of")
-    if options["model"].startswith("timm:"):
+    if not family_of(options["model"]).has_texts:
         refuse_given(("templates",), f"{options['model']} has no text tower")
     if templates:
         from ltcache.texts import template_set

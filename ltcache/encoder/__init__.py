@@ -11,7 +11,13 @@ from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.device import choose_device
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
-from ltcache.encoder.load import load_chosen, load_encoder
+from ltcache.encoder.load import (
+    ENCODER_FAMILIES,
+    EncoderFamily,
+    family_of,
+    load_chosen,
+    load_encoder,
+)
 from ltcache.encoder.pending import PendingFeatures
 from ltcache.encoder.recorded import (
     encoder_of_cache,
@@ -24,8 +30,10 @@ from ltcache.encoder.templates import openai_simple_templates, openai_templates
 from ltcache.encoder.tower import ImageTower
 
 __all__ = [
+    "ENCODER_FAMILIES",
     "Encoder",
     "EncoderChoice",
+    "EncoderFamily",
     "ImageTower",
     "PendingFeatures",
     "TowerEnd",
@@ -33,6 +41,7 @@ __all__ = [
     "build_rest",
     "choose_device",
     "encoder_of_cache",
+    "family_of",
     "fields_of",
     "is_checkpoint",
     "load_chosen",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,44 @@ def load_chosen(choice: EncoderChoice) -> Encoder:
     place = choose_device(choice.device)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
-    if choice.name.startswith(TIMM):
-        return load_timm(choice, device=place, precision=precision)
+    return family_of(choice.name).load(choice, device=place, precision=precision)
+
+
+def _load_open_clip(choice: EncoderChoice, *, device: torch.device, precision: str) -> Encoder:
     source = resolve(choice)
     built = build(source, choice.cache_dir)
     tokenizer = load_tokenizer(source, choice.cache_dir)
     child = source.child
     adapters = child.adapters if child else ()
     encoder = encoder_of(
-        built, source, tokenizer, device=place, precision=precision, adapters=adapters
+        built, source, tokenizer, device=device, precision=precision, adapters=adapters
     )
     if child:
         require_recorded(encoder.identity, child)
     return encoder
+
+
+@dataclass(frozen=True)
+class EncoderFamily:
+    """Encoders whose names begin alike.
+
+    Args:
+        load: called as ``load(choice, device=device, precision=precision)``, both chosen already.
+        has_texts: whether they have a text tower.
+    """
+
+    load: Callable[..., Encoder]
+    has_texts: bool = True
+
+
+ENCODER_FAMILIES = {TIMM: EncoderFamily(load_timm, has_texts=False)}
+"""Beginning of a model's name -> family; all other names are open_clip's."""
+
+
+def family_of(name: str) -> EncoderFamily:
+    """Return the family of a model's name."""
+    found = (family for start, family in ENCODER_FAMILIES.items() if name.startswith(start))
+    return next(found, EncoderFamily(_load_open_clip))
 
 
 def build(source: EncoderSource, cache_dir: str | None = None) -> Any:

@@ -10,24 +10,16 @@ from ltcache.manifest.matching import ResolvedLabels, resolve_labels
 from ltcache.manifest.missing import MissingFiles, missing_files
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.packaged import packaged_manifests, packaged_names
-from ltcache.manifest.roots import (
+from ltcache.manifest.roots.catalogue import (
     ROOT_FORMATS,
-    ImageInput,
-    ImageStore,
-    NamedFiles,
-    Place,
-    RemotePlace,
-    Root,
-    RootFormat,
-    ShardedRoot,
-    as_root,
-    file_input,
     named_among_images,
     open_store,
-    read_file,
     root_format,
-    stable_text,
 )
+from ltcache.manifest.roots.folders import file_input, read_file
+from ltcache.manifest.roots.limits import stable_text
+from ltcache.manifest.roots.places import Place, RemotePlace, Root, ShardedRoot, as_root
+from ltcache.manifest.roots.root_format import ImageInput, ImageStore, NamedFiles, RootFormat
 from ltcache.manifest.rows import Listing, checked_split
 from ltcache.manifest.source import read_manifest, root_of
 from ltcache.manifest.split_messages import HOW_TO_SPLIT, missing_split, unlabelled_split, unscored

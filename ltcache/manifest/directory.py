@@ -15,7 +15,7 @@ from ltcache.manifest.manifest import DEFAULT_TEMPLATES
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import canonical_split
-from ltcache.manifest.tables import TABLE_SUFFIXES, read_table
+from ltcache.manifest.tables import TABLE_FORMS, read_table
 from ltcache.manifest.text import read_json
 from ltcache.records import digest, file_digest
 
@@ -132,7 +132,7 @@ def _listing(path: Path, split: str, file: Path, request: ManifestRequest) -> Li
     suffix = file.suffix.lower()
     if suffix in LIST_SUFFIXES:
         return read_list(file, request.labelled, split)
-    if suffix in TABLE_SUFFIXES:
+    if suffix in TABLE_FORMS:
         return read_table(file, request, split=split)
     raise ManifestError(f"{path / CARD}: the list {file.name!r} is none of .csv .jsonl .txt...")
 

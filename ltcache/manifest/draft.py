@@ -15,7 +15,7 @@ from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
 from ltcache.manifest.matching import resolve_labels
-from ltcache.manifest.roots import Root
+from ltcache.manifest.roots.places import Root
 from ltcache.manifest.rows import Listing, build_rows
 from ltcache.manifest.splits import canonical_split
 from ltcache.manifest.text import some

@@ -18,7 +18,7 @@ from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.matching import one_class_notes
 from ltcache.manifest.names import read_classes
-from ltcache.manifest.roots import Root, root_name
+from ltcache.manifest.roots.places import Root, root_name
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, splits_of
 from ltcache.manifest.text import natural_key, some

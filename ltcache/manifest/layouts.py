@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ltcache.manifest.roots import RootFormat
+from ltcache.manifest.roots.root_format import RootFormat
 
 _SAMPLE = 100
 _FOLDERS = 50

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
-from ltcache.manifest.roots import Root
+from ltcache.manifest.roots.places import Root
 from ltcache.manifest.splits import SPLITS
 from ltcache.records import JsonObject, digest
 

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from ltcache.errors import ManifestError
 from ltcache.manifest.layouts import layout_hint
 from ltcache.manifest.manifest import Manifest
-from ltcache.manifest.roots import Root, root_format
+from ltcache.manifest.roots.catalogue import root_format
+from ltcache.manifest.roots.places import Root
 from ltcache.manifest.text import printable
 
 _FIRST = 5

@@ -13,10 +13,9 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.directory import CARD
 from ltcache.manifest.draft import SourceDraft
 from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file
-from ltcache.manifest.roots import RemotePlace, Root, as_root
-from ltcache.manifest.tables import FORMS
+from ltcache.manifest.roots.places import RemotePlace, Root, as_root
+from ltcache.manifest.tables import TABLE_FORMS
 
-_LISTS = (*LIST_SUFFIXES, *FORMS, ".json")
 _MOST_BYTES = 1 << 30
 Renamed = Callable[[SourceDraft], SourceDraft]
 
@@ -65,12 +64,13 @@ def _lone_remote(source: Any) -> RemotePlace | None:
 
 def _wanted(remote: RemotePlace) -> Sequence[RemotePlace]:
     """Return the lists to fetch: a list and class names beside it, or those of a folder."""
-    if remote.suffix.lower() in _LISTS and not remote.is_dir():
+    suffixes = (*LIST_SUFFIXES, *TABLE_FORMS, ".json")
+    if remote.suffix.lower() in suffixes and not remote.is_dir():
         beside = [place for place in _files_in(remote.parent) if is_names_file(place.name)]
         return [remote, *(place for place in beside if place.name != remote.name)]
     if not remote.is_dir():
         return []
-    files = [place for place in _files_in(remote) if place.suffix.lower() in _LISTS]
+    files = [place for place in _files_in(remote) if place.suffix.lower() in suffixes]
     if any(place.name == CARD for place in files):
         return files
     return files if any(not is_names_file(place.name) for place in files) else []

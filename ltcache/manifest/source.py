@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,12 @@ from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file, read_lists
 from ltcache.manifest.manifest import Manifest
 from ltcache.manifest.packaged import find_packaged, unknown_source
 from ltcache.manifest.remote import fetching
-from ltcache.manifest.roots import (
-    Place,
-    RemotePlace,
-    Root,
-    ShardedRoot,
-    as_root,
-    places_of,
-    root_format,
-)
+from ltcache.manifest.roots.catalogue import root_format, root_suffixes
+from ltcache.manifest.roots.places import Place, RemotePlace, Root, ShardedRoot, as_root, places_of
 from ltcache.manifest.roots.saved_datasets import is_saved_dataset
 from ltcache.manifest.saved import read_saved
 from ltcache.manifest.splits import SPLITS, split_in
-from ltcache.manifest.tables import TABLE_SUFFIXES, has_path_column, read_tables
+from ltcache.manifest.tables import TABLE_FORMS, has_path_column, read_tables
 from ltcache.manifest.text import some
 from ltcache.manifest.webdataset import read_tars
 
@@ -137,10 +130,9 @@ def _read(
 
 def _read_folder(path: Path, request: ManifestRequest) -> SourceDraft:
     """Read a directory: a manifest, else lists in it, else tables, else images."""
-    if (path / CARD).is_file():
-        return read_directory(path, request)
-    if is_saved_dataset(path):
-        return read_saved(path, request)
+    for recognises, read in FOLDER_READERS:
+        if recognises(path):
+            return read(path, request)
     if request.labelled is False:
         return read_folder(path, request)
     lists, others = _lists_in(path)
@@ -171,18 +163,20 @@ def _read_files(paths: Sequence[Place], request: ManifestRequest) -> SourceDraft
     return readers.pop()(paths, request)
 
 
-_Reader = Callable[[Sequence[Any], ManifestRequest], SourceDraft]
+_Reader = Callable[[Any, ManifestRequest], SourceDraft]  # of files of one kind, or a folder
 
 
 def _reader(path: Place) -> _Reader:
-    suffix = path.suffix.lower()
     if path.name == CARD:
         return _read_card
-    if suffix not in _READERS:
+    suffixes = (*LIST_SUFFIXES, *TABLE_FORMS, *root_suffixes())
+    tables = dict.fromkeys(TABLE_FORMS, read_tables)
+    readers = {**dict.fromkeys(suffixes, _read_archive), **tables, **FILE_READERS}
+    if path.suffix.lower() not in readers:
         raise ManifestError(
-            f"{path}: not a list, table or archive by its suffix ({' '.join(_READERS)})"
+            f"{path}: not a list, table or archive by its suffix ({' '.join(readers)})"
         )
-    return _READERS[suffix]
+    return readers[path.suffix.lower()]
 
 
 def _read_card(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
@@ -199,17 +193,22 @@ def _only(paths: Sequence[Any]) -> Any:
     return paths[0]
 
 
-_READERS: dict[str, _Reader] = {
-    **dict.fromkeys(LIST_SUFFIXES, read_lists),
-    **dict.fromkeys(TABLE_SUFFIXES, read_tables),
-    ".zip": _read_archive,
-    ".tar": read_tars,
-}
+def _has_card(path: Path) -> bool:
+    return (path / CARD).is_file()
+
+
+FILE_READERS: dict[str, _Reader] = {**dict.fromkeys(LIST_SUFFIXES, read_lists), ".tar": read_tars}
+"""Suffix -> reader; other files are tables (:data:`TABLE_FORMS`) or hold class folders."""
+FOLDER_READERS: list[tuple[Callable[[Path], bool], _Reader]] = [
+    (_has_card, read_directory),
+    (is_saved_dataset, read_saved),
+]
+"""How a folder is recognised, and its reader; other folders hold lists, tables or class folders."""
 
 
 def _holds_lists(path: Path, request: ManifestRequest) -> bool:
     """Return whether a directory is read by the card or the lists in it."""
-    return (path / CARD).is_file() or (request.labelled is not False and bool(_lists_in(path)[0]))
+    return _has_card(path) or (request.labelled is not False and bool(_lists_in(path)[0]))
 
 
 def _lists_in(path: Path) -> tuple[list[Path], list[str]]:
@@ -220,7 +219,7 @@ def _lists_in(path: Path) -> tuple[list[Path], list[str]]:
     files = [file for file in sorted(path.iterdir()) if file.is_file() and file.name[0] != "."]
     lists, others = _candidates(files, LIST_SUFFIXES, _looks_like_list)
     if not lists:
-        lists, tables = _candidates(files, TABLE_SUFFIXES, has_path_column)
+        lists, tables = _candidates(files, TABLE_FORMS, has_path_column)
         others = others + tables
     if not others:
         return lists, []
@@ -229,7 +228,7 @@ def _lists_in(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _candidates(
-    files: Iterable[Path], suffixes: Sequence[str], fits: Callable[[Path], bool]
+    files: Iterable[Path], suffixes: Collection[str], fits: Callable[[Path], bool]
 ) -> tuple[list[Path], list[Path]]:
     """Return the lists (those with a split in their name, or a lone one), and all the others."""
     fitting = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _read_parquet(path: Path) -> TableColumns:
     return TableColumns(dict(zip(header, arrays, strict=True)), lines, named)
 
 
-FORMS = {
+TABLE_FORMS: dict[str, Callable[[Path], TableColumns]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".jsonl": _read_jsonl,
@@ -94,3 +94,4 @@ FORMS = {
     ".parquet": _read_parquet,
     ".pq": _read_parquet,
 }
+"""Suffix -> what reads such a table into columns."""

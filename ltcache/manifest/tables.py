@@ -17,19 +17,17 @@ from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.manifest.names import read_classes
-from ltcache.manifest.roots import Root, one_root
 from ltcache.manifest.roots.parquet import image_column, open_parquet
+from ltcache.manifest.roots.places import Root, one_root
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import canonical_split, split_in
-from ltcache.manifest.table_forms import FORMS
+from ltcache.manifest.table_forms import TABLE_FORMS
 from ltcache.manifest.text import some
 
 PATH_COLUMNS = ("path", "uri", "image", "filepath", "file_name", "filename")
 LABEL_COLUMNS = ("label", "class", "target")
 TAKEN = (*COLUMNS.names, "item", "sha256", "width", "height", "status", "error")
 """Columns that a manifest has or a cache adds; those of a user are called ``user_NAME``."""
-
-TABLE_SUFFIXES = tuple(FORMS)
 
 
 def read_tables(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
@@ -77,7 +75,7 @@ def read_table(path: Path, request: ManifestRequest, *, split: str | None = None
         split: the split of its rows; by default its column, else what the file's name tells,
             else train (pool without labels).
     """
-    columns = FORMS[path.suffix.lower()](path)
+    columns = TABLE_FORMS[path.suffix.lower()](path)
     values = dict(columns.values)
     if images_inside(path):
         uris = [f"{path.name}/{row}" for row in range(len(columns.lines))]
@@ -180,7 +178,7 @@ def renamed(values: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
 
 def images_inside(path: Path) -> bool:
     """Return whether a table is a Parquet file that holds the images themselves."""
-    if FORMS[path.suffix.lower()] is not FORMS[".parquet"]:
+    if TABLE_FORMS[path.suffix.lower()] is not TABLE_FORMS[".parquet"]:
         return False
     with open_parquet(path) as file:
         return image_column(file.schema_arrow) is not None
@@ -189,7 +187,7 @@ def images_inside(path: Path) -> bool:
 def has_path_column(path: Path) -> bool:
     """Return whether a table can be a list; a broken one counts, so that it is complained about."""
     try:
-        columns = FORMS[path.suffix.lower()](path).values
+        columns = TABLE_FORMS[path.suffix.lower()](path).values
     except ManifestError:
         return True
     return _pick(columns, PATH_COLUMNS) is not None or images_inside(path)

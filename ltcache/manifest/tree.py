@@ -17,7 +17,9 @@ from ltcache.manifest.image_files import (
     is_image,
     is_visible,
 )
-from ltcache.manifest.roots import NamedFiles, Root, root_format
+from ltcache.manifest.roots.catalogue import root_format
+from ltcache.manifest.roots.places import Root
+from ltcache.manifest.roots.root_format import NamedFiles
 from ltcache.records import one_line
 
 

@@ -26,7 +26,7 @@ from ltcache.manifest.image_files import NO_IMAGES, LeftOut
 from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
-from ltcache.manifest.roots import Place, RemotePlace, one_root
+from ltcache.manifest.roots.places import Place, RemotePlace, one_root
 from ltcache.manifest.roots.ranges import read_range
 from ltcache.manifest.roots.tars import TarIndex, tar_index
 from ltcache.manifest.rows import Listing

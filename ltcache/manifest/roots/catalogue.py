@@ -67,7 +67,9 @@ def named_among_images(path: Path) -> RootFormat | None:
     # those of os.path answer "no" where pathlib's raise: a name too long, no permission
     if os.path.isdir(path):
         return root_format(path)
-    fitting = [kind for kind in ROOT_FORMATS.values() if kind.is_taken_apart(path)]
+    fitting = [
+        kind for kind in ROOT_FORMATS.values() if path.name.lower().endswith(kind.named_suffixes)
+    ]
     return fitting[0](path) if fitting and os.path.isfile(path) else None
 
 

@@ -15,7 +15,6 @@ from ltcache.manifest.roots.limits import check_size, safe_uri, stable_text
 from ltcache.manifest.roots.places import Place, RemotePlace, Root
 from ltcache.manifest.roots.root_format import (
     ImageInput,
-    ImageStore,
     NamedFiles,
     RootFormat,
     unreadable,
@@ -45,10 +44,6 @@ class FolderRoot(RootFormat):
                 where = self.folder / found.prefix
                 raise ManifestError(f"{where}: cannot be read: {found.error.strerror}") from None
             yield NamedFiles(found.files, found.folders)
-
-    def open(self) -> ImageStore:
-        """See :meth:`RootFormat.open`."""
-        return DirectoryStore(self.folder)
 
     def heads(self, names: Sequence[str]) -> list[bytes]:
         """See :meth:`RootFormat.heads`."""
@@ -83,6 +78,14 @@ class FolderRoot(RootFormat):
             for name in images:
                 yield file_input(self.folder / name)
 
+    def read(self, uri: str) -> bytes:
+        """See :meth:`RootFormat.read`."""
+        path = local_path(self.folder, str(safe_uri(uri)))
+        try:
+            return _content(path)
+        except OSError as error:
+            raise ImageError(error.strerror or type(error).__name__) from None
+
 
 class RemoteFolderRoot(RootFormat):
     """A folder behind an address of fsspec."""
@@ -100,10 +103,6 @@ class RemoteFolderRoot(RootFormat):
         """See :meth:`RootFormat.parts`."""
         return [NamedFiles(self.folder.files())]
 
-    def open(self) -> ImageStore:
-        """See :meth:`RootFormat.open`."""
-        return RemoteStore(self.folder)
-
     def heads(self, names: Sequence[str]) -> list[bytes]:
         """See :meth:`RootFormat.heads`."""
         return self.folder.heads(names)
@@ -112,31 +111,9 @@ class RemoteFolderRoot(RootFormat):
         """Return none: listing all that is there once more, for a hint, takes too long."""
         return ()
 
-
-class DirectoryStore:
-    """Images as files below a directory."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
     def read(self, uri: str) -> bytes:
-        """See :class:`ImageStore`."""
-        path = local_path(self.root, str(safe_uri(uri)))
-        try:
-            return _content(path)
-        except OSError as error:
-            raise ImageError(error.strerror or type(error).__name__) from None
-
-
-class RemoteStore:
-    """Images as files below an address of fsspec."""
-
-    def __init__(self, root: RemotePlace) -> None:
-        self.root = root
-
-    def read(self, uri: str) -> bytes:
-        """See :class:`ImageStore`."""
-        place = self.root / str(safe_uri(uri))
+        """See :meth:`RootFormat.read`."""
+        place = self.folder / str(safe_uri(uri))
         try:
             check_size(place.size())
             return place.read()
@@ -154,7 +131,7 @@ def read_file(path: Path) -> bytes:
     Raises:
         ImageError: missing, no permission, no regular file, or longer than an image can be.
     """
-    return DirectoryStore(path.parent).read(path.name)
+    return FolderRoot(path.parent).read(path.name)
 
 
 def file_input(path: Path) -> ImageInput:

@@ -6,17 +6,16 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ltcache.errors import ImageError, ManifestError
-from ltcache.manifest.roots.limits import stable_text
-from ltcache.manifest.roots.places import Place, RemotePlace, Root, places_of
-from ltcache.manifest.roots.root_format import ImageStore, NamedFiles, RootFormat
-from ltcache.manifest.roots.table_rows import image_bytes, row_of, row_test
+from ltcache.manifest.roots.limits import check_size, stable_text
+from ltcache.manifest.roots.places import Place, RemotePlace, places_of
+from ltcache.manifest.roots.root_format import NamedFiles, RootFormat
 
 _GROUPS = 2  # row groups that are kept: reading runs over a border
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes")
@@ -89,36 +88,25 @@ class ParquetRoot(RootFormat):
     suffixes = (".parquet", ".pq")
     several = True
 
-    @classmethod
-    def is_taken_apart(cls, path: Path) -> bool:
-        """See :meth:`RootFormat.is_taken_apart`."""
-        return False
-
     def parts(self) -> tuple[NamedFiles, ...]:
         """Return nothing: rows lie in no folders."""
         return ()
 
-    def open(self) -> ImageStore:
-        """See :meth:`RootFormat.open`."""
-        return ParquetStore(self.root)
+    @cached_property
+    def index(self) -> dict[str, _ParquetImages]:
+        """See :meth:`RootFormat.index`: the files by their names."""
+        return {place.name: _ParquetImages(place) for place in places_of(self.root)}
+
+    def read(self, uri: str) -> bytes:
+        """See :meth:`RootFormat.read`."""
+        name, row = row_of(uri)
+        if name not in self.index:
+            raise ImageError("No such table")
+        return self.index[name].read(row)
 
     def contains(self) -> Callable[[str], bool]:
         """See :meth:`RootFormat.contains`."""
         return row_test({place.name: num_rows(place) for place in places_of(self.root)})
-
-
-class ParquetStore:
-    """Images in a column of Parquet files: ``FILE/ROW``; two row groups are kept."""
-
-    def __init__(self, root: Root) -> None:
-        self._files = {place.name: _ParquetImages(place) for place in places_of(root)}
-
-    def read(self, uri: str) -> bytes:
-        """See :class:`ImageStore`."""
-        name, row = row_of(uri)
-        if name not in self._files:
-            raise ImageError("No such table")
-        return self._files[name].read(row)
 
 
 class _ParquetImages:
@@ -161,3 +149,32 @@ class _ParquetImages:
         while len(self._groups) > _GROUPS:
             self._groups.popitem(last=False)
         return self._groups[group]
+
+
+def row_of(uri: str) -> tuple[str, int]:
+    """Return table and row of ``TABLE/12``."""
+    table, _, number = uri.rpartition("/")
+    if not number.isdecimal() or not number.isascii() or len(number) > 15:
+        raise ImageError("not the name of a row: TABLE/NUMBER")
+    return table, int(number)
+
+
+def image_bytes(value: pa.Scalar) -> bytes:
+    """Return the bytes of one image; a path in their place is not followed."""
+    if isinstance(value, pa.StructScalar):
+        value = value.get("bytes") if value.is_valid else None
+    if value is None or not value.is_valid:
+        raise ImageError("the row holds no image bytes; save the data with its images embedded")
+    data = value.as_buffer()
+    check_size(data.size)
+    return bytes(data.to_pybytes())
+
+
+def row_test(counts: Mapping[str, int]) -> Callable[[str], bool]:
+    """Return a test for uris ``TABLE/12``, given the number of rows of each table."""
+
+    def is_row(uri: str) -> bool:
+        table, _, number = uri.rpartition("/")
+        return number.isdecimal() and int(number) < counts.get(table, 0)
+
+    return is_row

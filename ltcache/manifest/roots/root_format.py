@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import ClassVar, Protocol
+from functools import cached_property, partial
+from typing import Any, ClassVar, Protocol
 
 from ltcache.errors import ImageError, ManifestError
 from ltcache.manifest.image_files import HEAD_BYTES, LeftOut, images_among, is_visible
@@ -55,10 +54,12 @@ class RootFormat(ABC):
 
     Attributes:
         suffixes: of its files, in lower case; none where a root in this format is a folder.
+        named_suffixes: of files that mean the images in them where ``predict`` is given one.
         several: whether several files may be one root.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    named_suffixes: ClassVar[tuple[str, ...]] = ()
     several: ClassVar[bool] = False
 
     def __init__(self, root: Root) -> None:
@@ -71,11 +72,6 @@ class RootFormat(ABC):
         """Return whether a folder, or a file whose suffix no format has, is in this format."""
         return False
 
-    @classmethod
-    def is_taken_apart(cls, path: Path) -> bool:
-        """Return whether a file that a person names among images means the images in it."""
-        return path.name.lower().endswith(cls.suffixes)
-
     @abstractmethod
     def parts(self) -> Iterable[NamedFiles]:
         """Return what there is, to look for class folders in.
@@ -85,17 +81,26 @@ class RootFormat(ABC):
         """
 
     @abstractmethod
-    def open(self) -> ImageStore:
-        """Return what reads the bytes.
+    def read(self, uri: str) -> bytes:
+        """Return the bytes at ``uri``, as an :class:`ImageStore` does."""
+
+    @cached_property
+    def index(self) -> Any:
+        """Return what has to be known before bytes are read; a format keeps it here.
 
         Raises:
             ManifestError: it is damaged; names the file.
         """
+        return None
+
+    def open(self) -> ImageStore:
+        """Return it with its index."""
+        _ = self.index
+        return self
 
     def heads(self, names: Sequence[str]) -> Iterable[bytes]:
         """Return the first bytes of some files; none of one that cannot be read."""
-        store = self.open()
-        return [_head(store, name) for name in names]
+        return [_head(self, name) for name in names]
 
     def contains(self) -> Callable[[str], bool]:
         """Return a test for uris."""
@@ -115,14 +120,14 @@ class RootFormat(ABC):
         try:
             names = [name for part in self.parts() for name in part.files if is_visible(name)]
             images, rest = images_among(names, self.heads)
-            store = self.open()
+            self.open()
         except ManifestError as error:
             kind = self.suffixes[0].removeprefix(".")
             yield unreadable(str(self.root), f"not a {kind} archive ({error})")
             return
         left_out.add(f"{self.root}/{name}" for name in rest)
         for name in images:
-            yield ImageInput(f"{self.root}/{name}", partial(store.read, name))
+            yield ImageInput(f"{self.root}/{name}", partial(self.read, name))
 
 
 def unreadable(name: str, reason: str) -> ImageInput:

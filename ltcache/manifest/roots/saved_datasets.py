@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,8 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.extras import how_to_install
 from ltcache.manifest.roots.folders import FolderRoot
 from ltcache.manifest.roots.limits import stable_text
-from ltcache.manifest.roots.parquet import image_column
+from ltcache.manifest.roots.parquet import image_bytes, image_column, row_of, row_test
 from ltcache.manifest.roots.places import Place
-from ltcache.manifest.roots.root_format import ImageStore
-from ltcache.manifest.roots.table_rows import image_bytes, row_of, row_test
 from ltcache.manifest.text import some
 
 
@@ -30,30 +28,24 @@ class SavedDatasetRoot(FolderRoot):
         """See :meth:`RootFormat.recognises`."""
         return isinstance(place, Path) and is_saved_dataset(place)
 
-    def open(self) -> ImageStore:
-        """See :meth:`RootFormat.open`."""
-        return SavedStore(self.folder)
+    @cached_property
+    def index(self) -> Mapping[str, Any]:
+        """See :meth:`RootFormat.index`: the column of images of each split."""
+        return {
+            name: part.select_columns([saved_image_column(self.folder, part)])
+            for name, part in saved_splits(self.folder).items()
+        }
 
     def contains(self) -> Callable[[str], bool]:
         """See :meth:`RootFormat.contains`."""
         return row_test({split: len(part) for split, part in saved_splits(self.folder).items()})
 
-
-class SavedStore:
-    """Images in a dataset that Hugging Face's ``datasets`` saved: ``SPLIT/ROW``."""
-
-    def __init__(self, path: Path) -> None:
-        self._splits = {
-            name: part.select_columns([saved_image_column(path, part)])
-            for name, part in saved_splits(path).items()
-        }
-
     def read(self, uri: str) -> bytes:
-        """See :class:`ImageStore`."""
+        """See :meth:`RootFormat.read`."""
         split, row = row_of(uri)
-        if split not in self._splits:
+        if split not in self.index:
             raise ImageError("No such split in the dataset")
-        dataset = self._splits[split]
+        dataset = self.index[split]
         if row >= len(dataset):
             raise ImageError("No such row in the dataset")
         try:

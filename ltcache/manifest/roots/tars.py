@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,18 +22,16 @@ from ltcache.manifest.image_files import (
     suffix_of,
 )
 from ltcache.manifest.roots.limits import check_size, safe_uri
-from ltcache.manifest.roots.places import Place, Root, open_place, places_of, stamp
+from ltcache.manifest.roots.places import Place, open_place, places_of, stamp
 from ltcache.manifest.roots.ranges import read_range
 from ltcache.manifest.roots.root_format import (
     ImageInput,
-    ImageStore,
     NamedFiles,
     RootFormat,
     unreadable,
 )
 
 _BLOCK = 512
-_STREAMED = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
@@ -141,38 +139,30 @@ def _complaint(member: tarfile.TarInfo, uri: str, size: int | None) -> str:
 
 
 class TarRoot(RootFormat):
-    """One .tar file or several."""
+    """One .tar file or several: ``SHARD/MEMBER``, or ``MEMBER`` where one shard alone has it."""
 
     suffixes = (".tar",)
+    named_suffixes = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # read as a stream
     several = True
 
-    @classmethod
-    def is_taken_apart(cls, path: Path) -> bool:
-        """See :meth:`RootFormat.is_taken_apart`: compressed ones too, which are read as streams."""
-        return path.name.lower().endswith(_STREAMED)
-
-    def shards(self) -> list[TarIndex]:
-        """Return the index of each file."""
-        return [tar_index(place) for place in places_of(self.root)]
+    @cached_property
+    def index(self) -> dict[str, TarIndex]:
+        """See :meth:`RootFormat.index`: that of each file, by its name."""
+        return {place.name: tar_index(place) for place in places_of(self.root)}
 
     def parts(self) -> list[NamedFiles]:
         """See :meth:`RootFormat.parts`."""
-        return [NamedFiles(list(s.members), repeated=s.repeated) for s in self.shards()]
-
-    def open(self) -> ImageStore:
-        """See :meth:`RootFormat.open`."""
-        return TarStore(self.root)
+        return [NamedFiles(list(s.members), repeated=s.repeated) for s in self.index.values()]
 
     def heads(self, names: Sequence[str]) -> list[bytes]:
         """See :meth:`RootFormat.heads`."""
-        having = {name: shard for shard in self.shards() for name in shard.members}
+        having = {name: shard for shard in self.index.values() for name in shard.members}
         return [tar_heads(having[name], [name])[0] for name in names]
 
     def contains(self) -> Callable[[str], bool]:
         """See :meth:`RootFormat.contains`."""
-        shards = self.shards()
-        names = {f"{shard.place.name}/{name}" for shard in shards for name in shard.members}
-        return names.union(*(shard.members for shard in shards)).__contains__
+        names = {f"{file}/{name}" for file, shard in self.index.items() for name in shard.members}
+        return names.union(*(shard.members for shard in self.index.values())).__contains__
 
     def inputs(self, left_out: LeftOut) -> Iterator[ImageInput]:
         """See :meth:`RootFormat.inputs`: in the archive's order, compressed or not."""
@@ -191,15 +181,8 @@ class TarRoot(RootFormat):
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError) as e:
             yield unreadable(str(path), f"the tar archive cannot be read further ({e})")
 
-
-class TarStore:
-    """Images as members of tar shards: ``SHARD/MEMBER``, or ``MEMBER`` where one shard has it."""
-
-    def __init__(self, root: Root) -> None:
-        self._shards = {place.name: tar_index(place) for place in places_of(root)}
-
     def read(self, uri: str) -> bytes:
-        """See :class:`ImageStore`."""
+        """See :meth:`RootFormat.read`."""
         shard, name = self._find(str(safe_uri(uri)))
         start, size = shard.members[name]
         check_size(size)
@@ -207,9 +190,9 @@ class TarStore:
 
     def _find(self, uri: str) -> tuple[TarIndex, str]:
         first, _, rest = uri.partition("/")
-        if first in self._shards and rest in self._shards[first].members:
-            return self._shards[first], rest
-        having = [shard for shard in self._shards.values() if uri in shard.members]
+        if first in self.index and rest in self.index[first].members:
+            return self.index[first], rest
+        having = [shard for shard in self.index.values() if uri in shard.members]
         if len(having) == 1:
             return having[0], uri
         if having:

@@ -15,8 +15,8 @@ from ltcache.errors import ImageError, ManifestError
 from ltcache.manifest.file_names import is_folder, member_uri, member_uris
 from ltcache.manifest.image_files import HEAD_BYTES
 from ltcache.manifest.roots.limits import check_size, safe_uri, stable_text
-from ltcache.manifest.roots.places import Place, open_place
-from ltcache.manifest.roots.root_format import ImageStore, NamedFiles, RootFormat
+from ltcache.manifest.roots.places import Place, Root, open_place
+from ltcache.manifest.roots.root_format import NamedFiles, RootFormat
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,13 @@ def head_of(archive: zipfile.ZipFile, member: str) -> bytes:
 
 
 class ZipRoot(RootFormat):
-    """A .zip file; one without that suffix is recognised by its directory."""
+    """A .zip file, also by its directory; each thread that reads holds a handle of its own."""
 
-    suffixes = (".zip",)
+    suffixes = named_suffixes = (".zip",)
+
+    def __init__(self, root: Root) -> None:
+        super().__init__(root)
+        self._local = threading.local()
 
     @classmethod
     def recognises(cls, place: Place) -> bool:
@@ -82,37 +86,23 @@ class ZipRoot(RootFormat):
 
     @cached_property
     def index(self) -> ZipIndex:
-        """What is in it."""
+        """See :meth:`RootFormat.index`."""
         return zip_index(self.place)
 
     def parts(self) -> list[NamedFiles]:
         """See :meth:`RootFormat.parts`."""
         return [NamedFiles(list(self.index.members), self.index.folders, self.index.repeated)]
 
-    def open(self) -> ImageStore:
-        """See :meth:`RootFormat.open`."""
-        return ZipStore(self.place)
-
     def heads(self, names: Sequence[str]) -> list[bytes]:
         """See :meth:`RootFormat.heads`."""
         return zip_heads(self.place, [self.index.members[name] for name in names])
 
-
-class ZipStore:
-    """Images as members of one zip file; each thread holds a handle of its own."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._local = threading.local()
-        members = zip_index(place).members
-        self._renamed = {uri: name for uri, name in members.items() if uri != name}
-
     def read(self, uri: str) -> bytes:
-        """See :class:`ImageStore`."""
+        """See :meth:`RootFormat.read`."""
         name = str(safe_uri(uri))
         try:
             archive = self._archive()
-            member = archive.getinfo(self._renamed.get(name, name))
+            member = archive.getinfo(self.index.members.get(name, name))
             check_size(member.file_size)
             return archive.read(member)
         except KeyError:
