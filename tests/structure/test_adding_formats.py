@@ -32,6 +32,7 @@ from ltcache.manifest import (
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.source import FILE_READERS
 from ltcache.manifest.table_forms import TABLE_FORMS
+from tests.commands import start_ltcache
 from tests.conftest import Call
 from tests.manifest.helpers import plain, write
 
@@ -122,7 +123,22 @@ def features_by_name(cache: Cache) -> np.ndarray:
     return np.array(cache.features("train", "embedding"))[np.argsort(names)]
 
 
-def test_a_container_is_the_root_of_a_list_and_a_source_of_warnings(packed: Path) -> None:
+def test_a_module_of_ones_own_adds_a_container(
+    few_images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    pack(few_images, tmp_path / "few.pack")
+    (tmp_path / "my_formats.py").write_text(
+        "from ltcache.manifest import ROOT_FORMATS\n"
+        "from tests.structure.test_adding_formats import PackRoot\n"
+        "ROOT_FORMATS['pack'] = PackRoot\n"
+    )
+    extract = ("extract", "few.pack", "--out", "cache", "--model", f"local-dir:{tiny_clip}")
+    assert start_ltcache(*extract, cwd=tmp_path).finish().returncode == 1
+    done = start_ltcache("--import", "my_formats", *extract, cwd=tmp_path).finish()
+    assert done.returncode == 0 and len(open_cache(tmp_path / "cache").manifest.rows) == 20
+
+
+def test_a_container_is_the_root_of_a_list_and_missing_images_get_a_hint(packed: Path) -> None:
     uris = ["moth/000", "moth/001.png", "red fox/000.png"]
     listed = packed.with_name("some_train.txt")
     listed.write_text("".join(f"{uri} {label}\n" for label, uri in enumerate(uris)))
