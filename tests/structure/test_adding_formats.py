@@ -7,7 +7,7 @@ in the catalogue that is named there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -23,13 +23,16 @@ from ltcache.manifest import (
     ROOT_FORMATS,
     Listing,
     NamedFiles,
+    Place,
     RootFormat,
     TableColumns,
     missing_files,
+    open_store,
     read_manifest,
     source,
 )
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
+from ltcache.manifest.roots.folders import FolderRoot
 from ltcache.manifest.source import FILE_READERS
 from ltcache.manifest.table_forms import TABLE_FORMS
 from tests.commands import start_ltcache
@@ -121,6 +124,40 @@ def features_by_name(cache: Cache) -> np.ndarray:
     """Return the features of an extraction, in the order of names without suffixes."""
     names = [Path(uri).with_suffix("").as_posix() for uri in cache.manifest.rows["uri"].to_pylist()]
     return np.array(cache.features("train", "embedding"))[np.argsort(names)]
+
+
+class NumberedRoot(FolderRoot):
+    """A folder with a file ``names.json``, [uri]: the images lie in files ``0``, ``1``..."""
+
+    @classmethod
+    def recognises(cls, place: Place) -> bool:
+        """See :meth:`RootFormat.recognises`."""
+        return isinstance(place, Path) and (place / "names.json").is_file()
+
+    @cached_property
+    def index(self) -> list[str]:
+        """See :meth:`RootFormat.index`."""
+        return list(json.loads((self.folder / "names.json").read_text()))
+
+    def parts(self) -> Iterator[NamedFiles]:
+        """See :meth:`RootFormat.parts`."""
+        yield NamedFiles(self.index)
+
+    def read(self, uri: str) -> bytes:
+        """See :meth:`RootFormat.read`."""
+        return (self.folder / str(self.index.index(uri))).read_bytes()
+
+
+def test_a_folder_of_a_format_of_its_own_goes_before_a_plain_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(ROOT_FORMATS, "numbered", NumberedRoot)
+    write(tmp_path / "names.json", '["moth/a.png", "newt/b.png"]')
+    for number in range(2):
+        write(tmp_path / str(number), f"bytes {number}")
+    manifest = read_manifest(tmp_path)
+    assert plain(manifest) == [("moth/a.png", 0, "train"), ("newt/b.png", 1, "train")]
+    assert open_store(manifest.root).read("newt/b.png") == b"bytes 1"
 
 
 def test_a_module_of_ones_own_adds_a_container(

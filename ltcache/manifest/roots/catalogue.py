@@ -17,14 +17,14 @@ from ltcache.manifest.roots.zips import ZipRoot
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".txz", ".tar.zst")
 
 ROOT_FORMATS: dict[str, type[RootFormat]] = {
-    "dataset": SavedDatasetRoot,
     "folder": FolderRoot,
     "address": RemoteFolderRoot,
+    "dataset": SavedDatasetRoot,
     "zip": ZipRoot,
     "tar": TarRoot,
     "parquet": ParquetRoot,
 }
-"""Name -> class; of several that recognise a folder or a file, the first."""
+"""Name -> class; of several that fit a folder or a file, the last."""
 
 
 def root_suffixes() -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def root_format(root: Root) -> RootFormat:
             raise ManifestError(f"{root}: several roots are either {named} files")
         return found.pop()(root)
     if root.is_dir():
-        return next(kind for kind in kinds if not kind.suffixes and kind.recognises(root))(root)
+        return [kind for kind in kinds if not kind.suffixes and kind.recognises(root)][-1](root)
     if root.name.lower().endswith(_COMPRESSED):
         raise ManifestError(
             f"{root}: a compressed archive has no places to read from; decompress it to .tar"
@@ -59,7 +59,7 @@ def root_format(root: Root) -> RootFormat:
         raise ManifestError(
             f"the root {str(root)!r} is neither a folder nor a {', '.join(root_suffixes())} file"
         )
-    return fitting[0](root)
+    return fitting[-1](root)
 
 
 def named_among_images(path: Path) -> RootFormat | None:
@@ -70,7 +70,7 @@ def named_among_images(path: Path) -> RootFormat | None:
     fitting = [
         kind for kind in ROOT_FORMATS.values() if path.name.lower().endswith(kind.named_suffixes)
     ]
-    return fitting[0](path) if fitting and os.path.isfile(path) else None
+    return fitting[-1](path) if fitting and os.path.isfile(path) else None
 
 
 def open_store(root: Root | str | None) -> ImageStore:

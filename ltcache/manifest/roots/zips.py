@@ -34,42 +34,6 @@ class ZipIndex:
     repeated: list[str]
 
 
-def zip_index(place: Place) -> ZipIndex:
-    """Return the index of a zip file.
-
-    Raises:
-        ManifestError: the file is missing or no archive.
-    """
-    with _opened(place) as archive:
-        return index_of(archive)
-
-
-def index_of(archive: zipfile.ZipFile) -> ZipIndex:
-    """Return the index of an open zip file."""
-    names = archive.namelist()
-    members, repeated = member_uris(name for name in names if not is_folder(name))
-    return ZipIndex(members, [member_uri(name) for name in names if is_folder(name)], repeated)
-
-
-def zip_heads(place: Place, members: Sequence[str]) -> list[bytes]:
-    """Return the first bytes of some members; none of one that cannot be read.
-
-    Raises:
-        ManifestError: the file is missing or no archive.
-    """
-    with _opened(place) as archive:
-        return [head_of(archive, member) for member in members]
-
-
-def head_of(archive: zipfile.ZipFile, member: str) -> bytes:
-    """Return the first bytes of a member, or none if it cannot be read."""
-    try:
-        with archive.open(member) as file:
-            return file.read(HEAD_BYTES)
-    except Exception:  # zlib, lzma and zipfile raise errors of their own
-        return b""
-
-
 class ZipRoot(RootFormat):
     """A .zip file, also by its directory; each thread that reads holds a handle of its own."""
 
@@ -87,7 +51,10 @@ class ZipRoot(RootFormat):
     @cached_property
     def index(self) -> ZipIndex:
         """See :meth:`RootFormat.index`."""
-        return zip_index(self.place)
+        with _opened(self.place) as archive:
+            names = archive.namelist()
+        members, repeated = member_uris(name for name in names if not is_folder(name))
+        return ZipIndex(members, [member_uri(name) for name in names if is_folder(name)], repeated)
 
     def parts(self) -> list[NamedFiles]:
         """See :meth:`RootFormat.parts`."""
@@ -95,7 +62,8 @@ class ZipRoot(RootFormat):
 
     def heads(self, names: Sequence[str]) -> list[bytes]:
         """See :meth:`RootFormat.heads`."""
-        return zip_heads(self.place, [self.index.members[name] for name in names])
+        with _opened(self.place) as archive:
+            return [_head(archive, self.index.members[name]) for name in names]
 
     def read(self, uri: str) -> bytes:
         """See :meth:`RootFormat.read`."""
@@ -118,6 +86,14 @@ class ZipRoot(RootFormat):
             source: Any = self.place if isinstance(self.place, Path) else open_place(self.place)
             archive = self._local.archive = zipfile.ZipFile(source)
         return archive
+
+
+def _head(archive: zipfile.ZipFile, member: str) -> bytes:
+    try:
+        with archive.open(member) as file:
+            return file.read(HEAD_BYTES)
+    except Exception:  # zlib, lzma and zipfile raise errors of their own
+        return b""
 
 
 @contextmanager
