@@ -45,7 +45,8 @@ WORDS = re.compile(r"^\| ([a-z][a-z -]+) \| [^|]+ \| ([^|]+) \|$", re.MULTILINE)
 def test_commands_parse(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     command = cli.commands[name]
-    context = click.Context(command, resilient_parsing=True)
+    # a command remembers the names of its help option from the first context that it meets
+    context = click.Context(command, resilient_parsing=True, **cli.context_settings)
     known = {option for parameter in command.params for option in parameter.opts}
     used = {argument for argument in arguments if argument.startswith("-")}
     assert used <= known, f"unknown options {used - known}"
