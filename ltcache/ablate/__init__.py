@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltcache.ablate.ablation import Ablation, ablate
 from ltcache.ablate.auto import MethodChoice, choose_method
+from ltcache.ablate.choice import PairedChoice
 from ltcache.ablate.plan import AblationSetting, settings_of
 from ltcache.ablate.runs import AblationProgress
 from ltcache.ablate.tune import TuningTrial, has_setting, tune
@@ -13,6 +14,7 @@ __all__ = [
     "AblationProgress",
     "AblationSetting",
     "MethodChoice",
+    "PairedChoice",
     "TuningTrial",
     "ablate",
     "choose_method",

@@ -1,19 +1,19 @@
-"""A method chosen on validation data: the simplest within one standard error of the best."""
+"""A method chosen on validation data: the simplest that the best is not shown to beat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.ablate.choice import PairedChoice, choose_simplest
 from ltcache.ablate.resident import resident
 from ltcache.ablate.tune import fit_fold, has_setting, nearest_setting, validation
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UsageError
-from ltcache.metrics import UnitSums, percentile_interval, summaries
 from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ SHORT_LIST = (
 """Methods that ``--method auto`` chooses from, the simplest and cheapest first."""
 
 SEEDS = 3
-RESAMPLES = 2000
 
 
 @one_line
@@ -42,30 +41,25 @@ class MethodChoice(JsonRecord):
     """What was chosen, and how sure that is.
 
     Attributes:
-        method: the simplest within one standard error of ``best``.
-        best: the highest mean accuracy per class. standard_error: of it, by bootstrap over units.
-        scores: method -> mean accuracy per class, mean over seeds, in the order of simplicity.
-        regret: what the choice costs against the best of the list on the same rows; low, high: its
-            95 % interval, by bootstrap over units (the best is looked for in every resample).
-        tuned_on: which rows. seeds, units: how many. failed: method -> reason.
+        methods: the choice among the methods; ``methods.regret`` is what it may cost.
+        tuned_on: which rows. seeds: how many. failed: method -> reason.
     """
 
-    method: str
-    best: str
-    standard_error: float
-    scores: Mapping[str, float]
-    regret: float
-    low: float
-    high: float
+    methods: PairedChoice
     tuned_on: str
     seeds: int
-    units: int
     failed: Mapping[str, str]
+
+    @property
+    def method(self) -> str:
+        """The name of the method that was chosen."""
+        return self.methods.chosen
 
     def tuning(self) -> JsonObject:
         """Return the record that a run of the chosen method keeps."""
-        return {"chosen": {"method": self.method}, "tuned_on": self.tuned_on,
-                "trials": len(self.scores) * self.seeds, "auto": self.to_dict()}  # fmt: skip
+        trials = len(self.methods.scores) * self.seeds
+        return {"chosen": {"method": self.method}, "tuned_on": self.tuned_on, "trials": trials,
+                "auto": self.to_dict()}  # fmt: skip
 
 
 def choose_method(
@@ -126,7 +120,8 @@ def choose_method(
             f"no method could be fitted: {next(iter(failed.values()), 'none was named')}"
         )
     labels, units = fold.val.labels.numpy(), fold.val.units
-    return _choice(right, labels, units, fold.context.num_classes, fold.tuned_on, seeds, failed)
+    methods_choice = choose_simplest(right, labels, units, fold.context.num_classes)
+    return MethodChoice(methods_choice, fold.tuned_on, seeds, failed)
 
 
 def _right(fitted: Any, fold: Any) -> np.ndarray:
@@ -134,50 +129,6 @@ def _right(fitted: Any, fold: Any) -> np.ndarray:
 
     logits = predict_logits(fitted.head, fitted.transform(fold.val.features))
     return np.asarray((logits.argmax(dim=1) == fold.val.labels).numpy(), dtype=np.float64)
-
-
-def _choice(
-    right: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    units: np.ndarray | None,
-    classes: int,
-    tuned_on: str,
-    seeds: int,
-    failed: Mapping[str, str],
-) -> MethodChoice:
-    """Apply the one-standard-error rule; ``right`` is in the order of simplicity."""
-    names = list(right)
-    gathered = UnitSums.gather(np.stack(list(right.values()), axis=1), labels, units, classes)
-    points = _means(gathered.totals())  # (M,)
-    draws = _means(gathered.resample(RESAMPLES, 0))  # (B, M)
-    best = int(points.argmax())
-    error = float(draws[:, best].std(ddof=1))
-    chosen = next(k for k in range(len(names)) if points[k] >= points[best] - error)
-    low, high = percentile_interval(draws.max(axis=1) - draws[:, chosen])
-    return MethodChoice(
-        method=names[chosen],
-        best=names[best],
-        standard_error=error,
-        scores={name: float(point) for name, point in zip(names, points, strict=True)},
-        regret=float(points[best] - points[chosen]),
-        low=low,
-        high=high,
-        tuned_on=tuned_on,
-        seeds=seeds,
-        units=len(gathered.label),
-        failed=dict(failed),
-    )
-
-
-def _means(sums: np.ndarray) -> np.ndarray:
-    """Return mean accuracy per class of each method, (..., M), from sums (..., M + 1, C)."""
-    groups = np.full(sums.shape[-1], "-")
-    rows = sums[..., -1:, :]
-    found = [
-        summaries(sums[..., k, :], rows[..., 0, :], groups)["mean_per_class"]
-        for k in range(sums.shape[-2] - 1)
-    ]
-    return np.stack([np.asarray(values) for values in found], axis=-1)
 
 
 def _require_settings(methods: Sequence[Method], overrides: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from ltcache.cli.options import (
 from ltcache.cli.tuning import parse_grid, tuning_options
 
 if TYPE_CHECKING:
-    from ltcache.ablate import TuningTrial
+    from ltcache.ablate import MethodChoice, PairedChoice, TuningTrial
+    from ltcache.metrics import PairedDifference
 
 
 @click.command("fit-adapter", short_help="Fit a long-tail method on cached features.")
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     "--method",
     default="logit-adjustment",
     show_default=True,
-    help="See ltcache methods; auto: the simplest of a short list within one standard error of "
-    "the best on validation data.",
+    help="See ltcache methods; auto: the simplest of a short list that the best is not shown to "
+    "beat on validation data.",
 )
 @click.option("--out", required=True, type=LocalPath(), help="The run to write.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="0, 1, ...")
@@ -151,17 +152,32 @@ def _choose(
     return method, {"overrides": overrides, "tuning": record or None}
 
 
-def choice_lines(choice: Any) -> list[str]:
-    """Return what ``--method auto`` chose, in words."""
-    scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in choice.scores.items())
-    lines = [
-        f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds: {scores}",
-        f"chose {choice.method}: the simplest within one standard error "
-        f"({100 * choice.standard_error:.1f}) of the best, {choice.best}",
-        f"regret: {100 * choice.regret:.1f} points, 95 % interval {100 * choice.low:.1f} to "
-        f"{100 * choice.high:.1f} (bootstrap over {choice.units} units)",
-    ]
+def choice_lines(choice: MethodChoice) -> list[str]:
+    """Return what ``--method auto`` compared and chose, in words."""
+    rows = f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds"
+    lines = paired_lines(choice.methods, rows)
     return lines + [f"could not be fitted: {n}: {why}" for n, why in choice.failed.items()]
+
+
+def paired_lines(choice: PairedChoice, rows: str) -> list[str]:
+    """Return what was compared on some rows, and why the chosen one was kept."""
+    scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in choice.scores.items())
+    lines = [f"{rows}: {scores}"]
+    if choice.chosen == next(iter(choice.scores)) == choice.best:
+        return [*lines, f"chose {choice.chosen}: the best, and the simplest of all"]
+    lines.append(
+        f"points below the best, {choice.best}, on the same rows, with 95 % intervals (paired "
+        f"bootstrap over {choice.regret.units} units):"
+    )
+    lines += [f"  {name} {_points(d)}, without zero" for name, d in choice.simpler.items()]
+    if choice.chosen == choice.best:
+        return [*lines, f"chose {choice.best}: it beats all that is simpler"]
+    lines.append(f"  {choice.chosen} {_points(choice.regret)}, with zero")
+    return [*lines, f"chose {choice.chosen}: the simplest that {choice.best} is not shown to beat"]
+
+
+def _points(found: PairedDifference) -> str:
+    return f"{100 * found.difference:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _say_method(name: str, number: int, total: int) -> None:

@@ -14,7 +14,7 @@ from ltcache.metrics.bootstrap import (
 from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
-from ltcache.metrics.summaries import summaries
+from ltcache.metrics.summaries import class_accuracy, summaries
 
 __all__ = [
     "GROUP_NAMES",
@@ -23,6 +23,7 @@ __all__ = [
     "Metrics",
     "PairedDifference",
     "UnitSums",
+    "class_accuracy",
     "evaluate_logits",
     "is_better",
     "paired_bootstrap",

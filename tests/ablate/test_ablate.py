@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltcache.ablate import Ablation, ablate, choose_method
+from ltcache.ablate import Ablation, ablate
 from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import fit_adapter
@@ -276,33 +276,6 @@ def test_the_validation_split_can_be_the_tables(tmp_path: Path) -> None:
     table = comparison_table(found.comparison, "val")
     assert "val split, 160 images of 40 units" in table and "vs crt" in table
     assert "chosen on val: epoch" in table
-
-
-def test_auto_takes_the_simplest_within_one_standard_error() -> None:
-    cache = _cache()
-    choice = choose_method(cache, ["ncm", "ce", "logit-adjustment"], overrides=SHORT, seeds=2)
-    best = max(choice.scores.values())
-    near = [n for n, score in choice.scores.items() if score >= best - choice.standard_error]
-    assert choice.method == near[0] and choice.tuned_on == "val"
-    assert choice.regret == pytest.approx(best - choice.scores[choice.method])
-    assert 0 <= choice.low <= choice.regret + 1e-12 and choice.regret <= choice.high
-    assert choice.units == 40
-    order = list(reversed(choice.scores))
-    other = choose_method(cache, order, overrides=SHORT, seeds=2)
-    assert other.best == choice.best
-    assert other.method == next(n for n in order if n in near)
-
-
-def test_auto_without_a_validation_split_and_with_what_cannot_be_fitted() -> None:
-    cache = FakeCache(COUNTS, splits=("test",))
-    choice = choose_method(cache, ["ce", "logit-adjustment"], overrides={**SHORT, "loss.tau": 0.5},
-                           seeds=1)  # fmt: skip
-    assert choice.tuned_on == "a stratified 10% of train"
-    cache.prompt_names = ()
-    with_texts = choose_method(cache, ["zero-shot", "ce"], overrides=SHORT, seeds=1)
-    assert with_texts.method == "ce" and "zero-shot" in with_texts.failed
-    with pytest.raises(UsageError, match="no method has a setting 'los.tau'"):
-        choose_method(cache, ["ce"], overrides={"los.tau": 1})
 
 
 def test_a_report_over_runs_equals_the_ablations_table(tmp_path: Path) -> None:

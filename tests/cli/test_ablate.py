@@ -95,15 +95,15 @@ def test_fit_adapter_tunes_and_records_it(call: Call, cache: Path, tmp_path: Pat
     assert status == 2 and "loss.tau" in err and not (tmp_path / "no").exists()
 
 
-def test_auto_says_what_it_chose_and_the_regret(call: Call, cache: Path, tmp_path: Path) -> None:
+def test_auto_says_what_it_compared_and_chose(call: Call, cache: Path, tmp_path: Path) -> None:
     status, out, err = call(
         "fit-adapter", cache, "--method", "auto", "--seeds", 2, "--out", tmp_path / "auto", *SHORT
     )
     record = json.loads((tmp_path / "auto" / "seed-1" / "run.json").read_text())
-    chosen = record["tuning"]["auto"]["method"]
+    chosen = record["tuning"]["auto"]["methods"]["chosen"]
     assert status == 0 and record["tuned_on"]["method"] == "val"
-    assert f"chose {chosen}: the simplest within one standard error" in err
-    assert "regret: " in err and "95 % interval" in err and f"auto: {chosen}, 2 seeds" in out
+    assert f"chose {chosen}: " in err and "mean accuracy per class on val, %, 3 seeds: ncm" in err
+    assert f"auto: {chosen}, 2 seeds" in out
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

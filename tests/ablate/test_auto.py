@@ -1,0 +1,95 @@
+"""``--method auto``: the simplest that the best is not shown to beat, on the same rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache.ablate import choose_method
+from ltcache.ablate.choice import choose_simplest
+from ltcache.cli.fit_adapter import paired_lines
+from ltcache.errors import UsageError
+from ltcache.metrics import paired_bootstrap
+from tests.fakes import FakeCache, long_tail_counts
+
+COUNTS = long_tail_counts(8, 120, 6)
+SHORT = {"optimisation.epochs": 3}
+LABELS = np.repeat(np.arange(6), 30)
+
+
+def _cache(**options: Any) -> Any:
+    return FakeCache(COUNTS, unit=4, noise=0.8, **options)
+
+
+def _half_right() -> np.ndarray:
+    """Return which of the rows of ``LABELS`` are right where 15 of each 30 are."""
+    return np.tile(np.arange(30) < 15, 6).astype(float)
+
+
+def test_a_simpler_method_that_the_best_beats_row_by_row_is_not_kept() -> None:
+    simple, best = _half_right(), np.tile(np.arange(30) < 16, 6).astype(float)
+    spread = np.sqrt(0.25 / len(LABELS))
+    gain = best.mean() - simple.mean()
+    assert 0 < gain < spread  # within one standard error of the best, and yet never better
+    found = choose_simplest({"simple": simple, "best": best}, LABELS, None, 6)
+    assert found.chosen == found.best == "best"
+    assert (
+        found.simpler == {"simple": paired_bootstrap(simple, best, LABELS, num_classes=6)}
+        and found.simpler["simple"].low > 0
+    )
+    lines = paired_lines(found, "rows")
+    assert lines[0] == "rows: simple 50.0, best 53.3"
+    assert "paired bootstrap over 180 units" in lines[1]
+    assert lines[2].startswith("  simple 3.3 (") and lines[2].endswith("), without zero")
+    assert lines[3] == "chose best: it beats all that is simpler"
+
+
+def test_a_simpler_method_that_errs_on_other_rows_is_kept() -> None:
+    best = np.roll(_half_right(), 10)
+    best[:3] = 1
+    found = choose_simplest({"simple": _half_right(), "best": best}, LABELS, None, 6)
+    assert (found.chosen, found.best) == ("simple", "best")
+    assert found.regret.low <= 0 < found.regret.difference < found.regret.high
+    lines = paired_lines(found, "rows")
+    assert lines[2].startswith("  simple 1.7 (-") and lines[2].endswith("), with zero")
+    assert lines[3] == "chose simple: the simplest that best is not shown to beat"
+
+
+def test_units_are_drawn_and_of_equal_methods_the_simplest_is_taken() -> None:
+    units = np.arange(len(LABELS)) // 15
+    simple, best = _half_right(), np.roll(_half_right(), 2)
+    best[15:25] = 1
+    assert choose_simplest({"a": simple, "b": best}, LABELS, units, 6).regret.units == 12
+    same = choose_simplest({"a": simple, "b": simple}, LABELS, None, 6)
+    assert same.chosen == same.best == "a" and same.simpler == {}
+    assert paired_lines(same, "rows")[1] == "chose a: the best, and the simplest of all"
+
+
+def test_auto_compares_the_methods_on_validation_rows() -> None:
+    cache = _cache()
+    choice = choose_method(cache, ["ncm", "ce", "logit-adjustment"], overrides=SHORT, seeds=2)
+    found = choice.methods
+    assert choice.tuned_on == "val" and found.regret.units == 40
+    near = [name for name, paired in found.differences.items() if paired.low <= 0]
+    assert choice.method == near[0] and found.scores[found.best] == max(found.scores.values())
+    for name, paired in found.differences.items():
+        assert paired.difference == pytest.approx(found.scores[found.best] - found.scores[name])
+    order = list(reversed(found.scores))
+    other = choose_method(cache, order, overrides=SHORT, seeds=2)
+    assert other.methods.best == found.best
+    assert other.method == next(name for name in order if name in near)
+    assert choice.tuning()["auto"]["methods"]["chosen"] == choice.method
+
+
+def test_auto_without_a_validation_split_and_with_what_cannot_be_fitted() -> None:
+    cache = FakeCache(COUNTS, splits=("test",))
+    choice = choose_method(cache, ["ce", "logit-adjustment"], overrides={**SHORT, "loss.tau": 0.5},
+                           seeds=1)  # fmt: skip
+    assert choice.tuned_on == "a stratified 10% of train"
+    cache.prompt_names = ()
+    with_texts = choose_method(cache, ["zero-shot", "ce"], overrides=SHORT, seeds=1)
+    assert with_texts.method == "ce" and "zero-shot" in with_texts.failed
+    with pytest.raises(UsageError, match="no method has a setting 'los.tau'"):
+        choose_method(cache, ["ce"], overrides={"los.tau": 1})
