@@ -31,6 +31,7 @@ class FakeCache:
         dim: D of the joint space; pooled features have twice as many dimensions.
         noise: deviation within a class, for unit distances between class means.
         pooled: whether the encoder has pooled features and a projection.
+        image_only: whether the encoder has no text tower: pooled features alone, no class texts.
         splits: which splits there are besides train.
     """
 
@@ -42,6 +43,7 @@ class FakeCache:
         dim: int = 16,
         noise: float = 0.3,
         pooled: bool = True,
+        image_only: bool = False,
         splits: tuple[str, ...] = ("val", "test"),
         crops: int = 1,
         unit: int | None = None,
@@ -85,6 +87,10 @@ class FakeCache:
         self.views = ("center",)
         self._text = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
         self.prompt_names: tuple[str, ...] = ("default",)
+        if image_only:
+            self._features = {"pooled": self._features["embedding"]}
+            self.projection, self.logit_scale, self.prompt_names = None, None, ()
+            del self.encoder["towers"]["text"]
 
     @property
     def files(self) -> dict[str, dict[str, str]]:
@@ -112,7 +118,7 @@ class FakeCache:
 
     def crops(self, view: str = "center") -> int:
         """Return the crops of each image."""
-        return int(self._features["embedding"].shape[1])
+        return int(next(iter(self._features.values())).shape[1])
 
     def rows(self, split: str | None = None) -> np.ndarray:
         """Return the row numbers of a split."""

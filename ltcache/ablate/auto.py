@@ -34,6 +34,8 @@ SHORT_LIST = (
 
 SEEDS = 3
 
+NO_PROMPTS = "needs class prompts, and the cache has none"
+
 
 @one_line
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class MethodChoice(JsonRecord):
 
     Attributes:
         methods: the choice among the methods; ``methods.regret`` is what it may cost.
-        tuned_on: which rows. seeds: how many. failed: method -> reason.
+        tuned_on: which rows. seeds: how many.
+        left_out: methods that need class prompts, of which the cache has none.
+        failed: method -> reason.
     """
 
     methods: PairedChoice
     tuned_on: str
     seeds: int
+    left_out: tuple[str, ...]
     failed: Mapping[str, str]
 
     @property
@@ -88,6 +93,7 @@ def choose_method(
     Raises:
         UsageError: an unknown method. FitError: none can be fitted.
     """
+    from ltcache.fit import needs_texts
     from ltcache.methods import METHODS, method_by_name, override
 
     opened = resident(open_cache(cache))
@@ -96,6 +102,7 @@ def choose_method(
     _require_settings(chosen_from, overrides or {})
     right: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
+    left_out: list[str] = []
     fold = None
     memos: list[Memo] = [{} for _ in range(seeds)]
     for number, method in enumerate(chosen_from, start=1):
@@ -104,6 +111,9 @@ def choose_method(
         taken = {k: v for k, v in (overrides or {}).items() if has_setting(method, k)}
         try:
             changed = override(method, taken)
+            if needs_texts(changed) and prompts is None and not opened.prompt_names:
+                left_out.append(method.name)
+                continue
             own = validation(opened, changed, prompts, 0, allow_stale)
             runs = [
                 fit_fold(changed, own, seed=seed, device=device, memo=memo,
@@ -116,12 +126,11 @@ def choose_method(
         fold = own
         right[method.name] = np.mean([_right(fitted, own) for fitted in runs], axis=0)
     if fold is None:
-        raise FitError(
-            f"no method could be fitted: {next(iter(failed.values()), 'none was named')}"
-        )
+        without = f"{', '.join(left_out)}: {NO_PROMPTS}" if left_out else "none was named"
+        raise FitError(f"no method could be fitted: {next(iter(failed.values()), without)}")
     labels, units = fold.val.labels.numpy(), fold.val.units
     methods_choice = choose_simplest(right, labels, units, fold.context.num_classes)
-    return MethodChoice(methods_choice, fold.tuned_on, seeds, failed)
+    return MethodChoice(methods_choice, fold.tuned_on, seeds, tuple(left_out), failed)
 
 
 def _right(fitted: Any, fold: Any) -> np.ndarray:

@@ -154,8 +154,11 @@ def _choose(
 
 def choice_lines(choice: MethodChoice) -> list[str]:
     """Return what ``--method auto`` compared and chose, in words."""
+    from ltcache.ablate.auto import NO_PROMPTS
+
     rows = f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds"
     lines = paired_lines(choice.methods, rows)
+    lines += [f"left out: {name}: {NO_PROMPTS}" for name in choice.left_out]
     return lines + [f"could not be fitted: {n}: {why}" for n, why in choice.failed.items()]
 
 

@@ -11,6 +11,7 @@ from ltcache.fit.adapter import (
     summarise_seeds,
     val_rows,
 )
+from ltcache.fit.class_texts import needs_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
@@ -39,10 +40,12 @@ __all__ = [
     "hold_out",
     "labelled_rows",
     "make_context",
+    "needs_texts",
     "optimiser_of",
     "require_classes",
     "set_lr",
     "summarise_seeds",
+    "takes_texts",
     "training_fit",
     "val_rows",
 ]

@@ -10,24 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltcache.adjustments import ADJUSTMENTS
 from ltcache.cache import Cache, check_prompts, open_cache, warn_of_shared
 from ltcache.errors import FitError
+from ltcache.fit.class_texts import keeps_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FittedHead, Memo, fit_head
 from ltcache.fit.rows import LabelledRows, require_classes
 from ltcache.fit.task import Progress
-from ltcache.heads import HEADS, Head, HeadContext, uses_texts
-from ltcache.methods import (
-    Adjust,
-    Estimate,
-    Method,
-    Solve,
-    Stage,
-    Train,
-    method_by_name,
-    override,
-)
+from ltcache.heads import HeadContext
+from ltcache.methods import Method, method_by_name, override
 from ltcache.metrics import Metrics
 from ltcache.records import JsonObject, one_line, require_equal, require_local, write_json
 from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, require_labels, token_map
@@ -111,7 +102,7 @@ def fit_adapter(
     record = RunRecord.on_cache(
         cache,
         method.feature,
-        text_set if "text" in fitted.init or _uses_texts(method) else None,
+        text_set if "text" in fitted.init or keeps_texts(method) else None,
         seed=seed,
         field=field,
         dim=context.dim,
@@ -227,11 +218,8 @@ def make_context(
     cache: Cache, method: Method, field: str, prompts: str | None
 ) -> tuple[HeadContext, Any]:
     """Return what heads are built from, and the class texts if the method may use them."""
-    wanted = _uses_texts(method) or any(
-        isinstance(stage, Train) and "text" in stage.init.split("|") for stage in method.stages
-    )
     there = prompts is not None or bool(cache.prompt_names)
-    text_set = cache.prompts(prompts) if wanted and there else None
+    text_set = cache.prompts(prompts) if takes_texts(method) and there else None
     pooled = field == "pooled" and cache.projection is not None
     context = HeadContext(
         dim=cache.field_dims(method.feature.view)[field],
@@ -243,22 +231,6 @@ def make_context(
         tokens=token_map(cache.encoder, cache.rest()) if field == "tokens" else None,
     )
     return context, text_set
-
-
-def _uses_texts(method: Method) -> bool:
-    """Whether a method needs class texts whatever its initialisation."""
-    kinds: list[type[Head]] = []
-    for stage in method.stages:
-        if isinstance(stage, (Train, Solve)):
-            kinds.append(HEADS[stage.head])
-        elif isinstance(stage, Adjust):
-            kinds.append(ADJUSTMENTS[stage.adjustment])
-    needed = any(uses_texts(kind) for kind in kinds)
-    return needed or method.feature.text_rows or any(_drifts(s) for s in method.stages)
-
-
-def _drifts(stage: Stage) -> bool:
-    return isinstance(stage, Estimate) and stage.options.get("estimator") == "drift"
 
 
 def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:

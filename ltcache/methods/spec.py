@@ -15,6 +15,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "embedding": ("embedding",),
     "pooled": ("pooled",),
     "pooled_or_embedding": ("pooled", "embedding"),
+    "embedding_or_pooled": ("embedding", "pooled"),
     "tokens": ("tokens",),
 }
 
@@ -24,7 +25,8 @@ class FeatureSpec:
     """Which features a method works on.
 
     Args:
-        field: a key of ``FIELDS``; ``pooled_or_embedding`` takes pooled where the encoder has it.
+        field: a key of ``FIELDS``; ``pooled_or_embedding`` takes pooled where the encoder has it,
+            ``embedding_or_pooled`` where it has no space that texts share.
         view: crops to train on; every crop is a row.
         eval_view: crops to predict on; logits are averaged over crops.
         transform: see :class:`ltcache.heads.FeatureTransform`.

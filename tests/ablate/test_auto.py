@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ltcache.ablate import choose_method
+from ltcache.ablate.auto import SHORT_LIST
 from ltcache.ablate.choice import choose_simplest
-from ltcache.cli.fit_adapter import paired_lines
-from ltcache.errors import UsageError
+from ltcache.cli.fit_adapter import choice_lines, paired_lines
+from ltcache.errors import FitError, UsageError
 from ltcache.metrics import paired_bootstrap
 from tests.fakes import FakeCache, long_tail_counts
 
@@ -90,6 +91,20 @@ def test_auto_without_a_validation_split_and_with_what_cannot_be_fitted() -> Non
     assert choice.tuned_on == "a stratified 10% of train"
     cache.prompt_names = ()
     with_texts = choose_method(cache, ["zero-shot", "ce"], overrides=SHORT, seeds=1)
-    assert with_texts.method == "ce" and "zero-shot" in with_texts.failed
+    assert with_texts.method == "ce" and with_texts.left_out == ("zero-shot",)
+    failing = {**SHORT, "init": "previous"}
+    assert "ce" in choose_method(cache, ["ce", "ncm"], overrides=failing, seeds=1).failed
     with pytest.raises(UsageError, match="no method has a setting 'los.tau'"):
         choose_method(cache, ["ce"], overrides={"los.tau": 1})
+
+
+def test_an_image_only_cache_is_chosen_on_by_every_method_of_the_list() -> None:
+    cache: Any = FakeCache(COUNTS, noise=0.8, image_only=True)
+    choice = choose_method(cache, overrides=SHORT, seeds=1)
+    assert set(choice.methods.scores) == set(SHORT_LIST) and not choice.failed
+    asked = choose_method(cache, ["ncm", "zero-shot", "tip-adapter"], seeds=1)
+    assert asked.left_out == ("zero-shot", "tip-adapter") and set(asked.methods.scores) == {"ncm"}
+    lines = choice_lines(asked)
+    assert "left out: zero-shot: needs class prompts, and the cache has none" in lines
+    with pytest.raises(FitError, match="zero-shot: needs class prompts"):
+        choose_method(cache, ["zero-shot"])

@@ -182,5 +182,8 @@ def test_fields_are_taken_in_order_of_preference() -> None:
     spec = FeatureSpec(field="pooled_or_embedding")
     assert spec.resolve({"embedding": 4, "pooled": 8}) == "pooled"
     assert spec.resolve({"embedding": 4}) == "embedding"
+    joint = FeatureSpec(field="embedding_or_pooled")
+    assert joint.resolve({"embedding": 4, "pooled": 8}) == "embedding"
+    assert joint.resolve({"pooled": 8}) == "pooled"
     with pytest.raises(FitError, match="needs the field 'pooled'"):
         FeatureSpec(field="pooled").resolve({"embedding": 4})

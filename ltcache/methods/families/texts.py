@@ -120,7 +120,7 @@ METHODS = (
     Method(
         name="gda",
         title="Gaussian discriminant analysis, mixed with zero-shot where there are class texts",
-        feature=JOINT_UNIT,
+        feature=replace(JOINT_UNIT, field="embedding_or_pooled"),
         stages=(Solve("gda", choose={"alpha": _ALPHAS}),),
         reference="Wang et al., A hard-to-beat baseline for training-free CLIP adaptation, "
         "ICLR 2024",
