@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from ltcache.cache import PromptEmbeddings
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
+from ltcache.fit import ExtraRows
 from ltcache.manifest import ClassList, Manifest
 from ltcache.metrics import GroupScheme
 from ltcache.records import digest
@@ -33,6 +35,7 @@ class FakeCache:
         pooled: whether the encoder has pooled features and a projection.
         image_only: whether the encoder has no text tower: pooled features alone, no class texts.
         splits: which splits there are besides train.
+        views: other views -> deviation of each of their four crops from ``center``.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class FakeCache:
         splits: tuple[str, ...] = ("val", "test"),
         crops: int = 1,
         unit: int | None = None,
+        views: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         rng = np.random.default_rng(seed)
@@ -84,23 +88,28 @@ class FakeCache:
         self.provenance: dict[str, Any] = {"model": "fake", "pretrained": None, "activation": None}
         self.logit_scale: float | None = 20.0
         self.logit_bias: float | None = None
-        self.views = ("center",)
+        self.views = ("center", *(views or {}))
         self._text = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
         self.prompt_names: tuple[str, ...] = ("default",)
         if image_only:
             self._features = {"pooled": self._features["embedding"]}
             self.projection, self.logit_scale, self.prompt_names = None, None, ()
             del self.encoder["towers"]["text"]
+        self._crops = {
+            (view, name): center
+            + deviation * rng.normal(size=(rows, 4, center.shape[2])).astype(np.float32)
+            for view, deviation in (views or {}).items()
+            for name, center in self._features.items()
+        }
 
     @property
     def files(self) -> dict[str, dict[str, str]]:
         """Name -> digest of the manifest and of the features."""
         rows = self.manifest.rows.to_pylist()
         features = b"".join(values.tobytes() for values in self._features.values())
-        return {
-            "manifest-0.parquet": {"sha256": digest(rows)},
-            "views/center/00000.h5": {"sha256": hashlib.sha256(features).hexdigest()},
-        }
+        content = {"sha256": hashlib.sha256(features).hexdigest()}
+        shards = {f"views/{view}/00000.h5": content for view in self.views}
+        return {"manifest-0.parquet": {"sha256": digest(rows)}, **shards}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -118,7 +127,7 @@ class FakeCache:
 
     def crops(self, view: str = "center") -> int:
         """Return the crops of each image."""
-        return int(next(iter(self._features.values())).shape[1])
+        return int(self._of(view, next(iter(self._features))).shape[1])
 
     def rows(self, split: str | None = None) -> np.ndarray:
         """Return the row numbers of a split."""
@@ -144,7 +153,13 @@ class FakeCache:
         self, split: str | None = None, field: str = "embedding", view: str = "center"
     ) -> np.ndarray:
         """Return (n, v, D)."""
-        return self._features[field][self.rows(split)]
+        return self._of(view, field)[self.rows(split)]
+
+    def _of(self, view: str, field: str) -> np.ndarray:
+        """Return the features of all rows, (N, v, D)."""
+        if view not in self.views:
+            raise CacheError(f"no view {view!r}")
+        return self._features[field] if view == "center" else self._crops[view, field]
 
     def prompts(self, name: str | None = None) -> PromptEmbeddings:
         """Return the only set of class texts: the true class directions."""
@@ -166,10 +181,26 @@ class FakeCache:
         result = {
             "encoder": self.encoder,
             "classes": self.classes.identity(),
-            "view": {"name": view},
+            "view": {"name": view, **({"seed": 0} if view.startswith("rrc") else {})},
             "numerics": self.numerics,
         }
         return result if prompts is None else result | {"prompts": dict(prompts.identity)}
+
+
+def extra_of(
+    cache: FakeCache, count: int = 40, weight: float = 1.0, *, label: int = 7, **changes: Any
+) -> ExtraRows:
+    """Return test images of a class, the rarest of eight unless told, as extra rows of it."""
+    rows = np.flatnonzero(cache.labels("test") == label)[:count]
+    features = {name: cache.features("test", name)[rows] for name in cache.field_dims()}
+    values: dict[str, Any] = {
+        "features": features,
+        "labels": np.full(len(rows), label),
+        "weights": np.full(len(rows), weight, np.float32),
+        "identities": cache.identities("center"),
+        "record": {"retrieval": "r0"},
+    }
+    return ExtraRows(**{**values, **changes})
 
 
 def run_record(**fields: Any) -> RunRecord:

@@ -26,7 +26,7 @@ from ltcache.cache import Cache, open_cache, shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.manifest import missing_split, unlabelled_split
 from ltcache.process import usable_processors
-from ltcache.records import PlaceKind, one_line, require_replaceable, write_whole
+from ltcache.records import PlaceKind, one_line, record_there, require_replaceable, write_whole
 from ltcache.report import (
     WRITERS,
     ComparisonEntry,
@@ -37,6 +37,7 @@ from ltcache.report import (
 )
 
 if TYPE_CHECKING:
+    from ltcache.fit import ExtraRows
     from ltcache.methods import Method
 
 BASELINE = "ce"
@@ -85,6 +86,7 @@ def ablate(
     allow_double_correction: bool = False,
     workers: int | None = None,
     together: bool | None = None,
+    extra: ExtraRows | None = None,
     progress: Callable[[AblationProgress], None] | None = None,
 ) -> Ablation:
     """Fit every method with every setting and seed, and compare them.
@@ -108,7 +110,7 @@ def ablate(
         split: of the tables and the plot. The JSON and CSV hold every split.
         tune: choose the settings of each line on validation data, with seed 0, before its runs.
         tuner, trials: see :func:`tune`; every line has the same number of trials.
-        prompts, view, device, allow_stale, allow_double_correction: see
+        prompts, view, device, allow_stale, allow_double_correction, extra: see
             :func:`ltcache.fit.fit_adapter`.
         workers: processes; None: one per core on a CPU. With one the fits use all threads.
         together: train runs of one architecture as one problem (:func:`ltcache.fit.fit_many`),
@@ -117,7 +119,8 @@ def ablate(
         progress: called after each run.
 
     Raises:
-        UsageError: an unknown method, setting, fusion or baseline, or ``out`` is taken.
+        UsageError: an unknown method, setting, fusion or baseline, or ``out`` is taken, if only
+            by an ablation with other extra rows.
         FitError: every run failed.
 
     Example:
@@ -131,12 +134,15 @@ def ablate(
     settings, notes = settings_of(methods, grid, fusion, overrides)
     if tune:  # the grid is what is tried, and was only checked
         settings, _ = settings_of(methods, None, fusion, overrides)
-    notes = [*notes, *_shared(cache)]
+    notes += [*_shared(cache), *_unused(settings, prompts)]
+    notes += _added(cache, extra, out, allow_stale)
     named = _baseline(settings, baseline)
-    fit = {
+    fit: dict[str, Any] = {
         "prompts": prompts, "view": view, "device": device, "allow_stale": tuple(allow_stale),
         "allow_double_correction": allow_double_correction,
     }  # fmt: skip
+    if extra is not None:  # left out where there is none: the runs of before are taken
+        fit["extra"] = extra
     search = {"grid": _plain(grid), "tuner": tuner, "trials": trials, "seed": 0}
     together = device != "cpu" if together is None else together
     options = RunOptions(fit, search if tune else None, together)
@@ -144,6 +150,8 @@ def ablate(
         workers = usable_processors() if device == "cpu" else 1
     outcomes = _execute(cache, settings, numbers, out, options, workers, progress)
     comparison = _compared(cache, settings, outcomes, named, out, notes)
+    if extra is not None:
+        comparison = {**comparison, "extra": extra.to_dict()}
     if split not in comparison["splits"]:
         raise UsageError(f"the runs have no scores on split {split!r}")
     write_comparison(comparison, out, split)
@@ -230,6 +238,47 @@ def _shared(cache: Cache) -> list[str]:
     """Return what to say where splits of the cache hold the same images: once, not for each run."""
     found = [s for s in cache.shared_content if {s.split, s.other} <= {"train", *SCORED}]
     return [shared_warning(found, cache.path)] if found else []
+
+
+def _unused(settings: Sequence[AblationSetting], prompts: str | None) -> list[str]:
+    """Return what to say where class prompts were named that no method can use."""
+    from ltcache.fit import takes_texts
+
+    if prompts is None or any(takes_texts(setting.method) for setting in settings):
+        return []
+    names = ", ".join(dict.fromkeys(setting.method.name for setting in settings))
+    return [f"--prompts {prompts} had no effect: no class texts are used by {names}"]
+
+
+def _added(
+    cache: Cache, extra: ExtraRows | None, out: Path, allow_stale: Collection[str]
+) -> list[str]:
+    """Return what to say of extra rows, after refusing those that do not belong here.
+
+    Raises:
+        IdentityError: they are of another encoder or of other classes.
+        UsageError: an ablation with others is there, whose tables would be replaced.
+    """
+    from ltcache.fit import require_same
+
+    record = None if extra is None else extra.to_dict()
+    if extra is not None:
+        require_same(cache, extra, allow_stale)
+    place = out / "results.json"
+    before = record_there(place) if place.is_file() else None
+    if before is not None and before.get("extra") != record:
+        raise UsageError(
+            f"{out} holds an ablation with {_named_extra(before.get('extra'))}, and this one has "
+            f"{_named_extra(record)}; choose another --out, or the --extra of the one before"
+        )
+    return [] if record is None else [f"every run trains on {_named_extra(record)} as well"]
+
+
+def _named_extra(extra: Mapping[str, Any] | None) -> str:
+    if extra is None:
+        return "no extra images"
+    rows, weight, retrieval = extra["rows"], extra["weight"], extra.get("retrieval", "unnamed")
+    return f"{rows} extra images (retrieval {retrieval}, weight {weight:g} in all)"
 
 
 def _warned(outcomes: Sequence[JobOutcome], without: Sequence[str]) -> list[str]:

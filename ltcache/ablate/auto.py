@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ltcache.ablate.choice import PairedChoice, choose_simplest
+from ltcache.ablate.fold import TuningFold, fit_fold, validation
 from ltcache.ablate.resident import resident
-from ltcache.ablate.tune import fit_fold, has_setting, nearest_setting, validation
+from ltcache.ablate.tune import TRIALS, grid_settings, has_setting, nearest_setting
+from ltcache.ablate.views import absent_views, view_space
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UsageError
+from ltcache.methods import METHODS, Method, method_by_name, override
 from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
-    from ltcache.fit import Memo
-    from ltcache.methods import Method
+    from ltcache.fit import ExtraRows, Memo
 
 SHORT_LIST = (
     "ncm",
@@ -44,12 +47,18 @@ class MethodChoice(JsonRecord):
 
     Attributes:
         methods: the choice among the methods; ``methods.regret`` is what it may cost.
+        views: the choice among the views of the cache for that method, or None: it has one.
+        settings: ``feature.view`` and ``feature.eval_view`` as they were chosen.
+        absent: views that would have been tried, had the cache had them.
         tuned_on: which rows. seeds: how many.
         left_out: methods that need class prompts, of which the cache has none.
-        failed: method -> reason.
+        failed: candidate -> reason.
     """
 
     methods: PairedChoice
+    views: PairedChoice | None
+    settings: Mapping[str, str]
+    absent: tuple[str, ...]
     tuned_on: str
     seeds: int
     left_out: tuple[str, ...]
@@ -62,9 +71,10 @@ class MethodChoice(JsonRecord):
 
     def tuning(self) -> JsonObject:
         """Return the record that a run of the chosen method keeps."""
-        trials = len(self.methods.scores) * self.seeds
-        return {"chosen": {"method": self.method}, "tuned_on": self.tuned_on, "trials": trials,
-                "auto": self.to_dict()}  # fmt: skip
+        more = 0 if self.views is None else len(self.views.scores) - 1
+        trials = (len(self.methods.scores) + more) * self.seeds
+        return {"chosen": {"method": self.method, **self.settings}, "tuned_on": self.tuned_on,
+                "trials": trials, "auto": asdict(self)}  # fmt: skip
 
 
 def choose_method(
@@ -77,70 +87,122 @@ def choose_method(
     device: str = "cpu",
     allow_stale: Collection[str] = (),
     allow_double_correction: bool = False,
+    extra: ExtraRows | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> MethodChoice:
     """Choose a method by mean accuracy per class on validation data; the test split is not read.
+
+    Of the views of the cache, which the method chosen may train and predict on, the cheapest is
+    taken that the best is not shown to beat.
 
     Args:
         cache: a cache or its directory. Without a validation split, a tenth of train chooses.
         methods: the simplest first; None: ``SHORT_LIST``.
         seeds: fits per method.
         overrides: dotted key -> value for every method that has it.
-        prompts, device, allow_stale, allow_double_correction: see
+        prompts, device, allow_stale, allow_double_correction, extra: see
             :func:`ltcache.fit.fit_adapter`.
-        progress: called with the method's name, its number from 1, and the number of methods.
+        progress: called with a candidate's name, its number from 1, and the number of candidates.
 
     Raises:
         UsageError: an unknown method. FitError: none can be fitted.
     """
     from ltcache.fit import needs_texts
-    from ltcache.methods import METHODS, method_by_name, override
 
-    opened = resident(open_cache(cache))
-    names = [name for name in SHORT_LIST if name in METHODS] if methods is None else list(methods)
-    chosen_from = [method_by_name(name) for name in names]
-    _require_settings(chosen_from, overrides or {})
-    right: dict[str, np.ndarray] = {}
-    failed: dict[str, str] = {}
-    left_out: list[str] = []
-    fold = None
+    opened, fixed = resident(open_cache(cache)), overrides or {}
+    candidates = _candidates(methods, fixed)
+    without = prompts is None and not opened.prompt_names
+    left_out = [name for name, method in candidates.items() if without and needs_texts(method)]
+    fold_of = partial(validation, opened, prompts=prompts, allow_stale=allow_stale, extra=extra)
+    options = {"device": device, "allow_double_correction": allow_double_correction}
     memos: list[Memo] = [{} for _ in range(seeds)]
-    for number, method in enumerate(chosen_from, start=1):
-        if progress is not None:
-            progress(method.name, number, len(chosen_from))
-        taken = {k: v for k, v in (overrides or {}).items() if has_setting(method, k)}
-        try:
-            changed = override(method, taken)
-            if needs_texts(changed) and prompts is None and not opened.prompt_names:
-                left_out.append(method.name)
-                continue
-            own = validation(opened, changed, prompts, 0, allow_stale)
-            runs = [
-                fit_fold(changed, own, seed=seed, device=device, memo=memo,
-                         allow_double_correction=allow_double_correction)[0]
-                for seed, memo in enumerate(memos)
-            ]  # fmt: skip
-        except FitError as error:
-            failed[method.name] = str(error)
-            continue
-        fold = own
-        right[method.name] = np.mean([_right(fitted, own) for fitted in runs], axis=0)
-    if fold is None:
-        without = f"{', '.join(left_out)}: {NO_PROMPTS}" if left_out else "none was named"
-        raise FitError(f"no method could be fitted: {next(iter(failed.values()), without)}")
-    labels, units = fold.val.labels.numpy(), fold.val.units
-    methods_choice = choose_simplest(right, labels, units, fold.context.num_classes)
-    return MethodChoice(methods_choice, fold.tuned_on, seeds, tuple(left_out), failed)
+    fits = _SeededFits(fold_of, options, memos, progress)
+    fits.add({name: method for name, method in candidates.items() if name not in left_out})
+    if not fits.right:
+        reasons = [*fits.failed.values(), *(f"{name}: {NO_PROMPTS}" for name in left_out)]
+        raise FitError(f"no method could be fitted: {next(iter(reasons), 'none was named')}")
+    choice = fits.choice()
+    of_views = _SeededFits(fold_of, options, memos, progress)
+    tried = _view_settings(opened, candidates[choice.chosen], fixed)
+    of_views.add({name: override(candidates[choice.chosen], s) for name, s in tried.items()})
+    views = of_views.choice() if of_views.right else None
+    return MethodChoice(
+        choice, views, {} if views is None else tried[views.chosen], absent_views(opened),
+        fits.folds[-1].tuned_on, seeds, tuple(left_out), {**fits.failed, **of_views.failed},
+    )  # fmt: skip
 
 
-def _right(fitted: Any, fold: Any) -> np.ndarray:
-    from ltcache.heads import predict_logits
+@dataclass(frozen=True, eq=False)
+class _SeededFits:
+    """Candidates on the same images, each fitted with every seed.
 
-    logits = predict_logits(fitted.head, fitted.transform(fold.val.features))
-    return np.asarray((logits.argmax(dim=1) == fold.val.labels).numpy(), dtype=np.float64)
+    Args:
+        options: of :func:`fit_fold`. memos: one for each seed.
+        right: candidate -> which images are right, (n,), the mean over seeds.
+        failed: candidate -> why it cannot be fitted. folds: the last one.
+    """
+
+    fold_of: Callable[[Method], TuningFold]
+    options: Mapping[str, Any]
+    memos: Sequence[Memo]
+    progress: Callable[[str, int, int], None] | None
+    right: dict[str, np.ndarray] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    folds: list[TuningFold] = field(default_factory=list)
+
+    def add(self, candidates: Mapping[str, Method]) -> None:
+        """Fit candidates, the simplest first."""
+        for number, (name, method) in enumerate(candidates.items(), start=1):
+            if self.progress is not None:
+                self.progress(name, number, len(candidates))
+            try:
+                self.right[name] = self._right(method)
+            except FitError as error:
+                self.failed[name] = str(error)
+
+    def _right(self, method: Method) -> np.ndarray:
+        fold = self.fold_of(method)
+        labels = fold.images.labels.numpy()
+        right = [
+            fit_fold(method, fold, seed=seed, memo=memo, **self.options).argmax(axis=1) == labels
+            for seed, memo in enumerate(self.memos)
+        ]
+        self.folds[:] = [fold]
+        mean: np.ndarray = np.mean(right, axis=0)
+        return mean
+
+    def choice(self) -> PairedChoice:
+        """Return the simplest that the best is not shown to beat."""
+        fold = self.folds[-1]
+        images, classes = fold.images, fold.context.num_classes
+        return choose_simplest(self.right, images.labels.numpy(), images.units, classes)
 
 
-def _require_settings(methods: Sequence[Method], overrides: Mapping[str, Any]) -> None:
+def _view_settings(
+    cache: Cache, method: Method, fixed: Mapping[str, Any]
+) -> dict[str, Mapping[str, str]]:
+    """Return name -> settings of the views to try, the cheapest to predict on first."""
+    space = {key: views for key, views in view_space(cache, method).items() if key not in fixed}
+    if not space:
+        return {}
+
+    def cost(settings: Mapping[str, str]) -> tuple[int, int]:
+        feature = override(method, settings).feature
+        return cache.crops(feature.eval_view), cache.crops(feature.view)
+
+    tried = sorted(grid_settings(space, TRIALS, 0), key=cost)
+    return {", ".join(f"{key}={view}" for key, view in s.items()): s for s in tried}
+
+
+def _candidates(names: Sequence[str] | None, overrides: Mapping[str, Any]) -> dict[str, Method]:
+    """Return name -> method with what it has of the overrides, the simplest first."""
+    known = [name for name in SHORT_LIST if name in METHODS] if names is None else names
+    methods = [method_by_name(name) for name in known]
     for key in overrides:
         if not any(has_setting(method, key) for method in methods):
             raise UsageError(f"no method has a setting {key!r}; {nearest_setting(methods, key)}")
+    found = {}
+    for method in methods:
+        taken = {key: value for key, value in overrides.items() if has_setting(method, key)}
+        found[method.name] = override(method, taken)
+    return found

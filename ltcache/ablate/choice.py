@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,10 +38,6 @@ class PairedChoice:
         """The differences of what is simpler than the chosen candidate, all above zero."""
         names = list(self.scores)
         return {name: self.differences[name] for name in names[: names.index(self.chosen)]}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self)
 
 
 def choose_simplest(

@@ -17,6 +17,7 @@ from ltcache import __version__
 from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.ablate.plan import AblationSetting
 from ltcache.ablate.tune import has_setting, tune
+from ltcache.ablate.views import view_space
 from ltcache.errors import FitError, LtcacheError
 from ltcache.methods import Method, Train, override
 from ltcache.records import digest, mend, one_line, write_json
@@ -127,6 +128,9 @@ class FitRun:
         field = first.feature.resolve(self.cache.field_dims(first.feature.view))
         prompts = self.options.fit.get("prompts")
         contexts = [make_context(self.cache, job.method, field, prompts)[0] for job in jobs]
+        extra = self.options.fit.get("extra")
+        if extra is not None:
+            contexts = [extra.counted_in(context) for context in contexts]
         rows = labelled_rows(self.cache, "train", field, first.feature.view)
         val = val_rows(self.cache, field, first)
         for texts in (False, True):  # what a stage may fall back to depends on them
@@ -136,6 +140,7 @@ class FitRun:
                 rows,
                 contexts[some[0] if some else 0],
                 val=val,
+                extra=None if extra is None else extra.rows(field),
                 device=self.options.fit.get("device", "cpu"),
                 allow_double_correction=self.options.fit.get("allow_double_correction", False),
                 memo=memo,
@@ -273,9 +278,22 @@ def cache_key(cache: Cache, view: str, prompts: str | None) -> str:
 
 def setting_key(cache: Cache, setting: AblationSetting, options: RunOptions) -> str:
     """Return 12 hexadecimal digits of everything but the seed that determines a setting's runs."""
-    feature = setting.method.feature
-    views = sorted({feature.view, feature.eval_view})
+    views = sorted(_views_of(cache, setting.method, options))
     keys = [cache_key(cache, view, options.fit.get("prompts")) for view in views]
     fixed = {k: v for k, v in options.fit.items() if k != "device"}
+    if "extra" in fixed:
+        fixed["extra"] = fixed["extra"].to_dict()
     parts = [__version__, setting.method.to_dict(), keys, fixed, options.tuning]
     return digest(parts)[:12]
+
+
+def _views_of(cache: Cache, method: Method, options: RunOptions) -> set[str]:
+    """Return the views that the runs of a method may read, those that tuning tries included."""
+    feature, grid = method.feature, (options.tuning or {}).get("grid")
+    views = {feature.view, feature.eval_view}
+    if options.tuning is None or options.fit.get("view") is not None:
+        return views
+    if grid is None:
+        return views.union(*view_space(cache, method).values())
+    named = {view for key in ("feature.view", "feature.eval_view") for view in grid.get(key, ())}
+    return views | (named & set(cache.views))

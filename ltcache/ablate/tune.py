@@ -5,23 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ltcache.ablate.fold import TuningFold, fit_fold, validation
+from ltcache.ablate.resident import resident
+from ltcache.ablate.views import view_space
 from ltcache.cache import Cache, open_cache
-from ltcache.errors import FitError, UnfittedWarning, UsageError, did_you_mean
+from ltcache.errors import FitError, UsageError, did_you_mean
 from ltcache.extras import how_to_install
-from ltcache.manifest import missing_split
 from ltcache.methods import Method, Train, known_overrides, method_by_name, override
-from ltcache.metrics import validation_rank
+from ltcache.metrics import evaluate_logits, validation_rank
 from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
-    from ltcache.fit import FittedHead, LabelledRows, Memo
-    from ltcache.heads import HeadContext
+    from ltcache.fit import ExtraRows, Memo
 
 Overrides = Mapping[str, Any]
 Grid = Mapping[str, Sequence[Any]]
@@ -132,6 +135,7 @@ def tune(
     allow_double_correction: bool = False,
     progress: Callable[[TuningTrial], None] | None = None,
     memo: Memo | None = None,
+    extra: ExtraRows | None = None,
 ) -> Tuning:
     """Choose hyper-parameters by mean accuracy per class on validation rows (ties: lower NLL).
 
@@ -140,7 +144,8 @@ def tune(
 
     Args:
         cache: a cache or its directory. method: a method or its name.
-        grid: dotted key -> values; None: what the method has of ``SPACE``.
+        grid: dotted key -> values; None: what the method has of ``SPACE``, and the views of the
+            cache, unless ``view`` says which.
         tuner: ``grid``, or ``optuna`` (its TPE sampler, between the smallest and largest values).
         trials: at most so many settings; a larger grid is drawn from, the method's own first.
         progress: called with each trial.
@@ -151,29 +156,26 @@ def tune(
         UsageError: an unknown tuner or setting, or Optuna is not installed. FitError: no trial
             could be fitted, or there are no rows to choose on.
     """
-    cache = open_cache(cache)
+    cache = resident(open_cache(cache))
     _require_search(tuner, trials)
     method = override(method_by_name(method) if isinstance(method, str) else method, overrides)
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
     space = search_space(method, grid)
-    trial = _FoldTrials(
-        method, validation(cache, method, prompts, seed, allow_stale), seed, device,
-        allow_double_correction, progress, memo, [],
-    )  # fmt: skip
+    if grid is None and view is None:
+        space |= view_space(cache, method)
+    fold_of = partial(
+        validation, cache, prompts=prompts, seed=seed, allow_stale=allow_stale, extra=extra
+    )
+    tuned_on = fold_of(method).tuned_on
+    options = {"seed": seed, "device": device, "memo": memo,
+               "allow_double_correction": allow_double_correction}  # fmt: skip
+    trial = _FoldTrials(method, fold_of, options, progress)
     search = {"grid": _search_grid, "optuna": _search_optuna}[tuner]
     search(trial, space, trials, seed)
-    best = trial.best()
-    return Tuning(
-        chosen=best.settings,
-        tuned_on=trial.fold.tuned_on,
-        score=best.scores["val_mean_per_class"],
-        trials=len(trial.tried),
-        tuner=tuner,
-        seed=seed,
-        space=space,
-        tried=tuple(trial.tried),
-    )
+    best, tried = trial.best(), tuple(trial.tried)
+    score = best.scores["val_mean_per_class"]
+    return Tuning(best.settings, tuned_on, score, len(tried), tuner, seed, space, tried)
 
 
 def _require_search(tuner: str, trials: int) -> None:
@@ -231,104 +233,38 @@ def nearest_setting(methods: Sequence[Method], key: str) -> str:
     return did_you_mean(key, known) or f"known: {', '.join(known)}"
 
 
-@one_line
-@dataclass(frozen=True, eq=False)
-class TuningFold:
-    """Rows to train on and rows to choose on, never the test split.
-
-    Attributes:
-        rows, val: as for :func:`ltcache.fit.fit_head`. tuned_on: in words, what ``val`` is.
-    """
-
-    rows: LabelledRows
-    val: LabelledRows
-    context: HeadContext
-    tuned_on: str
-
-
-def validation(
-    cache: Cache,
-    method: Method,
-    prompts: str | None = None,
-    seed: int = 0,
-    allow_stale: Collection[str] = (),
-) -> TuningFold:
-    """Return what a method may be chosen on.
-
-    Raises:
-        FitError: there is no validation split and no class has training rows to spare.
-    """
-    from ltcache.cache import check_prompts
-    from ltcache.fit import LEAST, SHARE, hold_out, labelled_rows, make_context, val_rows
-
-    field = method.feature.resolve(cache.field_dims(method.feature.view))
-    context, texts = make_context(cache, method, field, prompts)
-    if texts is not None:
-        check_prompts(cache, texts, allow_stale)
-    rows = labelled_rows(cache, "train", field, method.feature.view)
-    val = val_rows(cache, field, method)
-    if val is not None:
-        return TuningFold(rows, val, context, "val")
-    parts = hold_out(rows, seed)
-    if parts is None:
-        raise FitError(
-            f"{cache.path}: nothing to choose on: {missing_split('val', cache.splits)}; a tenth of "
-            f"train cannot choose in its place, since no class has {LEAST} training images or more"
-        )
-    return TuningFold(
-        rows.take(parts[0]), rows.take(parts[1]), context, f"a stratified {SHARE:.0%} of train"
-    )
-
-
-def fit_fold(
-    method: Method, fold: TuningFold, **options: Any
-) -> tuple[FittedHead, dict[str, float]]:
-    """Fit a method on a fold; return it with its scores on the rows to choose on.
-
-    Args:
-        options: of :func:`ltcache.fit.fit_head`.
-    """
-    from ltcache.fit import choose_by, fit_head
-
-    with warnings.catch_warnings():  # a trial that fits badly is not chosen
-        warnings.simplefilter("ignore", UnfittedWarning)
-        fitted = fit_head(method, fold.rows, fold.context, val=fold.val, **options)
-    val = replace(fold.val, features=fitted.transform(fold.val.features))
-    return fitted, choose_by(fitted.head, val)
-
-
 @dataclass(frozen=True, eq=False)
 class _FoldTrials:
-    """Trials of one method on one fold."""
+    """Trials of one method; a setting may decide which features a trial is fitted to.
+
+    Args:
+        fold_of: method with its settings -> its fold. options: of :func:`fit_fold`.
+    """
 
     method: Method
-    fold: TuningFold
-    seed: int
-    device: str
-    allow_double_correction: bool
+    fold_of: Callable[[Method], TuningFold]
+    options: Mapping[str, Any]
     progress: Callable[[TuningTrial], None] | None
-    memo: Memo | None
-    tried: list[TuningTrial]
+    tried: list[TuningTrial] = field(default_factory=list)
 
     def run(self, settings: Overrides) -> TuningTrial:
         """Fit with some settings and keep what came of it."""
         try:
-            _, scores = fit_fold(
-                override(self.method, settings),
-                self.fold,
-                seed=self.seed,
-                device=self.device,
-                allow_double_correction=self.allow_double_correction,
-                memo=self.memo,
-            )
-            kept = {name: scores[name] for name in ("val_mean_per_class", "val_nll")}
-            trial = TuningTrial(settings, kept)
+            trial = TuningTrial(settings, self._scores(override(self.method, settings)))
         except FitError as error:
             trial = TuningTrial(settings, failed=str(error))
         self.tried.append(trial)
         if self.progress is not None:
             self.progress(trial)
         return trial
+
+    def _scores(self, method: Method) -> dict[str, float]:
+        fold = self.fold_of(method)
+        logits, labels = fit_fold(method, fold, **self.options), fold.images.labels.numpy()
+        if not np.isfinite(logits).all():
+            raise FitError("its logits are not finite")
+        found = evaluate_logits(logits, labels, fold.context.class_counts.numpy(), bootstrap=0)
+        return {"val_mean_per_class": found.mean_per_class, "val_nll": found.nll}
 
     def best(self) -> TuningTrial:
         """Return the best trial; of equal ones the first."""

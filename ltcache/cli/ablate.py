@@ -17,7 +17,7 @@ from ltcache.cli.options import (
     settings_option,
     terminal_width,
 )
-from ltcache.cli.tuning import parse_grid, tuning_options
+from ltcache.cli.tuning import extra_options, parse_grid, read_extra, tuning_options
 
 FAILED = 3
 
@@ -52,12 +52,14 @@ FAILED = 3
 )
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")
 @settings_option("Change a setting of every method that has it.")
+@extra_options
 @tuning_options("A line of the table for each value; with --tune the values that it tries instead.")
 @allow_stale
 @general
 @option_rules(
     needs("trials", "tune"),
     needs("tuner", "tune"),
+    needs("extra_weight", "extra"),
     excludes("as_json", "split", why="JSON holds every split"),
 )
 @click.pass_context
@@ -89,6 +91,7 @@ def command(
     from ltcache.report import WRITERS, comparison_table
 
     as_json = options.pop("as_json")
+    options["extra"] = read_extra(options.pop("extra"), options.pop("extra_weight"))
     names = list(METHODS) if methods == "all" else _split(methods)
     with AblationBar() as bar:
         found = ablate(

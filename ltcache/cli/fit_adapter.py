@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.combinations import excludes, needs, option_rules
+from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import (
     LocalPath,
     allow_stale,
@@ -19,7 +19,7 @@ from ltcache.cli.options import (
     settings_option,
     terminal_width,
 )
-from ltcache.cli.tuning import parse_grid, tuning_options
+from ltcache.cli.tuning import extra_options, parse_grid, read_extra, tuning_options
 
 if TYPE_CHECKING:
     from ltcache.ablate import MethodChoice, PairedChoice, TuningTrial
@@ -45,20 +45,7 @@ if TYPE_CHECKING:
     "Change a setting of the method: loss.tau=0.5, head=cosine, init=class_mean, "
     "optimisation.epochs=20. `ltcache methods NAME` lists them."
 )
-@click.option(
-    "--extra",
-    type=LocalPath(),
-    metavar="RETRIEVED",
-    help="Train on the images, too, that ltcache retrieve-tail accepted.",
-)
-@click.option(
-    "--extra-weight",
-    default="1",
-    show_default=True,
-    metavar="W|p",
-    help="Of an image of --extra in the loss and the class prior; p: its p_k, and 1 for what a "
-    "person accepted.",
-)
+@extra_options
 @tuning_options("What --tune tries, instead of the default search space.")
 @allow_stale
 @general
@@ -67,7 +54,6 @@ if TYPE_CHECKING:
     needs("tuner", "tune"),
     needs("grid", "tune", why="it says what --tune tries; ltcache ablate compares its values"),
     needs("extra_weight", "extra"),
-    excludes("extra", "tune", "method=auto", why="choose settings first, then add images"),
 )
 def command(
     cache: Path, method: str, out: Path, seeds: int, settings: tuple[str, ...], **options: Any
@@ -84,13 +70,9 @@ def command(
     from ltcache.fit import fit_adapter, fit_seeds
 
     as_json = options.pop("as_json")
-    extra, weight = options.pop("extra"), options.pop("extra_weight")
+    options["extra"] = read_extra(options.pop("extra"), options.pop("extra_weight"))
     method, chosen = _choose(cache, method, parse_settings(settings), options)
     options |= chosen
-    if extra is not None:
-        from ltcache.retrieval import extra_rows
-
-        options["extra"] = extra_rows(extra, weight)
     if seeds > 1:
         found = fit_seeds(cache, method, out, seeds=range(seeds), **options)
         _say_unused(found.runs[0], options["prompts"])
@@ -133,7 +115,7 @@ def _choose(
 
     search = {name: options.pop(name) for name in ("tuner", "trials")}
     tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))
-    same = ("prompts", "device", "allow_stale", "allow_double_correction")
+    same = ("prompts", "device", "allow_stale", "allow_double_correction", "extra")
     fit = {name: options[name] for name in same}
     record: Mapping[str, Any] = {}
     if method == "auto":
@@ -141,6 +123,7 @@ def _choose(
         click.echo("\n".join(choice_lines(choice)), err=True)
         method, record = choice.method, choice.tuning()
         overrides = {k: v for k, v in overrides.items() if has_setting(method_by_name(method), k)}
+        overrides |= choice.settings
     if tuned:
         found = tune(cache, method, grid=grid or None, overrides=overrides, progress=_say_trial,
                      **search, **fit)  # fmt: skip
@@ -156,16 +139,24 @@ def choice_lines(choice: MethodChoice) -> list[str]:
     """Return what ``--method auto`` compared and chose, in words."""
     from ltcache.ablate.auto import NO_PROMPTS
 
-    rows = f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds"
-    lines = paired_lines(choice.methods, rows)
+    title = f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds"
+    lines = paired_lines(choice.methods, title)
+    if choice.views is not None:
+        lines += paired_lines(choice.views, f"{choice.method} on other views, {title}")
     lines += [f"left out: {name}: {NO_PROMPTS}" for name in choice.left_out]
-    return lines + [f"could not be fitted: {n}: {why}" for n, why in choice.failed.items()]
+    lines += [f"could not be fitted: {name}: {why}" for name, why in choice.failed.items()]
+    if choice.absent:
+        lines.append(
+            f"not tried, since the cache lacks them: views {', '.join(choice.absent)}; ltcache "
+            f"extract SOURCE --out CACHE --views {','.join(choice.absent)} adds them"
+        )
+    return lines
 
 
-def paired_lines(choice: PairedChoice, rows: str) -> list[str]:
-    """Return what was compared on some rows, and why the chosen one was kept."""
+def paired_lines(choice: PairedChoice, title: str) -> list[str]:
+    """Return what was compared, and why the chosen one was kept."""
     scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in choice.scores.items())
-    lines = [f"{rows}: {scores}"]
+    lines = [f"{title}: {scores}"]
     if choice.chosen == next(iter(choice.scores)) == choice.best:
         return [*lines, f"chose {choice.chosen}: the best, and the simplest of all"]
     lines.append(

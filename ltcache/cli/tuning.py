@@ -1,14 +1,19 @@
-"""Options of the commands that tune."""
+"""Options of the commands that tune: what is tried, and what joins the training images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ltcache.cli.options import LocalPath
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
+
+if TYPE_CHECKING:
+    from ltcache.fit import ExtraRows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,13 +36,41 @@ def tuning_options(grid_help: str) -> Callable[[F], F]:
             ),
             click.option(
                 "--tune", is_flag=True,
-                help="Choose hyper-parameters on validation data, never on test.",
+                help="Choose hyper-parameters, and views where the cache has several, on "
+                "validation data, never on test.",
             ),
         ):  # fmt: skip
             function = option(function)
         return function
 
     return add
+
+
+def extra_options(function: F) -> F:
+    """Add ``--extra`` and ``--extra-weight``, which :func:`read_extra` reads."""
+    function = click.option(
+        "--extra-weight",
+        default="1",
+        show_default=True,
+        metavar="W|p",
+        help="Of an image of --extra in the loss and the class prior; p: its p_k, and 1 for what a "
+        "person accepted.",
+    )(function)
+    return click.option(
+        "--extra",
+        type=LocalPath(),
+        metavar="RETRIEVED",
+        help="Train on the images, too, that ltcache retrieve-tail accepted.",
+    )(function)
+
+
+def read_extra(extra: Path | None, extra_weight: str) -> ExtraRows | None:
+    """Return the rows of ``--extra``, or None where it is not given."""
+    if extra is None:
+        return None
+    from ltcache.retrieval import extra_rows
+
+    return extra_rows(extra, extra_weight)
 
 
 def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:

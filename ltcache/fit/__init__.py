@@ -8,6 +8,7 @@ from ltcache.fit.adapter import (
     fit_seeds,
     labelled_rows,
     make_context,
+    require_same,
     summarise_seeds,
     val_rows,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "needs_texts",
     "optimiser_of",
     "require_classes",
+    "require_same",
     "set_lr",
     "summarise_seeds",
     "takes_texts",

@@ -85,7 +85,7 @@ def fit_adapter(
     labelled = context.class_counts
     if extra is not None:
         stale += require_same(cache, extra, allow_stale)
-        context = replace(context, class_counts=labelled + extra.counts(len(labelled)))
+        context = extra.counted_in(context)
     require_classes(context.class_counts, cache.classes.names)
     fitted = fit_head(
         method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ltcache.errors import FitError
 from ltcache.fit.rows import LabelledRows
+from ltcache.heads import HeadContext
 from ltcache.records import JsonObject, digest, one_line
 
 
@@ -59,6 +60,11 @@ class ExtraRows:
         """Return the effective number of images of each class, (C,), float64."""
         found = np.bincount(self.labels, weights=self.weights, minlength=num_classes)
         return torch.from_numpy(found)
+
+    def counted_in(self, context: HeadContext) -> HeadContext:
+        """Return a context whose class counts know of the rows."""
+        counts = context.class_counts
+        return replace(context, class_counts=counts + self.counts(len(counts)))
 
     def to_dict(self) -> JsonObject:
         """Return the record with how many rows there are and a digest of labels and weights."""

@@ -12,6 +12,7 @@ import torch
 from torch import Generator
 
 from ltcache.errors import FitError
+from ltcache.fit.extra import with_extra_rows
 from ltcache.fit.head import (
     BY_A_SLICE,
     BY_NOTHING_ASKED,
@@ -51,6 +52,7 @@ def fit_many(
     context: HeadContext,
     *,
     val: LabelledRows | None = None,
+    extra: LabelledRows | None = None,
     choose: bool = True,
     device: str | torch.device = "cpu",
     progress: Callable[[int, EpochRecord], None] | None = None,
@@ -77,14 +79,15 @@ def fit_many(
     keep_freed_memory()
     memo = {} if memo is None else memo
     options: dict[str, Any] = {
-        "closed_form": closed_form, "allow_double_correction": allow_double_correction, "memo": memo
+        "closed_form": closed_form, "allow_double_correction": allow_double_correction,
+        "memo": memo, "extra": extra,
     }  # fmt: skip
     fits = [
         OneFit(job.method, context, job.seed, torch.device(device), progress=_of(progress, number),
                **options)
         for number, job in enumerate(jobs)
     ]  # fmt: skip
-    require_classes(torch.bincount(rows.labels).cpu())
+    require_classes(torch.bincount(with_extra_rows(rows, extra).labels).cpu())
     found = _fit(fits, rows, val, choose)
     return [
         found[number] if number in found else fit_head(

@@ -30,6 +30,7 @@ from ltcache.records.place_kind import (
     kind_of,
     not_what_is_asked,
     places_in,
+    record_there,
     seed_folders,
 )
 from ltcache.records.printing import one_line
@@ -57,6 +58,7 @@ __all__ = [
     "places_in",
     "plain_json",
     "read_record",
+    "record_there",
     "remove_leftovers",
     "require_equal",
     "require_local",

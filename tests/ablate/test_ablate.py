@@ -18,13 +18,13 @@ import pytest
 
 from ltcache.ablate import Ablation, ablate
 from ltcache.ablate.parallel import LostItem, run_groups
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, override
 from ltcache.metrics import paired_bootstrap
 from ltcache.report import comparison_table, report
 from ltcache.runs import LabelledLogits, Run, open_run
-from tests.fakes import FakeCache, long_tail_counts
+from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
 SHORT = {"optimisation.epochs": 3}
@@ -36,6 +36,10 @@ FILES = {
 
 def _right(run: Run, cache: Any) -> np.ndarray:
     return LabelledLogits.of(run, cache, "test").right
+
+
+def _logits(run: Run, cache: Any) -> np.ndarray:
+    return run.logits(cache.features("test", run.record.field))
 
 
 def _cache(**options: Any) -> Any:
@@ -290,3 +294,53 @@ def test_a_report_over_runs_equals_the_ablations_table(tmp_path: Path) -> None:
     assert runs["baseline"] == "crt"
     with pytest.raises(UsageError, match="no runs here"):
         report([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_extra_rows_train_in_every_run(tmp_path: Path, together: bool) -> None:
+    cache = _cache()
+    extra = extra_of(cache, weight=0.5)
+    methods = ["ce", "logit-adjustment"]
+    found = _ablate(cache, methods, tmp_path / "out", extra=extra, together=together, seeds=1)
+    for entry in found.comparison["entries"]:
+        run = open_run(tmp_path / "out" / entry["runs"][0])
+        alone = fit_adapter(cache, entry["name"], overrides=SHORT, extra=extra)
+        assert run.record.extra == extra.to_dict()
+        assert np.allclose(_logits(run, cache), _logits(alone, cache), atol=1e-4)
+    assert found.comparison["extra"] == extra.to_dict()
+    said = "every run trains on 20 extra images (retrieval r0, weight 10 in all) as well"
+    assert said in found.comparison["notes"]
+
+
+def test_an_ablation_with_other_extra_rows_is_refused(tmp_path: Path) -> None:
+    cache = _cache()
+    extra = extra_of(cache)
+    _ablate(cache, ["ncm"], tmp_path, extra=extra, seeds=1, overrides={})
+    before = (tmp_path / "results.json").read_bytes()
+    for other in (None, extra_of(cache, weight=0.5)):
+        with pytest.raises(UsageError, match="20 extra images .* choose another --out"):
+            _ablate(cache, ["ncm"], tmp_path, extra=other, seeds=1, overrides={})
+    assert (tmp_path / "results.json").read_bytes() == before
+    again = _ablate(cache, ["ncm", "knn"], tmp_path, extra=extra, seeds=1, overrides={})
+    assert len(list((tmp_path / "runs").iterdir())) == 2 and not again.failures
+    theirs = {**cache.identities("center"), "classes": "others"}
+    with pytest.raises(IdentityError, match="classes"):
+        _ablate(cache, ["ce"], tmp_path / "b", extra=extra_of(cache, identities=theirs))
+
+
+def test_prompts_that_no_method_uses_are_said_once(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"prompts": "default", "overrides": {}, "seeds": 1}
+    found = _ablate(_cache(), ["ncm", "knn"], tmp_path / "a", **options)
+    said = "--prompts default had no effect: no class texts are used by ncm, knn"
+    assert found.comparison["notes"] == [said]
+    used = _ablate(_cache(), ["ncm", "gda"], tmp_path / "b", **options)
+    assert used.comparison["notes"] == []
+
+
+def test_tuning_tries_views_and_a_new_view_is_a_new_search(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tune": True, "overrides": {}, "seeds": 1}
+    found = _ablate(_cache(), ["ncm"], tmp_path, **options)
+    assert _entry(found, "ncm")["runs"] and len(list((tmp_path / "tuning").iterdir())) == 1
+    _ablate(_cache(views={"five": 0.1}), ["ncm"], tmp_path, **options)
+    records = [json.loads(p.read_text()) for p in (tmp_path / "tuning").iterdir()]
+    assert sorted(record["trials"] for record in records) == [1, 4]

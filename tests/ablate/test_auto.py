@@ -13,7 +13,7 @@ from ltcache.ablate.choice import choose_simplest
 from ltcache.cli.fit_adapter import choice_lines, paired_lines
 from ltcache.errors import FitError, UsageError
 from ltcache.metrics import paired_bootstrap
-from tests.fakes import FakeCache, long_tail_counts
+from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
 SHORT = {"optimisation.epochs": 3}
@@ -108,3 +108,36 @@ def test_an_image_only_cache_is_chosen_on_by_every_method_of_the_list() -> None:
     assert "left out: zero-shot: needs class prompts, and the cache has none" in lines
     with pytest.raises(FitError, match="zero-shot: needs class prompts"):
         choose_method(cache, ["zero-shot"])
+
+
+def test_views_are_chosen_for_the_method_and_the_missing_ones_named() -> None:
+    cache: Any = FakeCache(COUNTS, noise=0.8, views={"five": 0.0, "rrc:4": 0.0})
+    choice = choose_method(cache, ["ncm"], seeds=2)
+    assert choice.views is not None and len(choice.views.scores) == 6
+    # four crops that equal the center say nothing more, so that the cheapest is kept
+    assert choice.settings == {"feature.view": "center", "feature.eval_view": "center"}
+    assert choice.tuning()["chosen"] == {"method": "ncm", **choice.settings}
+    assert choice.tuning()["trials"] == (1 + 5) * 2 and choice.absent == ()
+    assert any(line.startswith("ncm on other views, mean") for line in choice_lines(choice))
+    fixed = {"feature.view": "rrc:4"}
+    narrow = choose_method(cache, ["ncm"], overrides=fixed, seeds=1)
+    assert set(narrow.settings) == {"feature.eval_view"}
+    plain = choose_method(_cache(), ["ncm"], seeds=1)
+    assert plain.views is None and plain.settings == {} and plain.absent == ("five", "rrc:4")
+    assert "--views five,rrc:4 adds them" in choice_lines(plain)[-1]
+
+
+def test_a_view_that_is_shown_to_be_better_is_taken() -> None:
+    cache: Any = FakeCache(COUNTS, noise=2.5, views={"five": 0.0})
+    clean = FakeCache(COUNTS, noise=0.2)
+    for name in clean.field_dims():
+        cache._crops["five", name] = np.repeat(clean._features[name], 4, axis=1)
+    choice = choose_method(cache, ["ncm"], seeds=1)
+    assert choice.settings["feature.eval_view"] == "five"
+
+
+def test_extra_rows_take_part_in_the_choice() -> None:
+    cache: Any = FakeCache(COUNTS, noise=2.5)
+    plain = choose_method(cache, ["ncm"], seeds=1)
+    more = choose_method(cache, ["ncm"], seeds=1, extra=extra_of(cache))
+    assert plain.methods.scores != more.methods.scores

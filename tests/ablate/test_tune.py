@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ltcache.ablate.fold import validation
 from ltcache.ablate.tune import SPACE, TRIALS, grid_settings, search_space, tune
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import CacheError, FitError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, known_overrides, override
-from tests.fakes import FakeCache, long_tail_counts
+from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(6, 80, 6)
 SHORT = {"optimisation.epochs": 2}
+
+
+SEVERAL = {"rrc:4": 0.2, "five": 0.05}
 
 
 def _cache(**options: Any) -> Any:
@@ -113,3 +118,48 @@ def test_wrong_requests_are_refused() -> None:
         tune(_cache(), "ce", tuner="guess")
     with pytest.raises(UsageError, match="trials=0"):
         tune(_cache(), "ce", trials=0)
+
+
+def test_the_views_of_a_cache_are_tried_and_judged_by_the_mean_over_crops() -> None:
+    cache = _cache(views=SEVERAL)
+    found = tune(cache, "ncm", trials=20)
+    assert found.space == {
+        "feature.view": ("center", "rrc:4", "five"), "feature.eval_view": ("center", "five")
+    }  # fmt: skip
+    assert found.trials == 6  # random crops are not predicted on
+    for trial in found.tried:
+        run = fit_adapter(cache, "ncm", overrides=trial.settings)
+        assert trial.scores["val_mean_per_class"] == run.metrics["val"].mean_per_class
+    assert len({trial.scores["val_nll"] for trial in found.tried}) == 6
+    assert tune(cache, "ncm", trials=2).trials == 2
+    assert tune(cache, "ncm", view="five").space == tune(_cache(), "ncm").space == {}
+
+
+def test_a_grid_of_views_fits_each_trial_on_its_own_view() -> None:
+    found = tune(_cache(views=SEVERAL), "ncm", grid={"feature.view": ["center", "rrc:4"]})
+    one, two = (trial.scores["val_nll"] for trial in found.tried)
+    assert one != two
+    with pytest.raises(CacheError, match="no view 'rrc:9'"):
+        tune(_cache(), "ncm", grid={"feature.view": ["rrc:9"]})
+
+
+def test_a_slice_of_train_is_made_of_the_same_images_for_every_view() -> None:
+    cache = _cache(splits=("test",), views={"rrc:4": 0.0, "five": 0.0})
+    plain, more = (
+        validation(cache, override(METHODS["ncm"], views))
+        for views in ({}, {"feature.view": "rrc:4", "feature.eval_view": "five"})
+    )
+    assert torch.equal(plain.val.features, more.images.features) and more.crops == 4
+    assert len(more.rows) == 4 * len(plain.rows)
+
+
+def test_extra_rows_train_in_every_trial_and_choose_in_none() -> None:
+    cache = _cache()
+    extra = extra_of(cache, label=5)
+    found = tune(cache, "ncm", extra=extra, grid={"feature.transform": ["none", "l2"]})
+    for trial in found.tried:
+        run = fit_adapter(cache, "ncm", overrides=trial.settings, extra=extra)
+        assert trial.scores["val_mean_per_class"] == run.metrics["val"].mean_per_class
+        assert trial.scores["val_nll"] == pytest.approx(run.metrics["val"].nll, rel=1e-5)
+    plain = tune(cache, "ncm", grid={"feature.transform": ["none", "l2"]})
+    assert plain.tried[0].scores["val_nll"] != found.tried[0].scores["val_nll"]

@@ -32,6 +32,7 @@ COMMANDS = (
     "fit-adapter PLACE --out OUT",
     "fit-adapter CACHE --out OUT --extra PLACE",
     "ablate PLACE --methods ce --out OUT",
+    "ablate CACHE --methods ce --out OUT --extra PLACE",
     "retrieve-tail PLACE CACHE --out OUT",
     "retrieve-tail CACHE PLACE --out OUT",
     "retrieve-tail CACHE CACHE --out OUT --index PLACE",

@@ -87,6 +87,34 @@ def test_a_class_without_candidates_ends_as_zero_and_a_fit_goes_on(
     assert run["effective_counts"] == run["class_counts"]
 
 
+def test_retrieved_images_take_part_in_tuning_in_auto_and_in_an_ablation(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    cache = world.labelled()
+    pool = world.pool(cache, np.r_[np.full(10, 4), np.full(10, 5)])
+    assert call(cache.path, pool.path, "--out", tmp_path / "r", "--per-class", 4)[0] == 0
+    monkeypatch.setattr("ltcache.ablate.auto.SHORT_LIST", ("ncm", "gda"))
+    fit = ("fit-adapter", cache.path, "--extra", tmp_path / "r", "--extra-weight", "p", "--out")
+    grid = ("--method", "ncm", "--tune", "--grid", "feature.transform=none,l2")
+    compared = ("ablate", cache.path, "--methods", "ncm", "--seeds", 1, "--out", tmp_path / "a")
+    for arguments in (
+        (*fit, tmp_path / "tuned", *grid),
+        (*fit, tmp_path / "auto", "--method", "auto"),
+        (*compared, "--extra", tmp_path / "r", "--extra-weight", "p"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        assert ended.value.code in (0, None)
+    extra = json.loads((tmp_path / "tuned" / "run.json").read_text())["extra"]
+    assert extra["rows"] > 0
+    assert json.loads((tmp_path / "auto" / "run.json").read_text())["extra"] == extra
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["extra"] == extra
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in compared])
+    assert ended.value.code == 2
+
+
 def test_an_index_is_saved_and_used_again(
     call: Call, caches: tuple[Path, Path], tmp_path: Path
 ) -> None:

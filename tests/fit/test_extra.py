@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ltcache.errors import FitError, IdentityError, UsageError
-from ltcache.fit import ExtraRows, fit_adapter
-from tests.fakes import FakeCache, long_tail_counts
+from ltcache.fit import fit_adapter
+from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
 SHORT = {"optimisation.epochs": 5}
-
-
-def extra_of(cache: FakeCache, count: int = 40, weight: float = 1.0, **changes: Any) -> ExtraRows:
-    """Return test images of the rarest class as extra rows of it."""
-    rows = np.flatnonzero(cache.labels("test") == 7)[:count]
-    features = {name: cache.features("test", name)[rows] for name in cache.field_dims()}
-    values: dict[str, Any] = {
-        "features": features,
-        "labels": np.full(len(rows), 7),
-        "weights": np.full(len(rows), weight, np.float32),
-        "identities": cache.identities("center"),
-        "record": {"retrieval": "r0"},
-    }
-    return ExtraRows(**{**values, **changes})
 
 
 def test_extra_rows_train_and_count_in_the_prior_but_not_in_the_groups(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""What a method is chosen on: rows to train on and images to choose on, never the test split."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ltcache.cache import Cache, check_prompts
+from ltcache.errors import FitError, UnfittedWarning
+from ltcache.manifest import missing_split
+from ltcache.methods import Method
+from ltcache.records import one_line
+
+if TYPE_CHECKING:
+    from ltcache.fit import ExtraRows, LabelledRows
+    from ltcache.heads import HeadContext
+
+
+@one_line
+@dataclass(frozen=True, eq=False)
+class TuningFold:
+    """Rows to train on and rows to choose on.
+
+    Attributes:
+        rows, val, extra: as for :func:`ltcache.fit.fit_head`.
+        crops: rows of ``val`` that show one image, beside each other.
+        tuned_on: in words, what ``val`` is.
+    """
+
+    rows: LabelledRows
+    val: LabelledRows
+    extra: LabelledRows | None
+    context: HeadContext
+    crops: int
+    tuned_on: str
+
+    @property
+    def images(self) -> LabelledRows:
+        """The first crop of each image of ``val``: its label and unit are those of the image."""
+        return _crops_of(self.val, torch.arange(len(self.val) // self.crops), self.crops, 1)
+
+
+def validation(
+    cache: Cache,
+    method: Method,
+    prompts: str | None = None,
+    seed: int = 0,
+    allow_stale: Collection[str] = (),
+    extra: ExtraRows | None = None,
+) -> TuningFold:
+    """Return what a method may be chosen on.
+
+    Raises:
+        FitError: there is no validation split and no class has training rows to spare.
+    """
+    from ltcache.fit import (
+        LEAST,
+        SHARE,
+        hold_out,
+        labelled_rows,
+        make_context,
+        require_same,
+        val_rows,
+    )
+
+    feature = method.feature
+    field = feature.resolve(cache.field_dims(feature.view))
+    context, texts = make_context(cache, method, field, prompts)
+    if texts is not None:
+        check_prompts(cache, texts, allow_stale)
+    if extra is not None:
+        require_same(cache, extra, allow_stale)
+        context = extra.counted_in(context)
+    more = None if extra is None else extra.rows(field)
+    rows, crops = labelled_rows(cache, "train", field, feature.view), cache.crops(feature.eval_view)
+    val = val_rows(cache, field, method)
+    if val is not None:
+        return TuningFold(rows, val, more, context, crops, "val")
+    of_train = cache.crops(feature.view)
+    every = torch.arange(len(rows) // of_train)
+    parts = hold_out(_crops_of(rows, every, of_train, 1), seed)
+    if parts is None:
+        raise FitError(
+            f"{cache.path}: nothing to choose on: {missing_split('val', cache.splits)}; a tenth of "
+            f"train cannot choose in its place, since no class has {LEAST} training images or more"
+        )
+    seen = labelled_rows(cache, "train", field, feature.eval_view)
+    return TuningFold(
+        _crops_of(rows, parts[0], of_train),
+        _crops_of(seen, parts[1], crops),
+        more,
+        context,
+        crops,
+        f"a stratified {SHARE:.0%} of train",
+    )
+
+
+def _crops_of(
+    rows: LabelledRows, images: torch.Tensor, crops: int, taken: int | None = None
+) -> LabelledRows:
+    """Return the first ``taken`` of the ``crops`` rows of some images; None: all of them."""
+    first = images[:, None] * crops
+    return rows.take((first + torch.arange(crops if taken is None else taken)).flatten())
+
+
+def fit_fold(method: Method, fold: TuningFold, **options: Any) -> np.ndarray:
+    """Fit a method on a fold; return logits float32 (n, C) of its images, the mean over crops.
+
+    Args:
+        options: of :func:`ltcache.fit.fit_head`.
+    """
+    from ltcache.fit import fit_head
+    from ltcache.heads import predict_logits
+
+    with warnings.catch_warnings():  # a trial that fits badly is not chosen
+        warnings.simplefilter("ignore", UnfittedWarning)
+        fitted = fit_head(
+            method, fold.rows, fold.context, val=fold.val, extra=fold.extra, **options
+        )
+    logits = predict_logits(fitted.head, fitted.transform(fold.val.features))
+    found: np.ndarray = logits.reshape(-1, fold.crops, logits.shape[1]).mean(dim=1).numpy()
+    return found

@@ -1,0 +1,43 @@
+"""Views of a cache as settings to try: which crops to train on, and which to predict on."""
+
+from __future__ import annotations
+
+from ltcache.cache import Cache
+from ltcache.methods import Method
+
+
+def view_space(cache: Cache, method: Method) -> dict[str, tuple[str, ...]]:
+    """Return ``feature.view`` and ``feature.eval_view`` with the views to try, the method's first.
+
+    Random crops only train. A key with nothing else to try is left out, so that a cache that has
+    only ``center`` adds nothing to a search.
+    """
+    feature = method.feature
+    field = feature.resolve(cache.field_dims(feature.view))
+    views = [view for view in cache.views if field in cache.field_dims(view)]
+    fixed = [view for view in views if not _is_random(cache, view)]
+    found = {
+        "feature.view": _beginning_with(feature.view, views),
+        "feature.eval_view": _beginning_with(feature.eval_view, fixed),
+    }
+    return {key: values for key, values in found.items() if len(values) > 1}
+
+
+def absent_views(cache: Cache) -> tuple[str, ...]:
+    """Return views worth extracting: random crops to train on, several crops to predict on.
+
+    Features that were imported cannot be extracted again, so that none is named for them.
+    """
+    if cache.provenance.get("imported") is not None:
+        return ()
+    trained = any(_is_random(cache, view) for view in cache.views)
+    judged = any(cache.crops(v) > 1 and not _is_random(cache, v) for v in cache.views)
+    return (*(() if judged else ("five",)), *(() if trained else ("rrc:4",)))
+
+
+def _is_random(cache: Cache, view: str) -> bool:
+    return "seed" in cache.identities(view)["view"]
+
+
+def _beginning_with(first: str, views: list[str]) -> tuple[str, ...]:
+    return (first, *(view for view in views if view != first))
