@@ -152,7 +152,7 @@ SAMPLERS: dict[str, Sampler] = {
     "instance": Sampler(instance, 1.0, "every row once"),
     "class_aware": Sampler(class_aware, 0.0, "Kang et al., ICLR 2020; OLTR, CVPR 2019"),
     "class_balanced": Sampler(
-        partial(class_frequency, exponent=0.0), 0.0, "with replacement; H2T, MiSLAS"
+        partial(class_frequency, exponent=0.0), 0.0, "with replacement; H2T, AAAI 2024"
     ),
     "square_root": Sampler(
         partial(class_frequency, exponent=0.5), 0.5, "Mahajan et al., ECCV 2018"

@@ -17,12 +17,14 @@ from ltcache.methods import (
     Method,
     Optimisation,
     Train,
+    Transform,
     counts_as_drawn,
     known_overrides,
     method_by_name,
     override,
     residual_prior,
 )
+from ltcache.sampling import SAMPLERS
 
 COUNTS = torch.tensor([100, 25, 4])
 
@@ -187,3 +189,18 @@ def test_fields_are_taken_in_order_of_preference() -> None:
     assert joint.resolve({"pooled": 8}) == "pooled"
     with pytest.raises(FitError, match="needs the field 'pooled'"):
         FeatureSpec(field="pooled").resolve({"embedding": 4})
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_only_heads_that_can_undo_a_standardisation_are_said_to(name: str) -> None:
+    method = METHODS[name]
+    if "a linear head can undo" in method.differs:
+        heads = {stage.head for stage in method.stages if isinstance(stage, Train)}
+        transforms = {stage.transform for stage in method.stages if isinstance(stage, Transform)}
+        assert heads <= {"linear", "lws", "disalign"} and not transforms
+        assert method.feature.transform == "standardize"
+
+
+def test_a_sampler_is_credited_to_those_who_draw_so() -> None:
+    assert "MiSLAS" not in SAMPLERS["class_balanced"].reference
+    assert "draws with replacement, where MiSLAS draws class-aware" in METHODS["mislas"].differs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltcache.methods.families.shared import CE, FROZEN, SECOND, first
+from ltcache.methods.families.shared import CE, FROZEN, FROZEN_COSINE, FROZEN_LENGTHS, SECOND, first
 from ltcache.methods.spec import Method, Train, Transform
 
 _TAUS = tuple(round(0.1 * step, 1) for step in range(21))
@@ -26,7 +26,7 @@ def dr(classifier: str) -> Method:
         title="decoupled re-training: cross entropy, carried on with classes drawn equally often",
         stages=(first(classifier), second(classifier)),
         reference=f"{_KANG}; as stage 2 of Li et al., H2T, AAAI 2024",
-        differs=f"{FROZEN} AdamW for SGD.",
+        differs=f"{FROZEN_COSINE if classifier == 'cosine' else FROZEN} AdamW for SGD.",
     )
 
 
@@ -64,8 +64,8 @@ def mislas(classifier: str) -> Method:
         reference="Zhong et al., Improving calibration for long-tailed recognition (MiSLAS), "
         "CVPR 2021",
         fidelity="analogue",
-        differs="Mixup mixes cached features, not pixels, and a frozen encoder has no batch "
-        "statistics to shift.",
+        differs="Mixup mixes cached features, not pixels, a frozen encoder has no batch statistics "
+        "to shift, and the second stage draws with replacement, where MiSLAS draws class-aware.",
         mechanism="label smoothing that falls from head to tail classes",
         ablation={"loss.eps_head": 0.0, "loss.eps_tail": 0.0},
     )
@@ -101,7 +101,7 @@ METHODS = (
         title="cross entropy, then class weights divided by a power of their length",
         stages=(first(), Transform("tau_norm", choose={"tau": _TAUS})),
         reference=f"{_KANG} (tau-normalisation)",
-        differs=f"{FROZEN} tau is chosen on validation data, not read off the sweep.",
+        differs=f"{FROZEN_LENGTHS} tau is chosen on validation data, not read off the sweep.",
     ),
     replace(
         CE,
@@ -146,6 +146,6 @@ METHODS = (
             ),
         ),
         reference="Wang et al., Margin calibration for long-tailed visual recognition (MARC), 2021",
-        differs=f"{FROZEN} AdamW for SGD.",
+        differs=f"{FROZEN_LENGTHS} AdamW for SGD.",
     ),
 )

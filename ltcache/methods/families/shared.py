@@ -24,6 +24,14 @@ JOINT = FeatureSpec(field="embedding", transform="none")
 JOINT_UNIT = FeatureSpec(field="embedding", transform="l2")
 
 FROZEN = "The encoder is frozen, and channels are standardised, which a linear head can undo."
+FROZEN_COSINE = (
+    "The encoder is frozen, and channels are standardised, which changes the angles that a cosine "
+    "head compares."
+)
+FROZEN_LENGTHS = (
+    "The encoder is frozen, and channels are standardised, which changes the lengths of the class "
+    "weights."
+)
 
 CE = Method(
     name="ce",
