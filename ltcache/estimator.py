@@ -18,7 +18,7 @@ from torch import Tensor
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import LabelledRows, fit_head, require_classes
 from ltcache.heads import HeadContext, predict_logits
-from ltcache.methods import Method, Stage, Train, method_by_name, override
+from ltcache.methods import Method, method_by_name, override
 
 _NESTED = "settings__"
 
@@ -189,7 +189,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(f"max_epochs={self.max_epochs} must be at least 1")
         method = method_by_name(self.method) if isinstance(self.method, str) else self.method
         method = override(method, self.settings)
-        stages = tuple(_limited(stage, rows, self.max_epochs) for stage in method.stages)
+        most = self.max_epochs
+        if most is None:
+            return method
+        stages = tuple(stage.with_most_epochs(rows, most) for stage in method.stages)
         return replace(method, stages=stages)
 
     def _texts(self, text_features: Any) -> Tensor | None:
@@ -234,11 +237,3 @@ def _rows(X: np.ndarray, labels: np.ndarray, sample_weight: Any, units: Any) -> 
     # a copy where X is read-only or of another type: torch refuses to share such memory
     features = torch.from_numpy(np.require(X, np.float32, ["C", "W"]))
     return LabelledRows(features, torch.from_numpy(labels.astype(np.int64)), weights, units)
-
-
-def _limited(stage: Stage, rows: int, most: int | None) -> Stage:
-    """Return a stage with at most so many epochs over its rows."""
-    if most is None or not isinstance(stage, Train):
-        return stage
-    epochs = min(most, stage.optimisation.epochs_for(rows))
-    return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs, min_steps=0))

@@ -19,7 +19,7 @@ from ltcache.ablate.plan import AblationSetting
 from ltcache.ablate.tune import has_setting, tune
 from ltcache.ablate.views import view_space
 from ltcache.errors import FitError, LtcacheError
-from ltcache.methods import Method, Train, override
+from ltcache.methods import Method, override
 from ltcache.records import digest, mend, one_line, write_json
 from ltcache.report import ScoredRun, scored
 
@@ -254,12 +254,8 @@ def _groups(jobs: Sequence[AblationJob], together: bool) -> list[list[AblationJo
         method = job.method
         first = method.stages[0]
         key: list[Any] = [asdict(method.feature), type(first).__name__]
-        if together and isinstance(first, Train):
-            how = first.optimisation
-            schedule = (how.batch, how.epochs, how.min_steps)
-            key += [first.head, dict(first.head_options), first.init, schedule]
-        else:
-            key += [job.seed, asdict(first)]
+        alike = first.begins_alike() if together else None
+        key += [job.seed, asdict(first)] if alike is None else alike
         groups.setdefault(digest(key), []).append(job)
     size = TOGETHER if together else len(jobs)
     return [g[k : k + size] for g in groups.values() for k in range(0, len(g), max(size, 1))]

@@ -19,7 +19,7 @@ from ltcache.ablate.views import view_space
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import FitError, UsageError, did_you_mean
 from ltcache.extras import how_to_install
-from ltcache.methods import Method, Train, known_overrides, method_by_name, override
+from ltcache.methods import Method, known_overrides, method_by_name, override
 from ltcache.metrics import evaluate_logits, validation_rank
 from ltcache.records import JsonObject, JsonRecord, one_line
 
@@ -212,7 +212,7 @@ def _typed(method: Method, key: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 def _acts(method: Method, key: str) -> bool:
     """Whether a key is of a stage that trains, and not one that a stage chooses by itself."""
-    trains = any(isinstance(stage, Train) for stage in method.stages)
+    trains = any(stage.trains for stage in method.stages)
     return trains and f"choose.{key.rpartition('.')[2]}" not in known_overrides(method)
 
 

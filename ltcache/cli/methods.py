@@ -137,20 +137,15 @@ def _lines(method: Any) -> list[str]:
 
 def _equations(stage: Any) -> dict[str, str]:
     """Return part of a stage -> its name with its equation, where it has one."""
-    from ltcache.methods import PARTS
-
     found: dict[str, str] = {}
-    for part, about in PARTS.get(type(stage), {}).items():
+    for part, about in stage.PARTS.items():
         value = getattr(stage, part)
         names = value if isinstance(value, tuple) else (value,)
         texts = [_with_equation(name, about.catalogue) for name in names if name is not None]
         if texts:
             found[part] = ", then ".join(texts)
-    if hasattr(stage, "init"):
-        found["init"] = stage.init
-    if hasattr(stage, "statistic"):
-        found["statistic"] = stage.statistic
-    return found
+    others = {k: v for k, v in vars(stage).items() if isinstance(v, str) and k not in found}
+    return found | others
 
 
 def _with_equation(name: str, catalogue: Mapping[str, Any]) -> str:

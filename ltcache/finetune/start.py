@@ -20,7 +20,6 @@ from ltcache.methods import (
     Estimate,
     FeatureSpec,
     Method,
-    Stage,
     Train,
     counts_as_drawn,
     residual_prior,
@@ -127,7 +126,7 @@ class StartValues:
         """Return the head fitted to the features before the tuning (Kumar et al., ICLR 2022)."""
         if not self.tuning.logit_terms:
             raise FitError("init=probe needs a loss on logits")
-        before: list[Stage] = []
+        before: list[Estimate] = []
         if self.tuning.statistic is not None:
             before = [Estimate(self.tuning.statistic, self.tuning.statistic_options)]
         method = Method(

@@ -17,13 +17,15 @@ from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
+from ltcache.fit.stages import RUNNERS
 from ltcache.fit.statistics import STATISTICS
-from ltcache.fit.task import StageInput
+from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import choose_by, optimiser_of, set_lr
 from ltcache.fit.unfitted import TrainingFit, training_fit
 
 __all__ = [
     "LEAST",
+    "RUNNERS",
     "SHARE",
     "STATISTICS",
     "ExtraRows",
@@ -32,6 +34,7 @@ __all__ = [
     "LabelledRows",
     "Memo",
     "StageInput",
+    "StageResult",
     "TrainingFit",
     "choose_by",
     "fit_adapter",

@@ -21,8 +21,8 @@ from ltcache.losses import LOSSES, Loss
 from ltcache.methods import (
     Adjust,
     Estimate,
+    MethodStage,
     Solve,
-    Stage,
     Train,
     Transform,
     counts_as_drawn,
@@ -36,7 +36,9 @@ Choice = Mapping[str, Any] | None
 TEXT_SPACE = ("none", "l2")  # feature transforms that leave class texts comparable
 
 
-def run_stage(stage: Stage, task: StageInput, previous: Head | None, choice: Choice) -> StageResult:
+def run_stage(
+    stage: MethodStage, task: StageInput, previous: Head | None, choice: Choice
+) -> StageResult:
     """Run one stage.
 
     Args:
@@ -218,7 +220,7 @@ def run_estimate(
     return StageResult(previous, task.residual, statistics=found)
 
 
-RUNNERS: Mapping[type[Stage], Callable[..., StageResult]] = {
+RUNNERS: dict[type[MethodStage], Callable[..., StageResult]] = {
     Train: run_train,
     Solve: run_solve,
     Transform: run_transform,

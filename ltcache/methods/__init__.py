@@ -5,25 +5,26 @@ from __future__ import annotations
 from ltcache.methods.catalogue import ALIASES, METHODS, method_by_name, nearest_names
 from ltcache.methods.changed import different, with_changes
 from ltcache.methods.families.shared import COSINE
-from ltcache.methods.overrides import nearest, override, read_setting
+from ltcache.methods.overrides import known_overrides, override
 from ltcache.methods.prior import counts_as_drawn, residual_prior
-from ltcache.methods.settings import PARTS, SMOOTH, hyper_parameters, known_overrides
+from ltcache.methods.settings import SMOOTH, hyper_parameters, nearest, read_setting
 from ltcache.methods.spec import (
     FIELDS,
     LEAST_STEPS,
+    STAGES,
     Adjust,
     Estimate,
     FeatureSpec,
     Method,
     Optimisation,
     Solve,
-    Stage,
     Train,
     Transform,
     epochs_to_make,
     read_optimisation,
     written_optimisation,
 )
+from ltcache.methods.stage import CatalogueField, MethodStage
 from ltcache.methods.structure import build_head
 from ltcache.methods.unavailable import UNAVAILABLE, UnavailableMethod
 
@@ -33,16 +34,17 @@ __all__ = [
     "FIELDS",
     "LEAST_STEPS",
     "METHODS",
-    "PARTS",
     "SMOOTH",
+    "STAGES",
     "UNAVAILABLE",
     "Adjust",
+    "CatalogueField",
     "Estimate",
     "FeatureSpec",
     "Method",
+    "MethodStage",
     "Optimisation",
     "Solve",
-    "Stage",
     "Train",
     "Transform",
     "UnavailableMethod",

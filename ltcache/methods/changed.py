@@ -7,8 +7,9 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from ltcache.methods.catalogue import METHODS
-from ltcache.methods.settings import PARTS, SMOOTH, settings, smoothing_settings
-from ltcache.methods.spec import Method, Stage, Train
+from ltcache.methods.settings import SMOOTH, SettingValues
+from ltcache.methods.spec import Method
+from ltcache.methods.stage import MethodStage
 
 UNNAMED = ("optimisation.", "lr_factors.")
 """Beginnings of settings that say how a method is trained, not what it is."""
@@ -25,40 +26,38 @@ def named(method: Method, before: Method) -> Method:
     return replace(method, **with_changes(base, _changes(method, base)))
 
 
-def _changes(method: Method, base: Method) -> dict[str, Any]:
+def _changes(method: Method, base: Method) -> SettingValues:
     """Return what a method is that another one is not, as settings that would change it so."""
     kinds = [type(stage).__name__.lower() for stage in method.stages]
     if kinds != [type(stage).__name__.lower() for stage in base.stages]:
         return {"stages": kinds}
-    found: dict[str, Any] = {}
+    found: SettingValues = {}
     for number, (stage, old) in enumerate(zip(method.stages, base.stages, strict=True)):
-        later = {key for after in method.stages[number + 1 :] for key in settings(after)}
+        later = {key for after in method.stages[number + 1 :] for key in after.settings()}
         for key, value in _stage_changes(stage, old).items():
             found[f"stages.{number}.{key}" if key in later else key] = value
-    if any(map(smoothing_settings, method.stages)) and all(map(_is_smooth, method.stages)):
+    smooths = any(stage.smoothing_settings() for stage in method.stages)
+    if smooths and all(map(_is_smooth, method.stages)):
         found = {k: v for k, v in found.items() if not k.endswith(f".{SMOOTH}")} | {SMOOTH: True}
     return {**found, **different_fields(method.feature, base.feature, "feature.")}
 
 
-def _is_smooth(stage: Stage) -> bool:
-    return all(settings(stage)[key] for key in smoothing_settings(stage))
+def _is_smooth(stage: MethodStage) -> bool:
+    return all(stage.settings()[key] for key in stage.smoothing_settings())
 
 
-def _stage_changes(stage: Any, old: Any) -> dict[str, Any]:
+def _stage_changes(stage: MethodStage, old: MethodStage) -> SettingValues:
     """Return the changed names, what is changed beside what follows from a new name, and what a
     grid chose before and nobody chooses now."""
-    parts = PARTS.get(type(stage), {})
-    names = [*parts, *(["init"] if isinstance(stage, Train) else [])]
+    names = [key for key in stage.settings() if "." not in key]
     found = {n: getattr(stage, n) for n in names if getattr(stage, n) != getattr(old, n)}
     for name, value in found.items():
-        options = parts[name].options if name in parts else None
-        emptied: dict[str, Any] = {} if options is None else {options: {}}
-        old = replace(old, **{name: value}, **emptied)
-    now, before = settings(stage), settings(old)
+        old = old.with_setting(name, value)
+    now, before = stage.settings(), old.settings()
     fixed = {
         key.replace("choose", name, 1)
         for key, grid in before.items()
-        for name in parts
+        for name in stage.PARTS
         if key.startswith("choose.") and grid and not now.get(key)
     }
     found |= {key: now[key] for key in fixed if key in now}
@@ -69,7 +68,7 @@ def _is_empty_grid(key: str, value: Any) -> bool:
     return key.startswith("choose.") and not value
 
 
-def with_changes(record: Any, changed: Mapping[str, Any]) -> dict[str, Any]:
+def with_changes(record: Any, changed: Mapping[str, Any]) -> SettingValues:
     """Return the name and the title of a recipe that is another one now, as ``replace`` takes them.
 
     Args:
@@ -91,7 +90,7 @@ def shown_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
-def different(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def different(now: Mapping[str, Any], before: Mapping[str, Any]) -> SettingValues:
     """Return the settings of ``now`` whose value is another one before, but for :data:`UNNAMED`."""
     return {
         key: value
@@ -100,7 +99,7 @@ def different(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def different_fields(now: Any, before: Any, prefix: str) -> dict[str, Any]:
+def different_fields(now: Any, before: Any, prefix: str) -> SettingValues:
     """Return the fields of a record that another one of its kind has otherwise."""
     values = asdict(before)
     return {

@@ -1,95 +1,164 @@
-"""The settings that a method has: what its stages are made of, and the hyper-parameters of each."""
+"""Settings by dotted key, of methods and of fine-tunings: listed, looked up, read and changed.
+
+A setting is a field of a record (``optimisation.lr``), an entry of a mapping (``lr_factors.head``)
+or a hyper-parameter of what a field names in a catalogue (``loss.tau``), which are the keyword
+arguments of the class that is named.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
-from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
-from ltcache.fusion import FUSIONS
-from ltcache.heads import HEADS, keyword_arguments
-from ltcache.losses import LOSSES
-from ltcache.methods.spec import Adjust, Method, Solve, Stage, Train, Transform
-from ltcache.objectives import OBJECTIVES
-from ltcache.sampling import SAMPLERS
+from ltcache.errors import UsageError, did_you_mean
+from ltcache.heads import keyword_arguments
+
+SettingValues = dict[str, Any]
+"""Dotted key of a setting, or name of a hyper-parameter -> its value."""
 
 SMOOTH = "smooth_prior"
 """A setting that reaches whatever takes a class prior, in all stages."""
 
 
-@dataclass(frozen=True)
-class CatalogueField:
-    """A field of a stage that names something in a catalogue.
-
-    Args:
-        catalogue: name -> class. options: the stage's field of its hyper-parameters, or None.
-    """
-
-    catalogue: Mapping[str, Any]
-    options: str | None = None
-
-
-PARTS: Mapping[type[Stage], Mapping[str, CatalogueField]] = {
-    Train: {
-        "head": CatalogueField(HEADS, "head_options"),
-        "loss": CatalogueField(LOSSES, "loss_options"),
-        "objective": CatalogueField(OBJECTIVES, "objective_options"),
-        "fusion": CatalogueField(FUSIONS, "fusion_options"),
-        "sampler": CatalogueField(SAMPLERS),
-        "partner": CatalogueField(SAMPLERS),
-    },
-    Solve: {"head": CatalogueField(HEADS, "head_options")},
-    Transform: {"transform": CatalogueField(WEIGHT_TRANSFORMS, "options")},
-    Adjust: {"adjustment": CatalogueField(ADJUSTMENTS, "options")},
-}
-
-
-def hyper_parameters(kind: Callable[..., Any]) -> dict[str, Any]:
+def hyper_parameters(kind: Callable[..., Any]) -> SettingValues:
     """Return name -> default of the keyword-only arguments of a class that a user may set."""
     given = {"residual", *getattr(kind, "needs", ())}  # by the stages before
     return {k: v for k, v in keyword_arguments(kind).items() if k not in given}
 
 
-def known_overrides(method: Method) -> dict[str, Any]:
-    """Return every bare key that :func:`override` takes for a method, with its present value."""
-    known = {f"feature.{key}": value for key, value in asdict(method.feature).items()}
-    for stage in method.stages:
-        known |= settings(stage)
-    smooth = [settings(stage)[key] for stage in method.stages for key in smoothing_settings(stage)]
-    return {**known, SMOOTH: all(smooth)} if smooth else known
+def dotted(name: str, value: Any) -> SettingValues:
+    """Return the settings that a field holds: of a record or a mapping one for each entry."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {f"{name}.{key}": entry for key, entry in value.items()}
 
 
-def settings(stage: Stage) -> dict[str, Any]:
-    """Return every setting of a stage with its present value."""
-    found: dict[str, Any] = {}
-    for name, part in PARTS.get(type(stage), {}).items():
-        found[name] = getattr(stage, name)
-        if part.options is not None:
-            found |= {f"{name}.{k}": v for k, v in options_of(stage, name, part).items()}
-    if isinstance(stage, Train):
-        found["init"] = stage.init
-        found |= {f"lr_factors.{k}": v for k, v in stage.lr_factors.items()}
-        found |= {f"optimisation.{k}": v for k, v in asdict(stage.optimisation).items()}
-    elif not isinstance(stage, (Solve, Transform, Adjust)):
-        found |= {f"{stage.statistic}.{k}": v for k, v in stage.options.items()}
-    if isinstance(stage, (Solve, Transform, Adjust)):
-        ((name, part),) = PARTS[type(stage)].items()
-        found |= {f"choose.{k}": stage.choose.get(k, ()) for k in options_of(stage, name, part)}
-    return found
+def in_turn(overrides: Mapping[str, Any] | None, names: Collection[str]) -> SettingValues:
+    """Return overrides in the order in which they are read.
+
+    Args:
+        names: keys, or their last parts, that decide which hyper-parameters there are; these come
+            first. ``min_steps`` comes last, after the epochs that reset it.
+    """
+    given = dict(overrides or {})
+    last = {key: key.rpartition(".")[2] for key in given}
+    first = {key for key in given if key in names or last[key] in names}
+    order = sorted(given, key=lambda key: (key not in first, last[key] == "min_steps"))
+    return {key: given[key] for key in order}
 
 
-def options_of(stage: Stage, name: str, part: CatalogueField) -> dict[str, Any]:
-    """Return the hyper-parameters of a part, defaults written out."""
-    chosen = getattr(stage, name)
-    kinds = chosen if isinstance(chosen, tuple) else (chosen,)
-    defaults: dict[str, Any] = {}
-    for kind in kinds:
-        defaults |= hyper_parameters(part.catalogue[kind])
-    return defaults | dict(getattr(stage, part.options or ""))
+def unknown_setting(recipe: str, key: str, known: Mapping[str, Any]) -> UsageError:
+    """Return the refusal of a key that a recipe, such as ``method ce``, does not have."""
+    return UsageError(f"{recipe}: no setting {key!r}; {nearest(key, known)}")
 
 
-def smoothing_settings(stage: Stage) -> list[str]:
-    """Return the settings of a stage that smooth a class prior."""
-    parts = PARTS.get(type(stage), {})
-    return [key for part in parts if (key := f"{part}.{SMOOTH}") in settings(stage)]
+def require_name(what: str, name: Any, catalogue: Mapping[str, Any]) -> None:
+    """Refuse a name that a catalogue does not have."""
+    if not isinstance(name, str) or name not in catalogue:
+        raise UsageError(f"unknown {what} {name!r}; {nearest(name, catalogue)}")
+
+
+def nearest(key: str, known: Mapping[str, Any]) -> str:
+    """Return in words the known name that an unknown one is nearest to, and all of them."""
+    hint = did_you_mean(key, known)
+    return f"{hint}{' ' if hint else ''}known: {', '.join(known)}"
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """Return the values that a user gave for something of which there may be several."""
+    if isinstance(value, str):
+        return tuple(value.split(","))
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def read_names(value: Any) -> tuple[Any, ...]:
+    """Return names that are given in a row or with commas; ``none`` and None are no names."""
+    names = [name.strip() if isinstance(name, str) else name for name in several(value)]
+    return tuple(name for name in names if name not in (None, "", "none"))
+
+
+def read_setting(key: str, value: Any, example: Any) -> Any:
+    """Return a value as the type of the present one; ``none`` is None unless that is a text.
+
+    Raises:
+        UsageError: it cannot be read so.
+    """
+    if isinstance(value, str) and value.lower() == "none" and not isinstance(example, str):
+        return None  # a name may be "none", such as feature.transform's
+    if value is None:
+        return value
+    if example is None:
+        return _number(value)
+    if isinstance(example, (list, tuple)):
+        first = example[0] if example else 0.0
+        return type(example)(read_setting(key, entry, first) for entry in several(value))
+    try:
+        if isinstance(example, bool):
+            if isinstance(value, str):
+                return {"true": True, "false": False}[value.lower()]
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if isinstance(example, int) and float(value) != int(float(value)):
+            raise ValueError
+        return int(float(value)) if isinstance(example, int) else type(example)(value)
+    except (KeyError, TypeError, ValueError):
+        raise _unreadable(key, value, type(example).__name__) from None
+
+
+def _unreadable(key: str, value: Any, kind: str) -> UsageError:
+    return UsageError(f"{key}={value!r} cannot be read as {kind}")
+
+
+def _number(value: Any) -> Any:
+    """Return a text as the number that it is, if it is one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+_EXAMPLES: Mapping[str, Any] = {"int": 0, "float": 0.0, "str": ""}
+
+
+def with_entry(holder: Any, key: str, value: Any, present: Any) -> Any:
+    """Return a record or a mapping with the entry that a dotted key ends in changed.
+
+    Epochs that somebody names are meant: they take ``min_steps`` away.
+
+    Args:
+        value: a text is read as the type of the present value, or as the record says its field is.
+
+    Raises:
+        UsageError: the value cannot be read, or the record refuses it.
+    """
+    name = key.partition(".")[2] or key
+    if isinstance(holder, Mapping):
+        return {**holder, name: read_setting(key, value, present)}
+    changes = {name: _read_field(holder, name, key, value)}
+    if name == "epochs" and changes[name] is not None:
+        changes["min_steps"] = 0
+    try:
+        return replace(holder, **changes)
+    except UsageError:
+        raise
+    except (TypeError, ValueError):
+        raise UsageError(f"{key}={value!r} cannot be meant") from None
+
+
+def _read_field(holder: Any, name: str, key: str, value: Any) -> Any:
+    """Return a value as the type that a record's field has, also where it is None at present."""
+    annotated = {f.name: str(f.type) for f in fields(holder)}[name]
+    kinds = [kind.strip() for kind in annotated.split("|")]
+    if "None" in kinds and str(value).lower() == "none":
+        return None
+    present = getattr(holder, name)
+    if present is None and len(kinds) == 2:
+        present = _EXAMPLES.get(kinds[0])
+    read = read_setting(key, value, present)
+    if read is None and present is not None and not annotated.startswith("Literal"):
+        raise _unreadable(key, value, type(present).__name__)
+    return read

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
+from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError, UsageError
-from ltcache.heads import TRANSFORMS
+from ltcache.fusion import FUSIONS
+from ltcache.heads import HEADS, TRANSFORMS, Head, HeadContext
+from ltcache.losses import LOSSES
+from ltcache.methods.settings import SettingValues, dotted, require_name
+from ltcache.methods.stage import CatalogueField, MethodStage
+from ltcache.objectives import OBJECTIVES
 from ltcache.records import one_line
+from ltcache.sampling import SAMPLERS
 
 # What a method may ask for -> fields to look for in a cache, in order.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -158,7 +165,7 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(MethodStage):
     """A stage that trains a head by gradient steps.
 
     Args:
@@ -174,6 +181,16 @@ class Train:
         optimisation: see :class:`Optimisation`.
     """
 
+    PARTS: ClassVar = {
+        "head": CatalogueField(HEADS, "head_options"),
+        "loss": CatalogueField(LOSSES, "loss_options"),
+        "objective": CatalogueField(OBJECTIVES, "objective_options"),
+        "fusion": CatalogueField(FUSIONS, "fusion_options", several=True),
+        "sampler": CatalogueField(SAMPLERS),
+        "partner": CatalogueField(SAMPLERS, optional=True),
+    }
+    trains: ClassVar = True
+
     head: str = "linear"
     head_options: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
@@ -188,9 +205,35 @@ class Train:
     lr_factors: Mapping[str, float] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
 
+    def may_start_from_prompts(self) -> bool:
+        """See :meth:`MethodStage.may_start_from_prompts`."""
+        return "text" in self.init.split("|")
+
+    def begins_alike(self) -> list[Any]:
+        """See :meth:`MethodStage.begins_alike`: head, initialisation and schedule."""
+        how = self.optimisation
+        schedule = (how.batch, how.epochs, how.min_steps)
+        return [self.head, dict(self.head_options), self.init, schedule]
+
+    def with_most_epochs(self, rows: int, most: int) -> Train:
+        """See :meth:`MethodStage.with_most_epochs`."""
+        epochs = min(most, self.optimisation.epochs_for(rows))
+        return replace(self, optimisation=replace(self.optimisation, epochs=epochs, min_steps=0))
+
+    def to_plain(self) -> dict[str, Any]:
+        """See :meth:`MethodStage.to_plain`."""
+        plain = super().to_plain()
+        return {**plain, "optimisation": written_optimisation(plain["optimisation"])}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> MethodStage:
+        """Read what :meth:`to_plain` wrote."""
+        how = Optimisation(**read_optimisation(plain["optimisation"]))
+        return super().from_plain({**plain, "optimisation": how})
+
 
 @dataclass(frozen=True)
-class Solve:
+class Solve(MethodStage):
     """A stage that fits a training-free head in closed form.
 
     Args:
@@ -199,13 +242,15 @@ class Solve:
             accuracy per class (ties: lower NLL, then the earlier combination).
     """
 
+    PARTS: ClassVar = {"head": CatalogueField(HEADS, "head_options")}
+
     head: str
     head_options: Mapping[str, Any] = field(default_factory=dict)
     choose: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Transform:
+class Transform(MethodStage):
     """A stage that maps the weights of the head before it to other weights.
 
     Args:
@@ -213,13 +258,15 @@ class Transform:
         choose: see :class:`Solve`.
     """
 
+    PARTS: ClassVar = {"transform": CatalogueField(WEIGHT_TRANSFORMS, "options")}
+
     transform: str
     options: Mapping[str, Any] = field(default_factory=dict)
     choose: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Adjust:
+class Adjust(MethodStage):
     """A stage that maps the logits of the head before it to other logits.
 
     Args:
@@ -227,13 +274,26 @@ class Adjust:
         choose: see :class:`Solve`.
     """
 
+    PARTS: ClassVar = {"adjustment": CatalogueField(ADJUSTMENTS, "options")}
+
     adjustment: str
     options: Mapping[str, Any] = field(default_factory=dict)
     choose: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
+    def head_kind(self) -> type[Head]:
+        """See :meth:`MethodStage.head_kind`."""
+        return ADJUSTMENTS[self.adjustment]
+
+    def head_after(
+        self, before: Head | None, choice: Mapping[str, Any], context: HeadContext
+    ) -> Head | None:
+        """See :meth:`MethodStage.head_after`: nothing to adjust is left as it is."""
+        kind: Any = ADJUSTMENTS[self.adjustment]
+        return None if before is None else kind(before, context, **{**self.options, **choice})
+
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(MethodStage):
     """A stage that estimates a statistic of the training rows for the losses of later stages.
 
     Args:
@@ -243,9 +303,20 @@ class Estimate:
     statistic: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def needs_prompts(self) -> bool:
+        """See :meth:`MethodStage.needs_prompts`: the drift is that from the class prompts."""
+        return self.options.get("estimator") == "drift"
 
-Stage = Train | Solve | Transform | Adjust | Estimate
-STAGES: dict[str, type[Stage]] = {
+    def settings(self) -> SettingValues:
+        """See :meth:`MethodStage.settings`; the catalogue of statistics is of a higher room."""
+        return dotted(self.statistic, self.options)
+
+    def field_of(self, first: str) -> str:
+        """See :meth:`MethodStage.field_of`."""
+        return "options"
+
+
+STAGES: dict[str, type[MethodStage]] = {
     "train": Train,
     "solve": Solve,
     "transform": Transform,
@@ -276,7 +347,7 @@ class Method:
     name: str
     title: str
     feature: FeatureSpec
-    stages: tuple[Stage, ...]
+    stages: tuple[MethodStage, ...]
     reference: str
     fidelity: Literal["exact", "analogue", "reconstruction"]
     differs: str
@@ -287,13 +358,9 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        plain = asdict(self)
         names = {kind: name for name, kind in STAGES.items()}
-        plain["stages"] = [{"stage": names[type(s)], **asdict(s)} for s in self.stages]
-        for stage in plain["stages"]:
-            if "optimisation" in stage:
-                stage["optimisation"] = written_optimisation(stage["optimisation"])
-        return plain
+        stages = [{"stage": names[type(s)], **s.to_plain()} for s in self.stages]
+        return {**asdict(self), "stages": stages}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Method:
@@ -303,12 +370,6 @@ class Method:
         return cls(**{**plain, "feature": feature, "stages": stages})
 
 
-def _read_stage(entry: Mapping[str, Any]) -> Stage:
-    values = {key: value for key, value in entry.items() if key != "stage"}
-    if "optimisation" in values:
-        values["optimisation"] = Optimisation(**read_optimisation(values["optimisation"]))
-    if "fusion" in values:
-        values["fusion"] = tuple(values["fusion"])
-    if "choose" in values:
-        values["choose"] = {name: tuple(grid) for name, grid in values["choose"].items()}
-    return STAGES[entry["stage"]](**values)
+def _read_stage(entry: Mapping[str, Any]) -> MethodStage:
+    require_name("stage", entry["stage"], STAGES)
+    return STAGES[entry["stage"]].from_plain({k: v for k, v in entry.items() if k != "stage"})

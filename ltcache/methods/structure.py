@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltcache.adjustments import ADJUSTMENTS
 from ltcache.errors import FitError
-from ltcache.heads import HEADS, Head, HeadContext
-from ltcache.methods.spec import Adjust, Solve, Stage, Train
+from ltcache.heads import Head, HeadContext
+from ltcache.methods.stage import MethodStage
 
 
 def build_head(
-    stages: Sequence[Stage], choices: Sequence[Mapping[str, Any]], context: HeadContext
+    stages: Sequence[MethodStage], choices: Sequence[Mapping[str, Any]], context: HeadContext
 ) -> Head:
     """Return the head of a method, ready for ``load_state_dict``.
 
@@ -24,13 +23,7 @@ def build_head(
     """
     head: Head | None = None
     for stage, choice in zip(stages, choices, strict=True):
-        if isinstance(stage, Train):
-            head = HEADS[stage.head](context, **stage.head_options)
-        elif isinstance(stage, Solve):
-            head = HEADS[stage.head](context, **{**stage.head_options, **choice})
-        elif isinstance(stage, Adjust) and head is not None:
-            kind: Any = ADJUSTMENTS[stage.adjustment]
-            head = kind(head, context, **{**stage.options, **choice})
+        head = stage.head_after(head, choice, context)
     if head is None:
         raise FitError("the method has no stage that makes a head")
     return head
