@@ -7,7 +7,7 @@ from ltcache.ablate.auto import MethodChoice, choose_method
 from ltcache.ablate.choice import PairedChoice
 from ltcache.ablate.plan import AblationSetting, settings_of
 from ltcache.ablate.runs import AblationProgress
-from ltcache.ablate.tune import TuningTrial, has_setting, tune
+from ltcache.ablate.tune import TuningTrial, tune
 
 __all__ = [
     "Ablation",
@@ -18,7 +18,6 @@ __all__ = [
     "TuningTrial",
     "ablate",
     "choose_method",
-    "has_setting",
     "settings_of",
     "tune",
 ]

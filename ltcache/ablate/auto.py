@@ -13,11 +13,11 @@ import numpy as np
 from ltcache.ablate.choice import PairedChoice, choose_simplest
 from ltcache.ablate.fold import TuningFold, fit_fold, validation
 from ltcache.ablate.resident import resident
-from ltcache.ablate.tune import TRIALS, grid_settings, has_setting, nearest_setting
+from ltcache.ablate.tune import TRIALS, grid_settings
 from ltcache.ablate.views import absent_views, view_space
 from ltcache.cache import Cache, open_cache
-from ltcache.errors import FitError, UsageError
-from ltcache.methods import METHODS, Method, method_by_name, override
+from ltcache.errors import FitError
+from ltcache.methods import METHODS, Method, has_setting, method_by_name, override, setting_of_none
 from ltcache.records import JsonObject, JsonRecord, one_line
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _candidates(names: Sequence[str] | None, overrides: Mapping[str, Any]) -> di
     methods = [method_by_name(name) for name in known]
     for key in overrides:
         if not any(has_setting(method, key) for method in methods):
-            raise UsageError(f"no method has a setting {key!r}; {nearest_setting(methods, key)}")
+            raise setting_of_none(methods, key)
     found = {}
     for method in methods:
         taken = {key: value for key, value in overrides.items() if has_setting(method, key)}

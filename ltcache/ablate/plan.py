@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltcache.ablate.tune import has_setting, nearest_setting
 from ltcache.errors import UsageError
-from ltcache.methods import METHODS, Method, method_by_name, override
+from ltcache.methods import METHODS, Method, has_setting, method_by_name, override, setting_of_none
 from ltcache.records import one_line
 
 Grid = Mapping[str, Sequence[Any]]
@@ -69,7 +68,7 @@ def settings_of(
                     missing[key].append(base.name)
     for key, lacking in missing.items():
         if len(lacking) == len(bases) and not any(key in s.overrides for s in found.values()):
-            raise UsageError(f"no method has a setting {key!r}; {nearest_setting(bases, key)}")
+            raise setting_of_none(bases, key)
         if lacking:
             notes.append(f"{key} is no setting of {', '.join(lacking)}: left out there")
     return list(found.values()), notes

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ltcache import __version__
 from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.ablate.plan import AblationSetting
-from ltcache.ablate.tune import has_setting, tune
+from ltcache.ablate.tune import tune
 from ltcache.ablate.views import view_space
 from ltcache.errors import FitError, LtcacheError
-from ltcache.methods import Method, override
+from ltcache.methods import Method, has_setting, override
 from ltcache.records import digest, mend, one_line, write_json
 from ltcache.report import ScoredRun, scored
 

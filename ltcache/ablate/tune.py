@@ -17,7 +17,7 @@ from ltcache.ablate.fold import TuningFold, fit_fold, validation
 from ltcache.ablate.resident import resident
 from ltcache.ablate.views import view_space
 from ltcache.cache import Cache, open_cache
-from ltcache.errors import FitError, UsageError, did_you_mean
+from ltcache.errors import FitError, UsageError
 from ltcache.extras import how_to_install
 from ltcache.methods import Method, known_overrides, method_by_name, override
 from ltcache.metrics import evaluate_logits, validation_rank
@@ -214,23 +214,6 @@ def _acts(method: Method, key: str) -> bool:
     """Whether a key is of a stage that trains, and not one that a stage chooses by itself."""
     trains = any(stage.trains for stage in method.stages)
     return trains and f"choose.{key.rpartition('.')[2]}" not in known_overrides(method)
-
-
-def has_setting(method: Method, key: str) -> bool:
-    """Whether :func:`ltcache.methods.override` knows a key for a method."""
-    first, _, rest = key.partition(".")
-    if first != "stages":
-        return key in known_overrides(method)
-    number, _, name = rest.partition(".")
-    if not number.isdigit() or int(number) >= len(method.stages):
-        return False
-    return name in known_overrides(replace(method, stages=(method.stages[int(number)],)))
-
-
-def nearest_setting(methods: Sequence[Method], key: str) -> str:
-    """Return a hint at the setting that was meant."""
-    known = sorted({name for method in methods for name in known_overrides(method)})
-    return did_you_mean(key, known) or f"known: {', '.join(known)}"
 
 
 @dataclass(frozen=True, eq=False)

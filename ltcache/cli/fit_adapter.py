@@ -110,8 +110,8 @@ def _choose(
     cache: Path, method: str, overrides: Mapping[str, Any], options: dict[str, Any]
 ) -> tuple[str, Mapping[str, Any]]:
     """Return the method, and overrides and the record of what chose them, for fit_adapter."""
-    from ltcache.ablate import choose_method, has_setting, tune
-    from ltcache.methods import method_by_name
+    from ltcache.ablate import choose_method, tune
+    from ltcache.methods import has_setting, method_by_name
 
     search = {name: options.pop(name) for name in ("tuner", "trials")}
     tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))

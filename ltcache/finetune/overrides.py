@@ -9,8 +9,8 @@ Names are those of the parts (``image.train``, ``classifier.head``, ``optimisati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ltcache.errors import UsageError
@@ -25,15 +25,26 @@ from ltcache.finetune.spec import (
 )
 from ltcache.heads import HEADS, keyword_arguments
 from ltcache.losses import LOSSES
-from ltcache.methods import SMOOTH, different, hyper_parameters, nearest, read_setting, with_changes
+from ltcache.methods import (
+    SMOOTH,
+    SettingValues,
+    different,
+    dotted,
+    hyper_parameters,
+    in_turn,
+    read_names,
+    read_setting,
+    require_name,
+    unknown_setting,
+    with_changes,
+    with_entry,
+)
 from ltcache.sampling import SAMPLERS
 
 _PLAIN = ("template", "sampler", "augmentation", "eval_view", "logit_scale", "average")
-_RECORDS = ("image", "text", "optimisation")
+_NESTED = ("image", "text", "optimisation", "lr_factors")
 _NAMES = ("classifier.head", "loss", "adapters", "augmentation", "sampler")  # changed first
-_FLOOR = "optimisation.min_steps"  # changed last: epochs reset it
 _STATISTIC = "compensation"  # what losses with needs are given
-_MAY_BE_NONE = ("template", "average", "optimisation.clip")
 
 
 def override_tuning(tuning: FineTuning, overrides: Mapping[str, Any] | None) -> FineTuning:
@@ -47,8 +58,8 @@ def override_tuning(tuning: FineTuning, overrides: Mapping[str, Any] | None) -> 
             a key that has no effect beside the other settings.
     """
     before = tuning_settings(tuning)
-    for key in sorted(overrides or {}, key=lambda key: (key not in _NAMES, key == _FLOOR)):
-        tuning = _changed(tuning, key, (overrides or {})[key])
+    for key, value in in_turn(overrides, _NAMES).items():
+        tuning = _changed(tuning, key, value)
     after = tuning_settings(tuning)
     for key in overrides or {}:
         if after.get(key) != before.get(key) and (reason := _without_effect(tuning, key)):
@@ -62,7 +73,7 @@ def _named(tuning: FineTuning) -> FineTuning:
     if base is None:
         return tuning
     now, before = tuning_settings(tuning), _written_out(base)
-    changed: dict[str, Any] = {}
+    changed: SettingValues = {}
     for key in _NAMES:
         if now[key] != tuning_settings(before)[key]:
             changed[key] = now[key]
@@ -96,132 +107,116 @@ def _trained_parts(tuning: FineTuning) -> set[str]:
     return {part for part, trains in trained.items() if trains}
 
 
-def tuning_settings(tuning: FineTuning) -> dict[str, Any]:
+def tuning_settings(tuning: FineTuning) -> SettingValues:
     """Return every key that :func:`override_tuning` takes, with its present value."""
-    known: dict[str, Any] = {name: getattr(tuning, name) for name in _PLAIN}
-    for part in _RECORDS:
-        known |= {f"{part}.{k}": v for k, v in asdict(getattr(tuning, part)).items()}
-    known |= {f"lr_factors.{k}": v for k, v in tuning.lr_factors.items()}
-    known |= {f"{tuning.statistic}.{k}": v for k, v in tuning.statistic_options.items()}
-    known |= {f"augmentation.{k}": v for k, v in _augmentation(tuning).items()}
+    known: SettingValues = {name: getattr(tuning, name) for name in _PLAIN}
+    for part in _NESTED:
+        known |= dotted(part, getattr(tuning, part))
+    known |= dotted(tuning.statistic or "", tuning.statistic_options)
+    known |= dotted("augmentation", _augmentation(tuning))
     known |= {f"classifier.{k}": getattr(tuning.classifier, k) for k in ("head", "init", "field")}
-    known |= {f"classifier.{k}": v for k, v in _head(tuning.classifier).items()}
+    known |= dotted("classifier", _head(tuning.classifier))
     known["loss"] = ",".join(term.name for term in tuning.terms)
     smooth = [_loss(term)[SMOOTH] for term in tuning.terms if SMOOTH in _loss(term)]
     known |= {SMOOTH: all(smooth)} if smooth else {}
     for term in tuning.terms:
-        known |= {f"loss.{k}": v for k, v in _loss(term).items()}
-        known[f"loss_weights.{term.name}"] = term.weight
+        known |= dotted("loss", _loss(term)) | {f"loss_weights.{term.name}": term.weight}
     known["adapters"] = ",".join(adapter.name for adapter in tuning.adapters)
     for adapter in tuning.adapters:
-        known |= {f"adapters.{k}": v for k, v in _adapter(adapter).items()}
+        known |= dotted("adapters", _adapter(adapter))
     return known
 
 
 def _changed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
     known = tuning_settings(tuning)
     if key not in known:
-        raise UsageError(f"fine-tuning {tuning.name}: no setting {key!r}; {nearest(key, known)}")
-    part, _, name = key.partition(".")
-    if key in ("loss", "adapters"):
-        return _renamed(tuning, key, value)
-    if key in _MAY_BE_NONE and isinstance(value, str) and value.lower() == "none":
-        value = None
-    read = _read(key, value, known[key])
+        raise unknown_setting(f"fine-tuning {tuning.name}", key, known)
     if key in _CATALOGUES:
-        _require_name(key, read, _CATALOGUES[key]())
-    if key == SMOOTH:
-        return _with_option(tuning, "loss", SMOOTH, read)
+        require_name(key, value, _CATALOGUES[key]())
+    part, _, name = key.partition(".")
+    if part in _CHANGES:
+        return _CHANGES[part](tuning, key, value, known[key])
+    field = {tuning.statistic: "statistic_options"}.get(part, part)
+    changed: Any = with_entry(getattr(tuning, field) if name else tuning, key, value, known[key])
+    return replace(tuning, **{field: changed}) if name else changed
+
+
+def _with_augmentation(tuning: FineTuning, key: str, value: Any, present: Any) -> FineTuning:
+    """Return the fine-tuning with another augmentation, or one of its options changed."""
     if key == "augmentation":
-        options = tuning.augmentation_options if read == tuning.augmentation else {}
-        return replace(tuning, augmentation=read, augmentation_options=options)
-    if not name:
-        return replace(tuning, **{key: read})
-    if part in ("loss", "loss_weights", "adapters"):
-        return _with_option(tuning, part, name, read)
-    return _in_part(tuning, part, name, read)
+        options = tuning.augmentation_options if value == present else {}
+        return replace(tuning, augmentation=value, augmentation_options=options)
+    options = with_entry(tuning.augmentation_options, key, value, present)
+    return replace(tuning, augmentation_options=options)
 
 
-def _read(key: str, value: Any, present: Any) -> Any:
-    """Return a value as the type of the present one; of several numbers all are read."""
-    if isinstance(present, (list, tuple)):
-        texts = value.split(",") if isinstance(value, str) else value
-        return [read_setting(key, text, 0.0) for text in texts]
-    if present is None and isinstance(value, str) and value.isdecimal():
-        return int(value)
-    return read_setting(key, value, present)
+def _with_classifier(tuning: FineTuning, key: str, value: Any, present: Any) -> FineTuning:
+    """Return the fine-tuning with another classifier, or one of its options changed."""
+    classifier = tuning.classifier
+    if key == "classifier.head":
+        options = classifier.options if value == present else {}
+        return replace(tuning, classifier=replace(classifier, head=value, options=options))
+    if key in ("classifier.init", "classifier.field"):
+        return replace(tuning, classifier=with_entry(classifier, key, value))
+    options = with_entry(classifier.options, key, value, present)
+    return replace(tuning, classifier=replace(classifier, options=options))
 
 
-def _in_part(tuning: FineTuning, part: str, name: str, value: Any) -> FineTuning:
-    """Return the fine-tuning with one setting of one part changed."""
-    if part in _RECORDS:
-        named = {name: value}
-        if (part, name) == ("optimisation", "epochs"):
-            named["min_steps"] = 0  # epochs that somebody names are meant
-        return replace(tuning, **{part: replace(getattr(tuning, part), **named)})
-    if part == "classifier":
-        classifier = tuning.classifier
-        if name == "head":
-            options = classifier.options if value == classifier.head else {}
-            changed = replace(classifier, head=value, options=options)
-        elif name in ("init", "field"):
-            changed = replace(classifier, **{name: value})
-        else:
-            changed = replace(classifier, options={**classifier.options, name: value})
-        return replace(tuning, classifier=changed)
-    fields = {"augmentation": "augmentation_options", "lr_factors": "lr_factors"}
-    place = fields.get(part, "statistic_options")
-    changes: dict[str, Any] = {place: {**getattr(tuning, place), name: value}}
-    return replace(tuning, **changes)
-
-
-def _renamed(tuning: FineTuning, key: str, value: Any) -> FineTuning:
-    """Return the fine-tuning with other losses or adapters; those that stay keep their options."""
-    names = _split(value)
-    if key == "loss":
-        for name in names:
-            _require_name("loss", name, {**LOSSES, CONTRASTIVE: None})
-        terms = {term.name: term for term in tuning.terms}
-        kept = tuple(terms.get(name, ObjectiveTerm(name)) for name in names)
-        needed = any(getattr(LOSSES.get(term.name), "needs", ()) for term in kept)
-        if needed == (tuning.statistic is not None):
-            return replace(tuning, terms=kept)
-        statistic, options = (_STATISTIC, _statistic(_STATISTIC)) if needed else (None, {})
-        return replace(tuning, terms=kept, statistic=statistic, statistic_options=options)
+def _with_losses(tuning: FineTuning, key: str, value: Any, present: Any) -> FineTuning:
+    """Return the fine-tuning with other losses, those that stay keeping their options, or with an
+    option of those that have it changed."""
+    if key != "loss":
+        name, read = key.rpartition(".")[2], read_setting(key, value, present)
+        terms = tuple(_given(term, _loss(term), name, read) for term in tuning.terms)
+        return replace(tuning, terms=terms)
+    names = read_names(value)
     for name in names:
-        _require_name("adapters", name, _tower_adapters())
+        require_name("loss", name, {**LOSSES, CONTRASTIVE: None})
+    there = {term.name: term for term in tuning.terms}
+    kept = tuple(there.get(name, ObjectiveTerm(name)) for name in names)
+    needed = any(getattr(LOSSES.get(term.name), "needs", ()) for term in kept)
+    if needed == (tuning.statistic is not None):
+        return replace(tuning, terms=kept)
+    statistic, options = (_STATISTIC, _statistic(_STATISTIC)) if needed else (None, {})
+    return replace(tuning, terms=kept, statistic=statistic, statistic_options=options)
+
+
+def _with_weight(tuning: FineTuning, key: str, value: Any, present: Any) -> FineTuning:
+    name = key.partition(".")[2]
+    terms = [
+        with_entry(t, key, value, name="weight") if t.name == name else t for t in tuning.terms
+    ]
+    return replace(tuning, terms=tuple(terms))
+
+
+def _with_adapters(tuning: FineTuning, key: str, value: Any, present: Any) -> FineTuning:
+    """Return the fine-tuning with other adapters, those that stay keeping their options, or with
+    an option of those that have it changed."""
+    if key != "adapters":
+        name, read = key.partition(".")[2], read_setting(key, value, present)
+        adapters = tuple(_given(entry, _adapter(entry), name, read) for entry in tuning.adapters)
+        return replace(tuning, adapters=adapters)
+    names = read_names(value)
+    for name in names:
+        require_name("adapters", name, _tower_adapters())
     there = {adapter.name: adapter for adapter in tuning.adapters}
     return replace(tuning, adapters=tuple(there.get(name, AdapterChoice(name)) for name in names))
 
 
-def _with_option(tuning: FineTuning, part: str, name: str, value: Any) -> FineTuning:
-    """Return the fine-tuning with an option of those losses or adapters that have it changed."""
-    if part == "loss_weights":
-        terms = [replace(t, weight=value) if t.name == name else t for t in tuning.terms]
-        return replace(tuning, terms=tuple(terms))
-    if part == "loss":
-        terms = [_given(term, _loss(term), name, value) for term in tuning.terms]
-        return replace(tuning, terms=tuple(terms))
-    adapters = [_given(entry, _adapter(entry), name, value) for entry in tuning.adapters]
-    return replace(tuning, adapters=tuple(adapters))
+_CHANGES: Mapping[str, Callable[[FineTuning, str, Any, Any], FineTuning]] = {
+    "augmentation": _with_augmentation,
+    "classifier": _with_classifier,
+    "loss": _with_losses,
+    "loss_weights": _with_weight,
+    SMOOTH: _with_losses,
+    "adapters": _with_adapters,
+}
 
 
 def _given(entry: Any, options: Mapping[str, Any], name: str, value: Any) -> Any:
     if name not in options:
         return entry
     return replace(entry, options={**entry.options, name: value})
-
-
-def _split(value: Any) -> Sequence[str]:
-    if value is None:
-        return ()
-    names = value.split(",") if isinstance(value, str) else value
-    return tuple(name.strip() for name in names if name.strip() not in ("", "none"))
-
-
-def _require_name(key: str, name: str, catalogue: Mapping[str, Any]) -> None:
-    if name not in catalogue:
-        raise UsageError(f"unknown {key} {name!r}; {nearest(name, catalogue)}")
 
 
 def _written_out(tuning: FineTuning) -> FineTuning:
@@ -234,32 +229,38 @@ def _written_out(tuning: FineTuning) -> FineTuning:
     )
 
 
-def _head(classifier: ClassifierChoice) -> dict[str, Any]:
+def _head(classifier: ClassifierChoice) -> SettingValues:
     if classifier.head == TEXTS:
         return {}
     return hyper_parameters(HEADS[classifier.head]) | dict(classifier.options)
 
 
-def _loss(term: ObjectiveTerm) -> dict[str, Any]:
+def _loss(term: ObjectiveTerm) -> SettingValues:
     if term.name == CONTRASTIVE:
         return {}
     return hyper_parameters(LOSSES[term.name]) | dict(term.options)
 
 
-def _adapter(adapter: AdapterChoice) -> dict[str, Any]:
+def _adapter(adapter: AdapterChoice) -> SettingValues:
     kind = _tower_adapters()[adapter.name]
     given = ("seed", "context")
     defaults = {k: v for k, v in keyword_arguments(kind).items() if k not in given}
     return defaults | dict(adapter.options)
 
 
-def _augmentation(tuning: FineTuning) -> dict[str, Any]:
-    kind = _augmentations()[tuning.augmentation]
-    written: dict[str, Any] = kind(**tuning.augmentation_options).to_dict()
+def _augmentation(tuning: FineTuning) -> SettingValues:
+    kind, options = _augmentations()[tuning.augmentation], tuning.augmentation_options
+    try:
+        written: SettingValues = kind(**options).to_dict()
+    except UsageError:
+        raise
+    except (TypeError, ValueError):
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise UsageError(f"augmentation {tuning.augmentation}: {given} cannot be meant") from None
     return written
 
 
-def _statistic(name: str) -> dict[str, Any]:
+def _statistic(name: str) -> SettingValues:
     from ltcache.fit import STATISTICS
 
     return keyword_arguments(STATISTICS[name])

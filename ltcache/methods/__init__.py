@@ -5,24 +5,37 @@ from __future__ import annotations
 from ltcache.methods.catalogue import ALIASES, METHODS, method_by_name, nearest_names
 from ltcache.methods.changed import different, with_changes
 from ltcache.methods.families.shared import COSINE
-from ltcache.methods.overrides import known_overrides, override
+from ltcache.methods.optimisation import (
+    LEAST_STEPS,
+    Optimisation,
+    epochs_to_make,
+    read_optimisation,
+    written_optimisation,
+)
+from ltcache.methods.overrides import has_setting, known_overrides, override, setting_of_none
 from ltcache.methods.prior import counts_as_drawn, residual_prior
-from ltcache.methods.settings import SMOOTH, hyper_parameters, nearest, read_setting
+from ltcache.methods.settings import (
+    SMOOTH,
+    SettingValues,
+    dotted,
+    hyper_parameters,
+    in_turn,
+    read_names,
+    read_setting,
+    require_name,
+    unknown_setting,
+    with_entry,
+)
 from ltcache.methods.spec import (
     FIELDS,
-    LEAST_STEPS,
     STAGES,
     Adjust,
     Estimate,
     FeatureSpec,
     Method,
-    Optimisation,
     Solve,
     Train,
     Transform,
-    epochs_to_make,
-    read_optimisation,
-    written_optimisation,
 )
 from ltcache.methods.stage import CatalogueField, MethodStage
 from ltcache.methods.structure import build_head
@@ -44,6 +57,7 @@ __all__ = [
     "Method",
     "MethodStage",
     "Optimisation",
+    "SettingValues",
     "Solve",
     "Train",
     "Transform",
@@ -51,16 +65,23 @@ __all__ = [
     "build_head",
     "counts_as_drawn",
     "different",
+    "dotted",
     "epochs_to_make",
+    "has_setting",
     "hyper_parameters",
+    "in_turn",
     "known_overrides",
     "method_by_name",
-    "nearest",
     "nearest_names",
     "override",
+    "read_names",
     "read_optimisation",
     "read_setting",
+    "require_name",
     "residual_prior",
+    "setting_of_none",
+    "unknown_setting",
     "with_changes",
+    "with_entry",
     "written_optimisation",
 ]

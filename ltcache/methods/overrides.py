@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ltcache.errors import UsageError, did_you_mean
 from ltcache.methods.changed import named
 from ltcache.methods.settings import (
     SMOOTH,
@@ -44,9 +45,13 @@ def override(method: Method, overrides: Mapping[str, Any] | None) -> Method:
         if key == SMOOTH and any(stage.smoothing_settings() for stage in stages):
             stages = [_smoothed(stage, value) for stage in stages]
         elif key in dotted("feature", feature):
-            feature = with_entry(feature, key, value, None)
+            feature = with_entry(feature, key, value)
         else:
-            number, name = _find(method, stages, key)
+            place = _place(stages, key)
+            if place is None:
+                known = known_overrides(replace(method, stages=tuple(stages)))
+                raise unknown_setting(f"method {method.name}", key, known)
+            number, name = place
             stages[number] = stages[number].with_setting(name, value)
     written = tuple(stage.written_out() for stage in stages)
     return named(replace(method, feature=feature, stages=written), method)
@@ -67,15 +72,24 @@ def _smoothed(stage: MethodStage, value: Any) -> MethodStage:
     return stage
 
 
-def _find(method: Method, stages: Sequence[MethodStage], key: str) -> tuple[int, str]:
+def has_setting(method: Method, key: str) -> bool:
+    """Whether :func:`override` knows a key for a method."""
+    return key in known_overrides(method) or _place(method.stages, key) is not None
+
+
+def setting_of_none(methods: Sequence[Method], key: str) -> UsageError:
+    """Return the refusal of a key that none of several methods has, with the one that was meant."""
+    known = sorted({name for method in methods for name in known_overrides(method)})
+    hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
+    return UsageError(f"no method has a setting {key!r}; {hint}")
+
+
+def _place(stages: Sequence[MethodStage], key: str) -> tuple[int, str] | None:
     """Return the number of the stage that a key is for, and the key within it."""
     first, _, rest = key.partition(".")
     number, _, name = rest.partition(".")
     named = first == "stages" and number.isdigit() and int(number) < len(stages)
     if named and name in stages[int(number)].settings():
         return int(number), name
-    for index in range(len(stages) - 1, -1, -1):
-        if key in stages[index].settings():
-            return index, key
-    known = known_overrides(replace(method, stages=tuple(stages)))
-    raise unknown_setting(f"method {method.name}", key, known)
+    having = [index for index, stage in enumerate(stages) if key in stage.settings()]
+    return (having[-1], key) if having else None

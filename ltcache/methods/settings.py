@@ -124,18 +124,20 @@ def _number(value: Any) -> Any:
 _EXAMPLES: Mapping[str, Any] = {"int": 0, "float": 0.0, "str": ""}
 
 
-def with_entry(holder: Any, key: str, value: Any, present: Any) -> Any:
-    """Return a record or a mapping with the entry that a dotted key ends in changed.
+def with_entry(holder: Any, key: str, value: Any, present: Any = None, name: str = "") -> Any:
+    """Return a record or a mapping with one entry changed.
 
     Epochs that somebody names are meant: they take ``min_steps`` away.
 
     Args:
-        value: a text is read as the type of the present value, or as the record says its field is.
+        key: dotted, for messages. value: a text is read as the type of the ``present`` one, or, of
+            a record, as the type of its field.
+        name: of the entry; by default what follows the first dot of the key.
 
     Raises:
         UsageError: the value cannot be read, or the record refuses it.
     """
-    name = key.partition(".")[2] or key
+    name = name or key.partition(".")[2] or key
     if isinstance(holder, Mapping):
         return {**holder, name: read_setting(key, value, present)}
     changes = {name: _read_field(holder, name, key, value)}

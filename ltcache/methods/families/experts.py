@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltcache.methods.families.shared import CE, first
-from ltcache.methods.spec import Method, Optimisation
+from ltcache.methods.optimisation import Optimisation
+from ltcache.methods.spec import Method
 
 # Larger batches and fewer steps than a single head: a step moves millions of numbers. On fewer rows
 # than Emoji-LT's it is the floor on steps that counts, not the epochs.

@@ -13,7 +13,8 @@ from ltcache.methods.families.decoupled import dr, gcl, mislas
 from ltcache.methods.families.experts import reslt, ride
 from ltcache.methods.families.shared import SECOND
 from ltcache.methods.families.texts import ballad
-from ltcache.methods.spec import Method, Optimisation, Train
+from ltcache.methods.optimisation import Optimisation
+from ltcache.methods.spec import Method, Train
 
 # Name -> its recipe by classifier, the classifiers; the first one is the method's own.
 _PARTNERS: dict[str, tuple[Callable[[str], Method], tuple[str, ...]]] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ltcache.methods.spec import FeatureSpec, Method, Optimisation, Train
+from ltcache.methods.optimisation import Optimisation
+from ltcache.methods.spec import FeatureSpec, Method, Train
 
 # Chosen on the validation split of Emoji-LT with features of EfficientNet-lite0 (56 classes, 3,922
 # rows, two seeds, never looking at its test split) over lr 1e-4..1e-2, decay 0.01, 0.1 and 1, and

@@ -13,7 +13,8 @@ from ltcache.methods.families.shared import (
     UNIT,
     first,
 )
-from ltcache.methods.spec import Adjust, Estimate, Method, Optimisation, Solve, Train
+from ltcache.methods.optimisation import Optimisation
+from ltcache.methods.spec import Adjust, Estimate, Method, Solve, Train
 
 _BALLAD = Optimisation(optimiser="sgd", lr=0.2, weight_decay=5e-4, batch=512, epochs=40)
 _ALPHAS = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1, 2))
