@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from ltcache.errors import FitError, UsageError
-from ltcache.fit import LabelledRows, fit_head, require_classes
+from ltcache.fit import FitOptions, LabelledRows, fit_head, require_classes
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import Method, method_by_name, override
 
@@ -138,7 +138,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
                 logit_scale=self.logit_scale,
             ),
             seed=self._seed(),
-            device=self.device,
+            options=FitOptions(device=self.device),
             choose=self.hold_out,
         )
         self.head_, self.transform_ = fitted.head.double(), fitted.transform.double()

@@ -90,10 +90,8 @@ def difference(
 ) -> dict[str, Any]:
     """Return the paired bootstrap over units of the test rows, mean over seeds."""
     rows = ScoredRows.of(cache, "test")
-    counts, groups = cache.class_counts(), GroupScheme.from_dict(cache.manifest.groups)
-    found = paired_bootstrap(
-        before, after, rows.labels, rows.units, statistic, class_counts=counts, groups=groups
-    )
+    groups = GroupScheme.from_dict(cache.manifest.groups).assign(cache.class_counts())
+    found = paired_bootstrap(before, after, rows.labels, rows.units, statistic, groups=groups)
     return found.to_dict()
 
 

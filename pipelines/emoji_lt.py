@@ -154,8 +154,7 @@ def few_shot_difference(
         labels,
         cache.column("unit", "test"),
         "few",
-        class_counts=cache.class_counts(),
-        groups=GroupScheme.from_dict(cache.manifest.groups),
+        groups=GroupScheme.from_dict(cache.manifest.groups).assign(cache.class_counts()),
     ).to_dict()
 
 

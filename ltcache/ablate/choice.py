@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltcache.metrics import PairedDifference, class_accuracy, paired_bootstrap
+from ltcache.metrics import UNGROUPED, PairedDifference, class_accuracy, paired_bootstrap
 from ltcache.records import one_line
 
 
@@ -58,8 +58,9 @@ def choose_simplest(
     """
 
     def difference(name: str) -> PairedDifference:
-        return paired_bootstrap(right[name], right[best], labels, units, num_classes=num_classes)
+        return paired_bootstrap(right[name], right[best], labels, units, groups=ungrouped)
 
+    ungrouped = np.full(num_classes, UNGROUPED)
     scores = {name: _mean_per_class(values, labels, num_classes) for name, values in right.items()}
     best = max(scores, key=lambda name: scores[name])
     differences = {name: difference(name) for name in right}

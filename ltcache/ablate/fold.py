@@ -108,19 +108,25 @@ def _crops_of(
     return rows.take((first + torch.arange(crops if taken is None else taken)).flatten())
 
 
-def fit_fold(method: Method, fold: TuningFold, **options: Any) -> np.ndarray:
+def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) -> np.ndarray:
     """Fit a method on a fold; return logits float32 (n, C) of its images, the mean over crops.
 
     Args:
-        options: of :func:`ltcache.fit.fit_head`.
+        options: of :class:`ltcache.fit.FitOptions`.
     """
-    from ltcache.fit import fit_head
+    from ltcache.fit import FitOptions, fit_head
     from ltcache.heads import predict_logits
 
     with warnings.catch_warnings():  # a trial that fits badly is not chosen
         warnings.simplefilter("ignore", UnfittedWarning)
         fitted = fit_head(
-            method, fold.rows, fold.context, val=fold.val, extra=fold.extra, **options
+            method,
+            fold.rows,
+            fold.context,
+            val=fold.val,
+            extra=fold.extra,
+            seed=seed,
+            options=FitOptions(**options),
         )
     logits = predict_logits(fitted.head, fitted.transform(fold.val.features))
     found: np.ndarray = logits.reshape(-1, fold.crops, logits.shape[1]).mean(dim=1).numpy()

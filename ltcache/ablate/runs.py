@@ -141,9 +141,11 @@ class FitRun:
                 contexts[some[0] if some else 0],
                 val=val,
                 extra=None if extra is None else extra.rows(field),
-                device=self.options.fit.get("device", "cpu"),
-                allow_double_correction=self.options.fit.get("allow_double_correction", False),
-                memo=memo,
+                options=fit.FitOptions(
+                    device=self.options.fit.get("device", "cpu"),
+                    allow_double_correction=self.options.fit.get("allow_double_correction", False),
+                    memo=memo,
+                ),
             )
 
     def __call__(self, job: AblationJob, memo: Memo) -> JobOutcome:

@@ -227,13 +227,14 @@ def _differences(
     rows: AlignedRows,
 ) -> dict[str, PairedDifference]:
     right = mixed.argmax(axis=1) == rows.labels
+    no_groups = np.full(mixed.shape[1], "-")
     return {
         member.name: paired_bootstrap(
             own.argmax(axis=1) == rows.labels,
             right,
             rows.labels,
             rows.units,
-            num_classes=mixed.shape[1],
+            groups=no_groups,
         )
         for member, own in zip(members, logits, strict=True)
     }

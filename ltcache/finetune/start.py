@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.finetune.spec import FineTuning, ObjectiveTerm
-from ltcache.fit import STATISTICS, LabelledRows, StageInput, fit_head
+from ltcache.fit import STATISTICS, FitOptions, LabelledRows, StageInput, fit_head
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.losses import LOSSES
 from ltcache.methods import (
@@ -143,7 +143,7 @@ class StartValues:
             self.rows,
             self.context,
             seed=self._seed,
-            allow_double_correction=self._allow,
+            options=FitOptions(allow_double_correction=self._allow),
         ).head
 
     def _stage(self, term: ObjectiveTerm) -> Train:

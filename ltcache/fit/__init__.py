@@ -14,7 +14,7 @@ from ltcache.fit.adapter import (
 )
 from ltcache.fit.class_texts import needs_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
-from ltcache.fit.head import FittedHead, Memo, fit_head
+from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import RUNNERS
@@ -30,6 +30,7 @@ __all__ = [
     "STATISTICS",
     "ExtraRows",
     "FitJob",
+    "FitOptions",
     "FittedHead",
     "LabelledRows",
     "Memo",

@@ -14,7 +14,7 @@ from ltcache.cache import Cache, check_prompts, open_cache, warn_of_shared
 from ltcache.errors import FitError
 from ltcache.fit.class_texts import keeps_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
-from ltcache.fit.head import FittedHead, Memo, fit_head
+from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.rows import LabelledRows, require_classes
 from ltcache.fit.task import Progress
 from ltcache.heads import HeadContext
@@ -53,11 +53,11 @@ def fit_adapter(
         prompts: name of the class texts, for heads that use them; None: the default set.
         view: crops to train and predict on; None: as the method says.
         allow_stale: identity fields in which the class texts may differ from the cache.
-        allow_double_correction: see :func:`ltcache.fit.fit_head`.
+        allow_double_correction: see :class:`ltcache.fit.FitOptions`.
         overwrite: replace a run of other content.
         device: ``cpu``, ``cuda`` or ``auto``.
         progress: called with each epoch's record.
-        memo: see :func:`ltcache.fit.fit_head`.
+        memo: see :class:`ltcache.fit.FitOptions`.
         tuning: how settings in ``overrides`` were chosen, for the record: ``chosen`` (dotted key ->
             value), ``tuned_on`` and whatever else is to be kept.
         extra: rows that train beside the training split, such as retrieved images.
@@ -94,10 +94,12 @@ def fit_adapter(
         val=val_rows(cache, field, method),
         extra=None if extra is None else extra.rows(field),
         seed=seed,
-        device=_device(device),
-        progress=progress,
-        allow_double_correction=allow_double_correction,
-        memo=memo,
+        options=FitOptions(
+            device=_device(device),
+            progress=progress,
+            allow_double_correction=allow_double_correction,
+            memo=memo,
+        ),
     )
     record = RunRecord.on_cache(
         cache,

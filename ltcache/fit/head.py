@@ -28,6 +28,27 @@ Memo = MutableMapping[str, tuple[StageResult, Tensor]]
 
 
 @one_line
+@dataclass(frozen=True)
+class FitOptions:
+    """How fits are carried out, whatever the method, the rows and the seed.
+
+    Args:
+        device: ``cpu``, ``cuda`` or another name that torch knows.
+        progress: called with each epoch's record.
+        closed_form: False forces autograd.
+        allow_double_correction: let a stage correct a prior that is balanced already.
+        memo: what earlier fits of the same rows, context and options left; stages that are the
+            same are taken from it, with equal results.
+    """
+
+    device: str | torch.device = "cpu"
+    progress: Progress | None = None
+    closed_form: bool = True
+    allow_double_correction: bool = False
+    memo: Memo | None = None
+
+
+@one_line
 @dataclass(frozen=True, eq=False)
 class FittedHead:
     """A trained head with what it needs to be used and to be judged.
@@ -70,11 +91,7 @@ def fit_head(
     extra: LabelledRows | None = None,
     choose: bool = True,
     seed: int = 0,
-    device: str | torch.device = "cpu",
-    progress: Progress | None = None,
-    closed_form: bool = True,
-    allow_double_correction: bool = False,
-    memo: Memo | None = None,
+    options: FitOptions | None = None,
 ) -> FittedHead:
     """Fit a method.
 
@@ -93,11 +110,7 @@ def fit_head(
         choose: False: without ``val`` nothing is chosen; the last epoch and the method's own
             values are kept.
         seed: of initialisation, sampling and the held-out tenth.
-        progress: called with each epoch's record.
-        closed_form: False forces autograd.
-        allow_double_correction: let a stage correct a prior that is balanced already.
-        memo: what earlier fits of the same rows, context and options left; stages that are the
-            same are taken from it, with equal results.
+        options: how it is carried out; None: with all defaults.
 
     Raises:
         FitError: data or settings that cannot be fitted.
@@ -105,8 +118,7 @@ def fit_head(
     keep_freed_memory()
     require_classes(torch.bincount(with_extra_rows(rows, extra).labels).cpu())
     begin = time.perf_counter()
-    fit = OneFit(method, context, seed, torch.device(device), progress, closed_form,
-               allow_double_correction, memo, extra)  # fmt: skip
+    fit = OneFit(method, context, seed, options or FitOptions(), extra)
     if val is not None:
         return fit.fitted(*fit.run(rows, val, None), BY_VAL, begin)
     if not choose:
@@ -149,11 +161,7 @@ class OneFit:
     method: Method
     context: HeadContext
     seed: int
-    device: torch.device
-    progress: Progress | None
-    closed_form: bool
-    allow_double_correction: bool
-    memo: Memo | None
+    options: FitOptions
     extra: LabelledRows | None = None
     spared: list[float] = field(default_factory=list)  # seconds of what the memo had
 
@@ -161,12 +169,13 @@ class OneFit:
         self, rows: LabelledRows, val: LabelledRows | None
     ) -> tuple[FeatureTransform, StageInput]:
         """Return the feature transform, fitted to the training rows, and the task of all stages."""
-        rows = with_extra_rows(rows, self.extra).to(self.device)
-        val = None if val is None else val.to(self.device)
+        device, options = torch.device(self.options.device), self.options
+        rows = with_extra_rows(rows, self.extra).to(device)
+        val = None if val is None else val.to(device)
         feature = self.method.feature
         if feature.text_rows:
             rows = with_texts(rows, self.context)
-        transform = FeatureTransform(feature.transform, self.context.dim).to(self.device)
+        transform = FeatureTransform(feature.transform, self.context.dim).to(device)
         transform.fit(rows.features)
         return transform, StageInput(
             replace(rows, features=transform(rows.features)),
@@ -174,9 +183,9 @@ class OneFit:
             replace(self.context, class_counts=self._counts()),
             transform.kind,
             Generator().manual_seed(self.seed),
-            progress=self.progress,
-            closed_form=self.closed_form,
-            allow_double_correction=self.allow_double_correction,
+            progress=options.progress,
+            closed_form=options.closed_form,
+            allow_double_correction=options.allow_double_correction,
         )
 
     def run(
@@ -262,18 +271,18 @@ class OneFit:
 
     def recall(self, key: str, task: StageInput) -> StageResult | None:
         """Return what a stage left before, and set the randomness to where it ended."""
-        if self.memo is None or key not in self.memo:
+        if self.options.memo is None or key not in self.options.memo:
             return None
-        result, state = self.memo[key]
+        result, state = self.options.memo[key]
         task.generator.set_state(state)
         self.spared.append(result.seconds)
         return replace(result, head=deepcopy(result.head))
 
     def remember(self, key: str, result: StageResult, task: StageInput) -> None:
         """Keep what a stage left and where the randomness ended."""
-        if self.memo is not None:
+        if self.options.memo is not None:
             state = task.generator.get_state().clone()
-            self.memo[key] = (replace(result, head=deepcopy(result.head)), state)
+            self.options.memo[key] = (replace(result, head=deepcopy(result.head)), state)
 
 
 def _judged(results: Sequence[StageResult], task: StageInput) -> TrainingFit | None:

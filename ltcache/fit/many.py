@@ -18,8 +18,8 @@ from ltcache.fit.head import (
     BY_NOTHING_ASKED,
     BY_NOTHING_THERE,
     BY_VAL,
+    FitOptions,
     FittedHead,
-    Memo,
     OneFit,
     choices_of,
     fit_head,
@@ -54,11 +54,8 @@ def fit_many(
     val: LabelledRows | None = None,
     extra: LabelledRows | None = None,
     choose: bool = True,
-    device: str | torch.device = "cpu",
     progress: Callable[[int, EpochRecord], None] | None = None,
-    closed_form: bool = True,
-    allow_double_correction: bool = False,
-    memo: Memo | None = None,
+    options: FitOptions | None = None,
 ) -> list[FittedHead]:
     """Fit many methods or settings on the same rows: what :func:`fit_head` returns for each job.
 
@@ -69,30 +66,29 @@ def fit_many(
 
     Args:
         progress: called with the number of the job and each epoch's record.
-        memo: filled with what the stages left, so that :func:`fit_head` and
-            :func:`ltcache.fit.fit_adapter` with it need not train again.
+        options: its ``memo`` is filled with what the stages left, so that :func:`fit_head` and
+            :func:`ltcache.fit.fit_adapter` with it need not train again; ``progress`` is not used.
         the rest: see :func:`fit_head`.
 
     Raises:
-        FitError: of the first job that cannot be fitted; the others are in ``memo`` by then.
+        FitError: of the first job that cannot be fitted; the others are in the memo by then.
     """
     keep_freed_memory()
-    memo = {} if memo is None else memo
-    options: dict[str, Any] = {
-        "closed_form": closed_form, "allow_double_correction": allow_double_correction,
-        "memo": memo, "extra": extra,
-    }  # fmt: skip
+    options = options or FitOptions()
+    memo = {} if options.memo is None else options.memo
+    each = [
+        replace(options, memo=memo, progress=_of(progress, number)) for number in range(len(jobs))
+    ]
     fits = [
-        OneFit(job.method, context, job.seed, torch.device(device), progress=_of(progress, number),
-               **options)
-        for number, job in enumerate(jobs)
-    ]  # fmt: skip
+        OneFit(job.method, context, job.seed, own, extra)
+        for job, own in zip(jobs, each, strict=True)
+    ]
     require_classes(torch.bincount(with_extra_rows(rows, extra).labels).cpu())
     found = _fit(fits, rows, val, choose)
     return [
         found[number] if number in found else fit_head(
-            job.method, rows, context, val=val, choose=choose, seed=job.seed, device=device,
-            progress=_of(progress, number), **options,
+            job.method, rows, context, val=val, extra=extra, choose=choose, seed=job.seed,
+            options=each[number],
         )
         for number, job in enumerate(jobs)
     ]  # fmt: skip
@@ -220,14 +216,14 @@ def _start(states: Sequence[_JobState]) -> None:
         generator = Generator().manual_seed(fit.seed)
         transform, task = known[where]
         state.transform = deepcopy(transform)
-        state.task = replace(task, generator=generator, progress=fit.progress)
+        state.task = replace(task, generator=generator, progress=fit.options.progress)
 
 
 def _train(states: Sequence[_JobState], number: int) -> None:
     """Train the stages of one number that the memo does not have, together where that pays."""
     waiting: dict[str, tuple[_JobState, StageTraining]] = {}
     for state in states:
-        stage, memo = state.fit.method.stages[number], state.fit.memo
+        stage, memo = state.fit.method.stages[number], state.fit.options.memo
         assert memo is not None and state.task is not None
         key = state.key(number)
         if not isinstance(stage, Train) or key in memo or key in waiting:

@@ -12,12 +12,13 @@ from ltcache.metrics.bootstrap import (
     percentile_interval,
 )
 from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
-from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
+from ltcache.metrics.groups import GROUP_NAMES, UNGROUPED, GroupScheme
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
 from ltcache.metrics.summaries import class_accuracy, summaries
 
 __all__ = [
     "GROUP_NAMES",
+    "UNGROUPED",
     "EpochRecord",
     "GroupScheme",
     "Metrics",

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltcache.metrics.groups import GroupScheme
 from ltcache.metrics.summaries import summaries
 from ltcache.records import JsonRecord, one_line
 
@@ -134,9 +133,7 @@ def paired_bootstrap(
     units: np.ndarray | None = None,
     statistic: str = "mean_per_class",
     *,
-    class_counts: np.ndarray | None = None,
-    groups: GroupScheme | None = None,
-    num_classes: int | None = None,
+    groups: np.ndarray | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> PairedDifference:
@@ -147,7 +144,7 @@ def paired_bootstrap(
         labels: true classes, (N,).
         units: independent unit of each row, (N,); None: every row is its own.
         statistic: a name of :func:`ltcache.metrics.summaries.summaries`: ``overall``, ``few``...
-        class_counts: training counts (C,), needed for group scores.
+        groups: of each class (C,), for group scores: :meth:`ltcache.metrics.GroupScheme.assign`.
 
     Raises:
         ValueError: an unknown statistic, or a group that has no rows.
@@ -156,11 +153,7 @@ def paired_bootstrap(
     a, b = (
         np.atleast_2d(np.asarray(c, dtype=np.float64)).mean(axis=0) for c in (correct_a, correct_b)
     )
-    if class_counts is None:
-        classes = num_classes or int(labels.max()) + 1
-        assigned = np.full(classes, "-")
-    else:
-        assigned = (groups or GroupScheme()).assign(class_counts)
+    assigned = np.full(int(labels.max()) + 1, "-") if groups is None else groups
     gathered = UnitSums.gather(np.stack([a, b], axis=1), labels, units, len(assigned))
 
     def difference(sums: np.ndarray) -> np.ndarray:
@@ -168,7 +161,9 @@ def paired_bootstrap(
         if statistic not in one:
             raise ValueError(f"unknown statistic {statistic!r}; known: {', '.join(one)}")
         if one[statistic] is None or two[statistic] is None:
-            raise ValueError(f"no rows for {statistic!r}: give class_counts, or another statistic")
+            raise ValueError(
+                f"no rows for {statistic!r}: give the groups of the classes, or another statistic"
+            )
         return np.asarray(two[statistic]) - np.asarray(one[statistic])
 
     point = float(difference(gathered.totals()))

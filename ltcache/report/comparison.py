@@ -233,8 +233,7 @@ def _difference(
         rows.labels,
         rows.units,
         STATISTIC,
-        class_counts=np.array(record.class_counts),
-        groups=record.groups,
+        groups=record.groups.assign(np.array(record.class_counts)),
         bootstrap=bootstrap,
     )
     return found.to_dict()

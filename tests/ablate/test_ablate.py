@@ -21,7 +21,7 @@ from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, override
-from ltcache.metrics import paired_bootstrap
+from ltcache.metrics import GroupScheme, paired_bootstrap
 from ltcache.report import comparison_table, report
 from ltcache.runs import LabelledLogits, Run, open_run
 from tests.fakes import FakeCache, extra_of, long_tail_counts
@@ -73,7 +73,7 @@ def test_an_ablation_equals_single_fits_and_its_own_arithmetic(tmp_path: Path) -
         *(np.stack([_right(r, cache) for r in runs]) for runs in (base, alone)),
         cache.labels("test"),
         cache.column("unit", "test"),
-        class_counts=COUNTS,
+        groups=GroupScheme().assign(COUNTS),
     )
     assert entry["difference"]["test"] == pair.to_dict()
     assert _entry(found, "ce")["difference"]["test"] is None

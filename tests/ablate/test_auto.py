@@ -37,7 +37,7 @@ def test_a_simpler_method_that_the_best_beats_row_by_row_is_not_kept() -> None:
     found = choose_simplest({"simple": simple, "best": best}, LABELS, None, 6)
     assert found.chosen == found.best == "best"
     assert (
-        found.simpler == {"simple": paired_bootstrap(simple, best, LABELS, num_classes=6)}
+        found.simpler == {"simple": paired_bootstrap(simple, best, LABELS, groups=np.full(6, "-"))}
         and found.simpler["simple"].low > 0
     )
     lines = paired_lines(found, "rows")

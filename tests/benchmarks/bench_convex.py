@@ -23,7 +23,7 @@ from scipy import optimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from ltcache.fit import LabelledRows, fit_head
+from ltcache.fit import FitOptions, LabelledRows, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, override
 from tests.benchmarks.bench_fit import CLOCKS, long_tail
@@ -57,7 +57,8 @@ def ours(features: torch.Tensor, labels: torch.Tensor, decay: float, clock: Any)
     def progress(record: dict[str, Any]) -> None:
         trace.append((clock() - begin, record["loss"]))
 
-    fit_head(method, LabelledRows(features, labels), context, choose=False, progress=progress)
+    rows, options = LabelledRows(features, labels), FitOptions(progress=progress)
+    fit_head(method, rows, context, choose=False, options=options)
     return trace
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcache.fit import FittedHead, LabelledRows, fit_head
+from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
 
@@ -153,7 +153,9 @@ def test_without_validation_a_slice_of_train_makes_every_choice(name: str) -> No
 def test_methods_share_first_stages_through_a_memo_with_equal_results() -> None:
     memo: dict[str, Any] = {}
     for name in ("ce", "tau-norm", "lws", "posthoc-la", "dr", "dr+h2t"):
-        shared = fit_head(short(METHODS[name]), TRAIN, CONTEXT, val=VAL, memo=memo)
+        shared = fit_head(
+            short(METHODS[name]), TRAIN, CONTEXT, val=VAL, options=FitOptions(memo=memo)
+        )
         assert torch.equal(logits(shared), logits(fitted(name)))
     stages = sum(len(METHODS[n].stages) for n in ("ce", "tau-norm", "lws", "posthoc-la", "dr"))
     assert len(memo) < stages  # the first stage of all of them is one entry
@@ -204,7 +206,9 @@ def test_a_correction_of_a_balanced_head_is_refused() -> None:
     with pytest.raises(FitError, match="balanced already"):
         fit_head(short(twice), TRAIN, CONTEXT, val=VAL)
     with pytest.warns(UserWarning, match="balanced already"):
-        fit_head(short(twice), TRAIN, CONTEXT, val=VAL, allow_double_correction=True)
+        fit_head(
+            short(twice), TRAIN, CONTEXT, val=VAL, options=FitOptions(allow_double_correction=True)
+        )
 
 
 def test_post_hoc_adjustment_subtracts_what_the_sampler_leaves() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ltcache.errors import FitError
-from ltcache.fit import FittedHead, LabelledRows, fit_head, hold_out
+from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head, hold_out
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, override
 from ltcache.metrics import evaluate_logits
@@ -47,7 +47,7 @@ def test_closed_form_fit_equals_autograd(name: str, optimiser: str) -> None:
     weighted = LabelledRows(rows.features, rows.labels, torch.rand(len(rows)) + 0.5)
     for part in (rows, weighted):
         fast = _fit(method, part, val=part, seed=2)
-        slow = _fit(method, part, val=part, seed=2, closed_form=False)
+        slow = _fit(method, part, val=part, seed=2, options=FitOptions(closed_form=False))
         for (key, a), b in zip(fast.head.state_dict().items(), slow.head.state_dict().values(),
                                strict=True):  # fmt: skip
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=key)
@@ -86,7 +86,7 @@ def test_the_epoch_is_the_best_on_validation_and_its_state_is_kept() -> None:
 
 def test_without_validation_a_slice_of_train_chooses_and_all_rows_are_fitted() -> None:
     seen: list[dict] = []
-    fitted = _fit(_short("ce"), progress=seen.append)
+    fitted = _fit(_short("ce"), options=FitOptions(progress=seen.append))
     assert fitted.tuned_on.startswith("a stratified 10% of train")
     assert len(seen) == 6 + fitted.best_epochs[0]
     assert all("val_nll" in record for record in fitted.history)
@@ -99,7 +99,7 @@ def test_without_rows_to_spare_the_last_epoch_is_kept() -> None:
 
 def test_without_choosing_every_row_trains_to_the_last_epoch() -> None:
     seen: list[dict] = []
-    fitted = _fit(_short("ce"), progress=seen.append, choose=False)
+    fitted = _fit(_short("ce"), options=FitOptions(progress=seen.append), choose=False)
     assert len(seen) == 6 and fitted.best_epochs == (6,) and fitted.tuned_on.startswith("nothing")
     val = _rows(torch.full((6,), 5), 1)
     assert _bytes(_fit(_short("ce"), val=val, choose=False)) == _bytes(_fit(_short("ce"), val=val))
@@ -125,7 +125,7 @@ def test_double_correction_is_refused_unless_allowed() -> None:
     with pytest.raises(FitError, match="second time"):
         _fit(method)
     with pytest.warns(UserWarning, match="second time"):
-        fitted = _fit(method, allow_double_correction=True)
+        fitted = _fit(method, options=FitOptions(allow_double_correction=True))
     assert fitted.residual_prior == 0
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.fit import FitJob, FittedHead, LabelledRows, fit_head, fit_many
+from ltcache.fit import FitJob, FitOptions, FittedHead, LabelledRows, fit_head, fit_many
 from ltcache.fit import many as planner
 from ltcache.fit.stages import StageTraining, ready
 from ltcache.fit.task import StageInput
@@ -179,9 +179,11 @@ def test_stages_that_several_methods_share_are_trained_once() -> None:
 
 def test_a_memo_that_was_filled_spares_single_fits_their_training() -> None:
     jobs, memo = [FitJob(_method("lift-lp"), seed) for seed in (0, 1)], {}
-    many = fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
+    many = fit_many(jobs, ROWS, CONTEXT, val=VAL, options=FitOptions(memo=memo))
     with mock.patch("ltcache.fit.stages.train_head", side_effect=AssertionError):
-        again = fit_head(jobs[1].method, ROWS, CONTEXT, val=VAL, seed=1, memo=memo)
+        again = fit_head(
+            jobs[1].method, ROWS, CONTEXT, val=VAL, seed=1, options=FitOptions(memo=memo)
+        )
     _require_equal(many[1], again)
     assert many[1].seconds > 0
 
@@ -190,9 +192,9 @@ def test_a_run_that_explodes_says_so_and_leaves_the_others_in_the_memo() -> None
     bad = FitJob(_method("ce", optimisation__lr=1e38, optimisation__optimiser="sgd"), 0)
     jobs, memo = [FitJob(_method("ce", optimisation__optimiser="sgd"), 0), bad], {}
     with pytest.raises(FitError, match=r"lower optimisation\.lr"):
-        fit_many(jobs, ROWS, CONTEXT, val=VAL, memo=memo)
+        fit_many(jobs, ROWS, CONTEXT, val=VAL, options=FitOptions(memo=memo))
     assert len(memo) == 1
-    fitted = fit_head(jobs[0].method, ROWS, CONTEXT, val=VAL, memo=memo)
+    fitted = fit_head(jobs[0].method, ROWS, CONTEXT, val=VAL, options=FitOptions(memo=memo))
     _require_equal(fitted, fit_head(jobs[0].method, ROWS, CONTEXT, val=VAL))
 
 

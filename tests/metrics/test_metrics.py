@@ -158,7 +158,7 @@ def test_paired_bootstrap_sees_a_difference_that_unpaired_intervals_hide() -> No
     a = rng.random(400) < 0.5
     b = a | (rng.random(400) < 0.06)
     counts = np.repeat([200, 5], 5)
-    found = paired_bootstrap(a, b, labels, statistic="few", class_counts=counts)
+    found = paired_bootstrap(a, b, labels, statistic="few", groups=GroupScheme().assign(counts))
     assert 0 < found.low < found.difference < found.high and found.p < 0.05
     same = paired_bootstrap(a, a, labels, statistic="overall")
     assert same.difference == 0 and same.p == 1.0
@@ -166,7 +166,7 @@ def test_paired_bootstrap_sees_a_difference_that_unpaired_intervals_hide() -> No
     assert seeds.difference == pytest.approx((b.mean() - a.mean()) / 2)
     with pytest.raises(ValueError, match="unknown statistic"):
         paired_bootstrap(a, b, labels, statistic="best")
-    with pytest.raises(ValueError, match="give class_counts"):
+    with pytest.raises(ValueError, match="give the groups of the classes"):
         paired_bootstrap(a, b, labels, statistic="few")
 
 
