@@ -7,6 +7,7 @@ of the training is over, 0..1; most samplers draw alike throughout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from ltcache.errors import FitError
 from ltcache.records import one_line
 
 
@@ -125,6 +127,31 @@ def _shuffled_lists(
     return rows[keys.argsort()], starts
 
 
+def another_crop(rows: Tensor, images: Tensor, generator: Generator) -> Tensor:
+    """Return for each row another crop of its image, drawn evenly, (N,).
+
+    Args:
+        rows: row numbers of an epoch, (N,). images: the image of every row there is, (M,).
+
+    Raises:
+        FitError: an image has no other crop.
+    """
+    _, numbers = images.cpu().unique(return_inverse=True)  # (M,), from 0
+    by_image = RowsByClass.of(numbers, int(numbers.max()) + 1)
+    if bool((by_image.counts < 2).any()):
+        raise FitError(
+            "partner=same_image pairs two crops of an image, and some images have one: train on a "
+            "view of several, such as feature.view=rrc:2 (ltcache extract --views center,rrc:2)"
+        )
+    place = torch.empty_like(numbers)  # of each row among the crops of its image
+    first = by_image.starts.repeat_interleave(by_image.counts)
+    place[by_image.rows] = torch.arange(len(by_image)) - first
+    crops = by_image.counts[numbers[rows]]
+    drawn = torch.rand(len(rows), dtype=torch.float64, generator=generator)
+    step = 1 + (drawn * (crops - 1)).long().clamp_(max=crops - 2)  # 1..crops - 1
+    return by_image.rows[by_image.starts[numbers[rows]] + (place[rows] + step) % crops]
+
+
 class EpochDraw(Protocol):
     """(rows by class, generator, progress) -> row numbers of one epoch, (N,)."""
 
@@ -160,3 +187,8 @@ SAMPLERS: dict[str, Sampler] = {
     "progressive": Sampler(progressive, 0.0, "Kang et al., ICLR 2020"),
     "reversed": Sampler(partial(class_frequency, exponent=-1.0), -1.0, "BBN, CVPR 2020"),
 }
+
+PAIRINGS: dict[str, Callable[[Tensor, Tensor, Generator], Tensor]] = {"same_image": another_crop}
+"""How the rows of a second batch follow from those of the first: (rows (N,), image of every row
+(M,), generator) -> rows (N,). Where a stage names a partner it may take one of these or a sampler.
+"""

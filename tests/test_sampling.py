@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltcache.sampling import SAMPLERS, RowsByClass, class_aware
+from ltcache.errors import FitError
+from ltcache.sampling import SAMPLERS, RowsByClass, another_crop, class_aware
 
 COUNTS = [60, 25, 10, 4, 0, 1]
 LABELS = torch.repeat_interleave(torch.arange(6), torch.tensor(COUNTS))[torch.randperm(100)]
@@ -83,3 +84,20 @@ def test_one_row_is_enough() -> None:
     data = RowsByClass.of(torch.tensor([2]), 3)
     for sampler in SAMPLERS.values():
         assert sampler.draw(data, _generator()).tolist() == [0]
+
+
+def test_another_crop_is_of_the_same_image_and_never_the_crop_itself() -> None:
+    images = torch.tensor([7, 3, 7, 3, 3, 7, 9, 9])
+    rows = torch.arange(len(images)).repeat(600)
+    drawn = another_crop(rows, images, _generator())
+    assert torch.equal(images[drawn], images[rows])
+    assert not (drawn == rows).any()
+    for row, others in ((0, (2, 5)), (4, (1, 3))):  # each of the others equally often
+        seen = torch.bincount(drawn[rows == row], minlength=len(images))[list(others)]
+        assert seen.sum() == 600 and seen.min() > 240
+    assert set(drawn[rows == 6].tolist()) == {7}
+
+
+def test_an_image_of_one_crop_has_no_other() -> None:
+    with pytest.raises(FitError, match=r"partner=same_image .* feature\.view=rrc:2"):
+        another_crop(torch.tensor([0, 1]), torch.tensor([0, 0, 1]), _generator())

@@ -213,6 +213,7 @@ def labelled_rows(cache: Cache, split: str, field: str, view: str) -> LabelledRo
         torch.from_numpy(flat),
         torch.from_numpy(np.repeat(labels, crops)),
         units=np.repeat(names, crops),
+        images=torch.arange(len(labels)).repeat_interleave(crops) if crops > 1 else None,
     )
 
 

@@ -305,5 +305,8 @@ def with_texts(rows: LabelledRows, context: HeadContext) -> LabelledRows:
     if rows.weights is not None:
         weights = torch.cat([rows.weights, rows.weights.new_ones(len(texts))])
     return LabelledRows(
-        torch.cat([rows.features, texts]), torch.cat([rows.labels, labels]), weights
+        torch.cat([rows.features, texts]),
+        torch.cat([rows.labels, labels]),
+        weights,
+        images=rows.with_image_rows(len(texts)),
     )

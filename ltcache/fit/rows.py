@@ -26,6 +26,7 @@ class LabelledRows:
         features: float32 (N, D), or (N, T, D) of tokens. labels: int64 (N,).
         weights: sample weights (N,), or None for equal ones.
         units: which rows show the same thing, (N,), any dtype; None: every row is its own.
+        images: which rows are crops of one image, int64 (N,); None: every row is an image.
 
     Raises:
         FitError: shapes that do not fit, or features that are not finite.
@@ -35,10 +36,11 @@ class LabelledRows:
     labels: Tensor
     weights: Tensor | None = None
     units: np.ndarray | None = None
+    images: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.features)
-        for name in ("labels", "weights", "units"):
+        for name in ("labels", "weights", "units", "images"):
             value = getattr(self, name)
             if value is not None and len(value) != rows:
                 raise FitError(f"{len(value)} {name} for {rows} rows of features")
@@ -56,12 +58,22 @@ class LabelledRows:
             self.labels[index],
             None if self.weights is None else self.weights[index],
             None if self.units is None else self.units[index.cpu().numpy()],
+            None if self.images is None else self.images[index.to(self.images.device)],
         )
 
     def to(self, device: torch.device) -> LabelledRows:
         """Return the rows on a device."""
         weights = None if self.weights is None else self.weights.to(device)
-        return LabelledRows(self.features.to(device), self.labels.to(device), weights, self.units)
+        features, labels = self.features.to(device), self.labels.to(device)
+        return LabelledRows(features, labels, weights, self.units, self.images)
+
+    def with_image_rows(self, others: int) -> Tensor | None:
+        """Return ``images`` with ``others`` more rows, each an image of its own."""
+        if self.images is None:
+            return None
+        first = int(self.images.max()) + 1 if len(self.images) else 0
+        more = torch.arange(first, first + others, device=self.images.device)
+        return torch.cat([self.images, more])
 
 
 def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None = None) -> None:

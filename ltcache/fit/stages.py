@@ -13,6 +13,7 @@ import torch
 from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError
 from ltcache.fit.convex import solve
+from ltcache.fit.rows import LabelledRows
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import TrainingOutcome, choose_by, train_head
@@ -29,7 +30,7 @@ from ltcache.methods import (
     residual_prior,
 )
 from ltcache.metrics import is_better
-from ltcache.objectives import OBJECTIVES, Objective
+from ltcache.objectives import OBJECTIVES, Objective, TrainingBatch, TrainingStart
 from ltcache.records import one_line
 
 Choice = Mapping[str, Any] | None
@@ -74,9 +75,7 @@ class StageTraining:
 
     def result(self, trained: TrainingOutcome) -> StageResult:
         """Return what the stage leaves once its head is trained."""
-        residual = None  # an objective that corrects by itself leaves what nobody can state
-        if self.objective.corrects == "none":
-            residual = residual_prior(self.stage, self.objective.loss)
+        residual = residual_prior(self.stage, self.objective.loss)
         choice = {"epoch": trained.best_epoch}
         how, rows = self.stage.optimisation, len(self.task.rows)
         steps = trained.best_epoch * (1 if how.optimiser == "lbfgs" else how.steps_per_epoch(rows))
@@ -89,8 +88,20 @@ def ready(stage: Train, task: StageInput, previous: Head | None) -> StageTrainin
     loss = _loss(stage, task)
     _require_one_scale(stage, head, loss)
     loss.generator = torch.Generator(task.device).manual_seed(task.stream(2).initial_seed())
-    objective = OBJECTIVES[stage.objective](loss, **stage.objective_options).to(task.device)
-    return StageTraining(stage, task, head, objective.train(), init)
+    objective = OBJECTIVES[stage.objective](loss, **stage.objective_options)
+    objective.begin(_start(task, head, previous))
+    return StageTraining(stage, task, head, objective.to(task.device).train(), init)
+
+
+def _start(task: StageInput, head: Head, previous: Head | None) -> TrainingStart:
+    """Return what an objective may prepare itself from."""
+
+    def batch(rows: LabelledRows) -> TrainingBatch:
+        everything = torch.arange(len(rows), device=rows.labels.device)
+        return TrainingBatch(rows.features, rows.labels, rows.weights, rows=everything)
+
+    val = None if task.val is None else batch(task.val)
+    return TrainingStart(head, previous, batch(task.rows), val, task.stream(3))
 
 
 def run_train(stage: Train, task: StageInput, previous: Head | None, choice: Choice) -> StageResult:

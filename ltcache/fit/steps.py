@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from ltcache.errors import FitError
 from ltcache.fit.rows import LabelledRows
 from ltcache.fusion import Fusion
 from ltcache.heads import Head
@@ -35,20 +36,30 @@ class FusionChain:
     @property
     def mixes_labels(self) -> bool:
         """Whether some rows get a second label, which no closed form knows."""
-        rows = torch.zeros(1, 2, 4)
-        draw = Generator().manual_seed(0)
-        return any(step(rows, rows, draw).order is not None for step in self.steps)
+        return any(step.mixes_labels for step in self.steps)
 
     def fuse(
-        self, representation: Tensor, partner: Tensor | None, batch: TrainingBatch
+        self,
+        representation: Tensor,
+        partner: Tensor | None,
+        batch: TrainingBatch,
+        progress: float,
     ) -> tuple[Tensor, TrainingBatch]:
-        """Return the fused representation (E, N, D') and the batch with its second labels."""
+        """Return the fused representation (E, N, D') and the batch with its second labels.
+
+        Raises:
+            FitError: two fusions mix labels, and a row has no room for a third.
+        """
         for step in self.steps:
-            fused = step(representation, partner, self.generator)
+            fused = step(representation, partner, self.generator, progress)
             representation = fused.representation
-            if fused.order is not None:
-                other = batch.labels[fused.order]
-                batch = replace(batch, other_labels=other, share=fused.share)
+            if fused.order is None:
+                continue
+            if batch.other_labels is not None:
+                raise FitError("a row has two labels at most, and two fusions mix labels: take one")
+            source = batch.partner_labels if fused.of_partner else batch.labels
+            assert source is not None  # a fusion with a partner has required it
+            batch = replace(batch, other_labels=source[fused.order], share=fused.share)
         return representation, batch
 
 
@@ -74,19 +85,29 @@ class AutogradStep:
         """
         rows = self.rows
         weights = None if rows.weights is None else rows.weights[index]
-        batch = TrainingBatch(rows.features.index_select(0, index), rows.labels[index], weights)
+        batch = TrainingBatch(
+            rows.features.index_select(0, index),
+            rows.labels[index],
+            weights,
+            partner_labels=None if partner is None else rows.labels[partner],
+            rows=index,
+        )
         self.objective.loss.observe(batch.labels)
-        representation = self.head.represent(batch.features)
+        representation, second = self.head.represent(batch.features), None  # (E, N, D')
+        if partner is not None and (self.fusions.needs_partner or self.objective.needs_partner):
+            second = self.head.represent(rows.features.index_select(0, partner))
         if self.fusions.steps:
-            second = None
-            if partner is not None:
-                second = self.head.represent(rows.features.index_select(0, partner))
-            representation, batch = self.fusions.fuse(representation, second, batch)
-        experts = self.head.classify(representation)
-        outputs = HeadOutputs(representation, experts, self.head.combine(experts))
+            representation, batch = self.fusions.fuse(representation, second, batch, progress)
+        outputs = self._outputs(representation)
+        if second is not None and self.objective.needs_partner:
+            outputs = replace(outputs, partner=self._outputs(second))
         value = self.objective(outputs, batch, progress)
         value.backward()
         return value.detach()
+
+    def _outputs(self, representation: Tensor) -> HeadOutputs:
+        experts = self.head.classify(representation)
+        return HeadOutputs(representation, experts, self.head.combine(experts))
 
 
 class ClosedFormStep:
@@ -133,7 +154,8 @@ class ClosedFormStep:
             and hasattr(objective.loss, "gradient")
             and objective.row_weights(batch, 0.0) is not None
             and head.affine() is not None
-            and not (fusions.steps and fusions.mixes_labels)
+            and not fusions.mixes_labels
+            and not (objective.needs_partner or objective.keeps_state)
         )
 
     def __call__(self, index: Tensor, progress: float, partner: Tensor | None = None) -> Tensor:
@@ -145,7 +167,7 @@ class ClosedFormStep:
         self.objective.loss.observe(labels)
         with torch.no_grad():
             logits = self.logits[: len(index)]
-            rows = self._rows(index, partner)
+            rows = self._rows(index, partner, progress)
             self._logits(rows, affine.weight.detach(), affine.bias, logits)
             weights = self.objective.row_weights(TrainingBatch(rows, labels, own), progress)
             assert weights is not None
@@ -156,14 +178,14 @@ class ClosedFormStep:
                 _push(tensor, grad if grad is gradient else change.sum(dim=0))
         return losses @ weights.to(losses.dtype)
 
-    def _rows(self, index: Tensor, partner: Tensor | None) -> Tensor:
+    def _rows(self, index: Tensor, partner: Tensor | None, progress: float) -> Tensor:
         """Return what the product is taken with, (n, D'), in its precision."""
         if not self.fusions.steps:
             rows = self.rows[: len(index)]
             return torch.index_select(self.features, 0, index, out=rows)
         first = self.features.index_select(0, index)[None]
         second = None if partner is None else self.features.index_select(0, partner)[None]
-        fused, _ = self.fusions.fuse(first, second, TrainingBatch(first[0], index))
+        fused, _ = self.fusions.fuse(first, second, TrainingBatch(first[0], index), progress)
         return self.head.normalise(fused)[0].to(self.narrow)
 
     def _logits(self, rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from ltcache.methods import Optimisation, Train, hyper_parameters
 from ltcache.metrics import EpochRecord, is_better
 from ltcache.objectives import Objective, TrainingBatch
 from ltcache.records import one_line
-from ltcache.sampling import SAMPLERS, RowsByClass
+from ltcache.sampling import PAIRINGS, SAMPLERS, RowsByClass
 
 _BLOCK = 8192  # rows predicted at once
 
@@ -53,21 +53,21 @@ def train_head(
     epochs = optimisation.epochs_for(len(rows))
     steps_per_epoch = optimisation.steps_per_epoch(len(rows))
     step = make_step(head, objective, stage, task)
-    optimiser = head_optimiser(head, stage)
+    optimiser = head_optimiser(head, objective, stage)
     by_class = RowsByClass.of(rows.labels, head.num_classes)
     history: list[EpochRecord] = []
     best: EpochRecord | None = None
     for epoch in range(min(epochs, stop_after or epochs)):
         head.train()
         total = torch.zeros((), device=task.device)
-        orders = [draw(name, by_class, task, epoch / epochs, steps_per_epoch)
-                  for name in (stage.sampler, stage.partner)]  # fmt: skip
-        for number, (index, partner) in enumerate(zip(*orders, strict=True)):
+        batches = draw_pairs(stage, by_class, task, epoch / epochs, steps_per_epoch)
+        for number, (index, partner) in enumerate(batches):
             done = (epoch * steps_per_epoch + number) / (epochs * steps_per_epoch)
             set_lr(optimiser, optimisation.lr * (1 + math.cos(math.pi * done)) / 2)
             total += step(index, done, partner)
             optimiser.step()
             optimiser.zero_grad()
+            objective.end_step()
         record = {"epoch": epoch + 1, "epochs": epochs, "loss": float(total) / steps_per_epoch}
         if not math.isfinite(record["loss"]):
             raise FitError(
@@ -79,6 +79,9 @@ def train_head(
             if is_better(record, best):
                 best = record
                 state = {name: value.clone() for name, value in head.state_dict().items()}
+        if objective.keeps_state:
+            with torch.no_grad():
+                objective.end_epoch(head.eval())
         history.append(record)
         if task.progress is not None:
             task.progress(record)
@@ -89,13 +92,36 @@ def train_head(
 
 
 def draw(
-    sampler: str | None, by_class: RowsByClass, task: StageInput, progress: float, steps: int
-) -> Sequence[Tensor | None]:
-    """Return the row numbers of each step of an epoch; None where there is no sampler."""
-    if sampler is None:
-        return [None] * steps
+    sampler: str, by_class: RowsByClass, task: StageInput, progress: float, steps: int
+) -> Sequence[Tensor]:
+    """Return the row numbers of each step of an epoch."""
     order = SAMPLERS[sampler].draw(by_class, task.generator, progress)
     return torch.tensor_split(order.to(task.device), steps)
+
+
+def draw_pairs(
+    stage: Train, by_class: RowsByClass, task: StageInput, progress: float, steps: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the rows of each step of an epoch and those of its second batch, if there is one."""
+    order = SAMPLERS[stage.sampler].draw(by_class, task.generator, progress)
+    partner = _partner(stage.partner, order, by_class, task, progress)
+    batches = torch.tensor_split(order.to(task.device), steps)
+    if partner is None:
+        yield from ((batch, None) for batch in batches)
+    else:
+        yield from zip(batches, torch.tensor_split(partner.to(task.device), steps), strict=True)
+
+
+def _partner(
+    name: str | None, order: Tensor, by_class: RowsByClass, task: StageInput, progress: float
+) -> Tensor | None:
+    if name is None:
+        return None
+    if name in PAIRINGS:
+        images = task.rows.images
+        alone = torch.arange(len(order)) if images is None else images
+        return PAIRINGS[name](order, alone, task.generator)
+    return SAMPLERS[name].draw(by_class, task.generator, progress)
 
 
 def make_step(
@@ -104,8 +130,11 @@ def make_step(
     """Return the fastest step that serves a head, an objective and a stage's fusions."""
     rows, optimisation = task.rows, stage.optimisation
     fusions = FusionChain([_fusion(name, stage) for name in stage.fusion], task.stream(1))
-    if fusions.needs_partner and stage.partner is None:
-        raise FitError(f"fusion {' and '.join(stage.fusion)} needs partner=SAMPLER")
+    if stage.partner is None and (fusions.needs_partner or objective.needs_partner):
+        who = f"objective {stage.objective}"
+        if fusions.needs_partner:
+            who = f"fusion {' and '.join(stage.fusion)}"
+        raise FitError(f"{who} needs partner=SAMPLER")
     few = TrainingBatch(rows.features[:2], rows.labels[:2])
     if task.closed_form and ClosedFormStep.serves(head, objective, few, fusions):
         largest = optimisation.batch_for(len(rows))
@@ -119,14 +148,17 @@ def _fusion(name: str, stage: Train) -> Fusion:
     return kind(**{k: v for k, v in stage.fusion_options.items() if k in known})
 
 
-def head_optimiser(head: Head, stage: Train) -> torch.optim.Optimizer:
-    """Return the optimiser over trainable parameters; only matrices decay.
+def head_optimiser(head: Head, objective: Objective, stage: Train) -> torch.optim.Optimizer:
+    """Return the optimiser over the head's parameters and those of an objective; only matrices
+    decay.
 
     A parameter whose factor is 0 is frozen here; other factors scale the learning rate.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, how in parameters_to_train(head, stage).items():
         groups.setdefault(how, []).append(head.get_parameter(name))
+    for name, parameter in objective.named_parameters():
+        groups.setdefault(_how(f"objective.{name}", parameter, stage), []).append(parameter)
     settings = [
         {"params": parameters, "weight_decay": decay, "factor": factor}
         for (factor, decay), parameters in groups.items()
@@ -142,14 +174,19 @@ def parameters_to_train(head: Head, stage: Train) -> dict[str, tuple[float, floa
     """
     found: dict[str, tuple[float, float]] = {}
     for name, parameter in head.named_parameters():
-        factor = next((f for start, f in stage.lr_factors.items() if name.startswith(start)), 1.0)
+        factor, decay = _how(name, parameter, stage)
         parameter.requires_grad_(parameter.requires_grad and factor > 0)
         if parameter.requires_grad:
-            decay = stage.optimisation.weight_decay if parameter.ndim > 1 else 0.0
             found[name] = (factor, decay)
     if not found:
         raise FitError("every parameter of the head is frozen: there is nothing to train")
     return found
+
+
+def _how(name: str, parameter: Tensor, stage: Train) -> tuple[float, float]:
+    """Return the factor on the learning rate of a parameter, and its decay."""
+    factor = next((f for start, f in stage.lr_factors.items() if name.startswith(start)), 1.0)
+    return factor, stage.optimisation.weight_decay if parameter.ndim > 1 else 0.0
 
 
 def optimiser_of(

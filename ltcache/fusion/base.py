@@ -18,12 +18,14 @@ class FusedBatch(NamedTuple):
     Attributes:
         representation: (E, N, D').
         order: row whose label each row has got as its second, (N,); None: labels are untouched.
+        of_partner: ``order`` counts the partner's rows, not the batch's own.
         share: of the first labels, 0..1.
     """
 
     representation: Tensor
     order: Tensor | None = None
     share: float = 1.0
+    of_partner: bool = False
 
 
 class Fusion(nn.Module):
@@ -31,20 +33,27 @@ class Fusion(nn.Module):
 
     Attributes:
         needs_partner: it takes rows from a second batch, which another sampler has drawn.
+        mixes_labels: some rows get a second label, which no closed form knows.
     """
 
     needs_partner: ClassVar[bool] = False
+    mixes_labels: ClassVar[bool] = False
     reference: ClassVar[str]
     equation: ClassVar[str]
 
     def forward(
-        self, representation: Tensor, partner: Tensor | None, generator: Generator
+        self,
+        representation: Tensor,
+        partner: Tensor | None,
+        generator: Generator,
+        progress: float = 0.0,
     ) -> FusedBatch:
         """Fuse the rows of a batch.
 
         Args:
             representation: (E, N, D'). partner: the same of the second batch, or None.
             generator: draws everything random, on the CPU, whatever device the rows are on.
+            progress: of the training, 0..1.
 
         Raises:
             FitError: the fusion needs a partner and has none of the same shape.

@@ -34,7 +34,11 @@ class H2T(Fusion):
         self.ratio = ratio
 
     def forward(
-        self, representation: Tensor, partner: Tensor | None, generator: Generator
+        self,
+        representation: Tensor,
+        partner: Tensor | None,
+        generator: Generator,
+        progress: float = 0.0,
     ) -> FusedBatch:
         """See :meth:`Fusion.forward`."""
         partner = self.require_partner(representation, partner)

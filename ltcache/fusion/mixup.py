@@ -24,6 +24,7 @@ class Mixup(Fusion):
         FitError: a negative alpha.
     """
 
+    mixes_labels = True
     reference = "Zhang et al., ICLR 2018, on features"
     equation = "f_i = lambda f_i + (1 - lambda) f_j, lambda ~ Beta(alpha, alpha)"
 
@@ -34,7 +35,11 @@ class Mixup(Fusion):
         self.alpha = alpha
 
     def forward(
-        self, representation: Tensor, partner: Tensor | None, generator: Generator
+        self,
+        representation: Tensor,
+        partner: Tensor | None,
+        generator: Generator,
+        progress: float = 0.0,
     ) -> FusedBatch:
         """See :meth:`Fusion.forward`."""
         share = self.draw_share(generator)

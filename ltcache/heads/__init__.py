@@ -13,6 +13,7 @@ from ltcache.heads.base import (
     predict_logits,
     uses_texts,
 )
+from ltcache.heads.branches import BranchesHead
 from ltcache.heads.cosine import CosineHead
 from ltcache.heads.disalign import DisAlignHead
 from ltcache.heads.experts import ExpertsHead
@@ -48,6 +49,7 @@ HEADS: dict[str, type[Head]] = {
     "tip_adapter_f": TipAdapterFHead,
     "knn": KNNHead,
     "experts": ExpertsHead,
+    "branches": BranchesHead,
     "reslt": ResLTHead,
     "sg_attention": SGAttentionHead,
     "visual_attention": VisualAttentionHead,

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
+from ltcache.fusion import FUSIONS
 from ltcache.losses import LOSSES, Loss
 from ltcache.methods.spec import Train
+from ltcache.objectives import OBJECTIVES
 from ltcache.sampling import SAMPLERS
 
 
@@ -30,18 +32,21 @@ def counts_as_drawn(
         FitError: the sampler leaves a balanced prior and the loss would correct it again.
     """
     counts = class_counts.to(torch.float64)
-    corrects = LOSSES[stage.loss].corrects
+    corrects = OBJECTIVES[stage.objective].corrects
+    name = f"objective {stage.objective!r}"
+    if corrects == "none":
+        corrects, name = LOSSES[stage.loss].corrects, f"loss {stage.loss!r}"
     drawn = SAMPLERS[stage.sampler].exponent
     if corrects == "none" or drawn == 1:
         return counts
     if drawn == 0:
         text = (
-            f"the sampler {stage.sampler!r} already balances the classes, and the loss "
-            f"{stage.loss!r} would correct the prior a second time"
+            f"the sampler {stage.sampler!r} already balances the classes, and the {name} would "
+            "correct the prior a second time"
         )
         if corrects == "full" and not allow_double_correction:
             raise FitError(
-                f"{text}; take sampler=instance or loss=cross_entropy, or allow it with "
+                f"{text}; take sampler=instance or {_WITHOUT[name.split()[0]]}, or allow it with "
                 "--allow-double-correction"
             )
         warnings.warn(text, stacklevel=2)
@@ -52,6 +57,16 @@ def counts_as_drawn(
     return powers * (counts.sum() / powers.sum())
 
 
-def residual_prior(stage: Train, loss: Loss) -> float:
-    """Return the exponent a of the prior n**a that the stage's logits carry at the end."""
+def residual_prior(stage: Train, loss: Loss) -> float | None:
+    """Return the exponent a of the prior n**a that the stage's logits carry at the end; None: an
+    objective, or a fusion that mixes rows of two samplers, leaves what nobody can state."""
+    corrects = OBJECTIVES[stage.objective].corrects
+    fusions = [FUSIONS[name] for name in stage.fusion]
+    if corrects == "full":
+        return 0.0
+    if corrects == "partial" or any(f.mixes_labels and f.needs_partner for f in fusions):
+        return None
     return loss.residual_prior(SAMPLERS[stage.sampler].exponent)
+
+
+_WITHOUT = {"loss": "loss=cross_entropy", "objective": "objective=mean"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -16,7 +17,7 @@ from ltcache.methods.settings import SettingValues, dotted, require_name
 from ltcache.methods.stage import CatalogueField, MethodStage
 from ltcache.objectives import OBJECTIVES
 from ltcache.records import one_line
-from ltcache.sampling import SAMPLERS
+from ltcache.sampling import PAIRINGS, SAMPLERS
 
 # What a method may ask for -> fields to look for in a cache, in order.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -87,7 +88,8 @@ class Train(MethodStage):
         init: an initialisation of the head, or ``previous`` (the head of the stage before, which
             is carried on, or whose weights a head of another kind takes over); the first of
             several that the data allow is taken, separated by ``|``.
-        partner: sampler of a second batch of rows beside each batch, for fusions that need one.
+        partner: what draws a second batch of rows beside each batch, for fusions and objectives
+            that need one: a sampler, or ``same_image``, another crop of each row's image.
         fusion: names of fusions in the order in which they act; ``fusion_options`` are the
             hyper-parameters of all of them.
         lr_factors: beginning of a parameter's name -> factor on its learning rate; 0 freezes it.
@@ -100,7 +102,7 @@ class Train(MethodStage):
         "objective": CatalogueField(OBJECTIVES, "objective_options"),
         "fusion": CatalogueField(FUSIONS, "fusion_options", several=True),
         "sampler": CatalogueField(SAMPLERS),
-        "partner": CatalogueField(SAMPLERS, optional=True),
+        "partner": CatalogueField(ChainMap(PAIRINGS, SAMPLERS), optional=True),
     }
     trains: ClassVar = True
 

@@ -53,15 +53,6 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             ("sade",),
         ),
         UnavailableMethod(
-            "bbn",
-            "a conventional and a reversed branch, mixed by a schedule",
-            "Zhou et al., CVPR 2020",
-            "Its two branches share blocks that train with them; on frozen features two residual "
-            "blocks would be left.",
-            "an objective over two batches with two samplers.",
-            ("dr", "sade"),
-        ),
-        UnavailableMethod(
             "oltr",
             "memory of centroids, attention and a squashed cosine head",
             "Liu et al., CVPR 2019",
@@ -70,28 +61,12 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             ("ncm", "lift-lp"),
         ),
         UnavailableMethod(
-            "lfme",
-            "experts on subsets of classes distilled into one student",
-            "Xiang et al., ECCV 2020",
-            "Its self-paced schedules are not public in a form that could be checked.",
-            "a published schedule.",
-            ("ride",),
-        ),
-        UnavailableMethod(
             "ace",
             "experts on nested sets of classes",
             "Cai et al., ICCV 2021",
             "Its constants are not public.",
             "the constants of its scaled learning rates and its suppression of other classes.",
             ("ride", "reslt"),
-        ),
-        UnavailableMethod(
-            "paco",
-            "parametric contrastive learning with a momentum encoder and a queue",
-            "Cui et al., ICCV 2021",
-            "It trains the encoder from two augmented views for hundreds of epochs.",
-            "several cached views and a trainable projector, which would be an analogue.",
-            ("balanced-softmax",),
         ),
         UnavailableMethod(
             "cmo", "rare foregrounds pasted onto frequent backgrounds", "Park et al., CVPR 2022",

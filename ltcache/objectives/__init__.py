@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
+from ltcache.objectives.base import (
+    HeadOutputs,
+    LabelShare,
+    Objective,
+    TrainingBatch,
+    TrainingStart,
+)
+from ltcache.objectives.lfme import GroupExpertsObjective, LFMEObjective
 from ltcache.objectives.mean import WeightedMean
+from ltcache.objectives.paco import GPaCoObjective, PaCoObjective, parametric_contrast
 from ltcache.objectives.reslt import ResLT
 from ltcache.objectives.ride import RideObjective
 from ltcache.objectives.sade import SadeObjective
@@ -13,15 +21,26 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ride": RideObjective,
     "reslt": ResLT,
     "sade": SadeObjective,
+    "gpaco": GPaCoObjective,
+    "paco": PaCoObjective,
+    "group_experts": GroupExpertsObjective,
+    "lfme": LFMEObjective,
 }
 
 __all__ = [
     "OBJECTIVES",
+    "GPaCoObjective",
+    "GroupExpertsObjective",
     "HeadOutputs",
+    "LFMEObjective",
+    "LabelShare",
     "Objective",
+    "PaCoObjective",
     "ResLT",
     "RideObjective",
     "SadeObjective",
     "TrainingBatch",
+    "TrainingStart",
     "WeightedMean",
+    "parametric_contrast",
 ]

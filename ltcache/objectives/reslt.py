@@ -59,10 +59,11 @@ class ResLT(Objective):
     def _branch_loss(self, experts: Tensor, batch: TrainingBatch, progress: float) -> Tensor:
         """Return the mean over pairs of branch and row; each label of a mixed row has its own."""
         if batch.other_labels is not None:
-            first, second = batch.by_label()
-            return batch.share * self._branch_loss(experts, first, progress) + (
-                1 - batch.share
-            ) * self._branch_loss(experts, second, progress)
+            first, second = (
+                part.fraction * self._branch_loss(experts, part.batch, progress)
+                for part in batch.by_label()
+            )
+            return first + second
         reach = self.reach[batch.labels]  # (N,)
         taken = [torch.nonzero(reach > branch).flatten() for branch in range(3)]
         logits = torch.cat([experts[branch, rows] for branch, rows in enumerate(taken)])

@@ -9,14 +9,19 @@ import pytest
 import torch
 
 from ltcache.errors import FitError
-from ltcache.fusion import FUSIONS, H2T, Mixup
+from ltcache.fusion import FUSIONS, H2T, BilateralBranches, Mixup
 
 EXPERTS, ROWS, DIM = 3, 40, 30
 
 
-def _rows(seed: int = 0) -> torch.Tensor:
+def _rows(seed: int = 0, experts: int = EXPERTS) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(EXPERTS, ROWS, DIM, generator=generator)
+    return torch.randn(experts, ROWS, DIM, generator=generator)
+
+
+def _pair(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    experts = 2 if name == "bbn" else EXPERTS  # it is for two branches
+    return _rows(0, experts), _rows(1, experts)
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -30,7 +35,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_shape_and_dtype_stay_and_inputs_are_left_as_they_are(name: str) -> None:
     for dtype in (torch.float32, torch.float64):
-        rows, partner = _rows().to(dtype), _rows(1).to(dtype)
+        rows, partner = (part.to(dtype) for part in _pair(name))
         before = rows.clone(), partner.clone()
         fused = FUSIONS[name]()(rows, partner, _generator())
         assert fused.representation.shape == rows.shape and fused.representation.dtype == dtype
@@ -40,15 +45,22 @@ def test_shape_and_dtype_stay_and_inputs_are_left_as_they_are(name: str) -> None
 
 
 def test_the_generator_decides(name: str) -> None:
-    fusion, rows, partner = FUSIONS[name](), _rows(), _rows(1)
-    first, again, other = (fusion(rows, partner, _generator(seed)) for seed in (3, 3, 4))
+    fusion, (rows, partner) = FUSIONS[name](), _pair(name)
+    first, again, other = (fusion(rows, partner, _generator(seed), 0.5) for seed in (3, 3, 4))
     assert torch.equal(first.representation, again.representation) and first.share == again.share
-    assert not torch.equal(first.representation, other.representation)
+    if name != "bbn":  # its mixture follows from the progress alone
+        assert not torch.equal(first.representation, other.representation)
+
+
+def test_a_fusion_says_whether_it_mixes_labels(name: str) -> None:
+    fused = FUSIONS[name]()(*_pair(name), _generator(), 0.5)
+    assert FUSIONS[name].mixes_labels == (fused.order is not None)
 
 
 def test_gradients_reach_the_rows(name: str) -> None:
-    rows = _rows().requires_grad_()
-    FUSIONS[name]()(rows, _rows(1), _generator()).representation.sum().backward()
+    rows, partner = _pair(name)
+    rows.requires_grad_()
+    FUSIONS[name]()(rows, partner, _generator()).representation.sum().backward()
     assert rows.grad is not None and torch.isfinite(rows.grad).all() and rows.grad.abs().sum() > 0
 
 
@@ -133,3 +145,22 @@ def test_impossible_settings_are_refused() -> None:
     for ratio in (-0.1, 1.1):
         with pytest.raises(FitError, match=rf"ratio={ratio} must lie in 0..1"):
             H2T(ratio=ratio)
+
+
+def test_branches_move_from_the_batch_to_its_partner_along_a_parabola() -> None:
+    rows, partner = _pair("bbn")
+    for progress in (0.0, 0.3, 1.0):
+        share = 1 - progress * progress
+        fused = BilateralBranches()(rows, partner, _generator(), progress)
+        torch.testing.assert_close(fused.representation[0], 2 * share * rows[0])
+        torch.testing.assert_close(fused.representation[1], 2 * (1 - share) * partner[1])
+        assert fused.of_partner and fused.share == pytest.approx(share)
+        assert fused.order.tolist() == list(range(ROWS))
+
+
+def test_branches_at_a_half_are_the_prediction_and_refuse_three() -> None:
+    rows, _ = _pair("bbn")
+    fused = BilateralBranches(share=0.5)(rows, rows, _generator(), 0.9)
+    assert torch.equal(fused.representation, rows)
+    with pytest.raises(FitError, match="two branches of head=branches, not 3"):
+        BilateralBranches()(_rows(), _rows(1), _generator())

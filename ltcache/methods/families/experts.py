@@ -88,4 +88,41 @@ METHODS = (
         mechanism="experts trained for different class priors",
         ablation={"objective": "mean"},
     ),
+    replace(
+        CE,
+        name="bbn",
+        title="a branch for the data as they are and one for rare classes, mixed over time",
+        stages=(
+            first(
+                head="branches",
+                sampler="instance",
+                partner="reversed",
+                fusion=("bbn",),
+                optimisation=_EXPERTS,
+            ),
+        ),
+        reference="Zhou et al., BBN: Bilateral-branch network with cumulative learning for "
+        "long-tailed visual recognition, CVPR 2020",
+        fidelity="analogue",
+        differs="Feature level: the branches are small residual blocks on a frozen encoder, where "
+        "the original's are its last blocks, trained with all the others.",
+        mechanism="a second branch whose batches a reversed sampler draws, faded in by a parabola",
+        ablation={"partner": "instance"},
+    ),
+    replace(
+        CE,
+        name="lfme",
+        title="experts on many, medium and few classes, distilled into one self-paced student",
+        stages=(
+            first(head="experts", objective="group_experts", optimisation=_EXPERTS),
+            first(sampler="class_aware", objective="lfme"),
+        ),
+        reference="Xiang et al., Learning from multiple experts: Self-paced knowledge distillation "
+        "for long-tailed classification, ECCV 2020",
+        fidelity="analogue",
+        differs=f"{_FEATURE_LEVEL}; the student is a linear head. The bounds of its curriculum are "
+        "the ratios of the groups' mean counts, of which the released code has two as constants.",
+        mechanism="distillation from experts of groups of classes",
+        ablation={"stages.1.objective.distil": 0.0},
+    ),
 )
