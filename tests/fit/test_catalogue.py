@@ -29,7 +29,7 @@ def rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> LabelledRows:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(CLASSES), counts)
     features = MEANS[labels] + noise * torch.randn(len(labels), DIM, generator=generator)
-    return LabelledRows(features, labels)
+    return LabelledRows(features, labels, images=torch.arange(len(labels)) // 2)  # two crops each
 
 
 TRAIN, VAL = rows(COUNTS, 0), rows(torch.full((CLASSES,), 6), 1)
