@@ -1,17 +1,17 @@
 """Choosing images for rare classes from an unlabelled pool; the only importer of FAISS."""
 
-from ltcache.retrieval.cached_queries import make_queries
-from ltcache.retrieval.decisions import apply_decisions, read_decisions
-from ltcache.retrieval.gallery import GALLERY, find_store, write_gallery
-from ltcache.retrieval.index import KINDS, PoolIndex, build_index, open_index
 from ltcache.retrieval.merge import extra_rows
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.ranking import ExactPass, IndexRequest
 from ltcache.retrieval.result import RetrievalResult, open_retrieved
+from ltcache.retrieval.review.decisions import apply_decisions, read_decisions
+from ltcache.retrieval.review.gallery import GALLERY, find_store, write_gallery
+from ltcache.retrieval.review.tsne import write_tsne
+from ltcache.retrieval.scoring.cached_queries import make_queries
+from ltcache.retrieval.scoring.index import KINDS, PoolIndex, build_index, open_index
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.ranking import ExactPass, IndexRequest
 from ltcache.retrieval.search import search_pool
 from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.tail import retrieve_tail
-from ltcache.retrieval.tsne import write_tsne
 
 __all__ = [
     "GALLERY",

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import numbers_of, texts_of
-from ltcache.retrieval.guards import GuardEvidence, GuardVerdicts
+from ltcache.retrieval.guards.verdicts import GuardEvidence, GuardVerdicts
 from ltcache.retrieval.result import ACCEPTED, REJECTED
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from ltcache.errors import UsageError
 from ltcache.fit import ExtraRows
-from ltcache.retrieval.decisions import ACCEPT, decisions_of
 from ltcache.retrieval.result import RetrievalResult, open_retrieved
+from ltcache.retrieval.review.decisions import ACCEPT, decisions_of
 
 
 def extra_rows(retrieved: RetrievalResult | str | Path, weight: str | float = 1.0) -> ExtraRows:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ltcache.records import JsonObject, JsonRecord, digest, read_record
-from ltcache.retrieval.index import IndexRecord
-from ltcache.retrieval.neighbours import NearThreshold
+from ltcache.retrieval.guards.neighbours import NearThreshold
+from ltcache.retrieval.scoring.index import IndexRecord
+from ltcache.retrieval.scoring.threshold import ProbabilityThreshold
 from ltcache.retrieval.settings import RetrievalSettings
-from ltcache.retrieval.threshold import ProbabilityThreshold
 
 FORMAT, FILE = 1, "retrieve.json"
 
@@ -22,7 +22,7 @@ class RetrievedClass:
     Args:
         label, name, prompts: of the class. train: its training images. quota: images wanted.
         candidates: how many there were. accepted: how many of them were taken.
-        rejected: a key of :data:`ltcache.retrieval.guards.REASONS` -> how many.
+        rejected: a key of :data:`ltcache.retrieval.guards.verdicts.REASONS` -> how many.
     """
 
     label: int

@@ -54,7 +54,7 @@ COLUMNS = {
     "runner_up_name": "its name",
     "rank": "1 = the class's best candidate by log-odds",
     "status": "accepted or rejected",
-    "reason": "why it was rejected, a key of ltcache.retrieval.guards.REASONS; else empty",
+    "reason": "why it was rejected, a key of ltcache.retrieval.guards.verdicts.REASONS; else empty",
     "duplicate_of": "key of the image that it repeats; else empty",
     "train_row": "row_id of the nearest training image, -1 where there is none",
     "train_key": "its key",

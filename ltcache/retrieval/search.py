@@ -14,9 +14,9 @@ from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import ImageError, UsageError
 from ltcache.images import decode, read_file
 from ltcache.records import JsonRecord
-from ltcache.retrieval.index import PoolIndex, exact_products
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import unit
+from ltcache.retrieval.scoring.index import PoolIndex, exact_products
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.queries import unit
 
 
 @dataclass(frozen=True)

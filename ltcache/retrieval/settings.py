@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltcache.errors import UsageError
-from ltcache.retrieval.guards import check_guards
-from ltcache.retrieval.neighbours import FALSE_ALARM
+from ltcache.retrieval.guards.neighbours import FALSE_ALARM
+from ltcache.retrieval.guards.verdicts import check_guards
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RetrievalSettings:
         false_alarm: rate at which distinct training images may count as near duplicates.
         per_source: picks of one source in one class, at most.
         source_column: of the pool's manifest; None: source, vendor, host, or the url's host.
-        off: guards that are switched off (:data:`ltcache.retrieval.guards.GUARDS`, or ``all``).
+        off: guards that are switched off, of ``guards.verdicts.GUARDS``, or ``all``.
         view: of both caches. seed: of the training images that a threshold is calibrated on.
     """
 

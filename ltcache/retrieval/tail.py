@@ -20,21 +20,21 @@ import numpy as np
 from ltcache.cache import Cache, check_prompts, open_cache
 from ltcache.metrics import GroupScheme
 from ltcache.records import PlaceKind, require_equal, require_replaceable
-from ltcache.retrieval.cached_queries import make_queries, temperature
 from ltcache.retrieval.candidate_table import candidate_table
-from ltcache.retrieval.decisions import ReviewDecisions, apply_decisions
-from ltcache.retrieval.evidence import gather
-from ltcache.retrieval.guards import GuardLimits, check_guards
-from ltcache.retrieval.index import PoolIndex
-from ltcache.retrieval.lookalikes import judge_pool
-from ltcache.retrieval.neighbours import calibrate_near
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.ranking import ExactPass, IndexRequest, best_candidates
+from ltcache.retrieval.guards.evidence import gather
+from ltcache.retrieval.guards.lookalikes import judge_pool
+from ltcache.retrieval.guards.neighbours import calibrate_near
+from ltcache.retrieval.guards.verdicts import GuardLimits, check_guards
 from ltcache.retrieval.record import RetrievalRecord, RetrievalThresholds, RetrievedClass
 from ltcache.retrieval.result import RetrievalResult, tallied
+from ltcache.retrieval.review.decisions import ReviewDecisions, apply_decisions
+from ltcache.retrieval.scoring.cached_queries import make_queries, temperature
+from ltcache.retrieval.scoring.index import PoolIndex
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.ranking import ExactPass, IndexRequest, best_candidates
+from ltcache.retrieval.scoring.threshold import least_probability
 from ltcache.retrieval.selection import tail_quotas, train_counts
 from ltcache.retrieval.settings import RetrievalSettings
-from ltcache.retrieval.threshold import least_probability
 
 
 def retrieve_tail(
@@ -58,7 +58,7 @@ def retrieve_tail(
             that an index gives are exact, too.
         allow_stale: identity fields (``encoder``, ``prompts``...) that may differ.
         overwrite: replace a result of other settings.
-        decisions: of a person, applied last (:mod:`ltcache.retrieval.decisions`).
+        decisions: of a person, applied last (:mod:`ltcache.retrieval.review.decisions`).
 
     Raises:
         IdentityError: another encoder made the pool, or the class texts, or the decisions are

@@ -35,17 +35,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltcache.retrieval.index import (
+from ltcache.retrieval.guards.neighbours import load_faiss
+from ltcache.retrieval.scoring.index import (
     LEAST_RECALL,
     build_index,
     exact_products,
     recall,
     set_effort,
 )
-from ltcache.retrieval.neighbours import load_faiss
-from ltcache.retrieval.pool import ArrayPool
-from ltcache.retrieval.queries import ClassQueries, unit
-from ltcache.retrieval.scoring import PRECISIONS, RankedPairs, exact_scores, ranked, score_pool
+from ltcache.retrieval.scoring.pool import ArrayPool
+from ltcache.retrieval.scoring.pool_scores import (
+    PRECISIONS,
+    RankedPairs,
+    exact_scores,
+    ranked,
+    score_pool,
+)
+from ltcache.retrieval.scoring.queries import ClassQueries, unit
 from tests.benchmarks.bench_memory import Peak
 
 TOP = 100

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ltcache.retrieval import open_retrieved
-from ltcache.retrieval.decisions import retrieval_identity
+from ltcache.retrieval.review.decisions import retrieval_identity
 from tests.conftest import Call
 from tests.retrieval.looks import Shop
 

@@ -142,7 +142,7 @@ def _make(root: Path) -> None:
 def _decide(root: Path) -> None:
     """Accept and reject one candidate each, as a person would with the gallery's export."""
     from ltcache.retrieval import open_retrieved
-    from ltcache.retrieval.decisions import retrieval_identity
+    from ltcache.retrieval.review.decisions import retrieval_identity
 
     result = open_retrieved(root / "retrieved")
     rows = result.table.select(["label", "key", "status", "reason"]).to_pylist()

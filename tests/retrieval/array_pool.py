@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ltcache.records import bytes_digest
-from ltcache.retrieval.queries import unit
+from ltcache.retrieval.scoring.queries import unit
 
 
 @dataclass(frozen=True, eq=False)

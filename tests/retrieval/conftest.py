@@ -10,7 +10,7 @@ import pytest
 
 from ltcache.cache import Cache, open_cache
 from ltcache.manifest import ClassList, Manifest
-from ltcache.retrieval.queries import unit
+from ltcache.retrieval.scoring.queries import unit
 from ltcache.transfer import import_features
 
 DIM, CLASSES = 24, 6

@@ -12,10 +12,10 @@ from PIL import Image
 
 from ltcache.cache import Cache
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
-from ltcache.retrieval.neighbours import NearThreshold
+from ltcache.retrieval.guards.neighbours import NearThreshold
 from ltcache.retrieval.record import RetrievalRecord, RetrievalThresholds, RetrievedClass
 from ltcache.retrieval.result import ACCEPTED, COLUMNS, tallied
-from ltcache.retrieval.threshold import ProbabilityThreshold
+from ltcache.retrieval.scoring.threshold import ProbabilityThreshold
 from tests.fakes import FakeCache
 from tests.retrieval.conftest import CLASSES, World
 

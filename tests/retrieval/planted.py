@@ -23,8 +23,8 @@ from ltcache.errors import CacheError, ImageError
 from ltcache.images import decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.records import JsonRecord
-from ltcache.retrieval.neighbours import NearThreshold, neighbours, surroundings, units_of
-from ltcache.retrieval.pool import CachedPool
+from ltcache.retrieval.guards.neighbours import NearThreshold, neighbours, surroundings, units_of
+from ltcache.retrieval.scoring.pool import CachedPool
 
 _BATCH = 64
 
@@ -105,7 +105,7 @@ def planted_duplicates(
 
     Args:
         cache: the labelled cache. source: what it was made from, for the images.
-        near: the threshold (:func:`ltcache.retrieval.neighbours.calibrate_near`).
+        near: the threshold (:func:`ltcache.retrieval.guards.neighbours.calibrate_near`).
         encoder: the cache's, loaded already; else it is loaded as the cache names it.
         images: training images that are copied, at most; seed: of their choice.
         root: where the images are, if not where the source says.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ltcache.retrieval.queries import ClassQueries
+from ltcache.retrieval.scoring.queries import ClassQueries
 
 
 def plain_logits(values: np.ndarray, queries: ClassQueries) -> np.ndarray:

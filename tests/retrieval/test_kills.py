@@ -23,7 +23,7 @@ from ltcache.retrieval import (
     retrieve_tail,
     write_gallery,
 )
-from ltcache.retrieval.decisions import REJECT, ReviewDecisions, retrieval_identity
+from ltcache.retrieval.review.decisions import REJECT, ReviewDecisions, retrieval_identity
 from tests.records.test_files import content, killed, temporaries
 from tests.retrieval.conftest import CLASSES, World
 

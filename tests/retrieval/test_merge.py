@@ -7,7 +7,12 @@ import pytest
 
 from ltcache.fit import fit_adapter
 from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
-from ltcache.retrieval.decisions import ACCEPT, ReviewDecisions, apply_decisions, retrieval_identity
+from ltcache.retrieval.review.decisions import (
+    ACCEPT,
+    ReviewDecisions,
+    apply_decisions,
+    retrieval_identity,
+)
 from tests.retrieval.conftest import CLASSES, World
 
 

@@ -12,14 +12,14 @@ import pytest
 
 from ltcache.errors import CacheError
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, open_retrieved, retrieve_tail
-from ltcache.retrieval.decisions import (
+from ltcache.retrieval.record import RetrievalRecord
+from ltcache.retrieval.review.decisions import (
     ACCEPT,
     REJECT,
     ReviewDecisions,
     apply_decisions,
     retrieval_identity,
 )
-from ltcache.retrieval.record import RetrievalRecord
 from tests.retrieval.conftest import CLASSES, World
 
 

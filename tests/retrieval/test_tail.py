@@ -16,13 +16,13 @@ from ltcache.retrieval import (
     IndexRequest,
     PoolIndex,
     RetrievalSettings,
-    cached_queries,
     open_retrieved,
     retrieve_tail,
 )
-from ltcache.retrieval.guards import REASONS
-from ltcache.retrieval.queries import class_queries, unit
+from ltcache.retrieval.guards.verdicts import REASONS
 from ltcache.retrieval.result import COLUMNS
+from ltcache.retrieval.scoring import cached_queries
+from ltcache.retrieval.scoring.queries import class_queries, unit
 from ltcache.retrieval.selection import quotas, tail_classes
 from tests.retrieval.conftest import CLASSES, COUNTS, World
 from tests.retrieval.reference import plain_log_odds

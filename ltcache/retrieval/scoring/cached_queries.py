@@ -6,8 +6,8 @@ import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import ClassQueries, class_queries
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.queries import ClassQueries, class_queries
 from ltcache.retrieval.settings import RetrievalSettings
 
 _BLOCK = 4096

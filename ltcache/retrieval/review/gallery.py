@@ -7,7 +7,7 @@ security policy holds the page to that. What stands in it of names, captions and
 is data, never markup.
 
 Decisions are kept by the browser under the key of the retrieval, and leave as a JSON file
-(:mod:`ltcache.retrieval.decisions`).
+(:mod:`ltcache.retrieval.review.decisions`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from ltcache.records import (
     require_equal,
     require_local,
 )
-from ltcache.retrieval.decisions import LOCKED, decisions_of, retrieval_identity, undecided
-from ltcache.retrieval.guards import REASONS
+from ltcache.retrieval.guards.verdicts import REASONS
 from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tallied
+from ltcache.retrieval.review.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 
 GALLERY = "gallery.html"
 PICKS, NEAR_MISSES, TRAINING = 100, 24, 12

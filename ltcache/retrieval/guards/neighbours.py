@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.records import JsonRecord, one_line
-from ltcache.retrieval.pool import CachedPool, Pool
-from ltcache.retrieval.queries import unit
+from ltcache.retrieval.scoring.pool import CachedPool, Pool
+from ltcache.retrieval.scoring.queries import unit
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache

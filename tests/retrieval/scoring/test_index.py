@@ -10,8 +10,8 @@ import pytest
 
 from ltcache.errors import CacheError, IdentityError, UsageError
 from ltcache.retrieval import RetrievalSettings, retrieve_tail
-from ltcache.retrieval import index as module
-from ltcache.retrieval.index import (
+from ltcache.retrieval.scoring import index as module
+from ltcache.retrieval.scoring.index import (
     PoolIndex,
     build_index,
     directions,
@@ -19,9 +19,9 @@ from ltcache.retrieval.index import (
     open_index,
     recall,
 )
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import ClassQueries, class_queries, unit
-from ltcache.retrieval.scoring import score_pool
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.pool_scores import score_pool
+from ltcache.retrieval.scoring.queries import ClassQueries, class_queries, unit
 from tests.retrieval.array_pool import ArrayPool
 from tests.retrieval.conftest import CLASSES, World
 

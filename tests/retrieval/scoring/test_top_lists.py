@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ltcache.retrieval.scoring_lists import TopLists
+from ltcache.retrieval.scoring.top_lists import TopLists
 
 
 @pytest.mark.parametrize("parts", [1, 7, 400])

@@ -8,16 +8,16 @@ import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import sources_of, texts_of
-from ltcache.retrieval.guards import GuardEvidence
-from ltcache.retrieval.neighbours import (
+from ltcache.retrieval.guards.neighbours import (
     NearestReferences,
     NearThreshold,
     neighbours,
     surroundings,
     units_of,
 )
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.scoring import RankedPairs
+from ltcache.retrieval.guards.verdicts import GuardEvidence
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.pool_scores import RankedPairs
 
 
 def gather(

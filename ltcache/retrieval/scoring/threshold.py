@@ -10,9 +10,9 @@ import torch
 
 from ltcache.errors import FitError, UsageError
 from ltcache.records import JsonRecord
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import ClassQueries
-from ltcache.retrieval.scoring import log_odds
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.pool_scores import log_odds
+from ltcache.retrieval.scoring.queries import ClassQueries
 from ltcache.retrieval.settings import RetrievalSettings
 
 if TYPE_CHECKING:

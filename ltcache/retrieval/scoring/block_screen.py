@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import CacheError
-from ltcache.retrieval.queries import ClassQueries
-from ltcache.retrieval.scoring_lists import TopLists
+from ltcache.retrieval.scoring.queries import ClassQueries
+from ltcache.retrieval.scoring.top_lists import TopLists
 
 _GROUPS = 64  # whole registers: a maximum over groups of another width takes eight times as long
 _CPU_LOGITS, _GPU_LOGITS = 1 << 21, 1 << 25  # of one block

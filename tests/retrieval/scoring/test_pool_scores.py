@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltcache.errors import CacheError, UsageError
-from ltcache.retrieval.queries import ClassQueries, class_queries, mixed_queries, unit
-from ltcache.retrieval.scoring import RankedPairs, exact_scores, log_odds, score_pool
+from ltcache.retrieval.scoring.pool_scores import RankedPairs, exact_scores, log_odds, score_pool
+from ltcache.retrieval.scoring.queries import ClassQueries, class_queries, mixed_queries, unit
 from tests.fakes import FakeCache, long_tail_counts
 from tests.retrieval.array_pool import ArrayPool
 from tests.retrieval.reference import plain_lists, plain_log_odds, plain_logits

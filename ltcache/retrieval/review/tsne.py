@@ -17,10 +17,10 @@ import numpy as np
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
 from ltcache.records import committed, one_line, require_local
-from ltcache.retrieval.gallery import require_same_cache
-from ltcache.retrieval.pool import CachedPool
-from ltcache.retrieval.queries import unit
 from ltcache.retrieval.result import RetrievalResult
+from ltcache.retrieval.review.gallery import require_same_cache
+from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.queries import unit
 
 TSNE_PICTURE = "tsne.png"
 CLASSES, IMAGES = 20, 600

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltcache.retrieval.index import PoolIndex, build_index
-from ltcache.retrieval.pool import Pool
-from ltcache.retrieval.queries import ClassQueries
-from ltcache.retrieval.scoring import RankedPairs, score_pool
+from ltcache.retrieval.scoring.index import PoolIndex, build_index
+from ltcache.retrieval.scoring.pool import Pool
+from ltcache.retrieval.scoring.pool_scores import RankedPairs, score_pool
+from ltcache.retrieval.scoring.queries import ClassQueries
 
 OVERSAMPLING, RESERVE = 4, 20
 """Candidates of a class: that many times its quota and some more, for guards to choose from."""
@@ -50,7 +50,7 @@ class IndexRequest:
     """An index that is built when the queries are there.
 
     Args:
-        kind, factor: see :func:`ltcache.retrieval.index.build_index`.
+        kind, factor: see :func:`ltcache.retrieval.scoring.index.build_index`.
         built: called with the index, or with None where ``auto`` found none that is good enough.
         otherwise: what ranks then.
     """

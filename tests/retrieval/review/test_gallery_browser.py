@@ -23,10 +23,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-import ltcache.retrieval.gallery
+import ltcache.retrieval.review.gallery
 from ltcache.images import thumbnail
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, open_retrieved, retrieve_tail
-from ltcache.retrieval.gallery import find_store, write_gallery
+from ltcache.retrieval.review.gallery import find_store, write_gallery
 from tests.conftest import PATIENCE, Call
 from tests.retrieval.looks import SCRIPT, Shop, wide_result
 
@@ -353,7 +353,7 @@ def test_a_hundred_classes_of_a_hundred_images(
 ) -> None:
     result, cache = wide_result(100, 100)
     # equal files are scaled once: what is tested is the page, whose every image is in it apart
-    monkeypatch.setattr(ltcache.retrieval.gallery, "thumbnail", functools.cache(thumbnail))
+    monkeypatch.setattr(ltcache.retrieval.review.gallery, "thumbnail", functools.cache(thumbnail))
 
     class Store:
         def read(self, uri: str) -> bytes:

@@ -14,8 +14,8 @@ import numpy as np
 
 from ltcache.errors import UsageError
 from ltcache.records import one_line
-from ltcache.retrieval.neighbours import NearestReferences
-from ltcache.retrieval.scoring import RankedPairs
+from ltcache.retrieval.guards.neighbours import NearestReferences
+from ltcache.retrieval.scoring.pool_scores import RankedPairs
 
 GUARDS = ("threshold", "margin", "duplicates", "leaks", "sources")
 """Guards that can be switched off: the least p_k, the least margin, copies of training images and

@@ -13,9 +13,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from ltcache.retrieval.guards import GuardEvidence, GuardLimits, GuardVerdicts, alone, judge
-from ltcache.retrieval.neighbours import NearThreshold, close_pairs
-from ltcache.retrieval.pool import CachedPool
+from ltcache.retrieval.guards.neighbours import NearThreshold, close_pairs
+from ltcache.retrieval.guards.verdicts import (
+    GuardEvidence,
+    GuardLimits,
+    GuardVerdicts,
+    alone,
+    judge,
+)
+from ltcache.retrieval.scoring.pool import CachedPool
 
 Close = dict[int, np.ndarray]
 """Candidate -> candidates that look like it, by their places in the list of all."""

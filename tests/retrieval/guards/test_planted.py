@@ -17,7 +17,7 @@ from ltcache.errors import IdentityError, UsageError
 from ltcache.extract import extract
 from ltcache.manifest import read_manifest
 from ltcache.retrieval import RetrievalSettings, retrieve_tail
-from ltcache.retrieval.neighbours import calibrate_near
+from ltcache.retrieval.guards.neighbours import calibrate_near
 from ltcache.retrieval.search import search_pool
 from tests.retrieval.planted import COPIES, copy_of, planted_duplicates, read_images
 

@@ -10,7 +10,7 @@ import numpy as np
 from ltcache.cache import Cache
 from ltcache.errors import CacheError
 from ltcache.records import JsonObject, bytes_digest, digest
-from ltcache.retrieval.queries import unit
+from ltcache.retrieval.scoring.queries import unit
 
 EMBEDDING = "embedding"
 

@@ -37,10 +37,16 @@ from ltcache.records import (
     whole_folder,
     write_json,
 )
-from ltcache.retrieval.neighbours import gpus, load_faiss
-from ltcache.retrieval.pool import Pool
-from ltcache.retrieval.queries import ClassQueries, unit
-from ltcache.retrieval.scoring import RankedPairs, exact_scores, log_odds, ranked, score_pool
+from ltcache.retrieval.guards.neighbours import gpus, load_faiss
+from ltcache.retrieval.scoring.pool import Pool
+from ltcache.retrieval.scoring.pool_scores import (
+    RankedPairs,
+    exact_scores,
+    log_odds,
+    ranked,
+    score_pool,
+)
+from ltcache.retrieval.scoring.queries import ClassQueries, unit
 
 KINDS = ("flat", "ivf", "hnsw", "ivfpq", "auto")
 LEAST_RECALL = 0.95
@@ -111,7 +117,7 @@ class PoolIndex:
     def candidates(
         self, pool: Pool, queries: ClassQueries, labels: np.ndarray, top: int
     ) -> RankedPairs:
-        """Return lists as :func:`ltcache.retrieval.scoring.score_pool` does, but for recall."""
+        """Return lists as :func:`score_pool` does, but for recall."""
         if not len(labels):
             return score_pool(pool, queries, labels, top)
         vectors = directions(pool, queries, labels)  # (T, M, D)

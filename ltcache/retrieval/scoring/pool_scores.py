@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ltcache.errors import UsageError
 from ltcache.records import one_line
-from ltcache.retrieval.pool import Pool
-from ltcache.retrieval.queries import ClassQueries
-from ltcache.retrieval.scoring_lists import Exact, TopLists
-from ltcache.retrieval.scoring_screen import BlockScreen
-from ltcache.retrieval.scoring_screen import log_odds as log_odds
+from ltcache.retrieval.scoring.block_screen import BlockScreen
+from ltcache.retrieval.scoring.block_screen import log_odds as log_odds
+from ltcache.retrieval.scoring.pool import Pool
+from ltcache.retrieval.scoring.queries import ClassQueries
+from ltcache.retrieval.scoring.top_lists import Exact, TopLists
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

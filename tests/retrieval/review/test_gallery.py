@@ -25,9 +25,9 @@ from ltcache.retrieval import (
     RetrievalSettings,
     open_retrieved,
     retrieve_tail,
-    tsne,
 )
-from ltcache.retrieval.decisions import (
+from ltcache.retrieval.review import tsne
+from ltcache.retrieval.review.decisions import (
     ACCEPT,
     REJECT,
     ReviewDecisions,
@@ -37,7 +37,7 @@ from ltcache.retrieval.decisions import (
     retrieval_identity,
     undecided,
 )
-from ltcache.retrieval.gallery import (
+from ltcache.retrieval.review.gallery import (
     NEAR_MISSES,
     PICKS,
     TRAINING,
@@ -45,7 +45,7 @@ from ltcache.retrieval.gallery import (
     find_store,
     write_gallery,
 )
-from ltcache.retrieval.tsne import TsnePoints, collect, place, write_tsne
+from ltcache.retrieval.review.tsne import TsnePoints, collect, place, write_tsne
 from tests.conftest import Call
 from tests.retrieval.looks import SCRIPT, Shop, wide_result
 
@@ -425,7 +425,7 @@ def test_prompts_lie_among_the_images_of_their_class() -> None:
 
 
 def test_every_asset_is_ascii_or_utf8_and_has_no_address() -> None:
-    import ltcache.retrieval.gallery as gallery
+    import ltcache.retrieval.review.gallery as gallery
 
     folder = Path(gallery.__file__).parent
     for name in ("gallery.html", "gallery.css", "gallery.js"):

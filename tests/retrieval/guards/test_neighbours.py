@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltcache.retrieval import neighbours as module
-from ltcache.retrieval.neighbours import (
+from ltcache.retrieval.guards import neighbours as module
+from ltcache.retrieval.guards.neighbours import (
     AROUND,
     CERTAIN,
     NearThreshold,
@@ -18,7 +18,7 @@ from ltcache.retrieval.neighbours import (
     surroundings,
     units_of,
 )
-from ltcache.retrieval.queries import unit
+from ltcache.retrieval.scoring.queries import unit
 from tests.retrieval.array_pool import ArrayPool
 from tests.retrieval.conftest import World
 

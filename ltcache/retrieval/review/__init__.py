@@ -1,0 +1,1 @@
+"""A result before the eyes of a person: its gallery, its map, and what was decided."""

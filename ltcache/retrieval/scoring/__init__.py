@@ -1,0 +1,1 @@
+"""How a pool is ranked for every class: queries, scores, an index, a least probability."""
