@@ -11,9 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltcache.cache import Cache, PromptEmbeddings, check_prompts, warn_of_shared
+from ltcache.cache import (
+    Cache,
+    PromptEmbeddings,
+    check_prompts,
+    labelled_split,
+    require_labels,
+    warn_of_shared,
+)
 from ltcache.errors import CacheError
-from ltcache.manifest import missing_split, unlabelled_split
+from ltcache.manifest import missing_split
 from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
 from ltcache.records import one_line
 
@@ -84,7 +91,7 @@ def zero_shot(
     labels = _labels(cache, split)
     warn_of_shared(cache, "train", split)
     logits = cached_logits(cache, split, prompts, view=view)
-    metrics = _score(cache, split, logits, labels)
+    metrics = _score(cache, split, logits)
     return ZeroShotResult(
         logits, labels, metrics.marked(stale) if stale else metrics, prompts.name, stale
     )
@@ -99,10 +106,7 @@ def _labels(cache: Cache, split: str) -> np.ndarray:
             else ""
         )
         raise CacheError(f"{cache.path}: {missing_split(split, cache.splits)}{other}")
-    labels = cache.labels(split)
-    if not (labels >= 0).any():
-        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
-    return labels
+    return require_labels(cache, split)
 
 
 def cached_logits(
@@ -124,17 +128,16 @@ def cached_logits(
     return total / np.float32(features.shape[1])
 
 
-def _score(cache: Cache, split: str, logits: np.ndarray, labels: np.ndarray) -> Metrics:
-    known = labels >= 0
-    units = cache.column("unit", split)
+def _score(cache: Cache, split: str, logits: np.ndarray) -> Metrics:
+    rows = labelled_split(cache, split)
     trained = "train" in cache.splits
     groups = GroupScheme.from_dict(cache.manifest.groups)
     if not trained and groups.explicit is None:
         groups = GroupScheme(explicit=())  # no training counts, so nothing is many or few
     return evaluate_logits(
-        logits[known],
-        labels[known],
+        logits[rows.positions],
+        rows.labels,
         cache.class_counts("train") if trained else np.zeros(len(cache.classes), np.int64),
         groups=groups,
-        units=None if units is None else units[known],
+        units=rows.units,
     )

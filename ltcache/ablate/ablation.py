@@ -22,9 +22,9 @@ from ltcache.ablate.runs import (
     setting_key,
 )
 from ltcache.ablate.tune import TRIALS, TUNERS
-from ltcache.cache import Cache, open_cache, shared_warning
+from ltcache.cache import Cache, open_cache, require_labels, shared_warning
 from ltcache.errors import FitError, UsageError
-from ltcache.manifest import missing_split, unlabelled_split
+from ltcache.manifest import missing_split
 from ltcache.process import usable_processors
 from ltcache.records import PlaceKind, one_line, record_there, require_replaceable, write_whole
 from ltcache.report import (
@@ -309,9 +309,7 @@ def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: i
         others = [name for name in SCORED if name in cache.splits]
         also = f"; or compare on {others[0]}: --split {others[0]}" if others else ""
         raise UsageError(f"{cache.path}: {missing_split(split, cache.splits)}{also}")
-    labels = cache.labels(split)
-    if not (labels >= 0).any():
-        raise UsageError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
+    require_labels(cache, split)
     if tuner not in TUNERS:
         raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
     if trials < 1:

@@ -10,6 +10,7 @@ from ltcache.cache.index import (
     read_index,
     store_prompts,
 )
+from ltcache.cache.labelled import LabelledSplit, has_labels, labelled_split, require_labels
 from ltcache.cache.layers import (
     NO_ROW,
     Layer,
@@ -53,6 +54,7 @@ __all__ = [
     "CacheDamage",
     "CacheSummary",
     "EncoderState",
+    "LabelledSplit",
     "Layer",
     "Plan",
     "PromptEmbeddings",
@@ -75,7 +77,9 @@ __all__ = [
     "finalise",
     "first_layer",
     "folder_of",
+    "has_labels",
     "index_path",
+    "labelled_split",
     "lost_in_half",
     "merged_errors",
     "open_cache",
@@ -86,6 +90,7 @@ __all__ = [
     "read_shard_record",
     "record_path",
     "repair_shards",
+    "require_labels",
     "shard_path",
     "shared_content",
     "shared_warning",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.cache import warn_of_shared
+from ltcache.cache import require_labels, warn_of_shared
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate.prior_shift import (
     NAMED,
@@ -25,7 +25,7 @@ from ltcache.evaluate.prior_shift import (
 )
 from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import PlaceKind, not_what_is_asked, seed_folders, write_json
-from ltcache.runs import LabelledLogits, Run, check_features, open_run, require_labels, score
+from ltcache.runs import LabelledLogits, Run, check_features, open_run, score
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache

@@ -9,14 +9,11 @@ judge it, so that a weak encoder's noise, which always fits some permutation, is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ltcache.cache import Cache, has_labels, labelled_split
 from ltcache.errors import CacheError
-
-if TYPE_CHECKING:
-    from ltcache.cache import Cache
 
 GAIN = 0.2
 """How much more the permutation must explain of a cycle's classes on average, and of each named."""
@@ -63,14 +60,13 @@ def permuted_labels(cache: Cache, split: str = "train") -> LabelPermutation | No
     Returns None too where the cache has no class texts, the split has no labels, or zero-shot
     classification is too near to chance to tell.
     """
-    if not cache.prompt_names or split not in cache.splits or len(cache.classes) < 2:
+    if not cache.prompt_names or not has_labels(cache, split) or len(cache.classes) < 2:
         return None
-    rows = cache.rows(split)
-    labels = cache.labels(split)
-    rows, labels = rows[labels >= 0], labels[labels >= 0]
-    if not len(rows) or "embedding" not in cache.field_dims():
+    if "embedding" not in cache.field_dims():
         return None
-    return find_permutation(labels, _predictions(cache, rows), len(cache.classes), split)
+    there = labelled_split(cache, split)
+    predictions = _predictions(cache, cache.rows(split)[there.positions])
+    return find_permutation(there.labels, predictions, len(cache.classes), split)
 
 
 def find_permutation(

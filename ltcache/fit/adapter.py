@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltcache.cache import Cache, check_prompts, open_cache, warn_of_shared
+from ltcache.cache import (
+    Cache,
+    check_prompts,
+    has_labels,
+    labelled_split,
+    open_cache,
+    warn_of_shared,
+)
 from ltcache.errors import FitError
 from ltcache.fit.class_texts import keeps_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
@@ -21,7 +28,7 @@ from ltcache.heads import HeadContext
 from ltcache.methods import Method, method_by_name, override
 from ltcache.metrics import Metrics
 from ltcache.records import JsonObject, one_line, require_equal, require_local, write_json
-from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, require_labels, token_map
+from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, token_map
 
 
 def fit_adapter(
@@ -200,14 +207,12 @@ def labelled_rows(cache: Cache, split: str, field: str, view: str) -> LabelledRo
     Raises:
         CacheError: there is no such split, or none of its rows has a label.
     """
-    labels = require_labels(cache, split)
-    features = cache.features(split, field, view)
-    units = cache.column("unit", split)
-    keep = labels >= 0
+    there = labelled_split(cache, split)
+    features, labels = cache.features(split, field, view), there.labels  # (n, v, D), (N,)
     crops, shape = features.shape[1], features.shape[2:]
-    names = np.arange(len(labels)) if units is None else np.asarray(units)
-    if not keep.all():
-        features, labels, names = features[keep], labels[keep], names[keep]
+    names = there.positions if there.units is None else there.units
+    if len(labels) < len(features):
+        features = features[there.positions]
     flat = np.ascontiguousarray(features.reshape(-1, *shape), dtype=np.float32)
     return LabelledRows(
         torch.from_numpy(flat),
@@ -238,7 +243,7 @@ def make_context(
 
 def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:
     """Return the labelled rows of the validation split, or None where there are none."""
-    if "val" not in cache.manifest.splits or not (cache.labels("val") >= 0).any():
+    if not has_labels(cache, "val"):
         return None
     return labelled_rows(cache, "val", field, method.feature.eval_view)
 

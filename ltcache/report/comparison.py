@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ltcache.cache import Cache, labelled_split
 from ltcache.errors import UsageError
 from ltcache.manifest import SPLITS
 from ltcache.metrics import Metrics, paired_bootstrap
 from ltcache.records import JsonObject, one_line
 from ltcache.runs import LabelledLogits, Run, RunCost, RunRecord
-
-if TYPE_CHECKING:
-    from ltcache.cache import Cache
 
 STATISTIC = "mean_per_class"
 """What ranks and differences are of."""
@@ -79,9 +77,8 @@ class ScoredRows:
     @classmethod
     def of(cls, cache: Cache, split: str) -> ScoredRows:
         """Read them from a cache."""
-        labels, units = cache.labels(split), cache.column("unit", split)
-        keep = labels >= 0
-        return cls(labels[keep], None if units is None else units[keep])
+        rows = labelled_split(cache, split)
+        return cls(rows.labels, rows.units)
 
 
 def scored(run: Run, cache: Cache | None, path: str | None = None) -> ScoredRun:

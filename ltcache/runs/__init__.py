@@ -6,7 +6,6 @@ from ltcache.runs.scoring import (
     LabelledLogits,
     check_features,
     finish_run,
-    require_labels,
     score,
 )
 
@@ -19,7 +18,6 @@ __all__ = [
     "check_features",
     "finish_run",
     "open_run",
-    "require_labels",
     "score",
     "token_map",
     "write_classes",

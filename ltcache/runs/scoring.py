@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltcache.errors import CacheError
-from ltcache.manifest import unlabelled_split
 from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import PlaceKind, one_line, require_replaceable, telling_classes
 from ltcache.runs.record import SCORED
@@ -47,18 +45,6 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
     return tuple(stale)
 
 
-def require_labels(cache: Cache, split: str) -> np.ndarray:
-    """Return the labels of a split, int64 (n,), at least one of them known.
-
-    Raises:
-        CacheError: there is no such split, or none of its rows has a label.
-    """
-    labels = cache.labels(split)
-    if not (labels >= 0).any():
-        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
-    return labels
-
-
 @one_line
 @dataclass(frozen=True, eq=False)
 class LabelledLogits:
@@ -80,10 +66,10 @@ class LabelledLogits:
         Raises:
             CacheError: there is no such split, or none of its rows has a label.
         """
-        labels, units = require_labels(cache, split), cache.column("unit", split)
-        kept = np.flatnonzero(labels >= 0) if positions is None else positions
-        logits = run.logits_of(cache, split, kept)
-        return cls(logits, labels[kept], None if units is None else units[kept])
+        from ltcache.cache import labelled_split
+
+        rows = labelled_split(cache, split, positions)
+        return cls(run.logits_of(cache, split, rows.positions), rows.labels, rows.units)
 
     @property
     def right(self) -> np.ndarray:
@@ -116,12 +102,14 @@ def finish_run(
     Raises:
         UsageError: ``out`` is taken.
     """
+    from ltcache.cache import has_labels
+
     if out is not None:
         require_replaceable(out, PlaceKind.RUN, key=run.key, overwrite=overwrite)
         where = os.path.relpath(cache.path, Path(out).absolute())
         run.record = replace(run.record, cache=where)
     for split in SCORED:
-        if split in cache.manifest.splits and (cache.labels(split) >= 0).any():
+        if has_labels(cache, split):
             run.metrics[split] = score(run, cache, split, stale)
     if out is not None:
         run.save(out, overwrite)

@@ -1,0 +1,61 @@
+"""The labelled rows of a split of a cache: which they are, their labels and their units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ltcache.errors import CacheError
+from ltcache.manifest import unlabelled_split
+from ltcache.records import one_line
+
+if TYPE_CHECKING:
+    from ltcache.cache.reader import Cache
+
+
+@one_line
+@dataclass(frozen=True, eq=False)
+class LabelledSplit:
+    """The rows of a split that have a label.
+
+    Attributes:
+        positions: of the rows in the split, int64 (N,). labels: int64 (N,) in 0..C-1.
+        units: independent unit of each row, (N,), or None: every row is its own.
+    """
+
+    positions: np.ndarray
+    labels: np.ndarray
+    units: np.ndarray | None
+
+
+def labelled_split(cache: Cache, split: str, positions: np.ndarray | None = None) -> LabelledSplit:
+    """Return the labelled rows of a split.
+
+    Args:
+        positions: of some of them in the split, in any order; None: all.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
+    labels, units = require_labels(cache, split), cache.column("unit", split)
+    kept = np.flatnonzero(labels >= 0) if positions is None else positions
+    return LabelledSplit(kept, labels[kept], None if units is None else units[kept])
+
+
+def require_labels(cache: Cache, split: str) -> np.ndarray:
+    """Return the labels of a split, int64 (n,), at least one of them known; -1: unlabelled.
+
+    Raises:
+        CacheError: there is no such split, or none of its rows has a label.
+    """
+    labels = cache.labels(split)
+    if not (labels >= 0).any():
+        raise CacheError(f"{cache.path}: {unlabelled_split(split, len(labels))}")
+    return labels
+
+
+def has_labels(cache: Cache, split: str) -> bool:
+    """Whether a cache has a split with a labelled row."""
+    return split in cache.splits and bool((cache.labels(split) >= 0).any())
