@@ -12,6 +12,7 @@ import torch
 
 from ltcache.cache import (
     Cache,
+    PromptEmbeddings,
     check_prompts,
     has_labels,
     labelled_split,
@@ -237,8 +238,17 @@ def make_context(
         projection=torch.from_numpy(cache.projection) if pooled else None,
         logit_scale=cache.logit_scale,
         tokens=token_map(cache.encoder, cache.rest()) if field == "tokens" else None,
+        sentences=_sentences(method, text_set),
     )
     return context, text_set
+
+
+def _sentences(method: Method, texts: PromptEmbeddings | None) -> torch.Tensor | None:
+    """Return every sentence of each class, (C, M, D), where a head of the method asks for them."""
+    kinds = [stage.head_kind() for stage in method.stages]
+    if texts is None or not any(kind is not None and kind.reads_sentences for kind in kinds):
+        return None
+    return torch.from_numpy(np.asarray(texts.sentences, dtype=np.float32))
 
 
 def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:

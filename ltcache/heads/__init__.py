@@ -20,6 +20,7 @@ from ltcache.heads.experts import ExpertsHead
 from ltcache.heads.gda import GDAHead
 from ltcache.heads.knn import KNNHead
 from ltcache.heads.l2norm_linear import L2NormLinearHead
+from ltcache.heads.language_guided import LanguageGuidedHead, anchor_sentences
 from ltcache.heads.large_kernel import LargeKernel, gated, gated_tokens, large_kernel, start_at_one
 from ltcache.heads.linear import LinearHead
 from ltcache.heads.lws import LWSHead
@@ -53,6 +54,7 @@ HEADS: dict[str, type[Head]] = {
     "reslt": ResLTHead,
     "sg_attention": SGAttentionHead,
     "visual_attention": VisualAttentionHead,
+    "language_guided": LanguageGuidedHead,
 }
 
 __all__ = [
@@ -63,9 +65,11 @@ __all__ = [
     "FeatureTransform",
     "Head",
     "HeadContext",
+    "LanguageGuidedHead",
     "LargeKernel",
     "LinearHead",
     "TokenMap",
+    "anchor_sentences",
     "class_means",
     "gated",
     "gated_tokens",

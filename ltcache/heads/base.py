@@ -8,7 +8,7 @@ must come after them, such as unit length, is ``normalise``, the first step of `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -55,6 +55,8 @@ class HeadContext:
         logit_scale: of the encoder, exponentiated, or None.
         directions: what :meth:`text_directions` returned when a saved head was fitted, (C, D).
         tokens: where the features are token maps (N, T, D), else None.
+        sentences: unit embedding of each sentence of a class, (C, M, D_joint), zeros beyond the
+            last; None: there are none, or no head of the method asks for them.
     """
 
     dim: int
@@ -65,6 +67,7 @@ class HeadContext:
     logit_scale: float | None = None
     directions: Tensor | None = None
     tokens: TokenMap | None = None
+    sentences: Tensor | None = None
 
     def text_directions(self) -> Tensor:
         """Return unit class directions in the space of the features, (C, D).
@@ -89,6 +92,20 @@ class HeadContext:
                 f"{self.dim}: the encoder has no projection from this field to the text space"
             )
         return F.normalize(text, dim=1)
+
+    def sentence_directions(self) -> Tensor:
+        """Return unit directions of each class's sentences in the space of the features, (C, M, D),
+        zeros beyond the last; without sentences those of the classes, (C, 1, D).
+
+        Raises:
+            FitError: there are no class texts, or they live in another space.
+        """
+        if self.sentences is None:
+            return self.text_directions()[:, None]
+        classes, number, joint = self.sentences.shape
+        flat = replace(self, num_classes=classes * number, directions=None, sentences=None,
+                       text_features=self.sentences.reshape(-1, joint))  # fmt: skip
+        return flat.text_directions().view(classes, number, -1)
 
     def kept(self, name: str) -> Tensor | None:
         """Return a tensor that a head keeps by name; ``directions`` are computed where needed."""
@@ -146,12 +163,14 @@ class Head(nn.Module):
         unit_rows: ``normalise`` makes rows of unit length.
         at_prediction: hyper-parameters that only act at prediction: they may be set on a fitted
             head (``head.alpha = 2.0``), so that trying many values costs no second fit.
+        reads_sentences: its initialisation looks at every sentence of a class.
         residual: exponent a of the class prior n**a that the logits of a fitted training-free head
             carry (0 balanced, 1 as in the data); None: it cannot be stated.
     """
 
     num_experts: int = 1
     at_prediction: ClassVar[tuple[str, ...]] = ()
+    reads_sentences: ClassVar[bool] = False
     residual: float | None = None
     inits: ClassVar[tuple[str, ...]] = ("random", "class_mean", "text")
     fixed_representation: ClassVar[bool] = False

@@ -9,6 +9,7 @@ from ltcache.objectives.base import (
     TrainingBatch,
     TrainingStart,
 )
+from ltcache.objectives.each_expert import EachExpertObjective
 from ltcache.objectives.lfme import GroupExpertsObjective, LFMEObjective
 from ltcache.objectives.mean import WeightedMean
 from ltcache.objectives.paco import GPaCoObjective, PaCoObjective, parametric_contrast
@@ -25,10 +26,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "paco": PaCoObjective,
     "group_experts": GroupExpertsObjective,
     "lfme": LFMEObjective,
+    "each_expert": EachExpertObjective,
 }
 
 __all__ = [
     "OBJECTIVES",
+    "EachExpertObjective",
     "GPaCoObjective",
     "GroupExpertsObjective",
     "HeadOutputs",

@@ -15,6 +15,10 @@ from ltcache.heads import HEADS, Head, HeadContext, predict_logits, uses_texts
 from tests.heads.started import CLASSES, DIM, disturbed, make_context, make_rows, started
 
 NAMES = sorted(HEADS)
+BY_CLASS = {  # state with a row for each class
+    "weight", "bias_vector", "outer.weight", "outer.bias", "sentences", "there", "products",
+    "context_directions",
+}  # fmt: skip
 CLASSIFIERS = {
     "ballad_adapter": ("linear", "cosine"),
     "experts": ("cosine",),
@@ -75,7 +79,7 @@ def test_classes_are_interchangeable(name: str) -> None:
     moved = started(name, make_context(order=order), (features, order.argsort()[labels]))
     if HEADS[name].inits == ("random",):  # a draw per class; move the draws along
         fixed = started(name).state_dict()
-        by_class = {"weight", "bias_vector"} & set(fixed)
+        by_class = BY_CLASS & set(fixed)
         moved.load_state_dict({n: v[order] if n in by_class else v for n, v in fixed.items()})
     torch.testing.assert_close(moved(features), before[:, order])
 

@@ -119,6 +119,27 @@ METHODS = (
         ablation={"feature.text_rows": False},
     ),
     Method(
+        name="vl-ltr",
+        title="a network on the features, and attention over the sentences of each class",
+        feature=JOINT,
+        stages=(
+            Train(
+                head="language_guided",
+                objective="each_expert",
+                sampler="square_root",
+                lr_factors={"query": 1e-3, "key": 1e-3},
+                optimisation=Optimisation(lr=1e-3, weight_decay=0.05, epochs=50),
+            ),
+        ),
+        reference="Tian et al., VL-LTR: Learning class-wise visual-linguistic representation for "
+        "long-tailed visual recognition, ECCV 2022",
+        fidelity="analogue",
+        differs="Its second stage alone: the encoder is the cache's, not one that its class-wise "
+        "contrast has pre-trained, and the cache's sentences stand for those of Wikipedia.",
+        mechanism="sentences of a class, weighted by the image, as its second classifier",
+        ablation={"head.alpha": 1.0},
+    ),
+    Method(
         name="gda",
         title="Gaussian discriminant analysis, mixed with zero-shot where there are class texts",
         feature=replace(JOINT_UNIT, field="embedding_or_pooled"),
