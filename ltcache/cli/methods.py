@@ -26,7 +26,7 @@ def command(name: str | None, as_json: bool) -> None:
     ltcache methods
     ltcache methods logit-adjustment
     ltcache methods ballad
-    ltcache methods paco
+    ltcache methods abl
     """
     from ltcache.finetune import TUNINGS
     from ltcache.methods import METHODS, UNAVAILABLE, method_by_name

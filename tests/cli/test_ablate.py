@@ -76,7 +76,7 @@ def test_a_grid_and_a_failure_with_status_3(call: Call, cache: Path, tmp_path: P
     assert status == 2 and "no method has a setting 'loss.tua'" in err
     status, _, err = call(*wrong, "--grid", "loss.tau")
     assert status == 2 and "write it as key=v1,v2" in err
-    status, _, err = call("ablate", cache, "--methods", "paco", "--out", tmp_path / "wrong")
+    status, _, err = call("ablate", cache, "--methods", "abl", "--out", tmp_path / "wrong")
     assert status == 2 and "not trainable on cached features" in err
 
 
