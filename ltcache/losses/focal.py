@@ -14,10 +14,10 @@ from ltcache.losses.softmax import softmax_residual_
 def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     """Return (1 - p_y)**gamma * -log p_y, (N,); see :class:`FocalLoss`."""
     losses = F.cross_entropy(logits, labels, reduction="none")
-    return _doubt(losses) ** gamma * losses
+    return doubt_of(losses) ** gamma * losses
 
 
-def _doubt(losses: Tensor) -> Tensor:
+def doubt_of(losses: Tensor) -> Tensor:
     """Return 1 - p_y, (N,), from -log p_y: exact near p_y = 1, and never 0, where a power with an
     exponent below 1 has no finite slope."""
     return (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
@@ -61,7 +61,7 @@ class FocalLoss(Loss):
         and that of l in z is softmax(z) - onehot(y).
         """
         losses = softmax_residual_(logits, labels)
-        doubt = _doubt(losses)
+        doubt = doubt_of(losses)
         easy = doubt**self.gamma
         slope = easy + self.gamma * (-losses).exp() * losses * doubt ** (self.gamma - 1)
         logits *= (slope * weights.to(logits.dtype))[:, None]

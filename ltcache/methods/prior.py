@@ -15,6 +15,7 @@ from torch import Tensor
 from ltcache.errors import FitError
 from ltcache.fusion import FUSIONS
 from ltcache.losses import LOSSES, Loss
+from ltcache.methods.catalogue import METHODS
 from ltcache.methods.spec import Train
 from ltcache.objectives import OBJECTIVES
 from ltcache.sampling import SAMPLERS
@@ -26,7 +27,8 @@ def counts_as_drawn(
     """Return the class counts that a stage's loss is built from, (C,), float64.
 
     A loss that removes the prior gets the frequencies that the sampler draws, so that it removes
-    what is left of it; every other loss gets the counts of the data.
+    what is left of it; every other loss gets the counts of the data. One that corrects it in part
+    is warned of behind a sampler that balances, unless a method of the catalogue does just that.
 
     Raises:
         FitError: the sampler leaves a balanced prior and the loss would correct it again.
@@ -39,7 +41,7 @@ def counts_as_drawn(
     drawn = SAMPLERS[stage.sampler].exponent
     if corrects == "none" or drawn == 1:
         return counts
-    if drawn == 0:
+    if drawn == 0 and not (corrects == "partial" and _is_published(stage)):
         text = (
             f"the sampler {stage.sampler!r} already balances the classes, and the {name} would "
             "correct the prior a second time"
@@ -55,6 +57,16 @@ def counts_as_drawn(
         return counts
     powers = torch.where(counts > 0, counts.clamp(min=1e-12) ** drawn, 0.0)
     return powers * (counts.sum() / powers.sum())
+
+
+def _is_published(stage: Train) -> bool:
+    """Whether a method of the catalogue has a stage with the same start, draws and loss."""
+    trained = (s for m in METHODS.values() for s in m.stages if isinstance(s, Train))
+    return any(_how_it_corrects(s) == _how_it_corrects(stage) for s in trained)
+
+
+def _how_it_corrects(stage: Train) -> tuple[str, str, str, str]:
+    return stage.init, stage.sampler, stage.loss, stage.objective
 
 
 def residual_prior(stage: Train, loss: Loss) -> float | None:

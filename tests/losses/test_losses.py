@@ -490,9 +490,53 @@ def test_gcl_draws_from_its_generator() -> None:
     assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
 
 
+def _plain_gcl(row: list[float], label: int, noise: list[float]) -> tuple[float, list[float]]:
+    """Return the released loss of one row, and its slope with (1 - p) held fixed, from cosines."""
+    rarity = [math.log(max(N)) - math.log(n) for n in N]
+    cosine = [
+        v - 0.5 * abs(x) * r / max(rarity) for v, x, r in zip(row, noise, rarity, strict=True)
+    ]
+    cosine[label] -= 0.1
+    scaled = [20 * v for v in cosine]
+    doubt = 1 - _plain(scaled)[label]
+    slope = [doubt * (p - (c == label)) for c, p in enumerate(_plain(scaled))]
+    return doubt * _plain_ce(scaled, label), slope
+
+
+def test_gcl_of_the_second_stage_equals_a_plain_reference_and_autograd() -> None:
+    loss = GCL(COUNTS, margin=0.1, gamma=1.0, scale=20.0).train()
+    cosines, labels = _batch()
+    cosines = cosines / 8
+    seeded = torch.Generator().manual_seed(7)
+    noise = (torch.randn(12, 5, generator=seeded, dtype=torch.float64) / 3).clamp(-1, 1)
+    plain = [_plain_gcl(*each) for each in zip(cosines.tolist(), Y, noise.tolist(), strict=True)]
+    values = torch.tensor([value for value, _ in plain], dtype=torch.float64)
+    slopes = torch.tensor([slope for _, slope in plain], dtype=torch.float64)
+    weights = torch.rand(12, dtype=torch.float64)
+
+    loss.generator = torch.Generator().manual_seed(7)
+    logits = (20 * cosines).requires_grad_()
+    (loss(logits, labels) @ weights).backward()
+    torch.testing.assert_close(logits.grad, weights[:, None] * slopes, rtol=1e-10, atol=1e-12)
+    loss.generator = torch.Generator().manual_seed(7)
+    losses, gradient = loss.gradient(20 * cosines, labels, weights)
+    torch.testing.assert_close(losses, values, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, logits.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_gcl_without_noise_is_a_margin_and_a_detached_focal_factor() -> None:
+    logits, labels = _batch()
+    lowered = logits - 3 * F.one_hot(labels, 5)
+    margin = GCL(COUNTS, noise_mul=0.0, margin=0.1).train()
+    torch.testing.assert_close(margin(logits, labels), CrossEntropy(COUNTS)(lowered, labels))
+    focal = GCL(COUNTS, noise_mul=0.0, gamma=2.0).train()
+    torch.testing.assert_close(focal(logits, labels), FocalLoss(COUNTS)(logits, labels))
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "text"),
     [
+        (GCL, {"gamma": -1.0}, "gamma=-1.0 must not be negative"),
         (FocalLoss, {"gamma": -1.0}, "gamma=-1.0 must not be negative"),
         (ClassBalanced, {"beta": 1.0}, "beta=1.0 must lie in 0 <= beta < 1"),
         (LDAM, {"beta": -0.1}, "beta=-0.1 must lie"),

@@ -170,6 +170,22 @@ def test_correcting_a_balanced_prior_is_refused_or_warned_about() -> None:
     assert torch.equal(counts, COUNTS.double())
 
 
+def test_a_partial_correction_of_balanced_draws_is_warned_of_unless_a_method_has_it() -> None:
+    published = METHODS["gcl"].stages[-1]
+    assert isinstance(published, Train) and published.loss == "gcl"
+    assert torch.equal(counts_as_drawn(published, COUNTS), COUNTS.double())
+    with pytest.warns(UserWarning, match="loss 'gcl' would correct the prior a second time"):
+        counts_as_drawn(replace(published, init="random"), COUNTS)
+
+
+def test_the_second_stage_of_gcl_before_it_had_its_loss_is_a_setting_away() -> None:
+    settings = {"loss": "cross_entropy", "head.scale": 30.0}
+    last = override(METHODS["gcl"], settings).stages[-1]
+    assert isinstance(last, Train)
+    assert (last.loss, last.head_options["scale"]) == ("cross_entropy", 30.0)
+    assert last == override(METHODS["dr-cosine"], {"head.scale": 30.0}).stages[-1]
+
+
 def test_a_correction_subtracts_only_what_the_sampler_leaves() -> None:
     stage = Train(loss="logit_adjustment", sampler="square_root")
     counts = counts_as_drawn(stage, COUNTS)

@@ -1,4 +1,4 @@
-"""Two stages: a first classifier, then what re-balances it; each with H2T as a further stage."""
+"""Two stages: a first classifier, then what re-balances it."""
 
 from __future__ import annotations
 
@@ -74,19 +74,27 @@ def mislas(classifier: str) -> Method:
 def gcl(classifier: str) -> Method:
     """Return Gaussian clouded logits; a linear second classifier starts from the cosine one."""
     clouded = first("cosine", head_options={"scale": 30.0}, loss="gcl")
-    options = {"head_options": {"scale": 30.0}} if classifier == "cosine" else {}
+    cosine = classifier == "cosine"
+    scale = 20.0 if cosine else 30.0  # rows of length sqrt(D) take over the logits as they were
+    carried_on = second(
+        classifier,
+        head_options={"scale": scale} if cosine else {},
+        loss="gcl",
+        loss_options={"margin": 0.1, "gamma": 1.0, "scale": scale},
+    )
     return replace(
         CE,
         name="gcl",
-        title="noise on the logits that grows for rare classes, then classes drawn equally often",
-        stages=(clouded, second(classifier, **options)),
+        title="noise on the logits that grows for rare classes, then the same with a margin and "
+        "classes drawn equally often",
+        stages=(clouded, carried_on),
         reference="Li et al., Long-tailed visual recognition via Gaussian clouded logit "
         "adjustment, CVPR 2022",
         fidelity="analogue",
-        differs="The encoder is frozen, so that the noise shapes the classifier alone; the second "
-        "stage carries it on, since a new one would forget the first.",
+        differs="The encoder is frozen, so that the noise shapes the classifier alone; mixup of "
+        "the images is left out of both stages, and AdamW stands for SGD.",
         mechanism="Gaussian noise on the logits, larger for rarer classes",
-        ablation={"stages.0.loss.noise_mul": 0.0},
+        ablation={"stages.0.loss.noise_mul": 0.0, "loss.noise_mul": 0.0},
     )
 
 
