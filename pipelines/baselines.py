@@ -11,7 +11,8 @@ no two methods give equal logits unless the catalogue says that they are the sam
 Measured on Emoji-LT with the embedded encoder and `--trials 4`: test split (1,651 images, 280
 families), five seeds, tuned on the validation split alone; mean ± sd over seeds; groups many n>100,
 medium, few n<20; difference to `ce` in mean accuracy per class with its interval (paired
-bootstrap). Ten of the best of 54, and three to compare with; pipelines/README.md has more.
+bootstrap). Ten of the best of the 54 that there were, and three to compare with;
+pipelines/README.md has more.
 
                        mean/class        many      medium         few  against ce
     sade               41.4 ± 0.4  57.3 ± 1.1  36.4 ± 1.3  35.6 ± 1.2  +6.1 (4.3 to 7.8)
@@ -66,7 +67,8 @@ linear 93.1, ballad-cosine+h2t 92.2, reslt-cosine+h2t 90.7, ballad-cosine 86.4, 
 gcl-linear 79.7, reslt 79.6. With 27 test images of the rare class one of them is 3.7 points of its
 accuracy, so most of these differences are within chance.
 
-Measured with the form before: gcl and gcl-linear, whose second stage was cross entropy.
+Measured with the form before: gcl and gcl-linear, whose second stage was cross entropy, and X+h2t,
+whose fusion was a further stage by cross entropy after all of the partner's (now X+h2t-third).
 """
 
 from __future__ import annotations

@@ -49,6 +49,12 @@ class ResLTHead(ScoredHead):
         rows = torch.relu(self.norm(F.linear(features, self.branches)))
         return torch.stack(rows.chunk(BRANCHES, dim=1))
 
+    def train(self, mode: bool = True) -> ResLTHead:
+        """Set the mode; a frozen normalisation keeps its statistics."""
+        super().train(mode)
+        self.norm.train(mode and self.norm.weight.requires_grad)
+        return self
+
     def affine(self) -> AffineWeights:
         """See :meth:`Head.affine`; other weights in evaluation than in training."""
         if self.training or self.unit_rows:

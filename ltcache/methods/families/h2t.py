@@ -1,13 +1,20 @@
-"""H2T as a further stage of other methods (Li et al., Feature fusion from head to tail, AAAI 2024).
+"""H2T as the second stage of other methods (Li et al., Feature fusion from head to tail, AAAI
+2024).
 
 Each of its partners exists with the classifier of its own and, as ``NAME-linear`` or
-``NAME-cosine``, with the other one; ``NAME+h2t`` is the same stages and one more.
+``NAME-cosine``, with the other one. ``NAME+h2t`` is the released form: fusion in the partner's
+re-balancing second stage, or in one that follows where the partner has none; it carries the first
+stage on with the partner's loss, and only the classifier is trained. ``NAME+h2t-third`` fuses in a
+third stage, by cross entropy, after a second one without fusion. Blocks of experts train along with
+``-s lr_factors.down=1 -s lr_factors.up=1`` (of ResLT ``branches`` and ``norm``, of BALLAD
+``adapter``), and ``-s loss=cross_entropy -s objective=mean`` takes the partner's loss away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ltcache.methods.families.decoupled import dr, gcl, mislas
 from ltcache.methods.families.experts import reslt, ride
@@ -16,41 +23,119 @@ from ltcache.methods.families.texts import ballad
 from ltcache.methods.optimisation import Optimisation
 from ltcache.methods.spec import Method, Train
 
-# Name -> its recipe by classifier, the classifiers; the first one is the method's own.
-_PARTNERS: dict[str, tuple[Callable[[str], Method], tuple[str, ...]]] = {
-    "dr": (dr, ("linear", "cosine")),
-    "mislas": (mislas, ("linear", "cosine")),
-    "gcl": (gcl, ("cosine", "linear")),
-    "ride": (ride, ("cosine", "linear")),
-    "reslt": (reslt, ("linear", "cosine")),
-    "ballad": (ballad, ("text", "linear", "cosine")),
+_PARTNERS: dict[str, tuple[Callable[[str], Method], tuple[str, ...], str]] = {
+    "dr": (
+        dr,
+        ("linear", "cosine"),
+        "H2T's released first stage mixes images up, which is left out.",
+    ),
+    "mislas": (
+        mislas,
+        ("linear", "cosine"),
+        "The fused stage keeps label-aware smoothing.",
+    ),
+    "gcl": (
+        gcl,
+        ("cosine", "linear"),
+        "The fused stage keeps the loss of GCL's second one.",
+    ),
+    "ride": (
+        ride,
+        ("cosine", "linear"),
+        "The fused stage keeps RIDE's objective, without late class weights, since it draws "
+        "classes equally often.",
+    ),
+    "reslt": (
+        reslt,
+        ("linear", "cosine"),
+        "The fused stage keeps ResLT's objective, as H2T's configuration of it does.",
+    ),
+    "ballad": (
+        ballad,
+        ("text", "linear", "cosine"),
+        "H2T's released code has no such partner; where the class texts classify, the fused stage "
+        "trains the adapter, which is all there is.",
+    ),
+}
+"""Name -> its recipe by classifier, the classifiers (the first one is the method's own), and how
+the fused stage differs from the released one."""
+
+# Head -> beginnings of the names of the parameters before its classifier.
+_BLOCKS = {
+    "experts": ("down", "up"),
+    "reslt": ("branches", "norm"),
+    "ballad_adapter": ("adapter",),
+}
+_UNWEIGHTED: dict[str, Mapping[str, Any]] = {"ldam": {"beta": 0.0}}
+"""Loss -> options without class weights, which classes that are drawn equally often do not need."""
+
+_FUSED: Mapping[str, Any] = {
+    "init": "previous",
+    "sampler": "class_balanced",
+    "partner": "instance",
+    "fusion": ("h2t",),
+    "fusion_options": {"ratio": 0.25},
 }
 
 
-def with_h2t(method: Method) -> Method:
-    """Return a method with head-to-tail fusion as one more stage."""
+def with_h2t(method: Method, differs: str) -> Method:
+    """Return a method with head-to-tail fusion in its second stage, as released.
+
+    Args:
+        differs: one sentence on how that stage differs from the released one.
+    """
+    begin, last = method.stages[0], _last(method)
+    fused = _carried_on(last) if len(method.stages) == 1 else replace(last, **_FUSED)
+    return replace(
+        _as_fusion(method),
+        name=f"{method.name}+h2t",
+        title=f"{method.name}, with head-to-tail fusion in its second stage",
+        stages=(begin, fused),
+        differs=f"{method.differs} {differs}",
+    )
+
+
+def with_third_stage(method: Method) -> Method:
+    """Return a method of two stages with head-to-tail fusion in a third one, by cross entropy."""
+    last = _last(method)
+    fused = Train(head=last.head, head_options=last.head_options, optimisation=SECOND, **_FUSED)
+    return replace(
+        _as_fusion(method),
+        name=f"{method.name}+h2t-third",
+        title=f"{method.name}, then head-to-tail fusion as a third stage",
+        stages=(*method.stages, fused),
+        fidelity="analogue",
+        differs=f"{method.differs} A third stage fuses, by cross entropy, where the released code "
+        "fuses in the second one.",
+    )
+
+
+def _last(method: Method) -> Train:
     last = method.stages[-1]
     if not isinstance(last, Train):
         raise TypeError(f"{method.name} ends in no training: H2T has nothing to carry on")
-    fused = Train(
-        head=last.head,
-        head_options=last.head_options,
-        init="previous",
-        sampler="class_balanced",
-        partner="instance",
-        fusion=("h2t",),
-        fusion_options={"ratio": 0.25},
-        optimisation=_as_long_as(last.optimisation),
-    )
+    return last
+
+
+def _as_fusion(method: Method) -> Method:
+    """Return a method whose mechanism is the fusion."""
     return replace(
         method,
-        name=f"{method.name}+h2t",
-        title=f"{method.name}, then head-to-tail fusion",
-        stages=(*method.stages, fused),
         reference=f"Li et al., Feature fusion from head to tail, AAAI 2024; {method.reference}",
-        fidelity=method.fidelity,
         mechanism="channels of class-balanced rows replaced by those of instance-sampled rows",
         ablation={"fusion": "none", "partner": "none"},
+    )
+
+
+def _carried_on(stage: Train) -> Train:
+    """Return the fused second stage of a method that has but one stage."""
+    alone = stage.head_options.get("classifier") == "text"  # a classifier that nobody trains
+    return replace(
+        stage,
+        loss_options={**stage.loss_options, **_UNWEIGHTED.get(stage.loss, {})},
+        lr_factors={} if alone else dict.fromkeys(_BLOCKS[stage.head], 0.0),
+        optimisation=_as_long_as(stage.optimisation),
+        **_FUSED,
     )
 
 
@@ -63,14 +148,16 @@ def _as_long_as(before: Optimisation) -> Optimisation:
 
 def _variants() -> tuple[Method, ...]:
     found: list[Method] = []
-    for name, (recipe, classifiers) in _PARTNERS.items():
+    for name, (recipe, classifiers, differs) in _PARTNERS.items():
         for classifier in classifiers:
             method = recipe(classifier)
             if classifier != classifiers[0]:
                 title = f"{method.title} ({classifier} classifier)"
                 method = replace(method, name=f"{name}-{classifier}", title=title)
                 found.append(method)
-            found.append(with_h2t(method))
+            found.append(with_h2t(method, differs))
+            if len(method.stages) > 1:
+                found.append(with_third_stage(method))
     return tuple(found)
 
 
