@@ -174,7 +174,7 @@ class OneFit:
         val = None if val is None else val.to(device)
         feature = self.method.feature
         if feature.text_rows:
-            rows = with_texts(rows, self.context)
+            rows = with_texts(rows, self.context, feature.text_share)
         transform = FeatureTransform(feature.transform, self.context.dim).to(device)
         transform.fit(rows.features)
         return transform, StageInput(
@@ -260,8 +260,8 @@ class OneFit:
 
     def _counts(self) -> Tensor:
         """Return the rows of each class that are trained on, class texts included."""
-        counts = self.context.class_counts
-        return counts + 1 if self.method.feature.text_rows else counts
+        counts, feature = self.context.class_counts, self.method.feature
+        return counts + text_copies(counts, feature.text_share) if feature.text_rows else counts
 
     def key(self, number: int, task: StageInput, choices: Sequence[dict[str, Any]] | None) -> str:
         """Return what a stage is remembered by: all that determines it on the same rows."""
@@ -293,20 +293,31 @@ def _judged(results: Sequence[StageResult], task: StageInput) -> TrainingFit | N
     return training_fit(trained[-1].head.eval(), task.rows, trained[-1].steps or 0)
 
 
-def with_texts(rows: LabelledRows, context: HeadContext) -> LabelledRows:
-    """Return the rows with the text direction of each class as one more labelled row.
+def text_copies(class_counts: Tensor, share: float) -> Tensor:
+    """Return how often the text of each class is a row, (C,), int64, at least once.
+
+    Args:
+        class_counts: rows of images of each class, (C,). share: of the texts among all its rows.
+    """
+    return (class_counts * (share / (1 - share))).round().long().clamp(min=1)
+
+
+def with_texts(rows: LabelledRows, context: HeadContext, share: float = 0.0) -> LabelledRows:
+    """Return the rows with the text direction of each class as one more labelled row, or as many
+    as make up a share of its rows.
 
     Raises:
         FitError: there are no class texts in the space of the features.
     """
     texts = context.text_directions().to(rows.features)
-    labels = torch.arange(len(texts), device=rows.labels.device)
+    copies = text_copies(torch.bincount(rows.labels, minlength=len(texts)), share)
+    labels = torch.arange(len(texts), device=rows.labels.device).repeat_interleave(copies)
     weights = None
     if rows.weights is not None:
-        weights = torch.cat([rows.weights, rows.weights.new_ones(len(texts))])
+        weights = torch.cat([rows.weights, rows.weights.new_ones(len(labels))])
     return LabelledRows(
-        torch.cat([rows.features, texts]),
+        torch.cat([rows.features, texts[labels]]),
         torch.cat([rows.labels, labels]),
         weights,
-        images=rows.with_image_rows(len(texts)),
+        images=rows.with_image_rows(len(labels)),
     )

@@ -40,6 +40,8 @@ class FeatureSpec:
         eval_view: crops to predict on; logits are averaged over crops.
         transform: see :class:`ltcache.heads.FeatureTransform`.
         text_rows: train on the text direction of each class as one more image of it.
+        text_share: of ``text_rows``: the share of a class's rows that is its text, which is
+            repeated for it; 0: one row.
     """
 
     field: str = "pooled_or_embedding"
@@ -47,14 +49,21 @@ class FeatureSpec:
     eval_view: str = "center"
     transform: str = "none"
     text_rows: bool = False
+    text_share: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.text_share < 1:
+            raise UsageError(f"feature.text_share={self.text_share} must lie in 0 <= share < 1")
         for name, value, known in (
             ("field", self.field, FIELDS),
             ("transform", self.transform, TRANSFORMS),
         ):
             if value not in known:
                 raise UsageError(f"feature.{name}={value!r} is none of {', '.join(known)}")
+
+    def to_plain(self) -> SettingValues:
+        """Return plain JSON, without a ``text_share`` of 0, which earlier records lack."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("text_share", 0.0)}
 
     def resolve(self, available: Mapping[str, int]) -> str:
         """Return the field of a cache to use.
@@ -275,7 +284,7 @@ class Method:
         """Return plain JSON."""
         names = {kind: name for name, kind in STAGES.items()}
         stages = [{"stage": names[type(s)], **s.to_plain()} for s in self.stages]
-        return {**asdict(self), "stages": stages}
+        return {**asdict(self), "feature": self.feature.to_plain(), "stages": stages}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Method:

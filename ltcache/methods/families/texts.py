@@ -108,13 +108,14 @@ METHODS = (
     ),
     Method(
         name="cross-modal",
-        title="cosine head, class texts as further training images, classes drawn equally often",
-        feature=replace(UNIT, text_rows=True),
+        title="cosine head, class texts as half of the training rows, classes drawn equally often",
+        feature=replace(UNIT, text_rows=True, text_share=0.5),
         stages=(first("cosine", head_options={"scale": 25.0}, init="text", sampler="class_aware"),),
         reference="Lin et al., Multimodality helps unimodality (cross-modal adaptation), CVPR 2023",
         fidelity="analogue",
-        differs="Classes are drawn equally often, where the original trains on balanced few-shot "
-        "sets.",
+        differs="Half of every batch is text in expectation, where the original counts it off; "
+        "classes are drawn equally often, for which its balanced few-shot sets have no need; the "
+        "scale of the cosine is LIFT's.",
         mechanism="class texts as labelled training rows",
         ablation={"feature.text_rows": False},
     ),
