@@ -126,6 +126,8 @@ def _head_to_train(stage: Train, task: StageInput, previous: Head | None) -> tup
         return fresh, initialise(fresh, stage.init, task)
     if previous is None:
         raise FitError("init=previous needs a stage before it")
+    if fresh.adopts_a_part:
+        initialise(fresh, "random", task)
     fresh.adopt(previous)
     return fresh, "previous"
 

@@ -25,6 +25,7 @@ from ltcache.heads.large_kernel import LargeKernel, gated, gated_tokens, large_k
 from ltcache.heads.linear import LinearHead
 from ltcache.heads.lws import LWSHead
 from ltcache.heads.marc import MARCHead
+from ltcache.heads.meta_embedding import MetaEmbeddingHead
 from ltcache.heads.ncm import NCMHead
 from ltcache.heads.neighbours import spaced_rows
 from ltcache.heads.reslt import ResLTHead
@@ -52,6 +53,7 @@ HEADS: dict[str, type[Head]] = {
     "experts": ExpertsHead,
     "branches": BranchesHead,
     "reslt": ResLTHead,
+    "meta_embedding": MetaEmbeddingHead,
     "sg_attention": SGAttentionHead,
     "visual_attention": VisualAttentionHead,
     "language_guided": LanguageGuidedHead,
@@ -68,6 +70,7 @@ __all__ = [
     "LanguageGuidedHead",
     "LargeKernel",
     "LinearHead",
+    "MetaEmbeddingHead",
     "TokenMap",
     "anchor_sentences",
     "class_means",

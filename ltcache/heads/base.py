@@ -160,6 +160,8 @@ class Head(nn.Module):
             ``context_NAME`` and travel with its state. may_keep: the same where there are any.
         sized_by_state: buffers and parameters whose shape follows from the training rows, so that
             a freshly built head takes theirs from the state it loads.
+        adopts_a_part: what :meth:`adopt` takes over is not all that the head has, so that it is
+            initialised at random before.
         unit_rows: ``normalise`` makes rows of unit length.
         at_prediction: hyper-parameters that only act at prediction: they may be set on a fitted
             head (``head.alpha = 2.0``), so that trying many values costs no second fit.
@@ -177,6 +179,7 @@ class Head(nn.Module):
     keeps: ClassVar[tuple[str, ...]] = ()
     may_keep: ClassVar[tuple[str, ...]] = ()
     sized_by_state: ClassVar[tuple[str, ...]] = ()
+    adopts_a_part: ClassVar[bool] = False
     unit_rows: bool = False
     equation: ClassVar[str]
 

@@ -64,9 +64,7 @@ class RecalibratedHead(Head):
             super().adopt(previous)
             return
         name, before = type(self).__name__, type(previous).__name__
-        affine = previous.affine()
-        if affine is None or not previous.fixed_representation:
-            raise FitError(f"{name} needs one product on the features before it, not a {before}")
+        affine = product_before(name, previous)
         if previous.unit_rows != self.unit_rows:
             wanted = "cosine" if previous.unit_rows else "linear"
             raise FitError(f"{name} follows a {before}: set head.classifier={wanted}")
@@ -86,3 +84,16 @@ class RecalibratedHead(Head):
         raise FitError(
             f"{type(self).__name__} needs a stage before it, whose weights it takes over"
         )
+
+
+def product_before(name: str, previous: Head) -> AffineWeights:
+    """Return W and b of a head that is one product on the features as they are.
+
+    Raises:
+        FitError: it is no such head; ``name`` is the head that needs one.
+    """
+    affine = previous.affine()
+    if affine is None or not previous.fixed_representation:
+        before = type(previous).__name__
+        raise FitError(f"{name} needs one product on the features before it, not a {before}")
+    return affine

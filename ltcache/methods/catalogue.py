@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ltcache.errors import UsageError, did_you_mean
-from ltcache.methods.families import contrast, decoupled, experts, h2t, losses, texts
+from ltcache.methods.families import contrast, decoupled, experts, h2t, losses, memory, texts
 from ltcache.methods.spec import Method
 from ltcache.methods.unavailable import UNAVAILABLE
 
@@ -14,6 +14,7 @@ _ALL = (
     *decoupled.METHODS,
     *experts.METHODS,
     *contrast.METHODS,
+    *memory.METHODS,
     *texts.METHODS,
     *h2t.METHODS,
 )

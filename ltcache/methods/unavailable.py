@@ -53,14 +53,6 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             ("sade",),
         ),
         UnavailableMethod(
-            "oltr",
-            "memory of centroids, attention and a squashed cosine head",
-            "Liu et al., CVPR 2019",
-            "Its modulated attention acts on feature maps.",
-            "its meta-embedding as a head on the final vector, trained with a centroid loss.",
-            ("ncm", "lift-lp"),
-        ),
-        UnavailableMethod(
             "ace",
             "experts on nested sets of classes",
             "Cai et al., ICCV 2021",

@@ -12,6 +12,7 @@ from ltcache.objectives.base import (
 from ltcache.objectives.each_expert import EachExpertObjective
 from ltcache.objectives.lfme import GroupExpertsObjective, LFMEObjective
 from ltcache.objectives.mean import WeightedMean
+from ltcache.objectives.oltr import OLTRObjective, attraction
 from ltcache.objectives.paco import GPaCoObjective, PaCoObjective, parametric_contrast
 from ltcache.objectives.reslt import ResLT
 from ltcache.objectives.ride import RideObjective
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "group_experts": GroupExpertsObjective,
     "lfme": LFMEObjective,
     "each_expert": EachExpertObjective,
+    "oltr": OLTRObjective,
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "HeadOutputs",
     "LFMEObjective",
     "LabelShare",
+    "OLTRObjective",
     "Objective",
     "PaCoObjective",
     "ResLT",
@@ -45,5 +48,6 @@ __all__ = [
     "TrainingBatch",
     "TrainingStart",
     "WeightedMean",
+    "attraction",
     "parametric_contrast",
 ]
