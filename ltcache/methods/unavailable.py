@@ -77,14 +77,6 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             _CMO_WHY, _CMO_NEEDS, ("ride",),
         ),
         UnavailableMethod(
-            "mbj",
-            "memory banks of features and weights that jitter over the training",
-            "Liu et al., AAAI 2022",
-            "Features of a frozen encoder do not jitter.",
-            "random views (--views rrc:K) as the source of jitter, which would be an analogue.",
-            ("crt",),
-        ),
-        UnavailableMethod(
             "abl",
             "a bias in the loss from optimal transport, and a matching after the training",
             "Jin, Lang and Lei, IJCV 2023",

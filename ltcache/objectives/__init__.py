@@ -11,6 +11,7 @@ from ltcache.objectives.base import (
 )
 from ltcache.objectives.each_expert import EachExpertObjective
 from ltcache.objectives.lfme import GroupExpertsObjective, LFMEObjective
+from ltcache.objectives.mbj import MBJObjective
 from ltcache.objectives.mean import WeightedMean
 from ltcache.objectives.oltr import OLTRObjective, attraction
 from ltcache.objectives.paco import GPaCoObjective, PaCoObjective, parametric_contrast
@@ -29,6 +30,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "lfme": LFMEObjective,
     "each_expert": EachExpertObjective,
     "oltr": OLTRObjective,
+    "mbj": MBJObjective,
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "HeadOutputs",
     "LFMEObjective",
     "LabelShare",
+    "MBJObjective",
     "OLTRObjective",
     "Objective",
     "PaCoObjective",

@@ -1,10 +1,10 @@
-"""A memory beside the batch: centroids of the classes."""
+"""A memory beside the batch: centroids of the classes, or past rows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ltcache.methods.families.shared import CE, COSINE, first
+from ltcache.methods.families.shared import CE, COSINE, STANDARD, first
 from ltcache.methods.spec import Method, Train
 
 METHODS: tuple[Method, ...] = (
@@ -32,5 +32,22 @@ METHODS: tuple[Method, ...] = (
         mechanism="a meta-embedding: the feature, completed from a memory of centroids and scaled "
         "by how near the nearest centroid is",
         ablation={"head.meta": False},
+    ),
+    replace(
+        CE,
+        name="mbj",
+        title="reconstruction: cross entropy on the batch and on a bank of past rows, mostly rare",
+        feature=replace(STANDARD, view="rrc:2"),
+        stages=(first(objective="mbj"),),
+        reference="Liu et al., Memory-based jitter (MBJ): Improving visual recognition on "
+        "long-tailed data with diversity in memory, AAAI 2022",
+        fidelity="reconstruction",
+        differs="From the abstract: the size of the bank, the probability with which a class "
+        "enters it (mean count over its count, 1 at most) and its weight are our own. Random crops "
+        "under a frozen encoder stand for the jitter of features that training brings, so that "
+        "crt -s feature.view=rrc:2, which draws those crops class-balanced, is its plain "
+        "neighbour; the jitter of weights and the bank of prototypes for retrieval are left out.",
+        mechanism="a bank of past rows that rare classes enter more often than frequent ones",
+        ablation={"objective.bank": 0},
     ),
 )
