@@ -28,6 +28,7 @@ from ltcache.heads.marc import MARCHead
 from ltcache.heads.meta_embedding import MetaEmbeddingHead
 from ltcache.heads.ncm import NCMHead
 from ltcache.heads.neighbours import spaced_rows
+from ltcache.heads.nested_experts import NestedExpertsHead, class_reach
 from ltcache.heads.reslt import ResLTHead
 from ltcache.heads.scored import uniform
 from ltcache.heads.sg_attention import SGAttentionHead
@@ -51,6 +52,7 @@ HEADS: dict[str, type[Head]] = {
     "tip_adapter_f": TipAdapterFHead,
     "knn": KNNHead,
     "experts": ExpertsHead,
+    "nested_experts": NestedExpertsHead,
     "branches": BranchesHead,
     "reslt": ResLTHead,
     "meta_embedding": MetaEmbeddingHead,
@@ -71,9 +73,11 @@ __all__ = [
     "LargeKernel",
     "LinearHead",
     "MetaEmbeddingHead",
+    "NestedExpertsHead",
     "TokenMap",
     "anchor_sentences",
     "class_means",
+    "class_reach",
     "gated",
     "gated_tokens",
     "keyword_arguments",

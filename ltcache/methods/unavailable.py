@@ -53,14 +53,6 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             ("sade",),
         ),
         UnavailableMethod(
-            "ace",
-            "experts on nested sets of classes",
-            "Cai et al., ICCV 2021",
-            "Its constants are not public.",
-            "the constants of its scaled learning rates and its suppression of other classes.",
-            ("ride", "reslt"),
-        ),
-        UnavailableMethod(
             "cmo", "rare foregrounds pasted onto frequent backgrounds", "Park et al., CVPR 2022",
             _CMO_WHY, _CMO_NEEDS, ("dr-mu",),
         ),

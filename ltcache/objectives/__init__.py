@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ltcache.objectives.ace import ACEObjective
 from ltcache.objectives.base import (
     HeadOutputs,
     LabelShare,
@@ -31,10 +32,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "each_expert": EachExpertObjective,
     "oltr": OLTRObjective,
     "mbj": MBJObjective,
+    "ace": ACEObjective,
 }
 
 __all__ = [
     "OBJECTIVES",
+    "ACEObjective",
     "EachExpertObjective",
     "GPaCoObjective",
     "GroupExpertsObjective",

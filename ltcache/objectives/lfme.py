@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads import Head, predict_logits
+from ltcache.heads import Head, class_reach, predict_logits
 from ltcache.losses import Loss
 from ltcache.metrics import GroupScheme
 from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch, TrainingStart
@@ -39,9 +39,7 @@ class ClassGroups(Objective):
     ) -> None:
         super().__init__(loss)
         self.many_above, self.few_below = many_above, few_below
-        counts = loss.class_counts
-        group = (counts <= many_above).long() + (counts < few_below).long()
-        self.register_buffer("group", group)
+        self.register_buffer("group", class_reach(loss.class_counts, many_above, few_below) - 1)
 
     def among_group(self, logits: Tensor, number: int) -> Tensor:
         """Return logits (N, C) with -inf for classes of other groups."""

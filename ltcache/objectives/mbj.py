@@ -22,7 +22,7 @@ class MBJObjective(Objective):
     bank is full, so that it holds frequent and rare classes more evenly than the data do. It keeps
     what the head represents without gradient; the classifier of the step scores it anew.
 
-    The publication's size, probability, weight and beginning are not public: all settings here
+    The publication's size, probability, weight and beginning could not be read: all settings here
     have defaults of our own.
 
     Args:

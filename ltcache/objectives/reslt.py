@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
+from ltcache.heads import class_reach
 from ltcache.losses import Loss
 from ltcache.metrics import GroupScheme
 from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
@@ -45,9 +46,7 @@ class ResLT(Objective):
         if not 0 <= beta <= 1:
             raise FitError(f"objective.beta={beta} must lie in 0..1")
         self.beta, self.many_above, self.few_below = beta, many_above, few_below
-        counts = loss.class_counts
-        reach = 1 + (counts <= many_above).long() + (counts < few_below).long()
-        self.register_buffer("reach", reach)
+        self.register_buffer("reach", class_reach(loss.class_counts, many_above, few_below))
 
     def forward(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         """See :meth:`Objective.forward`."""

@@ -47,7 +47,7 @@ def _batch(weighted: bool = False, mixed: bool = False) -> TrainingBatch:
     )
 
 
-WITH_STATE = {"gpaco", "paco", "lfme", "oltr", "mbj"}  # tests of their own
+WITH_STATE = {"gpaco", "paco", "lfme", "oltr", "mbj", "ace"}  # tests of their own
 
 
 @pytest.fixture(params=sorted(set(OBJECTIVES) - WITH_STATE))

@@ -125,4 +125,19 @@ METHODS = (
         mechanism="distillation from experts of groups of classes",
         ablation={"stages.1.objective.distil": 0.0},
     ),
+    replace(
+        CE,
+        name="ace",
+        title="reconstruction: experts on ever rarer classes, averaged where they are responsible",
+        stages=(first(head="nested_experts", objective="ace", optimisation=_EXPERTS),),
+        reference="Cai et al., ACE: Ally complementary experts for solving long-tailed recognition "
+        "in one-shot, ICCV 2021",
+        fidelity="reconstruction",
+        differs="From the abstract: the softplus that pushes down classes an expert never sees and "
+        "its weight, the learning rates in proportion to the rows that an expert sees, and the "
+        "factors that bring logits of experts to one range (mean lengths of class weights) are our "
+        f"own. {_FEATURE_LEVEL}.",
+        mechanism="experts on nested sets of classes that complement one another",
+        ablation={"objective.complementary": 0.0},
+    ),
 )
