@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--views",
-    help="Comma-separated, besides center: flip, five, rrc:K (K random crops). Added to a cache "
-    "that has others.",
+    help="Comma-separated, besides center: flip, five, rrc:K (K random crops), cmo:K (K composites "
+    "of each training image with another one). Added to a cache that has others.",
 )
-@click.option("--view-seed", type=int, help="Of the random crops; 0 for a new view.")
+@click.option("--view-seed", type=int, help="Of random crops and composites; 0 for a new view.")
 @click.option(
     "--fields",
     help="Comma-separated: embedding,pooled. All that the tower has; may be added later.",
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
 @option_rules(
-    needs("view_seed", "views", why="it is the seed of random crops"),
+    needs("view_seed", "views", why="it is the seed of random crops and composites"),
 )
 def command(
     out: Path,
@@ -96,8 +96,8 @@ def command(
     say_embedded(options["model"], "encoding")
     for name in ("views", "fields"):
         options[name] = options[name].split(",") if options[name] else None
-    if not any(view.startswith("rrc") for view in options["views"] or ()):
-        refuse_given(("view_seed",), "none of --views is random (rrc:K)")
+    if not any(view.strip().startswith(("rrc", "cmo")) for view in options["views"] or ()):
+        refuse_given(("view_seed",), "none of --views is random (rrc:K, cmo:K)")
     manifest = read_manifest(
         source,
         root=options.pop("root"),

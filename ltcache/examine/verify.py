@@ -30,7 +30,7 @@ from ltcache.cache import (
 from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import CacheError, ImageError, UsageError
 from ltcache.examine import check_cache
-from ltcache.images import View, decode_views, open_store
+from ltcache.images import PartnerRows, View, decode_views, open_store, partner_images
 from ltcache.manifest import root_of
 from ltcache.records import bytes_digest, differences, require_local
 
@@ -225,7 +225,9 @@ def _images(
 ) -> Iterator[tuple[int, str, Mapping[str, np.ndarray] | str]]:
     """Yield row, key and view -> pixels uint8 (v, 3, H, W), or why there are none."""
     store = open_store(root)
-    table = cache.manifest.rows
+    table, partners, how = cache.manifest.rows, None, encoder.preprocessing
+    if any(view.composite for view in views):
+        partners = partner_images(PartnerRows.of(table), store.read, how)
     for row in rows.tolist():
         key, uri, known = (table[name][row].as_py() for name in ("key", "uri", "sha256"))
         try:
@@ -234,7 +236,7 @@ def _images(
             if known and content != known:
                 yield row, key, "the image is no longer the one that was encoded"
                 continue
-            yield row, key, decode_views(data, encoder.preprocessing, views, content).pixels
+            yield row, key, decode_views(data, how, views, content, partners).pixels
         except ImageError as error:
             yield row, key, str(error)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Plan, index_path, read_plan
-from ltcache.extract.begin import begin
 from ltcache.extract.checks import require_choice
-from ltcache.extract.grow import grow
 from ltcache.extract.layers import first_fields
 from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
+from ltcache.extract.two_passes import begin_or_grow
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.process import keep_freed_memory, usable_processors
 from ltcache.records import PlaceKind, require_local, require_replaceable
@@ -62,9 +61,10 @@ def extract(
         encoder: loaded already; else ``model``, ``pretrained``, ``device``, ``precision`` and
             ``activation`` say what to load (:func:`ltcache.encoder.load_encoder`).
         root: where the images are, if not where the source says.
-        views: ``flip``, ``five``, ``rrc:K`` (:mod:`ltcache.images.views`) besides ``center``, which
-            every cache has; by default those it has.
-        view_seed: of the random crops of ``rrc:K``; 0 for a new view.
+        views: ``flip``, ``five``, ``rrc:K``, ``cmo:K`` (:mod:`ltcache.images.views`) besides
+            ``center``, which every cache has; by default those it has.
+        view_seed: of the random crops of ``rrc:K`` and the composites of ``cmo:K``; 0 for a new
+            view.
         fields: ``embedding`` and, for towers that have it, ``pooled``; both by default, or those
             the cache has. ``tokens`` (:mod:`ltcache.encoder.rest`) only if named.
         batch_size: images in one forward pass; 16 on a CPU, 256 on a GPU.
@@ -128,7 +128,7 @@ def extract(
         progress=progress,
         started=started,
     )
-    return grow(request) if finished else begin(request)
+    return begin_or_grow(request)
 
 
 def _batch_size(encoder: Encoder) -> int:

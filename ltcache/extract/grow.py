@@ -25,6 +25,7 @@ from ltcache.cache import (
     shard_path,
 )
 from ltcache.extract.carry_out import carry_out
+from ltcache.extract.composites import composed_of, require_training_rows
 from ltcache.extract.growth import ManifestGrowth, check_sample, plan_growth
 from ltcache.extract.items import ImageItems, known_items
 from ltcache.extract.layers import missing_layers
@@ -45,13 +46,19 @@ def grow(request: ExtractRequest) -> ExtractReport:
     before = file_digest(index_path(out))
     plans = read_plans(out)
     _require(out, "encoder", plans[0].encoder, request.plan.encoder)
-    added = missing_layers(encoder, cache.layers, request.views, request.fields, request.view_seed)
+    partners = composed_of(cache, request.views)
+    added = missing_layers(
+        encoder, cache.layers, request.views, request.fields, request.view_seed,
+        "" if partners is None else partners.digest,
+    )  # fmt: skip
     lost = _lost_shards(cache)
     if not request.rehash:
         check_sample(cache, manifest)
     if not (added or lost or _rows_change(cache, request)):
         return make_report(out, cache.manifest.rows, 0, "reused", request.started)
     plan, growth = _next_plan(cache, plans, request)
+    if partners is not None:
+        require_training_rows(cache, manifest, growth.items)
     if plan is not None or added or lost:
         _require(out, "numerics", plans[0].numerics, request.plan.numerics)
     warn_of_size(added, len(np.unique(growth.items)))
@@ -59,10 +66,10 @@ def grow(request: ExtractRequest) -> ExtractReport:
     layers, stages = [*cache.layers, *added], StageSeconds()
     shards = lost | _used_shards(cache, plans, growth) if added else lost
     queues = _fill(cache, plans, growth, manifest, layers, shards, all(claims))
-    encoded = sum(carry_out(queue, request, stages) for queue in queues)
+    encoded = sum(carry_out(replace(q, partners=partners), request, stages) for q in queues)
     if plan is not None:
         alone, items = claim_plan(out, plan), ImageItems(plan.first_item, growth.uris)
-        queue = ShardQueue(out, plan, items, layers, manifest.root, alone)
+        queue = ShardQueue(out, plan, items, layers, manifest.root, alone, partners=partners)
         encoded += carry_out(queue, request, stages)
         plans = [*plans[: plan.number - 1], plan]
     prompts = kept_prompts(cache, manifest) or default_prompts(encoder, manifest)

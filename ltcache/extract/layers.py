@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Layer, Shape, folder_of
@@ -39,6 +40,7 @@ def missing_layers(
     views: Sequence[str] | None,
     fields: Sequence[str] | None,
     seed: int | None,
+    partners: str = "",
 ) -> list[Layer]:
     """Return the layers that are to be added to those there are.
 
@@ -48,6 +50,7 @@ def missing_layers(
         fields: names; by default a view that is there keeps its fields, and a new one has those of
             the first layer. ``tokens`` alone come on top of these.
         seed: of random views; a view that is there must have been made with it if it is given.
+        partners: digest of what new composites are made of.
 
     Raises:
         UsageError: an unknown view or field. IdentityError: a view that is there has another seed.
@@ -57,6 +60,8 @@ def missing_layers(
     wanted = parse_views(views if views is not None else list(known), seed or 0)
     added: list[Layer] = []
     for view in wanted:
+        if view.composite:
+            view = replace(view, partners=known.get(view.name, {}).get("partners", partners))
         if view.name not in known:
             added += _new_view(encoder, there, view, fields)
             continue

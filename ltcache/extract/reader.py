@@ -17,7 +17,7 @@ import numpy as np
 from ltcache.cache import Plan
 from ltcache.errors import ImageError
 from ltcache.extract.items import ImageItem, ImageItems
-from ltcache.images import ImageStore, Preprocessing, View, decode_views
+from ltcache.images import ImageStore, PartnerImages, Preprocessing, View, decode_views
 from ltcache.records import bytes_digest, one_line
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class BatchReader:
         items: its images. store: where their bytes come from.
         preprocessing: from an image to the encoder's pixels.
         pool: of ``workers`` decoding threads.
+        partners: what composites are made with.
     """
 
     plan: Plan
@@ -59,6 +60,7 @@ class BatchReader:
     preprocessing: Preprocessing
     pool: ThreadPoolExecutor
     workers: int
+    partners: PartnerImages | None = None
 
     def batches(self, shards: Iterable[ShardToEncode]) -> Iterator[DecodedBatch]:
         """Yield the micro-batches of shards, in order."""
@@ -120,7 +122,7 @@ class BatchReader:
                 raise ImageError(
                     "the image has changed since it was encoded (--rehash takes it anew)"
                 )
-            image = decode_views(data, self.preprocessing, views, content)
+            image = decode_views(data, self.preprocessing, views, content, self.partners)
         except ImageError as error:
             return _ItemOutcome(content, 0, 0, str(error))
         for name, pixels in image.pixels.items():

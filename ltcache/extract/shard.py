@@ -22,7 +22,7 @@ from ltcache.cache import (
 from ltcache.errors import CacheError
 from ltcache.extract.items import ImageItems
 from ltcache.extract.reader import DecodedBatch
-from ltcache.images import View
+from ltcache.images import PartnerRows, View
 from ltcache.manifest import Root
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class ShardQueue:
         shards: of the plan, if not all.
         finished: whether the cache was when the task began; one that others finish meanwhile lacks
             nothing any more, whatever becomes of its shards.
+        partners: what the composites among the layers are made of.
     """
 
     out: Path
@@ -79,6 +80,7 @@ class ShardQueue:
     alone: bool = True
     shards: Collection[int] | None = None
     finished: bool = True
+    partners: PartnerRows | None = None
 
     def todo(self) -> list[ShardToEncode]:
         """Return what has not been committed."""

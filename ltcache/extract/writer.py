@@ -15,7 +15,7 @@ from ltcache.extract.encode import encode_shard
 from ltcache.extract.reader import BatchReader
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import CommittedShard, ShardQueue, ShardToEncode
-from ltcache.images import ImageStore
+from ltcache.images import ImageStore, partner_images
 from ltcache.process import spin_briefly
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def write_shards(
             committer.submit(spin_briefly)
         current = (queue.lacking(shard.shard) for shard in order)
         ahead, shards = itertools.tee(shard for shard in current if shard.layers)
-        reader = BatchReader(
-            queue.plan, queue.items, store, encoder.preprocessing, decoders, workers
-        )
+        how, partners = encoder.preprocessing, None
+        if queue.partners is not None:
+            partners = partner_images(queue.partners, store.read, how)
+        reader = BatchReader(queue.plan, queue.items, store, how, decoders, workers, partners)
         batches = reader.batches(ahead)
         in_flight: Future[CommittedShard] | None = None
         for shard in shards:

@@ -33,11 +33,27 @@ path that leaves its root    failed; lists with such paths are refused as a whol
 ===========================  =======================================================================
 """
 
-from ltcache.images.decoding import DecodedImage, DecodedViews, decode, decode_views, opened
+from ltcache.images.composites import CompositeDraw, PartnerImages, PartnerRows, paste_box
+from ltcache.images.decoding import (
+    DecodedImage,
+    DecodedViews,
+    decode,
+    decode_views,
+    opened,
+    partner_images,
+)
 from ltcache.images.inputs import inputs
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.thumbnails import thumbnail
-from ltcache.images.views import DRAWS, RATIO, SCALE, View, parse_views, random_box
+from ltcache.images.views import (
+    DRAWS,
+    RATIO,
+    SCALE,
+    View,
+    is_composite,
+    parse_views,
+    random_box,
+)
 from ltcache.manifest import ImageInput, ImageStore, open_store, read_file
 
 __all__ = [
@@ -45,18 +61,24 @@ __all__ = [
     "MAX_PIXELS",
     "RATIO",
     "SCALE",
+    "CompositeDraw",
     "DecodedImage",
     "DecodedViews",
     "ImageInput",
     "ImageStore",
+    "PartnerImages",
+    "PartnerRows",
     "Preprocessing",
     "View",
     "decode",
     "decode_views",
     "inputs",
+    "is_composite",
     "open_store",
     "opened",
     "parse_views",
+    "partner_images",
+    "paste_box",
     "random_box",
     "read_file",
     "thumbnail",

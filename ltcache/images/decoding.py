@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ltcache.errors import ImageError
+from ltcache.errors import ImageError, UsageError
+from ltcache.images.composites import PartnerImages, PartnerRows
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.views import View
 from ltcache.manifest import image_formats, stable_text
@@ -56,15 +57,21 @@ def decode(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def decode_views(
-    data: bytes, preprocessing: Preprocessing, views: Sequence[View], content: str = ""
+    data: bytes,
+    preprocessing: Preprocessing,
+    views: Sequence[View],
+    content: str = "",
+    partners: PartnerImages | None = None,
 ) -> DecodedViews:
     """Decode one image once and cut every view's crops from it.
 
     Args:
         content: SHA-256 of ``data``, which random crops depend on.
+        partners: what composites are made with.
 
     Raises:
-        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
+        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``; or that of a partner.
+        UsageError: a view of composites without partners.
     """
     with opened(data) as image:
         width, height = image.size
@@ -77,7 +84,22 @@ def decode_views(
             )
             for view in views
         }
+    for view in (view for view in views if view.composite):
+        if partners is None:
+            raise UsageError(f"view {view.name!r} is made of the training images of a cache")
+        partners.paste(view, content, pixels[view.name])
     return DecodedViews(pixels, width, height)
+
+
+def partner_images(
+    partners: PartnerRows, read: Callable[[str], bytes], preprocessing: Preprocessing
+) -> PartnerImages:
+    """Return what pastes the centre crops of training images into others.
+
+    Args:
+        read: uri -> the bytes of an image's file.
+    """
+    return PartnerImages(partners, read, lambda data: decode(data, preprocessing).pixels)
 
 
 @contextmanager

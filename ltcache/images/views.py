@@ -9,11 +9,15 @@ five       5       four corners and the centre of the image resized to 24/224 mo
                    encoder's size (the test-time crops of LIFT; Shi et al., ICML 2024)
 rrc:K      K       random resized crops (8 to 100 % of the area, aspect 3/4 to 4/3, bicubic with
                    antialias; torchvision's RandomResizedCrop), each mirrored with probability 1/2
+cmo:K      K       composites: ``center`` with a box of another training image pasted into it
+                   (:mod:`ltcache.images.composites`); of images that are no labelled training
+                   rows, ``center`` K times
 =========  ======  =================================================================================
 
 Random numbers come from a counter-based generator (Philox) that is keyed by the seed, the SHA-256
 of the image's file and the number of the crop: the same image has the same crops whatever the
-order, the number of workers or the shards, and ``rrc:4`` begins with the crops of ``rrc:2``.
+order, the number of workers or the shards, and ``rrc:4`` begins with the crops of ``rrc:2``. What
+``cmo:K`` pastes depends on the list of training images besides, which is part of its identity.
 """
 
 from __future__ import annotations
@@ -44,8 +48,10 @@ class View:
     """One view of an image.
 
     Args:
-        name: ``center``, ``flip``, ``five`` or ``rrc:K``.
+        name: ``center``, ``flip``, ``five``, ``rrc:K`` or ``cmo:K``.
         seed: of random crops, 0 .. 2**64 - 1; no part of a view that has none.
+        partners: digest of the images that composites are made with
+            (:attr:`ltcache.images.PartnerRows.digest`); "" of other views.
 
     Raises:
         UsageError: no such view; names those there are.
@@ -53,11 +59,13 @@ class View:
 
     name: str
     seed: int = 0
+    partners: str = ""
 
     def __post_init__(self) -> None:
         kind, count = self._parts()
-        if kind not in GEOMETRY or (count is None) == (kind == "rrc"):
-            raise UsageError(f"no view {self.name!r}; there are {', '.join(GEOMETRY)}:K")
+        if kind not in GEOMETRY or (count is None) == (kind in _RANDOM):
+            known = [f"{name}:K" if name in _RANDOM else name for name in GEOMETRY]
+            raise UsageError(f"no view {self.name!r}; there are {', '.join(known)}")
         if count is not None and not 1 <= count <= MAX_CROPS:
             raise UsageError(f"view {self.name!r}: 1 to {MAX_CROPS} crops")
         if not 0 <= self.seed < _SEEDS:
@@ -72,7 +80,12 @@ class View:
     @property
     def random(self) -> bool:
         """Whether the crops depend on the seed."""
-        return self._parts()[0] == "rrc"
+        return self._parts()[0] in _RANDOM
+
+    @property
+    def composite(self) -> bool:
+        """Whether the crops show a second image, so that they have a second label."""
+        return is_composite(self.name)
 
     def identity(self) -> dict[str, Any]:
         """Return name, crops, geometry and seed as JSON; of ``center`` the name says it all."""
@@ -80,7 +93,8 @@ class View:
         if kind == "center":
             return {"name": self.name}
         value = {"name": self.name, "crops": self.crops, "geometry": dict(_DESCRIBED[kind])}
-        return {**value, "seed": self.seed} if self.random else value
+        value |= {"seed": self.seed} if self.random else {}
+        return {**value, "partners": self.partners} if self.composite else value
 
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any]) -> View:
@@ -89,13 +103,15 @@ class View:
         Raises:
             UsageError: not a view whose crops this version makes.
         """
-        view = cls(identity["name"], identity.get("seed", 0))
+        view = cls(identity["name"], identity.get("seed", 0), identity.get("partners", ""))
         if view.identity() != dict(identity):
             raise UsageError(f"view {view.name!r} was made with another geometry: {identity}")
         return view
 
     def cut(self, image: Image.Image, preprocessing: Preprocessing, content: str) -> list[Any]:
         """Return the crops of an image, of the encoder's size and in the image's own mode.
+
+        Of a view of composites they are what is pasted into.
 
         Args:
             content: SHA-256 of the image's file.
@@ -109,8 +125,13 @@ class View:
         return match[1], int(match[2]) if match[2] else None
 
 
+def is_composite(name: str) -> bool:
+    """Whether the view of a name is one of composites."""
+    return name.partition(":")[0] == "cmo"
+
+
 def parse_views(names: Sequence[str], seed: int = 0) -> list[View]:
-    """Return views by their names, each once, in the order given.
+    """Return views by their names, each once, in the order given; of composites without partners.
 
     Raises:
         UsageError: an unknown view, or two that differ only in case or blanks.
@@ -140,9 +161,21 @@ def _rrc(image: Image.Image, preprocessing: Preprocessing, view: View, content: 
     return crops
 
 
+def _background(image: Image.Image, preprocessing: Preprocessing, view: View, _: str) -> list[Any]:
+    return [preprocessing.geometry(image)] * view.crops
+
+
 Geometry = Callable[[Image.Image, Preprocessing, View, str], "list[Any]"]
 
-GEOMETRY: dict[str, Geometry] = {"center": _center, "flip": _flip, "five": _five, "rrc": _rrc}
+_RANDOM = ("rrc", "cmo")
+
+GEOMETRY: dict[str, Geometry] = {
+    "center": _center,
+    "flip": _flip,
+    "five": _five,
+    "rrc": _rrc,
+    "cmo": _background,
+}
 """Kind of view -> its crops. A new kind also says in :data:`_DESCRIBED` what it does."""
 
 _DESCRIBED: dict[str, dict[str, Any]] = {
@@ -155,19 +188,25 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
         "mirror": 0.5,
         "generator": "philox",
     },
+    "cmo": {
+        "partner": "a class, then a row of it",
+        "share": "uniform",
+        "box": "sides times the square root, truncated, clipped",
+        "generator": "philox",
+    },
 }
 
 
-def draws(seed: int, content: str, number: int) -> np.ndarray:
+def draws(seed: int, content: str, number: int, stream: int = 0) -> np.ndarray:
     """Return float64 numbers in [0, 1) for one crop of one image.
 
-    Philox is keyed by the seed and the first half of the image's SHA-256 that fits; the rest of it
-    and the crop's number set the counter. Raw words are scaled here, since only they are promised
-    to stay what they are in later versions of numpy.
+    Philox is keyed by the seed and the first half of the image's SHA-256 that fits; the rest of it,
+    the crop's number and that of the stream set the counter. Raw words are scaled here, since only
+    they are promised to stay what they are in later versions of numpy.
     """
     words = [int(content[i : i + 16] or "0", 16) for i in (0, 16)]
     # the lowest word of the counter counts the draws
-    counter = np.array([0, 0, words[1], number], np.uint64)
+    counter = np.array([0, stream, words[1], number], np.uint64)
     generator = np.random.Philox(key=np.array([seed, words[0]], np.uint64), counter=counter)
     raw = generator.random_raw(DRAWS)
     return np.asarray((raw >> np.uint64(11)) * 2.0**-53)

@@ -66,19 +66,19 @@ def test_two_processes_finish_one_cache_together(
 def test_two_processes_add_the_same_views_together(
     folder_of_images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
-    views = ("--batch-size", 2, "--views", "flip,rrc:2")
+    views = ("--batch-size", 2, "--views", "flip,rrc:2,cmo:2")
     assert finish(start(folder_of_images, tiny_clip, tmp_path / "alone", *views))[0] == 0
     out = tmp_path / "both"
     assert finish(start(folder_of_images, tiny_clip, out, "--batch-size", 2))[0] == 0
     both = [start(folder_of_images, tiny_clip, out, *views) for _ in range(2)]
     assert [status for status, _ in map(finish, both)] == [0, 0]
-    for folder in ("center", "flip", "rrc-2"):
+    for folder in ("center", "flip", "rrc-2", "cmo-2"):
         found, expected = (
             {n: sha for n, sha in digests(tmp_path / w).items() if n.startswith(f"views/{folder}/")}
             for w in ("both", "alone")
         )
         assert found == expected
-    assert set(open_cache(out).views) == {"center", "flip", "rrc:2"}
+    assert set(open_cache(out).views) == {"center", "flip", "rrc:2", "cmo:2"}
 
 
 @pytest.mark.slow

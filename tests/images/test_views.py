@@ -148,8 +148,9 @@ FIRST = [0.9844570683672751, 0.3594451191383684, 0.011036687705849313]
 
 def test_identities_tell_views_apart() -> None:
     views = [View("center"), View("flip"), View("five"), View("rrc:2"), View("rrc:3")]
-    identities = [view.identity() for view in [*views, View("rrc:3", 5)]]
-    assert len({str(identity) for identity in identities}) == 6
+    more = [View("rrc:3", 5), View("cmo:2"), View("cmo:2", 5), View("cmo:2", 5, "other rows")]
+    identities = [view.identity() for view in [*views, *more]]
+    assert len({str(identity) for identity in identities}) == 9
     assert identities[0] == {"name": "center"}
     for identity in identities:
         assert View.from_identity(identity).identity() == identity
@@ -159,7 +160,7 @@ def test_identities_tell_views_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ten", "rrc", "rrc:0", "rrc:x", "rrc:999", "center:2", "", "../x"]
+    "name", ["ten", "rrc", "rrc:0", "rrc:x", "rrc:999", "cmo", "cmo:0", "center:2", "", "../x"]
 )
 def test_unknown_views_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="view"):
