@@ -65,6 +65,7 @@ def validation(
         labelled_rows,
         make_context,
         require_same,
+        training_rows,
         val_rows,
     )
 
@@ -77,7 +78,7 @@ def validation(
         require_same(cache, extra, allow_stale)
         context = extra.counted_in(context)
     more = None if extra is None else extra.rows(field)
-    rows, crops = labelled_rows(cache, "train", field, feature.view), cache.crops(feature.eval_view)
+    rows, crops = training_rows(cache, field, method), cache.crops(feature.eval_view)
     val = val_rows(cache, field, method)
     if val is not None:
         return TuningFold(rows, val, more, context, crops, "val")

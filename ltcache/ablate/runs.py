@@ -122,7 +122,7 @@ class FitRun:
 
     def _train(self, jobs: Sequence[AblationJob], memo: Memo) -> None:
         from ltcache import fit
-        from ltcache.fit import labelled_rows, make_context, val_rows
+        from ltcache.fit import make_context, training_rows, val_rows
 
         first = jobs[0].method
         field = first.feature.resolve(self.cache.field_dims(first.feature.view))
@@ -131,7 +131,7 @@ class FitRun:
         extra = self.options.fit.get("extra")
         if extra is not None:
             contexts = [extra.counted_in(context) for context in contexts]
-        rows = labelled_rows(self.cache, "train", field, first.feature.view)
+        rows = training_rows(self.cache, field, *(job.method for job in jobs))
         val = val_rows(self.cache, field, first)
         for texts in (False, True):  # what a stage may fall back to depends on them
             some = [k for k, c in enumerate(contexts) if (c.text_features is not None) == texts]
@@ -289,6 +289,8 @@ def _views_of(cache: Cache, method: Method, options: RunOptions) -> set[str]:
     """Return the views that the runs of a method may read, those that tuning tries included."""
     feature, grid = method.feature, (options.tuning or {}).get("grid")
     views = {feature.view, feature.eval_view}
+    if feature.composites in cache.views:
+        views.add(feature.composites)
     if options.tuning is None or options.fit.get("view") is not None:
         return views
     if grid is None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from ltcache.cache import Cache
+from ltcache.images import is_composite
 from ltcache.methods import Method
 
 
 def view_space(cache: Cache, method: Method) -> dict[str, tuple[str, ...]]:
     """Return ``feature.view`` and ``feature.eval_view`` with the views to try, the method's first.
 
-    Random crops only train. A key with nothing else to try is left out, so that a cache that has
-    only ``center`` adds nothing to a search.
+    Random crops only train; composites are no rows by themselves. A key with nothing else to try is
+    left out, so that a cache that has only ``center`` adds nothing to a search.
     """
     feature = method.feature
     field = feature.resolve(cache.field_dims(feature.view))
-    views = [view for view in cache.views if field in cache.field_dims(view)]
+    views = [
+        view for view in cache.views if field in cache.field_dims(view) and not is_composite(view)
+    ]
     fixed = [view for view in views if not _is_random(cache, view)]
     found = {
         "feature.view": _beginning_with(feature.view, views),
@@ -31,12 +34,13 @@ def absent_views(cache: Cache) -> tuple[str, ...]:
     if cache.provenance.get("imported") is not None:
         return ()
     trained = any(_is_random(cache, view) for view in cache.views)
-    judged = any(cache.crops(v) > 1 and not _is_random(cache, v) for v in cache.views)
+    others = [v for v in cache.views if not (_is_random(cache, v) or is_composite(v))]
+    judged = any(cache.crops(view) > 1 for view in others)
     return (*(() if judged else ("five",)), *(() if trained else ("rrc:4",)))
 
 
 def _is_random(cache: Cache, view: str) -> bool:
-    return "seed" in cache.identities(view)["view"]
+    return "seed" in cache.identities(view)["view"] and not is_composite(view)
 
 
 def _beginning_with(first: str, views: list[str]) -> tuple[str, ...]:

@@ -6,12 +6,11 @@ from __future__ import annotations
 from ltcache.fit.adapter import (
     fit_adapter,
     fit_seeds,
-    labelled_rows,
     make_context,
     require_same,
     summarise_seeds,
-    val_rows,
 )
+from ltcache.fit.cached_rows import labelled_rows, training_rows, val_rows
 from ltcache.fit.class_texts import needs_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
@@ -53,5 +52,6 @@ __all__ = [
     "summarise_seeds",
     "takes_texts",
     "training_fit",
+    "training_rows",
     "val_rows",
 ]

@@ -14,16 +14,15 @@ from ltcache.cache import (
     Cache,
     PromptEmbeddings,
     check_prompts,
-    has_labels,
-    labelled_split,
     open_cache,
     warn_of_shared,
 )
 from ltcache.errors import FitError
+from ltcache.fit.cached_rows import composite_view, training_rows, val_rows
 from ltcache.fit.class_texts import keeps_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
-from ltcache.fit.rows import LabelledRows, require_classes
+from ltcache.fit.rows import require_classes
 from ltcache.fit.task import Progress
 from ltcache.heads import HeadContext
 from ltcache.methods import Method, method_by_name, override
@@ -88,7 +87,7 @@ def fit_adapter(
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
-    rows = labelled_rows(cache, "train", field, method.feature.view)
+    rows = training_rows(cache, field, method)
     warn_of_shared(cache, "train", *SCORED)
     labelled = context.class_counts
     if extra is not None:
@@ -109,6 +108,8 @@ def fit_adapter(
             memo=memo,
         ),
     )
+    composites, crops = composite_view(method), cache.crops(method.feature.view)
+    crops += 0 if composites is None else cache.crops(composites)
     record = RunRecord.on_cache(
         cache,
         method.feature,
@@ -126,7 +127,8 @@ def fit_adapter(
         residual_prior=fitted.residual_prior,
         stale=stale,
         training=None if fitted.training is None else fitted.training.to_dict(),
-        cost=RunCost.of(cache, cache.crops(method.feature.view), fitted.seconds),
+        composites=None if composites is None else cache.identities(composites)["view"],
+        cost=RunCost.of(cache, crops, fitted.seconds),
     )
     run = Run(
         method,
@@ -202,27 +204,6 @@ def summarise_seeds(metrics: Sequence[Metrics]) -> JsonObject:
     return result
 
 
-def labelled_rows(cache: Cache, split: str, field: str, view: str) -> LabelledRows:
-    """Return the labelled rows of a split; each crop of a view is a row of the same unit.
-
-    Raises:
-        CacheError: there is no such split, or none of its rows has a label.
-    """
-    there = labelled_split(cache, split)
-    features, labels = cache.features(split, field, view), there.labels  # (n, v, D), (N,)
-    crops, shape = features.shape[1], features.shape[2:]
-    names = there.positions if there.units is None else there.units
-    if len(labels) < len(features):
-        features = features[there.positions]
-    flat = np.ascontiguousarray(features.reshape(-1, *shape), dtype=np.float32)
-    return LabelledRows(
-        torch.from_numpy(flat),
-        torch.from_numpy(np.repeat(labels, crops)),
-        units=np.repeat(names, crops),
-        images=torch.arange(len(labels)).repeat_interleave(crops) if crops > 1 else None,
-    )
-
-
 def make_context(
     cache: Cache, method: Method, field: str, prompts: str | None
 ) -> tuple[HeadContext, Any]:
@@ -249,13 +230,6 @@ def _sentences(method: Method, texts: PromptEmbeddings | None) -> torch.Tensor |
     if texts is None or not any(kind is not None and kind.reads_sentences for kind in kinds):
         return None
     return torch.from_numpy(np.asarray(texts.sentences, dtype=np.float32))
-
-
-def val_rows(cache: Cache, field: str, method: Method) -> LabelledRows | None:
-    """Return the labelled rows of the validation split, or None where there are none."""
-    if not has_labels(cache, "val"):
-        return None
-    return labelled_rows(cache, "val", field, method.feature.eval_view)
 
 
 def _tuned_on(fitted: FittedHead, tuning: Mapping[str, Any] | None) -> dict[str, str]:

@@ -95,6 +95,7 @@ def require_convex(head: Head, objective: Objective, stage: Train) -> AffineWeig
         ),
         f"the objective {stage.objective!r} is no mean": type(objective) is not WeightedMean,
         "it has fusions": bool(stage.fusion),
+        "it has composites": stage.composites > 0,
         "it has lr_factors": bool(stage.lr_factors),
     }
     found = [reason for reason, holds in reasons.items() if holds]

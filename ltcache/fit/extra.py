@@ -86,4 +86,5 @@ def with_extra_rows(rows: LabelledRows, extra: LabelledRows | None) -> LabelledR
         torch.cat([rows.labels, extra.labels]),
         torch.cat([weights, extra.weights]),
         images=rows.with_image_rows(len(extra)),
+        composites=rows.composites and rows.composites.with_plain(extra.features),
     )

@@ -178,8 +178,8 @@ class OneFit:
         transform = FeatureTransform(feature.transform, self.context.dim).to(device)
         transform.fit(rows.features)
         return transform, StageInput(
-            replace(rows, features=transform(rows.features)),
-            None if val is None else replace(val, features=transform(val.features)),
+            rows.transformed(transform),
+            None if val is None else val.transformed(transform),
             replace(self.context, class_counts=self._counts()),
             transform.kind,
             Generator().manual_seed(self.seed),
@@ -320,4 +320,5 @@ def with_texts(rows: LabelledRows, context: HeadContext, share: float = 0.0) -> 
         torch.cat([rows.labels, labels]),
         weights,
         images=rows.with_image_rows(len(labels)),
+        composites=rows.composites and rows.composites.with_plain(texts[labels]),
     )

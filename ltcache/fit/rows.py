@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
+from ltcache.fit.composites import CompositeRows
 from ltcache.records import one_line
 
 SHARE = 0.1
@@ -27,6 +28,7 @@ class LabelledRows:
         weights: sample weights (N,), or None for equal ones.
         units: which rows show the same thing, (N,), any dtype; None: every row is its own.
         images: which rows are crops of one image, int64 (N,); None: every row is an image.
+        composites: of the rows with others of them, or None.
 
     Raises:
         FitError: shapes that do not fit, or features that are not finite.
@@ -37,10 +39,11 @@ class LabelledRows:
     weights: Tensor | None = None
     units: np.ndarray | None = None
     images: Tensor | None = None
+    composites: CompositeRows | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.features)
-        for name in ("labels", "weights", "units", "images"):
+        for name in ("labels", "weights", "units", "images", "composites"):
             value = getattr(self, name)
             if value is not None and len(value) != rows:
                 raise FitError(f"{len(value)} {name} for {rows} rows of features")
@@ -52,20 +55,32 @@ class LabelledRows:
         return len(self.labels)
 
     def take(self, index: Tensor) -> LabelledRows:
-        """Return some rows."""
+        """Return some rows; composites only with each other."""
+        features = self.features[index]
         return LabelledRows(
-            self.features[index],
+            features,
             self.labels[index],
             None if self.weights is None else self.weights[index],
             None if self.units is None else self.units[index.cpu().numpy()],
             None if self.images is None else self.images[index.to(self.images.device)],
+            None if self.composites is None else self.composites.take(index, features),
         )
 
     def to(self, device: torch.device) -> LabelledRows:
         """Return the rows on a device."""
         weights = None if self.weights is None else self.weights.to(device)
         features, labels = self.features.to(device), self.labels.to(device)
-        return LabelledRows(features, labels, weights, self.units, self.images)
+        composites = None if self.composites is None else self.composites.to(device)
+        return LabelledRows(features, labels, weights, self.units, self.images, composites)
+
+    def transformed(self, transform: Callable[[Tensor], Tensor]) -> LabelledRows:
+        """Return the rows and their composites with their features mapped, (n, D) to (n, D')."""
+        composites = self.composites
+        return replace(
+            self,
+            features=transform(self.features),
+            composites=None if composites is None else composites.transformed(transform),
+        )
 
     def with_image_rows(self, others: int) -> Tensor | None:
         """Return ``images`` with ``others`` more rows, each an image of its own."""

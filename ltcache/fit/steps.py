@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from ltcache.errors import FitError
+from ltcache.fit.composites import CompositeSchedule
 from ltcache.fit.rows import LabelledRows
 from ltcache.fusion import Fusion
 from ltcache.heads import Head
@@ -83,15 +84,7 @@ class AutogradStep:
         Args:
             index: row numbers of the batch. partner: of the second batch, as many, or None.
         """
-        rows = self.rows
-        weights = None if rows.weights is None else rows.weights[index]
-        batch = TrainingBatch(
-            rows.features.index_select(0, index),
-            rows.labels[index],
-            weights,
-            partner_labels=None if partner is None else rows.labels[partner],
-            rows=index,
-        )
+        rows, batch = self.rows, self.batch(index, progress, partner)
         self.objective.loss.observe(batch.labels)
         representation, second = self.head.represent(batch.features), None  # (E, N, D')
         if partner is not None and (self.fusions.needs_partner or self.objective.needs_partner):
@@ -105,9 +98,54 @@ class AutogradStep:
         value.backward()
         return value.detach()
 
+    def batch(self, index: Tensor, progress: float, partner: Tensor | None) -> TrainingBatch:
+        """Return what a step trains on; arguments as of a step."""
+        rows = self.rows
+        return TrainingBatch(
+            rows.features.index_select(0, index),
+            rows.labels[index],
+            None if rows.weights is None else rows.weights[index],
+            partner_labels=None if partner is None else rows.labels[partner],
+            rows=index,
+        )
+
     def _outputs(self, representation: Tensor) -> HeadOutputs:
         experts = self.head.classify(representation)
         return HeadOutputs(representation, experts, self.head.combine(experts))
+
+
+class CompositeStep(AutogradStep):
+    """As :class:`AutogradStep`, some batches being composites of their rows.
+
+    Args:
+        rows: with composites. schedule: which batches are.
+        others: as of :class:`AutogradStep`.
+    """
+
+    def __init__(
+        self,
+        rows: LabelledRows,
+        head: Head,
+        objective: Objective,
+        fusions: FusionChain,
+        schedule: CompositeSchedule,
+    ) -> None:
+        super().__init__(rows, head, objective, fusions)
+        self.schedule = schedule
+
+    def batch(self, index: Tensor, progress: float, partner: Tensor | None) -> TrainingBatch:
+        """See :meth:`AutogradStep.batch`."""
+        plain, made = super().batch(index, progress, partner), self.rows.composites
+        drawn = self.schedule.draw(progress, len(index))
+        if drawn is None or made is None:
+            return plain
+        number = drawn.to(index.device)
+        return replace(
+            plain,
+            features=made.features[index, number],
+            other_labels=self.rows.labels[made.partners[index, number]],
+            share=made.shares[index, number],
+        )
 
 
 class ClosedFormStep:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
+from ltcache.fit.composites import CompositeSchedule
 from ltcache.fit.rows import LabelledRows
-from ltcache.fit.steps import AutogradStep, ClosedFormStep, FusionChain
+from ltcache.fit.steps import AutogradStep, ClosedFormStep, CompositeStep, FusionChain
 from ltcache.fit.task import StageInput
 from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
@@ -135,11 +136,29 @@ def make_step(
         if fusions.needs_partner:
             who = f"fusion {' and '.join(stage.fusion)}"
         raise FitError(f"{who} needs partner=SAMPLER")
+    if stage.composites > 0:
+        return CompositeStep(rows, head, objective, fusions, _schedule(stage, task))
     few = TrainingBatch(rows.features[:2], rows.labels[:2])
     if task.closed_form and ClosedFormStep.serves(head, objective, few, fusions):
         largest = optimisation.batch_for(len(rows))
         return ClosedFormStep(rows, head, objective, fusions, largest, optimisation.precision)
     return AutogradStep(rows, head, objective, fusions)
+
+
+def _schedule(stage: Train, task: StageInput) -> CompositeSchedule:
+    """Return when composites come.
+
+    Raises:
+        FitError: the rows have none.
+    """
+    if task.rows.composites is None:
+        raise FitError(
+            f"composites={stage.composites:g} needs composites of the training rows: name a view "
+            "of a cache that has them, feature.composites=cmo:2 (ltcache extract --views "
+            "center,cmo:2), or set composites=0"
+        )
+    epochs, crops = stage.optimisation.epochs_for(len(task.rows)), task.rows.composites.partners
+    return CompositeSchedule(stage.composites, epochs, crops.shape[1], task.stream(4))
 
 
 def _fusion(name: str, stage: Train) -> Fusion:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ltcache.errors import UsageError, did_you_mean
-from ltcache.methods.families import contrast, decoupled, experts, h2t, losses, memory, texts
+from ltcache.methods.families import (
+    composites,
+    contrast,
+    decoupled,
+    experts,
+    h2t,
+    losses,
+    memory,
+    texts,
+)
 from ltcache.methods.spec import Method
 from ltcache.methods.unavailable import UNAVAILABLE
 
@@ -15,6 +24,7 @@ _ALL = (
     *experts.METHODS,
     *contrast.METHODS,
     *memory.METHODS,
+    *composites.METHODS,
     *texts.METHODS,
     *h2t.METHODS,
 )
@@ -28,7 +38,13 @@ ENCODER_TUNINGS = frozenset(
 )
 """Names of fine-tunings (``ltcache finetune``) that are no methods on cached features."""
 
-ALIASES = {"h2t": "dr+h2t", "zs": "zero-shot", "bs": "balanced-softmax", "la": "logit-adjustment"}
+ALIASES = {
+    "h2t": "dr+h2t",
+    "zs": "zero-shot",
+    "bs": "balanced-softmax",
+    "la": "logit-adjustment",
+    "cmo": "ce+cmo",
+}
 
 
 def method_by_name(name: str) -> Method:

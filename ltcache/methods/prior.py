@@ -71,12 +71,14 @@ def _how_it_corrects(stage: Train) -> tuple[str, str, str, str]:
 
 def residual_prior(stage: Train, loss: Loss) -> float | None:
     """Return the exponent a of the prior n**a that the stage's logits carry at the end; None: an
-    objective, or a fusion that mixes rows of two samplers, leaves what nobody can state."""
+    objective, a fusion that mixes rows of two samplers, or composites, whose second labels are of
+    all classes equally often, leave what nobody can state."""
     corrects = OBJECTIVES[stage.objective].corrects
     fusions = [FUSIONS[name] for name in stage.fusion]
     if corrects == "full":
         return 0.0
-    if corrects == "partial" or any(f.mixes_labels and f.needs_partner for f in fusions):
+    mixed = stage.composites > 0 or any(f.mixes_labels and f.needs_partner for f in fusions)
+    if corrects == "partial" or mixed:
         return None
     return loss.residual_prior(SAMPLERS[stage.sampler].exponent)
 

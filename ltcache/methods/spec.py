@@ -11,6 +11,7 @@ from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError, UsageError
 from ltcache.fusion import FUSIONS
 from ltcache.heads import HEADS, TRANSFORMS, Head, HeadContext
+from ltcache.images import View, is_composite
 from ltcache.losses import LOSSES
 from ltcache.methods.optimisation import Optimisation, read_optimisation, written_optimisation
 from ltcache.methods.settings import SettingValues, dotted, require_name
@@ -42,6 +43,8 @@ class FeatureSpec:
         text_rows: train on the text direction of each class as one more image of it.
         text_share: of ``text_rows``: the share of a class's rows that is its text, which is
             repeated for it; 0: one row.
+        composites: the view of composites, such as ``cmo:2``, that stages with ``composites``
+            train on; ``none``: there are none.
     """
 
     field: str = "pooled_or_embedding"
@@ -50,10 +53,22 @@ class FeatureSpec:
     transform: str = "none"
     text_rows: bool = False
     text_share: float = 0.0
+    composites: str = "none"
 
     def __post_init__(self) -> None:
         if not 0 <= self.text_share < 1:
             raise UsageError(f"feature.text_share={self.text_share} must lie in 0 <= share < 1")
+        for name in ("view", "eval_view"):
+            if is_composite(getattr(self, name)):
+                raise UsageError(
+                    f"feature.{name}={getattr(self, name)!r} is a view of composites, which have "
+                    "two labels: name it as feature.composites, with composites=0.5"
+                )
+        if self.composites != "none" and not View(self.composites).composite:
+            raise UsageError(
+                f"feature.composites={self.composites!r} is no view of composites: take cmo:K, "
+                "such as cmo:2, or none"
+            )
         for name, value, known in (
             ("field", self.field, FIELDS),
             ("transform", self.transform, TRANSFORMS),
@@ -62,8 +77,10 @@ class FeatureSpec:
                 raise UsageError(f"feature.{name}={value!r} is none of {', '.join(known)}")
 
     def to_plain(self) -> SettingValues:
-        """Return plain JSON, without a ``text_share`` of 0, which earlier records lack."""
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("text_share", 0.0)}
+        """Return plain JSON, without what earlier records lack: a ``text_share`` of 0, and
+        ``composites`` where there are none."""
+        lacked = (("text_share", 0.0), ("composites", "none"))
+        return {k: v for k, v in asdict(self).items() if (k, v) not in lacked}
 
     def resolve(self, available: Mapping[str, int]) -> str:
         """Return the field of a cache to use.
@@ -101,6 +118,9 @@ class Train(MethodStage):
             that need one: a sampler, or ``same_image``, another crop of each row's image.
         fusion: names of fusions in the order in which they act; ``fusion_options`` are the
             hyper-parameters of all of them.
+        composites: probability that a batch is replaced by composites of its rows, in the middle
+            epochs (:class:`ltcache.fit.composites.CompositeSchedule`); their view is
+            ``feature.composites``.
         lr_factors: beginning of a parameter's name -> factor on its learning rate; 0 freezes it.
         optimisation: see :class:`Optimisation`.
     """
@@ -126,8 +146,13 @@ class Train(MethodStage):
     partner: str | None = None
     fusion: tuple[str, ...] = ()
     fusion_options: Mapping[str, Any] = field(default_factory=dict)
+    composites: float = 0.0
     lr_factors: Mapping[str, float] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.composites <= 1:
+            raise UsageError(f"composites={self.composites} is a probability, 0 to 1")
 
     def may_start_from_prompts(self) -> bool:
         """See :meth:`MethodStage.may_start_from_prompts`."""
@@ -147,6 +172,8 @@ class Train(MethodStage):
     def to_plain(self) -> dict[str, Any]:
         """See :meth:`MethodStage.to_plain`."""
         plain = super().to_plain()
+        if plain["composites"] == 0:  # as records have it that know of none
+            del plain["composites"]
         return {**plain, "optimisation": written_optimisation(plain["optimisation"])}
 
     @classmethod

@@ -35,12 +35,6 @@ class UnavailableMethod:
         )
 
 
-_CMO_WHY = (
-    "It pastes patches of one image onto another, and the features of a mixed image do not follow "
-    "from the features of its parts."
-)
-_CMO_NEEDS = "encoding the composites, as rows of their own with two labels and a share."
-
 UNAVAILABLE: dict[str, UnavailableMethod] = {
     entry.name: entry
     for entry in (
@@ -53,22 +47,6 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             ("sade",),
         ),
         UnavailableMethod(
-            "cmo", "rare foregrounds pasted onto frequent backgrounds", "Park et al., CVPR 2022",
-            _CMO_WHY, _CMO_NEEDS, ("dr-mu",),
-        ),
-        UnavailableMethod(
-            "ce+cmo", "cross entropy with CMO", "Park et al., CVPR 2022",
-            _CMO_WHY, _CMO_NEEDS, ("ce",),
-        ),
-        UnavailableMethod(
-            "bsce+cmo", "balanced softmax with CMO", "Park et al., CVPR 2022",
-            _CMO_WHY, _CMO_NEEDS, ("balanced-softmax",),
-        ),
-        UnavailableMethod(
-            "ride+cmo", "RIDE with CMO", "Park et al., CVPR 2022",
-            _CMO_WHY, _CMO_NEEDS, ("ride",),
-        ),
-        UnavailableMethod(
             "abl",
             "a bias in the loss from optimal transport, and a matching after the training",
             "Jin, Lang and Lei, IJCV 2023",
@@ -77,4 +55,4 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
             ("logit-adjustment", "posthoc-la"),
         ),
     )
-}  # fmt: skip
+}

@@ -19,7 +19,12 @@ SCORED = ("val", "test")
 """The splits that a run is scored on when it is made."""
 
 _BESIDE = ("group_scheme", "key", "method")  # in run.json, and known from elsewhere
-_LEFT_OUT = ("effective_counts", "extra", "tuning")  # of the JSON where there are none
+_LEFT_OUT = (
+    "effective_counts",
+    "extra",
+    "tuning",
+    "composites",
+)  # of the JSON where there are none
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class RunRecord(JsonRecord):
     Attributes:
         seed: of everything random.
         identities: kind (``encoder``, ``classes``, ``view``, ``numerics``, ``prompts``) -> JSON;
-            what a cache must have to be scored. train_view: identity of the crops that trained.
+            what a cache must have to be scored. train_view: identity of the crops that trained;
+            composites: of the view of composites that trained beside them, or None.
         prompts: name of the class texts that were used, or None.
         field: ``embedding``, ``pooled`` or ``tokens``. dim: of it.
         class_counts: labelled training images of each class; with ``groups`` they say which
@@ -93,6 +99,7 @@ class RunRecord(JsonRecord):
     effective_counts: tuple[float, ...] | None = None
     extra: Mapping[str, Any] | None = None
     tuning: Mapping[str, Any] | None = None
+    composites: Mapping[str, Any] | None = None
 
     @classmethod
     def on_cache(

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head
+from ltcache.fit.composites import CompositeRows
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
 
@@ -29,7 +30,18 @@ def rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> LabelledRows:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(CLASSES), counts)
     features = MEANS[labels] + noise * torch.randn(len(labels), DIM, generator=generator)
-    return LabelledRows(features, labels, images=torch.arange(len(labels)) // 2)  # two crops each
+    images = torch.arange(len(labels)) // 2  # two crops each
+    return LabelledRows(features, labels, images=images, composites=composites(features, counts))
+
+
+def composites(features: torch.Tensor, counts: torch.Tensor) -> CompositeRows:
+    """Return two composites of each row, as if features of boxes mixed by their area."""
+    generator = torch.Generator().manual_seed(8)
+    classes = torch.randint(CLASSES, (len(features), 2), generator=generator)
+    partners = (counts.cumsum(0) - counts)[classes]  # the first row of each class
+    shares = torch.rand(len(features), 2, generator=generator)
+    mixed = shares[..., None] * features[:, None] + (1 - shares[..., None]) * features[partners]
+    return CompositeRows(mixed, partners, shares)
 
 
 TRAIN, VAL = rows(COUNTS, 0), rows(torch.full((CLASSES,), 6), 1)
