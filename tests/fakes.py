@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ltcache.cache import PromptEmbeddings
+from ltcache.cache import PromptEmbeddings, folder_of
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
 from ltcache.fit import ExtraRows
@@ -108,7 +108,7 @@ class FakeCache:
         rows = self.manifest.rows.to_pylist()
         features = b"".join(values.tobytes() for values in self._features.values())
         content = {"sha256": hashlib.sha256(features).hexdigest()}
-        shards = {f"views/{view}/00000.h5": content for view in self.views}
+        shards = {f"views/{folder_of(view)}/00000.h5": content for view in self.views}
         return {"manifest-0.parquet": {"sha256": digest(rows)}, **shards}
 
     @property

@@ -18,6 +18,7 @@ from ltcache.ablate.parallel import LostItem, run_groups
 from ltcache.ablate.plan import AblationSetting
 from ltcache.ablate.tune import tune
 from ltcache.ablate.views import view_space
+from ltcache.cache import folder_of
 from ltcache.errors import FitError, LtcacheError
 from ltcache.methods import Method, has_setting, override
 from ltcache.records import digest, mend, one_line, write_json
@@ -266,10 +267,11 @@ def _groups(jobs: Sequence[AblationJob], together: bool) -> list[list[AblationJo
 def cache_key(cache: Cache, view: str, prompts: str | None) -> str:
     """Return a digest of everything in a cache that a run can depend on."""
     texts = cache.prompts(prompts) if prompts is not None or cache.prompt_names else None
+    folder = folder_of(view)
     contents = {
         name: entry["sha256"]
         for name, entry in cache.files.items()
-        if name.startswith(("manifest", f"views/{view}/"))
+        if name.startswith(("manifest", f"views/{folder}/", f"views/{folder}+"))
     }
     return digest([cache.identities(view, texts), contents, dict(cache.manifest.groups or {})])
 

@@ -18,6 +18,7 @@ import pytest
 
 from ltcache.ablate import Ablation, ablate
 from ltcache.ablate.parallel import LostItem, run_groups
+from ltcache.ablate.runs import cache_key
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, override
@@ -344,3 +345,13 @@ def test_tuning_tries_views_and_a_new_view_is_a_new_search(tmp_path: Path) -> No
     _ablate(_cache(views={"five": 0.1}), ["ncm"], tmp_path, **options)
     records = [json.loads(p.read_text()) for p in (tmp_path / "tuning").iterdir()]
     assert sorted(record["trials"] for record in records) == [1, 4]
+
+
+@pytest.mark.parametrize("view", ["center", "rrc:4"])
+def test_the_key_of_a_cache_follows_the_bytes_of_a_view(view: str) -> None:
+    caches: list[Any] = [
+        FakeCache(long_tail_counts(4, 20, 5), noise=noise, views={"rrc:4": 0.1})
+        for noise in (0.1, 0.1, 0.2)
+    ]
+    one, same, other = (cache_key(cache, view, None) for cache in caches)
+    assert one == same != other

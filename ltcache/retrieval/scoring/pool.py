@@ -7,8 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ltcache.cache import Cache
+from ltcache.cache import Cache, folder_of
 from ltcache.errors import CacheError
+from ltcache.images import is_composite
 from ltcache.records import JsonObject, bytes_digest, digest
 from ltcache.retrieval.scoring.queries import unit
 
@@ -42,13 +43,18 @@ class CachedPool:
     Where a view has several crops, an image is the mean of its crops' unit embeddings.
 
     Raises:
-        CacheError: no embedding, no such view or split, or no usable row.
+        CacheError: no embedding, no such view or split, one of composites, or no usable row.
     """
 
     def __init__(self, cache: Cache, view: str = "center", split: str | None = None) -> None:
         self.cache = cache
         self.view = view
         self.rows = cache.rows(split)
+        if is_composite(view):
+            raise CacheError(
+                f"{cache.path}: {view} is a view of composites, each of which shows two images: "
+                "compare images by another view, such as center"
+            )
         dims = cache.field_dims(view)
         if EMBEDDING not in dims:
             raise CacheError(
@@ -75,7 +81,8 @@ class CachedPool:
     def identity(self) -> JsonObject:
         """Return a value for JSON: which images in which order, and the bytes of their features."""
         files = self.cache.files
-        shards = {n: e["sha256"] for n, e in files.items() if n.startswith(f"views/{self.view}/")}
+        folder = f"views/{folder_of(self.view)}/"
+        shards = {n: e["sha256"] for n, e in files.items() if n.startswith(folder)}
         items = self.cache.manifest.rows["item"].to_numpy()[self.rows].astype(np.int64)
         return {
             "encoder": self.cache.encoder,
