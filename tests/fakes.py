@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Generator, Tensor
 
 from ltcache.cache import PromptEmbeddings, folder_of
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
 from ltcache.fit import ExtraRows
+from ltcache.fit.composites import CompositeRows
 from ltcache.manifest import ClassList, Manifest
 from ltcache.metrics import GroupScheme
 from ltcache.records import digest
@@ -185,6 +188,20 @@ class FakeCache:
             "numerics": self.numerics,
         }
         return result if prompts is None else result | {"prompts": dict(prompts.identity)}
+
+
+def fake_composites(features: Tensor, labels: Tensor, crops: int = 2) -> CompositeRows:
+    """Return composites of rows as if the features of a box mixed by its area.
+
+    Partners are the first row of a class, and classes come equally often.
+    """
+    generator = Generator().manual_seed(8)
+    first = torch.tensor([int((labels == label).nonzero()[0]) for label in labels.unique()])
+    shape = (len(features), crops)
+    partners = first[torch.randint(len(first), shape, generator=generator)]
+    shares = torch.rand(shape, generator=generator)
+    own = shares[..., None]
+    return CompositeRows(own * features[:, None] + (1 - own) * features[partners], partners, shares)
 
 
 def extra_of(

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head
-from ltcache.fit.composites import CompositeRows
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
+from tests.fakes import fake_composites
 
 CLASSES, DIM = 6, 12
 COUNTS = torch.tensor([150, 60, 24, 10, 5, 5])
@@ -31,17 +31,9 @@ def rows(counts: torch.Tensor, seed: int, noise: float = 1.2) -> LabelledRows:
     labels = torch.repeat_interleave(torch.arange(CLASSES), counts)
     features = MEANS[labels] + noise * torch.randn(len(labels), DIM, generator=generator)
     images = torch.arange(len(labels)) // 2  # two crops each
-    return LabelledRows(features, labels, images=images, composites=composites(features, counts))
-
-
-def composites(features: torch.Tensor, counts: torch.Tensor) -> CompositeRows:
-    """Return two composites of each row, as if features of boxes mixed by their area."""
-    generator = torch.Generator().manual_seed(8)
-    classes = torch.randint(CLASSES, (len(features), 2), generator=generator)
-    partners = (counts.cumsum(0) - counts)[classes]  # the first row of each class
-    shares = torch.rand(len(features), 2, generator=generator)
-    mixed = shares[..., None] * features[:, None] + (1 - shares[..., None]) * features[partners]
-    return CompositeRows(mixed, partners, shares)
+    return LabelledRows(
+        features, labels, images=images, composites=fake_composites(features, labels)
+    )
 
 
 TRAIN, VAL = rows(COUNTS, 0), rows(torch.full((CLASSES,), 6), 1)

@@ -13,6 +13,7 @@ from ltcache.errors import FitError
 from ltcache.fit import LabelledRows, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, Method, Train, known_overrides, override
+from tests.fakes import fake_composites
 
 DIM, EMPTY = 12, 4
 COUNTS = torch.tensor([60, 30, 15, 8, 0])
@@ -25,7 +26,12 @@ CONTEXT = HeadContext(
 def _rows(counts: torch.Tensor, seed: int) -> LabelledRows:
     labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
     noise = torch.randn(len(labels), DIM, generator=torch.Generator().manual_seed(seed))
-    return LabelledRows(F.normalize(MEANS[labels] + 0.3 * noise, dim=1), labels)
+    features, images = (
+        F.normalize(MEANS[labels] + 0.3 * noise, dim=1),
+        torch.arange(len(labels)) // 2,
+    )
+    composites = fake_composites(features, labels)
+    return LabelledRows(features, labels, images=images, composites=composites)
 
 
 TRAIN, VAL = _rows(COUNTS, 0), _rows(torch.tensor([5, 5, 5, 5, 0]), 1)

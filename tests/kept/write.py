@@ -114,7 +114,7 @@ def write_all(out: Path) -> None:
 
 def _make(root: Path) -> None:
     threads = ("--threads", "1")
-    more = ("--views", "flip", "--fields", "embedding,pooled,tokens")
+    more = ("--views", "flip,rrc:2,cmo:2", "--fields", "embedding,pooled,tokens")
     extract = ("extract", "images", "--out", "cache", *MODEL, *more, *threads)
     _call(root, *extract, status=3)
     _call(root, "extract", "pool", "--unlabelled", "--out", "pool-cache", *MODEL, *threads)
