@@ -26,10 +26,8 @@ CONTEXT = HeadContext(
 def _rows(counts: torch.Tensor, seed: int) -> LabelledRows:
     labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
     noise = torch.randn(len(labels), DIM, generator=torch.Generator().manual_seed(seed))
-    features, images = (
-        F.normalize(MEANS[labels] + 0.3 * noise, dim=1),
-        torch.arange(len(labels)) // 2,
-    )
+    features = F.normalize(MEANS[labels] + 0.3 * noise, dim=1)
+    images = torch.arange(len(labels)) % (len(labels) // 2)  # two crops each, or three
     composites = fake_composites(features, labels)
     return LabelledRows(features, labels, images=images, composites=composites)
 
