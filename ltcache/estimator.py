@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from ltcache.adjustments import Adjustment
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import FitOptions, LabelledRows, fit_head, require_classes
 from ltcache.heads import HeadContext, predict_logits
@@ -189,6 +190,13 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(f"max_epochs={self.max_epochs} must be at least 1")
         method = method_by_name(self.method) if isinstance(self.method, str) else self.method
         method = override(method, self.settings)
+        for kind in (stage.head_kind() for stage in method.stages):
+            if kind is not None and issubclass(kind, Adjustment) and kind.transductive:
+                raise UsageError(
+                    f"method {method.name} learns from the rows that it predicts (transductive), "
+                    "and a scikit-learn classifier predicts each row by itself: take one that does "
+                    f"without, such as {kind.instead}, or fit on a cache with fit_adapter"
+                )
         most = self.max_epochs
         if most is None:
             return method

@@ -115,6 +115,7 @@ def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) ->
     Args:
         options: of :class:`ltcache.fit.FitOptions`.
     """
+    from ltcache.adjustments import PredictedRows, adapted
     from ltcache.fit import FitOptions, fit_head
     from ltcache.heads import predict_logits
 
@@ -129,6 +130,9 @@ def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) ->
             seed=seed,
             options=FitOptions(**options),
         )
-    logits = predict_logits(fitted.head, fitted.transform(fold.val.features))
+    features = fitted.transform(fold.val.features)
+    rows = PredictedRows.on_one_view("val", features.unflatten(0, (-1, fold.crops)), seed)
+    head, _ = adapted(fitted.head, rows)
+    logits = predict_logits(head, features)
     found: np.ndarray = logits.reshape(-1, fold.crops, logits.shape[1]).mean(dim=1).numpy()
     return found

@@ -213,7 +213,7 @@ def _typed(method: Method, key: str, values: Sequence[Any]) -> tuple[Any, ...]:
 def _acts(method: Method, key: str) -> bool:
     """Whether a key is of a stage that trains, and not one that a stage chooses by itself."""
     trains = any(stage.trains for stage in method.stages)
-    return trains and f"choose.{key.rpartition('.')[2]}" not in known_overrides(method)
+    return trains and not known_overrides(method).get(f"choose.{key.rpartition('.')[2]}")
 
 
 @dataclass(frozen=True, eq=False)

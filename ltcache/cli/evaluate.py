@@ -100,3 +100,6 @@ def _seeds(folder: Path, options: Mapping[str, Any], as_json: bool) -> None:
     click.echo(f"{folder}: {len(scores)} seeds ({', '.join(scores)}), mean ± sd in %")
     click.echo(seeds_table(summary, width=terminal_width()))
     click.echo(f"{split} split, {first.num_rows} images; groups {first.group_scheme}{prior}")
+    for name, metrics in scores.items():
+        for adaptation in metrics.adaptations:
+            click.echo(f"{name}: {adaptation.words()}")

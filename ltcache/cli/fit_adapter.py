@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,11 +196,19 @@ def _show(run: Any) -> None:
         click.echo(results_table(named, width=terminal_width()))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
+        _say_learned(run, list(run.metrics)[:-1])
     by_rows: dict[str, list[str]] = {}
     for name, rows in run.record.tuned_on.items():
         by_rows.setdefault(rows, []).append(name)
     chosen = "; ".join(f"{', '.join(names)} chosen on {rows}" for rows, names in by_rows.items())
     click.echo(f"{chosen}; {run.record.cost.head_seconds:.1f} s")
+
+
+def _say_learned(run: Any, splits: Iterable[str], prefix: str = "") -> None:
+    """Say what a transductive run learned from the rows of some splits."""
+    for split in splits:
+        for adaptation in run.metrics[split].adaptations:
+            click.echo(prefix + adaptation.words())
 
 
 def _show_seeds(found: Any, out: Path, as_json: bool) -> None:
@@ -212,3 +220,5 @@ def _show_seeds(found: Any, out: Path, as_json: bool) -> None:
     click.echo(f"{out}: {found.runs[0].method.name}, {len(found.runs)} seeds, mean ± sd in %")
     if found.summary:
         click.echo(seeds_table(found.summary, width=terminal_width()))
+    for run in found.runs:
+        _say_learned(run, run.metrics, f"seed {run.record.seed}: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from ltcache.manifest import missing_split
 from ltcache.metrics import (
     Metrics,
     PairedDifference,
+    RowAdaptation,
     evaluate_logits,
     paired_bootstrap,
     validation_rank,
@@ -43,7 +45,7 @@ from ltcache.records import (
     require_replaceable,
     result_folder,
 )
-from ltcache.runs import Run
+from ltcache.runs import RowLogits, Run
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -68,7 +70,8 @@ def ensemble(
 
     Rows are matched by the manifest's ``key`` within the split, never by position: a row that is
     not in this split of every cache is left out and counted, so that a row that trained one member
-    scores no other. Each image is scored by itself (nothing is transductive).
+    scores no other. Each image is scored by itself, but by a transductive run, which learns from
+    these rows without their labels; the scores then say so.
 
     Args:
         members: at least two: runs or their directories, ``zero-shot`` (of the first run whose
@@ -99,22 +102,26 @@ def ensemble(
     opened = open_members(members, caches, prompts, allow_stale)
     check_member_classes(opened)
     rows = {name: align_rows(opened, name) for name in _splits(opened, split, given)}
-    logits = {name: _logits(opened, aligned, name) for name, aligned in rows.items()}
+    scored_rows = {name: _logits(opened, aligned, name) for name, aligned in rows.items()}
+    logits = {name: [found.logits for found in parts] for name, parts in scored_rows.items()}
     tried: list[TriedWeights] = []
     if given is None:
         tried = try_weights(logits[CHOSEN_ON], rows[CHOSEN_ON].labels, space, progress)
         given = max(tried, key=lambda point: validation_rank(vars(point), "")).weights
-    mixed = {name: mixed_logits(parts, given, space) for name, parts in logits.items()}
+    mixed = {
+        name: RowLogits(mixed_logits(parts, given, space), _learned(scored_rows[name]))
+        for name, parts in logits.items()
+    }
     record = _record(opened, given, space, split, rows, tried, out)
     of_members = {
-        m.name: _scored({n: z[i] for n, z in logits.items()}, rows, record, m.record.stale)
+        m.name: _scored({n: z[i] for n, z in scored_rows.items()}, rows, record, m.record.stale)
         for i, m in enumerate(opened)
     }
     found = Ensemble(
         record,
         _scored(mixed, rows, record, record.stale),
         of_members,
-        _differences(opened, logits[split], mixed[split], rows[split]),
+        _differences(opened, logits[split], mixed[split].logits, rows[split]),
         max(of_members, key=lambda name: of_members[name][split].mean_per_class),
         tuple(opened[0].cache.classes.names),
     )
@@ -191,9 +198,14 @@ def _counted(members: Sequence[EnsembleMember]) -> int:
     return kinds.index(RUN) if RUN in kinds else 0
 
 
-def _logits(members: Sequence[EnsembleMember], rows: AlignedRows, split: str) -> list[np.ndarray]:
+def _learned(parts: Sequence[RowLogits]) -> tuple[RowAdaptation, ...]:
+    return tuple(adaptation for part in parts for adaptation in part.adaptations)
+
+
+def _logits(members: Sequence[EnsembleMember], rows: AlignedRows, split: str) -> list[RowLogits]:
     found = [m.scores(split, place) for m, place in zip(members, rows.places, strict=True)]
-    for member, logits in zip(members, found, strict=True):
+    for member, part in zip(members, found, strict=True):
+        logits = part.logits
         if logits.shape[1] != len(member.cache.classes):
             raise FitError(
                 f"{member.name} has {logits.shape[1]} classes, its cache "
@@ -205,19 +217,21 @@ def _logits(members: Sequence[EnsembleMember], rows: AlignedRows, split: str) ->
 
 
 def _scored(
-    logits: Mapping[str, np.ndarray],
+    logits: Mapping[str, RowLogits],
     rows: Mapping[str, AlignedRows],
     ensemble_record: EnsembleRecord,
     stale: Sequence[str],
 ) -> dict[str, Metrics]:
     """Return split -> scores."""
     counts = np.array(ensemble_record.class_counts)
-    return {
-        name: evaluate_logits(
-            logits[name], found.labels, counts, groups=ensemble_record.groups, units=found.units
+    groups, result = ensemble_record.groups, {}
+    for name, found in rows.items():
+        part = logits[name]
+        scores = evaluate_logits(
+            part.logits, found.labels, counts, groups=groups, units=found.units
         ).marked(tuple(stale))
-        for name, found in rows.items()
-    }
+        result[name] = replace(scores, adaptations=part.adaptations)
+    return result
 
 
 def _differences(

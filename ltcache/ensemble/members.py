@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ltcache.adjustments import is_transductive
 from ltcache.cache import check_prompts
 from ltcache.ensemble.record import RUN, ZERO_SHOT, MemberRecord
 from ltcache.errors import UsageError
 from ltcache.evaluate import cache_of
 from ltcache.metrics import GroupScheme
 from ltcache.records import digest, one_line, require_equal, telling_classes
-from ltcache.runs import Run, check_features, open_run
+from ltcache.runs import RowLogits, Run, check_features, open_run
 from ltcache.zero_shot import cached_logits
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ class EnsembleMember:
 
     Attributes:
         record: for ensemble.json, but for the weight and the places.
-        scores: split, positions (N,) -> logits (N, C). counts: training rows per class, (C,).
+        scores: split, positions (N,) -> logits of these rows.
+        counts: training rows per class, (C,).
         run: the directory of a run that was written.
     """
 
     record: MemberRecord
     cache: Cache
-    scores: Callable[[str, np.ndarray], np.ndarray]
+    scores: Callable[[str, np.ndarray], RowLogits]
     counts: np.ndarray
     groups: GroupScheme
     run: Path | None = None
@@ -143,6 +145,7 @@ def _run_member(run: Run, cache: Cache, allow_stale: Collection[str]) -> Ensembl
         prompts=had.prompts,
         residual_prior=had.residual_prior,
         tuned_on=had.tuned_on,
+        transductive=is_transductive(run.head),
         stale=(*had.stale, *stale),
     )
     return EnsembleMember(
@@ -181,7 +184,7 @@ def _zero_shot_member(
     return EnsembleMember(
         record,
         cache,
-        lambda split, places: cached_logits(cache, split, texts)[places],
+        lambda split, places: RowLogits(cached_logits(cache, split, texts)[places]),
         cache.class_counts("train") if trained else np.zeros(len(cache.classes), np.int64),
         groups,
     )

@@ -30,6 +30,7 @@ class MemberRecord(JsonRecord):
         key: digest of what determines the member's scores.
         identities, field, prompts, residual_prior, tuned_on: as :class:`ltcache.runs.RunRecord`.
         stale: identity fields that were let pass.
+        transductive: whether it learns from the rows that it scores.
         method, seed: of a run. run, cache: where they lie, relative to the ensemble's directory;
             None where that was not written.
     """
@@ -48,10 +49,13 @@ class MemberRecord(JsonRecord):
     method: str | None = None
     run: str | None = None
     seed: int | None = None
+    transductive: bool = False
 
     def to_dict(self) -> JsonObject:
-        """Return plain JSON; what only runs have is left out of zero-shot."""
-        left_out = () if self.kind == RUN else _OF_RUNS
+        """Return plain JSON; what only runs have is left out of zero-shot, and what only a
+        transductive one is out of others."""
+        left_out = {*(() if self.kind == RUN else _OF_RUNS)}
+        left_out |= set() if self.transductive else {"transductive"}
         plain = super().to_dict()
         return {name: value for name, value in plain.items() if name not in left_out}
 
@@ -168,6 +172,6 @@ class EnsembleRecord(JsonRecord):
             "key": self.key,
             "encoders": {"distinct": self.encoders, "note": self.encoders_note},
             "aligned_by": "key",
-            "transductive": False,
+            "transductive": any(member.transductive for member in self.members),
             "group_scheme": self.groups.describe(),
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.adjustments import is_transductive
 from ltcache.cache import require_labels, warn_of_shared
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate.prior_shift import (
@@ -141,7 +142,7 @@ def _shifted_score(
         class_weights=weights,
     )
     words += f"; rows drawn as {shift}, seed {seed}" if shift else ""
-    return replace(metrics, test_prior=words)
+    return replace(metrics, test_prior=words, adaptations=rows.adaptations)
 
 
 def _target(
@@ -186,6 +187,12 @@ def _is(test_prior: object, name: str) -> bool:
 
 
 def _exponent(run: Run) -> float:
+    if is_transductive(run.head):
+        raise FitError(
+            f"{run.method.name} learns from the very rows that it is scored on, so that which "
+            "class prior its logits carry cannot be stated, and no other one can take its place: "
+            "leave the test prior out"
+        )
     exponent = run.record.residual_prior
     if exponent is None:
         raise FitError("the run does not record which class prior its logits carry: fit it again")

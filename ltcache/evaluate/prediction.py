@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.adjustments import require_alone
 from ltcache.cache import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
 from ltcache.images import ImageInput, Preprocessing, View, decode_views, inputs
@@ -79,9 +80,11 @@ def predict(
     Raises:
         IdentityError: the encoder is not the one that the run was fitted on (status 4).
         UsageError: options that cannot be meant, or a run that does not say enough.
+        FitError: a transductive run, which predicts no image by itself.
     """
     keep_freed_memory()
     run = open_run(run)
+    require_alone(run.head)
     if top < 1 or batch_size < 1:
         raise UsageError("top and batch_size must be at least 1")
     view = view_of(run)

@@ -28,7 +28,15 @@ from ltcache.heads import HeadContext
 from ltcache.methods import Method, method_by_name, override
 from ltcache.metrics import Metrics
 from ltcache.records import JsonObject, one_line, require_equal, require_local, write_json
-from ltcache.runs import SCORED, Run, RunCost, RunRecord, finish_run, token_map
+from ltcache.runs import (
+    SCORED,
+    Run,
+    RunCost,
+    RunRecord,
+    finish_run,
+    require_views,
+    token_map,
+)
 
 
 def fit_adapter(
@@ -84,6 +92,7 @@ def fit_adapter(
     method = override(method, overrides)
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
+    require_views(method, cache)
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltcache.adjustments import PredictedRows, adapted
 from ltcache.errors import FitError
 from ltcache.fit.composites import CompositeSchedule
 from ltcache.fit.rows import LabelledRows
@@ -233,7 +234,7 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 @torch.no_grad()
 def choose_by(head: Head, val: LabelledRows) -> dict[str, float]:
     """Return what is chosen by: overall and mean accuracy per class, and NLL."""
-    head.eval()
+    head, _ = adapted(head.eval(), PredictedRows.on_one_view("val", val.features[:, None]))
     right, nll = torch.zeros(len(val)), 0.0
     for start in range(0, len(val), _BLOCK):
         labels = val.labels[start : start + _BLOCK]

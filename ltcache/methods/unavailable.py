@@ -39,20 +39,12 @@ UNAVAILABLE: dict[str, UnavailableMethod] = {
     entry.name: entry
     for entry in (
         UnavailableMethod(
-            "tade",
-            "three experts for three priors, aggregated at test time",
-            "Zhang et al., NeurIPS 2022, first named TADE",
-            "Its aggregation at test time compares two augmented views of each test image.",
-            "a cache with two random views of the test split, and a transductive test.",
-            ("sade",),
-        ),
-        UnavailableMethod(
             "abl",
             "a bias in the loss from optimal transport, and a matching after the training",
             "Jin, Lang and Lei, IJCV 2023",
-            "Its formula is not public in a form that could be checked.",
-            "the formula; its matching of predictions to a prior is transductive.",
-            ("logit-adjustment", "posthoc-la"),
+            "The formula of its loss is not public; post-ot is the public part, the matching.",
+            "the rule by which its bias follows from optimal transport in training.",
+            ("post-ot", "logit-adjustment", "posthoc-la"),
         ),
     )
 }

@@ -5,6 +5,7 @@ NumPy and scikit-learn only. Scores are fractions (0..1); :func:`percent` prints
 
 from __future__ import annotations
 
+from ltcache.metrics.adaptation import RowAdaptation
 from ltcache.metrics.bootstrap import (
     PairedDifference,
     UnitSums,
@@ -23,6 +24,7 @@ __all__ = [
     "GroupScheme",
     "Metrics",
     "PairedDifference",
+    "RowAdaptation",
     "UnitSums",
     "class_accuracy",
     "evaluate_logits",

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ltcache.metrics.adaptation import RowAdaptation
 from ltcache.metrics.bootstrap import UnitSums, percentile_interval
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.summaries import class_accuracy, summaries
-from ltcache.records import JsonRecord, one_line
+from ltcache.records import JsonObject, JsonRecord, one_line
 
 ECE_BINS = 15
 # Only scores that are linear in the class accuracies: resampling pushes minima and means with a
@@ -39,6 +40,8 @@ class Metrics(JsonRecord):
         stale: identity fields that differed and were let pass.
         test_prior: in words, the class prior that the logits were moved to and that the rows were
             weighted to; None: neither.
+        adaptations: what the head learned from these rows, without their labels, before it was
+            scored on them; empty: each row was predicted by itself.
     """
 
     overall: float
@@ -63,10 +66,18 @@ class Metrics(JsonRecord):
     per_class_rows: tuple[int, ...] = field(repr=False)
     stale: tuple[str, ...] = ()
     test_prior: str | None = None
+    adaptations: tuple[RowAdaptation, ...] = ()
 
     def marked(self, stale: tuple[str, ...]) -> Metrics:
         """Return a copy that names the identity fields that were let pass."""
         return replace(self, stale=tuple(stale))
+
+    def to_dict(self) -> JsonObject:
+        """Return plain JSON; what was learned only where anything was."""
+        plain = super().to_dict()
+        if not self.adaptations:
+            del plain["adaptations"]
+        return plain
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -95,6 +95,8 @@ class _ReadRuns:
         parts = {key: getattr(run.record, key) for key in ("field", "identities", "class_counts")}
         told = digest([run.method.to_dict(), parts])
         line = self.lines.setdefault(told, _ReportLine(name, overrides))
+        if any(metrics.adaptations for metrics in run.metrics.values()):
+            self.note(f"{name}: transductive: it learned from the unlabelled rows it was scored on")
         if run.record.seed not in [other.record.seed for other, _ in line.runs]:
             line.runs.append((run, path))
 

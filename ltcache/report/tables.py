@@ -133,9 +133,11 @@ def footnote(metrics: Metrics, split: str) -> str:
     """Return what a table must say of its numbers: split, rows, groups, how intervals are made."""
     sizes = "/".join(str(metrics.group_sizes[name]) for name in ("many", "medium", "few"))
     prior = f"; test prior: {metrics.test_prior}" if metrics.test_prior else ""
+    learned = "".join(f"; {adaptation.words()}" for adaptation in metrics.adaptations)
     return (
         f"accuracy in %, {split} split, {metrics.num_rows} images of {metrics.num_units} units; "
         f"groups {metrics.group_scheme} ({sizes} classes); intervals: bootstrap over units{prior}"
+        f"{learned}"
     )
 
 

@@ -1,23 +1,26 @@
 """Runs: a trained head with its configuration, its numbers and every identity that it used."""
 
 from ltcache.runs.record import SCORED, RunCost, RunRecord
-from ltcache.runs.run import Run, open_run, token_map, write_classes
+from ltcache.runs.run import RowLogits, Run, open_run, token_map, write_classes
 from ltcache.runs.scoring import (
     LabelledLogits,
     check_features,
     finish_run,
+    require_views,
     score,
 )
 
 __all__ = [
     "SCORED",
     "LabelledLogits",
+    "RowLogits",
     "Run",
     "RunCost",
     "RunRecord",
     "check_features",
     "finish_run",
     "open_run",
+    "require_views",
     "score",
     "token_map",
     "write_classes",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,18 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
+from ltcache.adjustments import PredictedRows, adapted
 from ltcache.errors import FitError, UsageError
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict_logits
 from ltcache.methods import Method, build_head
-from ltcache.metrics import EpochRecord, GroupScheme, Metrics
+from ltcache.metrics import EpochRecord, GroupScheme, Metrics, RowAdaptation
 from ltcache.records import (
     JsonObject,
     PlaceKind,
     canonical_json,
     digest,
     not_what_is_asked,
+    one_line,
     plain_json,
     read_record,
     require_replaceable,
@@ -44,6 +46,15 @@ if TYPE_CHECKING:
     from ltcache.cache import Cache
 
 _KEPT = ("text_features", "projection", "directions")
+
+
+@one_line
+@dataclass(frozen=True, eq=False)
+class RowLogits:
+    """Logits (N, C) of rows, and what the head learned from these very rows before."""
+
+    logits: np.ndarray
+    adaptations: tuple[RowAdaptation, ...] = ()
 
 
 @dataclass(eq=False)
@@ -90,21 +101,38 @@ class Run:
         """Return float32 (n, C) for raw features (n, v, D) or (n, D); the mean over crops.
 
         A head on tokens takes (n, v, T, D).
+
+        Raises:
+            FitError: features of another dimension, or a head that is transductive: see
+                :meth:`logits_of`.
         """
+        crops = self._transformed(features)
+        logits = predict_logits(self.head, crops.flatten(0, 1))
+        return logits.unflatten(0, crops.shape[:2]).mean(dim=1).numpy()
+
+    def _transformed(self, features: np.ndarray) -> torch.Tensor:
+        """Return what the head takes, (n, v, D), for raw features (n, v, D) or (n, D)."""
         tensor = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
         if tensor.ndim == 2:
             tensor = tensor[:, None]
-        rows, crops = tensor.shape[:2]
-        flat = tensor.flatten(0, 1)
-        if flat.shape[-1] != self.head.dim:
-            raise FitError(f"the head takes {self.head.dim} dimensions, not {flat.shape[-1]}")
-        logits = predict_logits(self.head, self.transform(flat))
-        return logits.reshape(rows, crops, -1).mean(dim=1).numpy()
+        if tensor.shape[-1] != self.head.dim:
+            raise FitError(f"the head takes {self.head.dim} dimensions, not {tensor.shape[-1]}")
+        return self.transform(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
 
-    def logits_of(self, cache: Cache, split: str, rows: np.ndarray) -> np.ndarray:
-        """Return float32 (n, C) for the rows of a split of a cache at these positions, (n,)."""
-        features = cache.features(split, self.record.field, self.method.feature.eval_view)
-        return self.logits(features[rows])
+    def logits_of(self, cache: Cache, split: str, rows: np.ndarray) -> RowLogits:
+        """Return float32 (n, C) for the rows of a split of a cache at these positions, (n,).
+
+        A transductive head first learns from exactly these rows, never from their labels.
+        """
+        view, name = self.method.feature.eval_view, self.record.field
+
+        def crops(view: str) -> torch.Tensor:
+            return self._transformed(cache.features(split, name, view)[rows])
+
+        unlabelled = PredictedRows(split, view, crops, self.record.seed)
+        head, adaptations = adapted(self.head, unlabelled)
+        run = self if head is self.head else replace(self, head=head)
+        return RowLogits(run.logits(cache.features(split, name, view)[rows]), adaptations)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the run as a directory.

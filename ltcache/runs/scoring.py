@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltcache.metrics import Metrics, evaluate_logits
+from ltcache.adjustments import how_to_add
+from ltcache.errors import CacheError
+from ltcache.metrics import Metrics, RowAdaptation, evaluate_logits
 from ltcache.records import PlaceKind, one_line, require_replaceable, telling_classes
 from ltcache.runs.record import SCORED
 from ltcache.runs.run import Run
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
+    from ltcache.methods import Method
 
 
 def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) -> tuple[str, ...]:
@@ -28,9 +31,11 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
 
     Raises:
         IdentityError: encoder, classes, view or prompts differ.
+        CacheError: the cache lacks crops that a transductive head learns from.
     """
     from ltcache.cache import check_identities
 
+    require_views(run.method, cache)
     expected = run.record.identities
     prompts = cache.prompts(run.record.prompts) if "prompts" in expected else None
     found = cache.identities(run.method.feature.eval_view, prompts)
@@ -45,14 +50,33 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
     return tuple(stale)
 
 
+def require_views(method: Method, cache: Cache) -> None:
+    """Refuse a cache without the crops that a transductive stage of a method learns from.
+
+    Raises:
+        CacheError: with how to add them.
+    """
+    for stage in method.stages:
+        options = stage.options_of("adjustment") if "adjustment" in stage.PARTS else {}
+        view = options.get("view")
+        if view is not None and (view not in cache.views or cache.crops(view) < 2):
+            raise CacheError(
+                f"{cache.path}: {method.name} learns from two random crops of each image that it "
+                f"predicts, and there is no view {view!r} of two crops or more, only "
+                f"{', '.join(cache.views)}; {how_to_add(view)}"
+            )
+
+
 @one_line
 @dataclass(frozen=True, eq=False)
 class LabelledLogits:
-    """Logits (N, C) of rows to score, their labels (N,) in 0..C-1, and units (N,) or None."""
+    """Logits (N, C) of rows to score, their labels (N,) in 0..C-1, units (N,) or None, and what a
+    transductive head learned from these rows before."""
 
     logits: np.ndarray
     labels: np.ndarray
     units: np.ndarray | None
+    adaptations: tuple[RowAdaptation, ...] = ()
 
     @classmethod
     def of(
@@ -69,7 +93,8 @@ class LabelledLogits:
         from ltcache.cache import labelled_split
 
         rows = labelled_split(cache, split, positions)
-        return cls(run.logits_of(cache, split, rows.positions), rows.labels, rows.units)
+        found = run.logits_of(cache, split, rows.positions)
+        return cls(found.logits, rows.labels, rows.units, found.adaptations)
 
     @property
     def right(self) -> np.ndarray:
@@ -86,7 +111,7 @@ def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Me
     rows = LabelledLogits.of(run, cache, split)
     counts, groups = np.array(run.record.class_counts), run.record.groups
     found = evaluate_logits(rows.logits, rows.labels, counts, groups=groups, units=rows.units)
-    return found.marked(stale)
+    return replace(found.marked(stale), adaptations=rows.adaptations)
 
 
 def finish_run(

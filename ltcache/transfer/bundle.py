@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from ltcache.adjustments import require_alone
 from ltcache.cache import CENTER
 from ltcache.errors import EncoderError, FitError, UsageError
 from ltcache.evaluate import check_encoder, encoder_of_run, probabilities_of
@@ -183,11 +184,13 @@ def export_bundle(
         encoder: loaded already, in float32; else as in :func:`ltcache.evaluate.prediction.predict`.
 
     Raises:
-        IdentityError: the encoder is not the run's. FitError: the head is not one product.
+        IdentityError: the encoder is not the run's.
+        FitError: the head is not one product, or it is transductive.
         EncoderError: open_clip alone does not build the same tower.
     """
     out = require_vacant(out)
     run = open_run(run)
+    require_alone(run.head)
     folded = fold_head(run)
     run, encoder = run_and_encoder(run, encoder)
     _require_open_clip(encoder)
@@ -213,12 +216,13 @@ def run_and_encoder(
     """Open a run and its encoder, in float32 on the CPU, and make sure that they fit.
 
     Raises:
-        IdentityError: the encoder is not the run's.
+        IdentityError: the encoder is not the run's. FitError: the run is transductive.
         UsageError: nothing names the encoder, or the run predicts on another view than ``center``.
     """
     from ltcache.encoder import EncoderChoice
 
     run = open_run(run)
+    require_alone(run.head)
     if (view := run.method.feature.eval_view) != CENTER:
         raise UsageError(
             f"the run predicts on the view {view!r}: only runs on {CENTER!r} can be exported; fit "

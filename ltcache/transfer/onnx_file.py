@@ -167,7 +167,8 @@ def export_onnx(
     Raises:
         UsageError: packages are missing (says which), or ``out`` is there already.
         IdentityError: the encoder is not the run's.
-        FitError: tower or head cannot be written as ONNX, or ONNX Runtime computes otherwise.
+        FitError: the run is transductive, tower or head cannot be written as ONNX, or ONNX Runtime
+            computes otherwise.
     """
     out = require_vacant(out)
     runtime = _packages()

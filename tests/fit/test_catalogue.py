@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ltcache.adjustments import PredictedRows, adapted
 from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head
-from ltcache.heads import HeadContext, predict_logits
+from ltcache.heads import Head, HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
 from tests.fakes import fake_composites
 
@@ -60,8 +61,20 @@ def fitted(name: str, settings: tuple[tuple[str, Any], ...] = (), seed: int = 0)
         return fit_head(method, TRAIN, CONTEXT, val=VAL, seed=seed)
 
 
+def predicted(fit: FittedHead, features: torch.Tensor, head: Head | None = None) -> torch.Tensor:
+    """Return logits of rows; a transductive head learns from them and two crops of each before."""
+
+    def crops(view: str) -> torch.Tensor:
+        noise = torch.randn(len(features), 2, DIM, generator=torch.Generator().manual_seed(5))
+        shown = features[:, None] + (0.0 if view == "center" else 0.5 * noise)
+        return fit.transform(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+
+    ready, _ = adapted(head or fit.head, PredictedRows("test", "center", crops))
+    return predict_logits(ready, fit.transform(features))
+
+
 def logits(fit: FittedHead) -> torch.Tensor:
-    return predict_logits(fit.head, fit.transform(TEST.features))
+    return predicted(fit, TEST.features)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -79,7 +92,7 @@ def test_every_method_learns_a_separable_problem(name: str) -> None:
     method = short(METHODS[name], epochs=30, lr=0.02, batch=16)
     context = replace(CONTEXT, text_features=F.normalize(MEANS, dim=1))
     fit = fit_head(method, easy, context, val=rows(torch.full((CLASSES,), 6), 1, noise=0.1))
-    right = predict_logits(fit.head, fit.transform(test.features)).argmax(1) == test.labels
+    right = predicted(fit, test.features).argmax(1) == test.labels
     assert right.float().mean() > 0.95
 
 
@@ -92,7 +105,7 @@ def test_a_head_is_rebuilt_from_its_stages_and_its_state(name: str) -> None:
     method = Method.from_dict(short(METHODS[name]).to_dict())
     head = build_head(method.stages, fit.choices, context)
     head.load_state_dict(fit.head.state_dict())
-    again = predict_logits(head.eval(), fit.transform(TEST.features))
+    again = predicted(fit, TEST.features, head.eval())
     torch.testing.assert_close(again, logits(fit), rtol=0, atol=0)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ltcache.methods.families.shared import CE, first
 from ltcache.methods.optimisation import Optimisation
-from ltcache.methods.spec import Method
+from ltcache.methods.spec import Adjust, Method
 
 # Larger batches and fewer steps than a single head: a step moves millions of numbers. On fewer rows
 # than Emoji-LT's it is the floor on steps that counts, not the epochs.
@@ -66,28 +66,45 @@ def reslt(classifier: str) -> Method:
     )
 
 
+SADE = replace(
+    CE,
+    name="sade",
+    title="three experts for the long-tailed, the balanced and the reversed prior, averaged",
+    stages=(
+        first(
+            head="experts",
+            head_options={"classifier": "cosine", "scale": 30.0},
+            objective="sade",
+            optimisation=_EXPERTS,
+        ),
+    ),
+    reference="Zhang et al., Self-supervised aggregation of diverse experts (SADE), NeurIPS 2022",
+    fidelity="analogue",
+    differs=f"{_FEATURE_LEVEL}; without the aggregation at test time, which is transductive: tade "
+    "has it.",
+    mechanism="experts trained for different class priors",
+    ablation={"objective": "mean"},
+)
+
+TADE = replace(
+    SADE,
+    name="tade",
+    title="the experts of sade, weighed by how alike two crops of the test images come out",
+    stages=(*SADE.stages, Adjust("sade_aggregation")),
+    reference="Zhang et al., Self-supervised aggregation of diverse experts (SADE, first named "
+    "TADE), NeurIPS 2022",
+    differs=f"{_FEATURE_LEVEL}; the crops are those of the cache (view rrc:2), without the colour, "
+    "grey and blur of the original. It is transductive: it learns three weights from the images of "
+    "the split that it predicts, without their labels.",
+    mechanism="weights of the experts learned from unlabelled rows to be predicted",
+    ablation={"adjustment.epochs": 0},
+)
+
 METHODS = (
     ride("cosine"),
     reslt("linear"),
-    replace(
-        CE,
-        name="sade",
-        title="three experts for the long-tailed, the balanced and the reversed prior, averaged",
-        stages=(
-            first(
-                head="experts",
-                head_options={"classifier": "cosine", "scale": 30.0},
-                objective="sade",
-                optimisation=_EXPERTS,
-            ),
-        ),
-        reference="Zhang et al., Self-supervised aggregation of diverse experts (SADE), "
-        "NeurIPS 2022",
-        fidelity="analogue",
-        differs=f"{_FEATURE_LEVEL}; without the aggregation at test time, which is transductive.",
-        mechanism="experts trained for different class priors",
-        ablation={"objective": "mean"},
-    ),
+    SADE,
+    TADE,
     replace(
         CE,
         name="bbn",

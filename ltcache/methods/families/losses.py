@@ -67,6 +67,20 @@ METHODS = (
     ),
     replace(
         CE,
+        name="post-ot",
+        title="cross entropy, and predictions matched to equal classes by optimal transport",
+        stages=(first(), Adjust("post_ot")),
+        reference="Jin, Lang and Lei, IJCV 2023: the part of ABL that is public",
+        fidelity="reconstruction",
+        differs="Of ABL only the matching after the training is public, and of that no formula: "
+        "entropic transport at eps 1 is a choice made here, and the loss is cross entropy. It is "
+        "transductive: it learns from the images of the split that it predicts, without their "
+        "labels.",
+        mechanism="a bias that gives the rows to be predicted the class distribution asked for",
+        ablation={"adjustment.iterations": 0},
+    ),
+    replace(
+        CE,
         name="ldam-drw",
         title="cosine head, margins by class count, re-weighted from 80 % of the training on",
         stages=(first("cosine", head_options={"scale": 30.0}, loss="ldam"),),
