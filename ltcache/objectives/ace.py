@@ -33,7 +33,8 @@ class ACEObjective(Objective):
     Args:
         loss: of the rows; cross entropy in the original.
         complementary: weight of the complementary term; 0 leaves it out.
-        rate_exponent: see above; 0: equal learning rates.
+        rate_exponent: see above; 0: equal learning rates. 1 is the rule for SGD; for AdamW, whose
+            steps do not grow with the gradient, it is customary to take the square root.
 
     Raises:
         FitError: a negative value; in training, a head without nested experts.
@@ -44,7 +45,7 @@ class ACEObjective(Objective):
     rates: Tensor
 
     def __init__(
-        self, loss: Loss, *, complementary: float = 0.1, rate_exponent: float = 1.0
+        self, loss: Loss, *, complementary: float = 0.1, rate_exponent: float = 0.5
     ) -> None:
         super().__init__(loss)
         if min(complementary, rate_exponent) < 0:

@@ -151,9 +151,9 @@ METHODS = (
         "in one-shot, ICCV 2021",
         fidelity="reconstruction",
         differs="From the abstract: the softplus that pushes down classes an expert never sees and "
-        "its weight, the learning rates in proportion to the rows that an expert sees, and the "
-        "factors that bring logits of experts to one range (mean lengths of class weights) are our "
-        f"own. {_FEATURE_LEVEL}.",
+        "its weight, the learning rates by the square root of the share of rows that an expert "
+        "sees, and the factors that bring logits of experts to one range (mean lengths of class "
+        f"weights) are our own. {_FEATURE_LEVEL}.",
         mechanism="experts on nested sets of classes that complement one another",
         ablation={"objective.complementary": 0.0},
     ),
