@@ -89,9 +89,14 @@ class MetaEmbeddingHead(Head):
         """See :meth:`Head.initialise`; the memory takes the mean of each class.
 
         Raises:
-            FitError: a class has no rows to take a mean of.
+            FitError: there are no rows, or a class has none to take a mean of.
         """
         self.require_known(how)
+        if not len(labels):
+            raise FitError(
+                f"{type(self).__name__} begins with the mean training feature of each class, and "
+                "gets no features here: it is trained on a cache (fit-adapter --method oltr)"
+            )
         with torch.no_grad():
             for matrix in (self.weight, self.select_weight, self.recall_weight):
                 matrix.copy_(uniform(tuple(matrix.shape), self.dim, generator))

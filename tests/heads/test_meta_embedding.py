@@ -111,6 +111,9 @@ def test_what_it_refuses() -> None:
     head = HEADS["meta_embedding"](make_context())
     with pytest.raises(FitError, match="stage before has a CosineHead: set stages.0.head=linear"):
         head.adopt(started("cosine"))
+    rows, labels = make_rows()
+    with pytest.raises(FitError, match="gets no features here: it is trained on a cache"):
+        head.initialise("random", rows[:0], labels[:0], torch.Generator(), make_context())
     with pytest.raises(FitError, match="not a ExpertsHead"):
         head.adopt(started("experts"))
     with pytest.raises(FitError, match=r"head\.reach=0\.0 must be positive"):
