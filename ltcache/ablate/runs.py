@@ -297,5 +297,6 @@ def _views_of(cache: Cache, method: Method, options: RunOptions) -> set[str]:
         return views
     if grid is None:
         return views.union(*view_space(cache, method).values())
-    named = {view for key in ("feature.view", "feature.eval_view") for view in grid.get(key, ())}
+    keys = ("feature.view", "feature.eval_view", "feature.composites")
+    named = {view for key in keys for view in grid.get(key, ())}
     return views | (named & set(cache.views))

@@ -127,7 +127,10 @@ def _lines(method: Any) -> list[str]:
     if method.equation:
         lines.append(f"equation:  {method.equation}")
     feature = method.feature
-    lines.append(f"features:  {feature.field}, {feature.transform}, views {feature.view}")
+    views = feature.view
+    if feature.composites != "none":
+        views += f" and composites {feature.composites}"
+    lines.append(f"features:  {feature.field}, {feature.transform}, views {views}")
     for number, stage in enumerate(method.stages):
         lines.append(f"stage {number}: {type(stage).__name__}")
         lines += [f"  {part}: {text}" for part, text in _equations(stage).items()]

@@ -35,7 +35,7 @@ def manifest(few_images: Path) -> Manifest:
 @pytest.fixture(scope="module")
 def cache(parent: Encoder, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     out = tmp_path_factory.mktemp("renewal") / "cache"
-    options = {"views": ["rrc:2"], "view_seed": 7, "fields": ["embedding", "tokens"]}
+    options = {"views": ["rrc:2", "cmo:2"], "view_seed": 7, "fields": ["embedding", "tokens"]}
     with pytest.warns(UserWarning, match="on disk"):  # tokens are large
         extract(manifest, out, encoder=parent, threads=1, **options)
     return open_cache(out)
@@ -60,7 +60,7 @@ def test_views_keep_their_seed_and_fields(
     renew(cache, child, manifest, tmp_path / "new", cost={"finetune_seconds": 3.0})
     new = open_cache(tmp_path / "new")
     assert new.encoder == child.identity != cache.encoder
-    for view in ("center", "rrc:2"):
+    for view in ("center", "rrc:2", "cmo:2"):
         assert new.identities(view)["view"] == cache.identities(view)["view"]
         assert new.field_shapes(view) == cache.field_shapes(view)
         assert not np.allclose(new.features("train", "embedding", view),
