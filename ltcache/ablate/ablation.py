@@ -135,6 +135,8 @@ def ablate(
     if tune:  # the grid is what is tried, and was only checked
         settings, _ = settings_of(methods, None, fusion, overrides)
     notes += [*_shared(cache), *_unused(settings, prompts)]
+    if view is None and not tune:  # tuning tries the views itself
+        notes += _unused_crops(cache, settings)
     notes += _added(cache, extra, out, allow_stale)
     named = _baseline(settings, baseline)
     fit: dict[str, Any] = {
@@ -248,6 +250,14 @@ def _unused(settings: Sequence[AblationSetting], prompts: str | None) -> list[st
         return []
     names = ", ".join(dict.fromkeys(setting.method.name for setting in settings))
     return [f"--prompts {prompts} had no effect: no class texts are used by {names}"]
+
+
+def _unused_crops(cache: Cache, settings: Sequence[AblationSetting]) -> list[str]:
+    """Return what to say where methods train on one crop and the cache has random ones."""
+    from ltcache.fit import unused_random_crops
+
+    said = unused_random_crops(cache.views, [setting.method for setting in settings])
+    return [] if said is None else [said]
 
 
 def _added(

@@ -78,6 +78,7 @@ def command(
         _say_unused(found.runs[0], options["prompts"])
         _show_seeds(found, out, as_json)
         _say_unscored(found.runs[0])
+        _say_unused_crops(found.runs[0], cache)
         return
     run = fit_adapter(cache, method, out, **options)
     _say_unused(run, options["prompts"])
@@ -86,6 +87,17 @@ def command(
     else:
         _show(run)
     _say_unscored(run)
+    _say_unused_crops(run, cache)
+
+
+def _say_unused_crops(run: Any, cache: Path) -> None:
+    from ltcache.cache import open_cache
+    from ltcache.fit import unused_random_crops
+
+    tried = run.record.tuning is not None  # tuning tries the views itself
+    said = None if tried else unused_random_crops(open_cache(cache).views, [run.method])
+    if said is not None:
+        click.echo(f"note: {said}", err=True)
 
 
 def _say_unused(run: Any, prompts: str | None) -> None:

@@ -15,6 +15,7 @@ from ltcache.fit.class_texts import needs_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
+from ltcache.fit.random_crops import unused_random_crops
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import RUNNERS
 from ltcache.fit.statistics import STATISTICS
@@ -53,5 +54,6 @@ __all__ = [
     "takes_texts",
     "training_fit",
     "training_rows",
+    "unused_random_crops",
     "val_rows",
 ]

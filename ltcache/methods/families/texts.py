@@ -69,7 +69,8 @@ METHODS = (
         ),
         reference="Shi et al., Long-tail learning with foundation model (LIFT), ICML 2024",
         fidelity="exact",
-        differs="LIFT without its adapters (its linear-probe setting), AdamW for SGD; class means "
+        differs="LIFT without its adapters (its linear-probe setting), AdamW for SGD; one central "
+        "crop of each image for random ones, which -s feature.view=rrc:4 trains on; class means "
         "are the start where the cache has no class texts.",
     ),
     ballad("text"),
