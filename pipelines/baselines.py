@@ -110,8 +110,8 @@ def equal_logits(cache: Cache, found: Ablation) -> list[tuple[str, str]]:
         if any(choice.get("tau") == 0.0 for choice in entry["choices"][0]):
             continue  # validation data chose to adjust nothing
         run = open_run(Path(found.out) / entry["runs"][0])
-        field, view = run.record.field, run.method.feature.eval_view
-        logits[entry["name"]] = run.logits(cache.features("test", field, view))
+        every = np.arange(len(cache.rows("test")))
+        logits[entry["name"]] = run.logits_of(cache, "test", every).logits
     return [
         (one, two)
         for one, two in combinations(logits, 2)

@@ -92,7 +92,17 @@ OF_SEVERAL_VIEWS = ("bsce+cmo", "ce+cmo", "gpaco", "paco", "ride+cmo")
 """Methods that train on further views of each row's image, which arrays do not have."""
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+LEARNS_FROM_WHAT_IT_PREDICTS = ("post-ot", "tade")
+"""Methods that predict no row by itself, which a classifier of scikit-learn has to do."""
+
+
+@pytest.mark.parametrize("name", LEARNS_FROM_WHAT_IT_PREDICTS)
+def test_a_method_that_learns_from_the_rows_it_predicts_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"\(transductive\).* predicts each row by itself"):
+        LongTailClassifier(name).fit(*_data())
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - set(LEARNS_FROM_WHAT_IT_PREDICTS)))
 def test_every_method_fits_labels_that_are_texts(name: str) -> None:
     X, y = _data()
     classifier = _short(name, max_epochs=1, logit_scale=20.0)
