@@ -13,6 +13,7 @@ import numpy as np
 
 from ltcache.adjustments import how_to_add
 from ltcache.errors import CacheError
+from ltcache.images import is_composite
 from ltcache.metrics import Metrics, RowAdaptation, evaluate_logits
 from ltcache.records import PlaceKind, one_line, require_replaceable, telling_classes
 from ltcache.runs.record import SCORED
@@ -59,6 +60,11 @@ def require_views(method: Method, cache: Cache) -> None:
     for stage in method.stages:
         options = stage.options_of("adjustment") if "adjustment" in stage.PARTS else {}
         view = options.get("view")
+        if view is not None and is_composite(view):
+            raise CacheError(
+                f"adjustment.view={view} is a view of composites, which training images alone "
+                "have: take one of random crops, such as rrc:2"
+            )
         if view is not None and (view not in cache.views or cache.crops(view) < 2):
             raise CacheError(
                 f"{cache.path}: {method.name} learns from two random crops of each image that it "

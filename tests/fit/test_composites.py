@@ -259,6 +259,13 @@ def test_a_run_says_which_composites_it_was_trained_on(cached: Path, tmp_path: P
     assert fit_adapter(cached, "ce+cmo", overrides=off).record.cost.encoder_passes == 1
 
 
+def test_composites_are_no_crops_to_learn_from_at_prediction(cached: Path) -> None:
+    short = {"stages.0.optimisation.epochs": 1}
+    with pytest.raises(CacheError, match=r"adjustment\.view=cmo:3 is a view of composites"):
+        fit_adapter(cached, "tade", overrides={"adjustment.view": "cmo:3", **short})
+    assert fit_adapter(cached, "tade", overrides={"adjustment.view": "rrc:2", **short}).metrics
+
+
 def test_as_typed(call: Callable[..., Any], tiny_clip: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_images(tmp_path / "photos" / split, {"fox": 9, "jay": 4, "moth": 2})
