@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,23 @@ def _cache(**options: Any) -> FakeCache:
     return FakeCache(COUNTS, noise=0.9, **{"views": {"rrc:2": 0.3}, **options})
 
 
-def _fit(name: str, cache: FakeCache, **options: Any) -> Run:
+def _fit(name: str, rows: FakeCache, **options: Any) -> Run:
     trained = {"stages.0.optimisation.epochs": 4}
     quick = {"adjustment.batch": 16, "adjustment.lr": 0.5} if name == "tade" else {}
-    return fit_adapter(cache, name, **{"overrides": trained | quick, **options})
+    return fit_adapter(rows, name, **{"overrides": trained | quick, **options})
 
 
 CACHE = _cache()
-RUNS = {name: _fit(name, CACHE) for name in NAMES}
+
+
+@cache
+def _run(name: str) -> Run:
+    return _fit(name, CACHE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_say_which_rows_were_seen_and_what_was_learned(name: str, tmp_path: Path) -> None:
-    run = RUNS[name]
+    run = _run(name)
     for split in ("val", "test"):
         (found,) = run.metrics[split].adaptations
         assert (found.split, found.rows) == (split, 100)
@@ -64,7 +69,7 @@ def test_metrics_say_which_rows_were_seen_and_what_was_learned(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_from_the_rows_that_are_asked_for_and_no_others(name: str) -> None:
-    run, some = RUNS[name], np.arange(0, 100, 3)
+    run, some = _run(name), np.arange(0, 100, 3)
     found = run.logits_of(CACHE, "test", some)
     assert found.adaptations[0].rows == len(found.logits) == len(some)
     assert found.adaptations != run.logits_of(CACHE, "test", np.arange(100)).adaptations
@@ -87,10 +92,10 @@ def test_labels_are_never_looked_at(name: str) -> None:
     place = table.schema.get_field_index("label")
     moved = table.set_column(place, "label", pa.array(labels))
     other.manifest = Manifest("fake", moved, other.classes)
-    before, after = (RUNS[name].logits_of(c, "test", np.arange(100)) for c in (CACHE, other))
+    before, after = (_run(name).logits_of(c, "test", np.arange(100)) for c in (CACHE, other))
     np.testing.assert_array_equal(before.logits, after.logits)
     assert before.adaptations == after.adaptations
-    assert evaluate(RUNS[name], other) != RUNS[name].metrics["test"]
+    assert evaluate(_run(name), other) != _run(name).metrics["test"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,18 +103,18 @@ def test_a_seed_repeats_the_bytes_and_what_was_learned_is_no_part_of_the_head(
     name: str, tmp_path: Path
 ) -> None:
     again, every = _fit(name, CACHE), np.arange(100)
-    for place, run in {"first": RUNS[name], "again": again}.items():
+    for place, run in {"first": _run(name), "again": again}.items():
         replace(run, path=None).save(tmp_path / place)
     for file in ("head.safetensors", "config.json", "per_class.csv"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
-    first, second = (run.logits_of(CACHE, "test", every).logits for run in (RUNS[name], again))
+    first, second = (run.logits_of(CACHE, "test", every).logits for run in (_run(name), again))
     assert first.tobytes() == second.tobytes()
     assert not {"weights", "potentials"} & set(load_file(tmp_path / "again" / "head.safetensors"))
 
 
 def test_training_and_its_choice_are_those_of_the_method_before() -> None:
     plain = fit_adapter(CACHE, "sade", overrides={"optimisation.epochs": 4})
-    tade = RUNS["tade"]
+    tade = _run("tade")
     assert tade.record.choices[0] == plain.record.choices[0]
     for one, two in zip(plain.head.parameters(), tade.head.base.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -119,11 +124,11 @@ def test_training_and_its_choice_are_those_of_the_method_before() -> None:
 
 def test_a_cache_without_the_crops_is_refused_before_anything_is_trained() -> None:
     remedy = r"ltcache extract SOURCE --out CACHE --views center,rrc:2 adds them"
-    for cache in (FakeCache(COUNTS), FakeCache(COUNTS, views={"rrc:4": 0.3})):
+    for other in (FakeCache(COUNTS), FakeCache(COUNTS, views={"rrc:4": 0.3})):
         with pytest.raises(CacheError, match=rf"no view 'rrc:2'.*{remedy}"):
-            fit_adapter(cache, "tade", overrides={"optimisation.epochs": 10**9})
+            fit_adapter(other, "tade", overrides={"optimisation.epochs": 10**9})
         with pytest.raises(CacheError, match=remedy):
-            evaluate(RUNS["tade"], cache)
+            evaluate(_run("tade"), other)
     with pytest.raises(CacheError, match=r"'center' of two crops or more"):
         fit_adapter(CACHE, "tade", overrides={"adjustment.view": "center"})
     four = FakeCache(COUNTS, views={"rrc:4": 0.3})
@@ -137,7 +142,7 @@ def test_a_cache_without_the_crops_is_refused_before_anything_is_trained() -> No
 def test_what_needs_one_image_at_a_time_is_refused_with_the_reason(
     name: str, tmp_path: Path
 ) -> None:
-    run = RUNS[name]
+    run = _run(name)
     reason = r"\(transductive\), so that it predicts no image by itself.*--method (sade|ce)$"
     with pytest.raises(FitError, match=reason):
         predict(run, ["photo.jpg"])
@@ -155,8 +160,8 @@ def test_what_needs_one_image_at_a_time_is_refused_with_the_reason(
 
 def test_an_ensemble_says_that_a_member_is_transductive(tmp_path: Path) -> None:
     plain = fit_adapter(CACHE, "ce", overrides={"optimisation.epochs": 2})
-    found = ensemble([RUNS["tade"], plain], tmp_path / "both", caches=[CACHE])
-    expected = RUNS["tade"].metrics["test"].adaptations
+    found = ensemble([_run("tade"), plain], tmp_path / "both", caches=[CACHE])
+    expected = _run("tade").metrics["test"].adaptations
     assert found.metrics["test"].adaptations == expected
     members = list(found.member_metrics.values())
     assert [m["test"].adaptations for m in members] == [expected, ()]
