@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltcache.methods.families.shared import CE, FROZEN, UNIT, first
+from ltcache.methods.families.shared import CE, FROZEN, FROZEN_COSINE, UNIT, first
 from ltcache.methods.spec import Adjust, Method
+
+_LINEAR = replace(CE, differs=FROZEN)
 
 METHODS = (
     CE,
     replace(
-        CE,
+        _LINEAR,
         name="focal",
         title="linear head, focal loss",
         stages=(first(loss="focal"),),
         reference="Lin et al., Focal loss for dense object detection, ICCV 2017",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="cb",
         title="linear head, cross entropy weighted by the effective number of images",
         stages=(first(loss="class_balanced"),),
         reference="Cui et al., Class-balanced loss based on effective number of samples, CVPR 2019",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="grw",
         title="linear head, cross entropy weighted by a power of the class frequency",
         stages=(first(loss="generalised_reweighting"),),
         reference="Zhang et al., Distribution alignment (generalised re-weighting), CVPR 2021",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="crt",
         title="classifier re-training: linear head, cross entropy, classes drawn equally often",
         stages=(first(sampler="class_aware"),),
@@ -40,14 +42,14 @@ METHODS = (
         "features is the whole method; AdamW on standardised channels for SGD on raw ones.",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="logit-adjustment",
         title="linear head, cross entropy with the log prior added to the logits in training",
         stages=(first(loss="logit_adjustment"),),
         reference="Menon et al., Long-tail learning via logit adjustment, ICLR 2021",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="balanced-softmax",
         title="linear head, softmax over class counts",
         stages=(first(loss="balanced_softmax"),),
@@ -56,7 +58,7 @@ METHODS = (
         same_as="logit-adjustment",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="posthoc-la",
         title="cross entropy, then the log prior subtracted from the logits",
         stages=(
@@ -66,7 +68,7 @@ METHODS = (
         reference="Menon et al., Long-tail learning via logit adjustment, ICLR 2021",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="post-ot",
         title="cross entropy, and predictions matched to equal classes by optimal transport",
         stages=(first(), Adjust("post_ot")),
@@ -80,23 +82,23 @@ METHODS = (
         ablation={"adjustment.iterations": 0},
     ),
     replace(
-        CE,
+        _LINEAR,
         name="ldam-drw",
         title="cosine head, margins by class count, re-weighted from 80 % of the training on",
         stages=(first("cosine", head_options={"scale": 30.0}, loss="ldam"),),
         reference="Cao et al., Learning imbalanced datasets with label-distribution-aware margin "
         "loss, NeurIPS 2019",
-        differs="The encoder is frozen; re-weighting starts by share of the epochs, not at 160.",
+        differs=f"{FROZEN_COSINE} Re-weighting starts by share of the epochs, not at 160.",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="lade",
         title="linear head, balanced softmax with a regulariser that disentangles the prior",
         stages=(first(loss="lade"),),
         reference="Hong et al., Disentangling label distribution (LADE), CVPR 2021",
     ),
     replace(
-        CE,
+        _LINEAR,
         name="seesaw",
         title="linear head, seesaw loss: online counts and compensation",
         stages=(first(loss="seesaw"),),

@@ -24,14 +24,17 @@ RAW = FeatureSpec(field="pooled_or_embedding", transform="none")
 JOINT = FeatureSpec(field="embedding", transform="none")
 JOINT_UNIT = FeatureSpec(field="embedding", transform="l2")
 
-FROZEN = "The encoder is frozen, and channels are standardised, which a linear head can undo."
+FROZEN = (
+    "The encoder is frozen, channels are standardised, which a linear head can undo, and AdamW "
+    "stands for SGD."
+)
 FROZEN_COSINE = (
-    "The encoder is frozen, and channels are standardised, which changes the angles that a cosine "
-    "head compares."
+    "The encoder is frozen, channels are standardised, which changes the angles that a cosine head "
+    "compares, and AdamW stands for SGD."
 )
 FROZEN_LENGTHS = (
-    "The encoder is frozen, and channels are standardised, which changes the lengths of the class "
-    "weights."
+    "The encoder is frozen, channels are standardised, which changes the lengths of the class "
+    "weights, and AdamW stands for SGD."
 )
 
 CE = Method(
@@ -41,7 +44,8 @@ CE = Method(
     stages=(Train(optimisation=LINEAR),),
     reference="Kang et al., Decoupling representation and classifier, ICLR 2020 (stage 1)",
     fidelity="exact",
-    differs=FROZEN,
+    # word for word what it was, since the text is part of what finished runs of ce are known by
+    differs="The encoder is frozen, and channels are standardised, which a linear head can undo.",
 )
 
 
