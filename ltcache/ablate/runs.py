@@ -264,14 +264,14 @@ def _groups(jobs: Sequence[AblationJob], together: bool) -> list[list[AblationJo
     return [g[k : k + size] for g in groups.values() for k in range(0, len(g), max(size, 1))]
 
 
-def cache_key(cache: Cache, view: str, prompts: str | None) -> str:
-    """Return a digest of everything in a cache that a run can depend on."""
+def cache_key(cache: Cache, view: str, prompts: str | None, field: str = "embedding") -> str:
+    """Return a digest of everything in a cache that a run on a field of a view can depend on."""
     texts = cache.prompts(prompts) if prompts is not None or cache.prompt_names else None
-    folder = folder_of(view)
+    folders = (folder_of(view), folder_of(view, field))  # the second: where it was added later
     contents = {
         name: entry["sha256"]
         for name, entry in cache.files.items()
-        if name.startswith(("manifest", f"views/{folder}/", f"views/{folder}+"))
+        if name.startswith(("manifest", *(f"views/{folder}/" for folder in folders)))
     }
     return digest([cache.identities(view, texts), contents, dict(cache.manifest.groups or {})])
 
@@ -279,12 +279,22 @@ def cache_key(cache: Cache, view: str, prompts: str | None) -> str:
 def setting_key(cache: Cache, setting: AblationSetting, options: RunOptions) -> str:
     """Return 12 hexadecimal digits of everything but the seed that determines a setting's runs."""
     views = sorted(_views_of(cache, setting.method, options))
-    keys = [cache_key(cache, view, options.fit.get("prompts")) for view in views]
+    field, prompts = _field_of(cache, setting.method), options.fit.get("prompts")
+    keys = [cache_key(cache, view, prompts, field) for view in views]
     fixed = {k: v for k, v in options.fit.items() if k != "device"}
     if "extra" in fixed:
         fixed["extra"] = fixed["extra"].to_dict()
     parts = [__version__, setting.method.to_dict(), keys, fixed, options.tuning]
     return digest(parts)[:12]
+
+
+def _field_of(cache: Cache, method: Method) -> str:
+    """Return the field that a method takes, or its name for it where the cache has none."""
+    feature = method.feature
+    try:
+        return feature.resolve(cache.field_dims(feature.view))
+    except LtcacheError:  # the run says so
+        return feature.field
 
 
 def _views_of(cache: Cache, method: Method, options: RunOptions) -> set[str]:
