@@ -75,6 +75,12 @@ class IdentityError(LtcacheError, ValueError):
         super().__init__("\n".join([*lines, remedy] if remedy else lines))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str], most: int = 1, lead: str = "") -> str:
     """Return "did you mean 'this' or 'that'?" after ``lead``; empty where no name is near.
 

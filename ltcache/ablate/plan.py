@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltcache.errors import UsageError
+from ltcache.fit import combinations
 from ltcache.methods import METHODS, Method, has_setting, method_by_name, override, setting_of_none
 from ltcache.records import one_line
 
@@ -56,7 +57,7 @@ def settings_of(
     found: dict[str, AblationSetting] = {}
     missing: dict[str, list[str]] = {key: [] for key in (*choices, *fixed)}
     for base in bases:
-        for changed in _combinations(choices | fixed):
+        for changed in combinations(choices | fixed):
             taken, lacks = _taken(base, changed)
             shown = {key: value for key, value in taken.items() if key in choices}
             same = {key: value for key, value in taken.items() if key not in choices}
@@ -103,10 +104,6 @@ def _named(base: Method, same: Mapping[str, Any]) -> str:
         return override(base, same).name
     except UsageError:
         return base.name
-
-
-def _combinations(grid: Grid) -> list[Mapping[str, Any]]:
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def _taken(method: Method, changed: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:

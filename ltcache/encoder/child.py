@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 from ltcache.encoder.adapters import AdapterContext, AdapterSpec, insert_adapters
 from ltcache.encoder.identity import float_state, tower_digests
 from ltcache.encoder.record import LOCAL
-from ltcache.encoder.weights import first_line, misfits
-from ltcache.errors import EncoderError, LtcacheError
+from ltcache.encoder.weights import misfits
+from ltcache.errors import EncoderError, LtcacheError, first_line
 from ltcache.records import differences, mend, one_line, result_folder
 
 FORMAT = 1

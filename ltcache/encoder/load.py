@@ -22,8 +22,8 @@ from ltcache.encoder.random_start import skip_random_start
 from ltcache.encoder.source import EncoderSource, resolve
 from ltcache.encoder.timm_tower import TIMM, load_timm
 from ltcache.encoder.tokens import load_tokenizer
-from ltcache.encoder.weights import first_line, load_weights
-from ltcache.errors import EncoderError, UsageError
+from ltcache.encoder.weights import load_weights
+from ltcache.errors import EncoderError, UsageError, first_line
 
 _OPEN_CLIP = str(Path(open_clip.__file__).parent)
 

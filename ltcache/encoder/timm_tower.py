@@ -35,8 +35,8 @@ from ltcache.encoder.identity import tensors_digest
 from ltcache.encoder.nested import describe_content, how_to_save
 from ltcache.encoder.random_start import skip_random_start
 from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, EncoderSource, parse_seed
-from ltcache.encoder.weights import MORE_THAN_TENSORS, first_line
-from ltcache.errors import EncoderError, ImageError, UsageError
+from ltcache.encoder.weights import MORE_THAN_TENSORS
+from ltcache.errors import EncoderError, ImageError, UsageError, first_line
 from ltcache.images import Preprocessing
 from ltcache.records import JsonObject, canonical_json
 

@@ -12,7 +12,7 @@ import torch
 from open_clip.factory import load_checkpoint, load_state_dict
 
 from ltcache.encoder.nested import describe_content, find_weights, how_to_save, read_content
-from ltcache.errors import EncoderError
+from ltcache.errors import EncoderError, first_line
 
 MORE_THAN_TENSORS = (
     "it holds more than tensors, and code is never run from a file; where you trust who made it, "
@@ -78,12 +78,6 @@ def _content(path: Path) -> Any:
         return read_content(path)
     except Exception:  # unpickling and safetensors raise many kinds
         return None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _state(path: Path) -> dict[str, torch.Tensor] | None:

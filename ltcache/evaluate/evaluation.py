@@ -195,7 +195,11 @@ def _exponent(run: Run) -> float:
         )
     exponent = run.record.residual_prior
     if exponent is None:
-        raise FitError("the run does not record which class prior its logits carry: fit it again")
+        raise FitError(
+            f"which class prior the logits of {run.method.name} carry is not known, so that no "
+            "other one can take its place: leave the test prior out, or take a method that states "
+            "it, such as ce or logit-adjustment"
+        )
     return float(exponent)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltcache.errors import first_line
 from ltcache.extras import EXTRAS, how_to_install
 from ltcache.process import processor_quota, usable_processors
 from ltcache.records import JsonRecord
@@ -79,7 +80,7 @@ def libraries() -> Iterator[DoctorFinding]:
         try:
             loaded = importlib.import_module(module)
         except Exception as error:  # a library that does not fit another fails in its own way
-            detail = f"{type(error).__name__}: {_first_line(error)}"
+            detail = f"{type(error).__name__}: {first_line(error)}"
             yield DoctorFinding(name, FAILED, detail, _reinstall(name))
         else:
             yield DoctorFinding(name, OK, str(getattr(loaded, "__version__", "version not known")))
@@ -196,16 +197,12 @@ def _looked(check: Callable[[], DoctorFinding]) -> DoctorFinding:
         return check()
     except Exception as error:
         name = check.__name__.replace("_", " ")
-        return DoctorFinding(name, FAILED, f"{type(error).__name__}: {_first_line(error)}")
+        return DoctorFinding(name, FAILED, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _reinstall(name: str) -> str:
     both = "torch torchvision" if name in ("torch", "torchvision") else name
     return f"{sys.executable} -m pip install --upgrade --force-reinstall {both}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _gigabytes(count: int) -> str:

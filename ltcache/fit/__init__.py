@@ -17,7 +17,7 @@ from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
 from ltcache.fit.random_crops import unused_random_crops
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
-from ltcache.fit.stages import RUNNERS
+from ltcache.fit.stages import RUNNERS, combinations
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import choose_by, optimiser_of, set_lr
@@ -38,6 +38,7 @@ __all__ = [
     "StageResult",
     "TrainingFit",
     "choose_by",
+    "combinations",
     "fit_adapter",
     "fit_head",
     "fit_many",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, first_line
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth")
 
@@ -36,7 +36,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except UsageError:
         raise
     except Exception as error:  # numpy lets errors of its tokenizer, of zlib and others pass
-        raise UsageError(f"{path}: cannot be read ({_first_line(error)})") from None
+        raise UsageError(f"{path}: cannot be read ({first_line(error)})") from None
     raise UsageError(f"{path}: features are read from {', '.join(SUFFIXES)}")
 
 
@@ -47,7 +47,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return {name: _array(tensor) for name, tensor in load_file(path).items()}
     except SafetensorError as error:
-        raise UsageError(f"{path}: cannot be read ({_first_line(error)})") from None
+        raise UsageError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises many kinds
         raise UsageError(
-            f"{path}: cannot be read as tensors ({_first_line(error)}); code is never run from a "
+            f"{path}: cannot be read as tensors ({first_line(error)}); code is never run from a "
             "file: save a tensor, or a dictionary of tensors and lists"
         ) from None
     if not isinstance(value, dict):
@@ -78,11 +78,6 @@ def _array(value: Any) -> np.ndarray:
         return np.asarray(tensor.numpy())
     except TypeError:
         return np.asarray(tensor.float().numpy())
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 class StackedArrays:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ltcache.cache import stored
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import FitError, UsageError, first_line
 from ltcache.evaluate import probabilities_of
 from ltcache.extras import how_to_install
 from ltcache.records import JsonObject, file_digest, require_vacant, whole_folder, write_json
@@ -214,7 +214,7 @@ def _write_model(graph: nn.Module, encoder: Encoder, path: Path) -> None:
             _forget_places(program)
             program.save(path, external_data=weights > _WHOLE)
     except Exception as error:  # whatever the exporter says of a layer that it does not know
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise FitError(
             f"this image tower and head cannot be written as ONNX: {first}; --format bundle "
             "writes them for torch"

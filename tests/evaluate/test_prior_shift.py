@@ -264,7 +264,7 @@ def test_priors_that_are_none(cache: Any, ce: Run, prior: Any) -> None:
     with pytest.raises(UsageError):
         evaluate(ce, cache, test_prior=prior)
     record = replace(ce.record, residual_prior=None)
-    with pytest.raises(FitError, match="fit it again"):
+    with pytest.raises(FitError, match="such as ce or logit-adjustment"):
         evaluate(Run(ce.method, ce.head, ce.transform, record), cache, test_prior="uniform")
 
 
