@@ -34,8 +34,14 @@ TUNINGS = (
         BALLAD,
         name="ballad-code",
         title="both towers trained by cross entropy over the texts of all classes",
-        differs="As the released code does it, where the publication names a contrastive loss.",
+        differs="The released code's form, where the publication names a contrastive loss, with "
+        "Nesterov momentum for plain momentum. Its fixed scale of 100 is that of CLIP's encoders; "
+        "another encoder keeps its own.",
         equation="L = CE(logit_scale <x, t_c>, y) over all classes c",
         terms=(ObjectiveTerm("cross_entropy"),),
+        template="a photo of a {}.",
+        logit_scale="fixed",
+        augmentation="rotate_crop_colour",
+        augmentation_options={"scale": (0.5, 1.0), "flip": 0.5, "degrees": 0.0},
     ),
 )
