@@ -82,6 +82,11 @@ def option_rules(*rules: OptionRule) -> Callable[[F], F]:
     return add
 
 
+def rules_of(command: click.Command) -> tuple[OptionRule, ...]:
+    """Return the rules of a command."""
+    return getattr(command.callback, _RULES, ())
+
+
 def refuse_given(names: tuple[str, ...], why: str) -> None:
     """Refuse options that have no effect for what the running command was given.
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads.base import Head, HeadContext
-from ltcache.heads.moments import weighted_class_means
 from ltcache.heads.recalibrated import product_before
 from ltcache.heads.scored import uniform
 
@@ -89,7 +88,7 @@ class MetaEmbeddingHead(Head):
         """See :meth:`Head.initialise`; the memory takes the mean of each class.
 
         Raises:
-            FitError: there are no rows, or a class has none to take a mean of.
+            FitError: there are no rows.
         """
         self.require_known(how)
         if not len(labels):
@@ -102,7 +101,7 @@ class MetaEmbeddingHead(Head):
                 matrix.copy_(uniform(tuple(matrix.shape), self.dim, generator))
             self.select_bias.zero_()
             self.recall_bias.zero_()
-            self.memory.copy_(weighted_class_means(features, labels, None, self.num_classes))
+            self.memory.copy_(_centroids(features, labels, self.num_classes))
 
     @torch.no_grad()
     def adopt(self, previous: Head) -> None:
@@ -124,3 +123,11 @@ class MetaEmbeddingHead(Head):
         self.recall_bias.zero_()
         if product.bias is not None:
             self.recall_bias.copy_(product.bias)
+
+
+def _centroids(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the mean of each class, (C, D); a class without rows gets the mean of all rows."""
+    rows = torch.bincount(labels, minlength=num_classes)
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
+    means = sums / rows.clamp(min=1)[:, None]
+    return torch.where(rows[:, None] > 0, means, features.mean(dim=0))

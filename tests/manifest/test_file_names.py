@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -62,7 +63,9 @@ characters = st.characters(codec="utf-8", exclude_characters="/\0")
 names = st.text(characters, min_size=1, max_size=12).filter(
     lambda name: not name.startswith(".") and name != "__MACOSX" and len(name.encode()) < 200
 )
-folders = names.filter(str.strip)  # a class needs a name
+folders = names.filter(  # a class needs a name; a drive of Windows is refused as a folder
+    lambda name: bool(name.strip()) and not re.fullmatch("[A-Za-z]:", name)
+)
 
 
 def read_back(manifest: Manifest) -> dict[str, bytes]:
