@@ -177,12 +177,13 @@ def finetune(
 
 def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> JsonObject:
     """Return all that determines a result, but for last bits, as JSON gives it back."""
-    config = {
-        "method": tuning.to_dict(),
-        "seed": seed,
-        "source": manifest.identity(),
-        "encoder": parent.identity,
-    }
+    return _determined(tuning, seed, manifest.identity(), parent.identity)
+
+
+def _determined(
+    tuning: FineTuning, seed: int, source: Mapping[str, Any], encoder: Mapping[str, Any]
+) -> JsonObject:
+    config = {"method": tuning.computed(), "seed": seed, "source": source, "encoder": encoder}
     plain: JsonObject = json.loads(json.dumps(config))
     return plain
 
@@ -203,7 +204,7 @@ def _micro_batch(assembly: TrainingParts, place: ProcessRanks) -> int:
     return _ON_CPU if step.objective.by_rows and not texts else _ALL_ON_CPU
 
 
-def _finished(out: Path, config: Mapping[str, Any], overwrite: bool) -> FineTuned | None:
+def _finished(out: Path, config: JsonObject, overwrite: bool) -> FineTuned | None:
     """Return the checkpoint that is there, if it is what is asked for.
 
     Raises:
@@ -212,7 +213,7 @@ def _finished(out: Path, config: Mapping[str, Any], overwrite: bool) -> FineTune
     if not is_checkpoint(out):
         return None
     record = read_checkpoint(out).record
-    if record.get("key") == digest(config):
+    if _same_result(record, config):
         return replace(open_fine_tuned(out), fresh=False)
     if overwrite:
         return None
@@ -221,6 +222,16 @@ def _finished(out: Path, config: Mapping[str, Any], overwrite: bool) -> FineTune
         f"{out} holds another checkpoint (method {name!r}, seed {record.get('seed')}); choose "
         "another --out, or pass --overwrite"
     )
+
+
+def _same_result(plain: Mapping[str, Any], config: JsonObject) -> bool:
+    """Return whether a checkpoint's record is of a configuration; keys of earlier versions hold the
+    words about the method too, so that they are made anew."""
+    try:
+        there = TuningRecord.from_dict(plain)
+    except (ValueError, KeyError, TypeError):  # no fine-tuning, or one of a later version
+        return False
+    return _determined(there.method, there.seed, there.source, there.encoder) == config
 
 
 def _finish(

@@ -157,6 +157,7 @@ class TuningOptimisation:
         return replace(self, epochs=epochs, warmup=self.warmup * epochs / self.epochs)
 
 
+_WORDS = frozenset({"title", "reference", "fidelity", "differs", "equation", "mechanism"})
 PARTS = ("image", "text", "adapters", "classifier")
 """Groups of parameters that may have a learning rate of their own; logit_scale is with text."""
 
@@ -250,8 +251,17 @@ class FineTuning(JsonRecord):
             "optimisation": written_optimisation(asdict(self.optimisation)),
         }
 
+    def computed(self) -> JsonObject:
+        """Return plain JSON of what determines a result: all but the words about it."""
+        return without_words(self.to_dict())
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> FineTuning:
         """Read what :meth:`to_dict` wrote."""
         given = {**plain, "optimisation": read_optimisation(plain["optimisation"])}
         return read_record(cls, given, name="the tuning's method")
+
+
+def without_words(plain: Mapping[str, Any]) -> JsonObject:
+    """Return the JSON of a fine-tuning without the words about it, which may be put better."""
+    return {key: value for key, value in plain.items() if key not in _WORDS}

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ltcache.errors import FitError
+from ltcache.finetune.spec import without_words
 from ltcache.metrics import EpochRecord
 from ltcache.records import committed, file_digest, read_record, require_equal, write_whole
 
@@ -81,7 +82,9 @@ class StateFolder:
         )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            require_equal("fine-tuning", content["config"], self.config, remedy=remedy)
+            begun = content["config"]  # of earlier versions with the words about the method
+            begun = {**begun, "method": without_words(begun["method"])}
+            require_equal("fine-tuning", begun, self.config, remedy=remedy)
             place = read_record(TrainingState, content["place"], name=_STATE)
             tensors = self._tensors(content["tensors"], content["sha256"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

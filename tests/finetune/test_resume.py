@@ -100,6 +100,26 @@ def test_killed_and_resumed_is_as_uninterrupted(
     assert not (tmp_path / ".killed.tuning").exists()
 
 
+def test_better_words_about_a_method_make_no_other_result(
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltcache.finetune.loop._TICK", 0.0)
+    out, model = tmp_path / "tuned", towers["vit"]
+    begun = {"source": pictures, "model": model, "out": out, "method": "lift"}
+    killed((1, 3), begun)
+    state = tmp_path / ".tuned.tuning" / "state.json"
+    worded = json.loads(state.read_text())
+    worded["config"]["method"] |= {"differs": "as it was put before", "title": "LIFT"}
+    state.write_text(json.dumps(worded))
+    assert tuned(pictures, model, out, "lift").fresh
+    record = out / "ltcache.json"
+    worded = json.loads(record.read_text())
+    worded["record"] |= {"key": "of all words"}
+    worded["record"]["method"] |= {"differs": "as it was put before"}
+    record.write_text(json.dumps(worded))
+    assert not tuned(pictures, model, out, "lift").fresh
+
+
 def test_a_damaged_state_is_a_clear_error(
     pictures: Manifest, towers: dict[str, str], tmp_path: Path
 ) -> None:
