@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class TuningFold:
     Attributes:
         rows, val, extra: as for :func:`ltcache.fit.fit_head`.
         crops: rows of ``val`` that show one image, beside each other.
+        seen: name of a view -> features of its crops of each image of ``val``, (n, v, D).
         tuned_on: in words, what ``val`` is.
     """
 
@@ -37,6 +39,7 @@ class TuningFold:
     extra: LabelledRows | None
     context: HeadContext
     crops: int
+    seen: Callable[[str], torch.Tensor]
     tuned_on: str
 
     @property
@@ -81,7 +84,9 @@ def validation(
     rows, crops = training_rows(cache, field, method), cache.crops(feature.eval_view)
     val = val_rows(cache, field, method)
     if val is not None:
-        return TuningFold(rows, val, more, context, crops, "val")
+        return TuningFold(
+            rows, val, more, context, crops, partial(_seen, cache, "val", field), "val"
+        )
     of_train = cache.crops(feature.view)
     every = torch.arange(len(rows) // of_train)
     parts = hold_out(_crops_of(rows, every, of_train, 1), seed)
@@ -90,15 +95,24 @@ def validation(
             f"{cache.path}: nothing to choose on: {missing_split('val', cache.splits)}; a tenth of "
             f"train cannot choose in its place, since no class has {LEAST} training images or more"
         )
-    seen = labelled_rows(cache, "train", field, feature.eval_view)
+    held = parts[1]
     return TuningFold(
         _crops_of(rows, parts[0], of_train),
-        _crops_of(seen, parts[1], crops),
+        _crops_of(labelled_rows(cache, "train", field, feature.eval_view), held, crops),
         more,
         context,
         crops,
+        lambda view: _seen(cache, "train", field, view)[held],
         f"a stratified {SHARE:.0%} of train",
     )
+
+
+def _seen(cache: Cache, split: str, field: str, view: str) -> torch.Tensor:
+    """Return features (n, v, D) of a view's crops of the labelled images of a split."""
+    from ltcache.fit import labelled_rows
+
+    rows = labelled_rows(cache, split, field, view)
+    return rows.features.unflatten(0, (-1, cache.crops(view)))
 
 
 def _crops_of(
@@ -131,7 +145,12 @@ def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) ->
             options=FitOptions(**options),
         )
     features = fitted.transform(fold.val.features)
-    rows = PredictedRows.on_one_view("val", features.unflatten(0, (-1, fold.crops)), seed)
+
+    def crops(view: str) -> torch.Tensor:
+        there = fold.seen(view)
+        return fitted.transform(there.flatten(0, 1)).unflatten(0, there.shape[:2])
+
+    rows = PredictedRows("val", method.feature.eval_view, crops, seed)
     head, _ = adapted(fitted.head, rows)
     logits = predict_logits(head, features)
     found: np.ndarray = logits.reshape(-1, fold.crops, logits.shape[1]).mean(dim=1).numpy()

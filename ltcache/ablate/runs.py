@@ -280,7 +280,10 @@ def setting_key(cache: Cache, setting: AblationSetting, options: RunOptions) -> 
     """Return 12 hexadecimal digits of everything but the seed that determines a setting's runs."""
     views = sorted(_views_of(cache, setting.method, options))
     field, prompts = _field_of(cache, setting.method), options.fit.get("prompts")
-    keys = [cache_key(cache, view, prompts, field) for view in views]
+    keys = [
+        cache_key(cache, view, prompts, field) if view in cache.views else view  # the run says so
+        for view in views
+    ]
     fixed = {k: v for k, v in options.fit.items() if k != "device"}
     if "extra" in fixed:
         fixed["extra"] = fixed["extra"].to_dict()

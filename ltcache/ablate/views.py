@@ -11,9 +11,12 @@ def view_space(cache: Cache, method: Method) -> dict[str, tuple[str, ...]]:
     """Return ``feature.view`` and ``feature.eval_view`` with the views to try, the method's first.
 
     Random crops only train; composites are no rows by themselves. A key with nothing else to try is
-    left out, so that a cache that has only ``center`` adds nothing to a search.
+    left out, so that a cache that has only ``center`` adds nothing to a search, and so does a
+    method whose own views the cache lacks: its run says so.
     """
     feature = method.feature
+    if not {feature.view, feature.eval_view} <= set(cache.views):
+        return {}
     field = feature.resolve(cache.field_dims(feature.view))
     views = [
         view for view in cache.views if field in cache.field_dims(view) and not is_composite(view)

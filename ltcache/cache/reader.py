@@ -322,7 +322,10 @@ class Cache:
 
     def _view(self, view: str) -> Mapping[str, Any]:
         if view not in self._index["views"]:
-            raise CacheError(f"{self.path}: no view {view!r}, only {', '.join(self.views)}")
+            raise CacheError(
+                f"{self.path}: no view {view!r}, only {', '.join(self.views)}; extract it into "
+                f"this cache with --views {view}, or name another view"
+            )
         entry: Mapping[str, Any] = self._index["views"][view]
         return entry
 

@@ -155,6 +155,14 @@ def test_one_failure_does_not_lose_the_others(tmp_path: Path) -> None:
         _ablate(cache, [wild], tmp_path)
 
 
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_view_that_the_cache_lacks_fails_its_own_runs_alone(tmp_path: Path, tuned: bool) -> None:
+    found = _ablate(_cache(), ["ce", "paco", "tade"], tmp_path, seeds=1, tune=tuned, trials=2)
+    assert [entry["name"] for entry in found.comparison["entries"]] == ["ce"]
+    assert [lost["name"] for lost in found.failures] == ["paco", "tade"]
+    assert all("no view 'rrc:2'" in lost["reason"] for lost in found.failures)
+
+
 def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     cache = _cache()
     methods = ["ce", "crt", "ncm", "posthoc-la"]

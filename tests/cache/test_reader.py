@@ -56,7 +56,7 @@ def test_what_is_not_there_is_named(cache: Cache, tmp_path: Path) -> None:
     for call, text in (
         (lambda: cache.features("val"), "no split 'val', only train, test"),
         (lambda: cache.features("test", "tokens"), "no field 'tokens'"),
-        (lambda: cache.features("test", view="flip"), "no view 'flip'"),
+        (lambda: cache.features("test", view="flip"), "no view 'flip'.*--views flip"),
         (lambda: cache.prompts("openai"), r"no prompts 'openai' \(there are: default\)"),
         (lambda: open_cache(tmp_path), "not a feature cache"),
     ):

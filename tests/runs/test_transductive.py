@@ -171,6 +171,19 @@ def test_an_ensemble_says_that_a_member_is_transductive(tmp_path: Path) -> None:
     assert type(found.record).from_dict(plain_record) == found.record
 
 
+def test_settings_are_tuned_on_crops_of_the_rows_that_choose() -> None:
+    short = {"optimisation.epochs": 2}
+    grid = {"adjustment.epochs": (0, 5)}
+    for splits, tuned_on in ((("val", "test"), "val"), (("test",), "a stratified 10% of train")):
+        cache = FakeCache(COUNTS, views={"rrc:2": 0.3}, splits=splits)
+        found = tune(cache, "tade", grid=grid, overrides=short)
+        plain = tune(cache, "sade", grid={}, overrides=short)
+        assert found.tuned_on == plain.tuned_on == tuned_on
+        even, learned = (trial.scores for trial in found.tried)
+        assert even == pytest.approx(plain.tried[0].scores, abs=1e-6)
+        assert abs(learned["val_nll"] - even["val_nll"]) > 1e-4
+
+
 def test_settings_are_tuned_on_validation_rows_where_these_are_enough() -> None:
     grid = {"adjustment.eps": (0.5, 2.0)}
     found = tune(CACHE, "post-ot", grid=grid, overrides={"optimisation.epochs": 2})
@@ -178,4 +191,4 @@ def test_settings_are_tuned_on_validation_rows_where_these_are_enough() -> None:
     chosen = _fit("post-ot", CACHE, overrides={"choose.eps": "0.5,2"})
     assert chosen.record.choices[1]["eps"] in (0.5, 2.0)
     with pytest.raises(FitError, match="the same method without that stage"):
-        tune(CACHE, "tade", grid={"adjustment.lr": (0.1,)}, overrides={"optimisation.epochs": 2})
+        _fit("tade", CACHE, overrides={"choose.lr": "0.1,0.2"})
