@@ -1,6 +1,7 @@
 """Tables 6 to 9 of TIN, end to end: what does each part of it do when the towers are tuned?
 
     python -m pipelines.tin --table 9 --out tin-tuned
+    python -m pipelines.tin --table switches --out tin-tuned
     python -m pipelines.tin --table all --out tin-tuned
 
 Table 6: random or pretrained start weights of each tower. Table 7: each tower frozen or tuned; a
@@ -9,7 +10,10 @@ the source's prompt. Table 8: the seesaw's p. Table 9: base (cross entropy, no a
 seesaw, with the large-kernel visual attention, with both.
 
 Of every line the learning rate is tried (three, first seed) and the epoch chosen on the validation
-split; table 8 takes the learning rate that p = 0.7 has chosen, so that p alone differs. Epochs (5)
+split; table 8 takes the learning rate that p = 0.7 has chosen, so that p alone differs. The table
+`switches`, which the source does not have, changes one thing of TIN at a time, with TIN's learning
+rate where optimiser and classifier are TIN's, and compares each line with the zero-shot of its own
+prompts and, at the end, with full fine-tuning. Epochs (5)
 and batch (128) are those of every pipeline that tunes encoders; the source has 50 and 128. Lines
 that tables share are tuned once; results lie in OUT/tunings.
 """
@@ -18,16 +22,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from ltcache.report import ComparisonEntry
+from ltcache.report import ComparisonEntry, markdown_table
+from pipelines.comparisons import STATISTICS, shown
 from pipelines.tin_cached import with_template
 from pipelines.tunings import (
     Line,
+    Settings,
     Study,
     choose,
+    differences,
     measured,
     measured_line,
     options,
+    prior_taken_off,
     rates,
     report,
     zero_shot,
@@ -58,6 +67,43 @@ PARTS = {
     "+ attention": PLAIN,
     "+ seesaw, attention": {},
 }
+
+
+OWN, GIVEN = "zero-shot, TIN's prompt", "zero-shot, the data set's prompts"
+TAKEN_OFF = "prior taken off, tau by validation"
+THEIRS = {"template": None}
+POOLED = {
+    "classifier.head": "cosine",
+    "classifier.scale": 25.0,
+    "lr_factors.classifier": 10.0,
+    "text.train": "none",
+    "logit_scale": "fixed",
+}
+ADAMW = {"optimisation.optimiser": "adamw", "optimisation.weight_decay": 0.1}
+SLOW = rates(3e-5, 1e-4, 1e-5)  # for AdamW
+SWITCHES: dict[str, tuple[dict[str, Any], tuple[Settings, ...] | None]] = {
+    "the data set's prompts": (THEIRS, None),
+    "cross entropy": (PLAIN, None),
+    "logit adjustment": ({"loss": "logit_adjustment"}, None),
+    "contrastive": ({"loss": "contrastive"}, None),
+    "contrastive and seesaw": ({"loss": "contrastive,seesaw_static"}, None),
+    "no augmentation": ({"augmentation": "none"}, None),
+    "crop and flip": ({"augmentation": "crop_flip"}, None),
+    "no attention": (BARE, None),
+    "image tower frozen": ({"image.train": "none"}, None),
+    "text tower frozen": ({"text.train": "none", "logit_scale": "fixed"}, None),
+    "classifier on pooled features": (POOLED, RATES),
+    "AdamW": (ADAMW, SLOW),
+    "prompts, crop and flip, logit adjustment": (
+        {**THEIRS, "augmentation": "crop_flip", "loss": "logit_adjustment"},
+        None,
+    ),
+    "the same on pooled features, AdamW": (
+        {**THEIRS, **POOLED, **ADAMW, "augmentation": "crop_flip", "loss": "logit_adjustment"},
+        SLOW,
+    ),
+}
+"""Name of a line -> what differs from TIN, and the settings to try; None: what TIN has chosen."""
 
 
 def main() -> None:
@@ -99,6 +145,30 @@ def parts(study: Study) -> tuple[list[ComparisonEntry], str]:
     return _lines(study, PARTS), BASE
 
 
+def switches(study: Study) -> tuple[list[ComparisonEntry], str]:
+    """Return TIN with one thing changed at a time, and what the lines are compared with."""
+    study = replace(study, cache=with_template(study.cache, study.chosen))
+    own, given = zero_shot(study, PROMPTS, OWN), zero_shot(study, name=GIVEN)
+    whole = replace(TIN, then={f"{FULL}, {TAKEN_OFF}": prior_taken_off})
+    settings, tuning = choose(study, whole)
+    found = measured_line(study, whole, settings, tuning)
+    for name, (changes, tried) in SWITCHES.items():
+        line = Line(name, TIN.method, tried or TIN.tried, changes)
+        if tried is None:
+            found += measured_line(study, line, {**settings, **changes}, tuning)
+        else:
+            found += measured_line(study, line)
+    full = Line("full fine-tuning", "full", SLOW, then={f"full, {TAKEN_OFF}": prior_taken_off})
+    found += measured_line(study, full)
+    theirs = [entry for entry in found if entry.overrides.get("template", "") is None]
+    theirs += [entry for entry in found if entry.method == "full"]
+    records = differences(study, given, theirs)
+    records += differences(study, own, [entry for entry in found if entry not in theirs])
+    lines = [[r["after"], r["before"], *(shown(r[s]) for s in STATISTICS)] for r in records]
+    print(markdown_table(["test, points", "against", *STATISTICS], lines), end="\n\n")
+    return [own, given, *found], FULL
+
+
 def _lines(study: Study, changes: dict[str, dict[str, str]]) -> list[ComparisonEntry]:
     return measured(study, [Line(n, TIN.method, TIN.tried, set_) for n, set_ in changes.items()])
 
@@ -108,6 +178,7 @@ TABLES: dict[str, Callable[[Study], tuple[list[ComparisonEntry], str]]] = {
     "7": towers,
     "8": powers,
     "9": parts,
+    "switches": switches,
 }
 
 

@@ -50,6 +50,8 @@ FROZEN = (
     *("mislas+h2t", "posthoc-la", "gda", "ncm"),
 )
 """Heads on frozen features that validation data choose among."""
+TAUS = tuple(step / 10 for step in range(21))
+"""Strengths of post-hoc logit adjustment that validation data choose among."""
 ZERO_SHOT = "zero-shot"
 TEST = "test"
 _MINUTE = 60.0
@@ -118,7 +120,7 @@ class Study:
     def place(self, line: Line, settings: Settings, seed: int) -> Path:
         """Return the path that all files of a tuning begin with."""
         determines = {
-            "method": self.tuning(line, settings).to_dict(),
+            "method": self.tuning(line, settings).computed(),
             "seed": seed,
             "rows": self.manifest.identity(),
             "encoder": self.cache.encoder,
@@ -278,6 +280,34 @@ def result(study: Study, line: Line, settings: Settings, seed: int) -> dict[str,
     write_scored(file, found)
     _discard(study, line, settings, seed)
     return found
+
+
+def prior_taken_off(child: Child) -> ScoredRun:
+    """Return the tuned model with tau times the log prior taken off its logits (post-hoc logit
+    adjustment), tau chosen on the validation split."""
+    run = open_run(child.tuned.path / "run")
+    log_prior = np.log(np.maximum(run.record.class_counts, 1) / sum(run.record.class_counts))
+    logits = {
+        split: run.logits(child.cache.features(split, run.record.field)) for split in ("val", TEST)
+    }
+    labels = child.cache.labels("val")
+    tau = best_tau(logits["val"][labels >= 0], labels[labels >= 0], log_prior)
+    like = scored(run, child.cache)
+    tuned_on = {**like.record.tuned_on, f"tau = {tau:g}": "val"}
+    taken = {TEST: logits[TEST] - tau * log_prior}
+    return scored_logits(child.cache, taken, like, tuned_on=tuned_on)
+
+
+def best_tau(logits: np.ndarray, labels: np.ndarray, log_prior: np.ndarray) -> float:
+    """Return the tau of :data:`TAUS` whose adjusted logits (N, C) have the best mean accuracy per
+    class; of equal ones the smallest."""
+    present = np.unique(labels)
+
+    def mean_per_class(tau: float) -> float:
+        right = (logits - tau * log_prior).argmax(axis=1) == labels
+        return float(np.mean([right[labels == label].mean() for label in present]))
+
+    return max(TAUS, key=lambda tau: (round(mean_per_class(tau), 12), -tau))
 
 
 def fitted(cache: Cache, method: str, trials: int, seed: int) -> ScoredRun:

@@ -124,6 +124,8 @@ def test_one_command_makes_the_table_and_takes_what_is_there(
 
 def test_every_table_of_tin(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tin, "POWERS", (0.7,))
+    tables = {number: table for number, table in tin.TABLES.items() if number.isdigit()}
+    monkeypatch.setattr(tin, "TABLES", tables)
     shown = run(tin, "--table", "all")
     assert len(run.tuned) == 4 + 2 + 3  # of tables 6, 7, 9; TIN itself is in all of them
     assert all(f"Table {number}" in shown for number in "6789")
@@ -133,6 +135,34 @@ def test_every_table_of_tin(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({json.dumps(line["scores"]) for line in same}) == 1
     assert len({json.dumps(line["scores"]) for line in parts.values()}) == 4
     assert towers[tin.FROZEN]["cost"]["encoder_passes"] == 1
+
+
+def test_switches_of_tin_are_held_against_zero_shot_of_their_own_prompts(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("the data set's prompts", "classifier on pooled features", "AdamW")
+    monkeypatch.setattr(tin, "SWITCHES", {name: tin.SWITCHES[name] for name in names})
+    shown = run(tin, "--table", "switches")
+    assert [method for method, _ in run.tuned] == ["tin"] * 4 + ["full"]
+    found = lines(run.out / "tin-table-switches.json")
+    assert list(found) == [tin.OWN, tin.GIVEN, "TIN", f"TIN, {tin.TAKEN_OFF}", *names,
+                           "full fine-tuning", f"full, {tin.TAKEN_OFF}"]  # fmt: skip
+    cells = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
+    against = {row[1]: row[2] for row in cells if row[2:] and row[2].startswith("zero-shot")}
+    given = {name for name, base in against.items() if base == tin.GIVEN}
+    assert given == {names[0], "full fine-tuning", f"full, {tin.TAKEN_OFF}"}
+    assert len(against) == len(found) - 2
+    tau = [key for key in found["full, " + tin.TAKEN_OFF]["tuned_on"] if key.startswith("tau")]
+    assert len(tau) == 1
+
+
+def test_the_prior_is_taken_off_by_what_validation_rows_like_best() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 40)
+    log_prior = np.log([0.8, 0.15, 0.05])
+    fair = 2.0 * np.eye(3)[labels] + rng.normal(size=(120, 3))
+    assert tunings.best_tau(fair + 1.0 * log_prior, labels, log_prior) == pytest.approx(1, abs=0.3)
+    assert tunings.best_tau(100 * np.eye(3)[labels], labels, log_prior) == 0  # of equal ones
 
 
 def test_ballad_over_several_encoders(run: Any, few: tuple[Path, str], tmp_path: Path) -> None:
