@@ -168,15 +168,17 @@ def _show(renewed: Any, parent: Path | None) -> None:
         f"{tuned.path}: {method}, {epoch} ({chosen}){mixed}, {record.cost.finetune_seconds:.0f} s; "
         f"name it --model local-dir:{tuned.path}"
     )
+    named = {} if record.start is None else {"before tuning, val": record.start}
     if run is not None and run.metrics:
-        named = {f"{method}, {split}": values for split, values in run.metrics.items()}
+        named |= {f"{method}, {split}": values for split, values in run.metrics.items()}
         click.echo(results_table(named, width=terminal_width()))
         last = list(run.metrics)[-1]
         click.echo(footnote(run.metrics[last], last))
     elif run is not None:
         click.echo(unscored(run.record.splits))
     elif record.val is not None:
-        click.echo(results_table({f"{method}, val": record.val}, width=terminal_width()))
+        named[f"{method}, val"] = record.val
+        click.echo(results_table(named, width=terminal_width()))
     if report is not None:
         click.echo(
             f"{report.path}: {report.encoded} images encoded anew; the tuned classifier is the run "

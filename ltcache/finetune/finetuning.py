@@ -164,6 +164,7 @@ def finetune(
             allow_double_correction=allow_double_correction,
         )  # fmt: skip
         with assembly, tracked(progress, track if place.first else None) as report:
+            start = _metrics(assembly)
             training = TrainingSetup(
                 tuning, assembly.step, assembly.batches,
                 assembly.judge if assembly.val is not None else None,
@@ -172,7 +173,7 @@ def finetune(
             )  # fmt: skip
             done = train_encoder(training)
             place.wait()  # nobody takes the state away from under another
-            return _finish(assembly, done, parent, place, state, out)
+            return _finish(assembly, done, start, parent, place, state, out)
 
 
 def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> JsonObject:
@@ -237,6 +238,7 @@ def _same_result(plain: Mapping[str, Any], config: JsonObject) -> bool:
 def _finish(
     assembly: TrainingParts,
     done: TrainingState,
+    start: Metrics | None,
     parent: Encoder,
     place: ProcessRanks,
     state: StateFolder,
@@ -267,6 +269,7 @@ def _finish(
     head = None if step.head is None else copy.deepcopy(step.head).cpu().eval()
     seconds = done.seconds + time.perf_counter() - began
     record = _record(assembly, done, averaged, metrics, fit, state.config, place, seconds)
+    record = replace(record, start=start)
 
     def extra(folder: Path) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in done.history)
@@ -283,7 +286,7 @@ def _finish(
 
 
 def _metrics(assembly: TrainingParts) -> Metrics | None:
-    """Return the scores of the result on the validation split."""
+    """Return the scores of the classifier as it is on the validation split."""
     if assembly.val is None:
         return None
     rows, labels = encode_split(assembly.step.embed, assembly.val, assembly.step.field)

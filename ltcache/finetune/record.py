@@ -48,6 +48,8 @@ class TuningRecord(JsonRecord):
         tuned_on: what was chosen -> the rows that chose it. averaged: share -> scores.
         splits: split -> images. failures: uri -> why an image was left out.
         val: scores of the result on the validation split, or None where there is none.
+        start: the same of the encoder and its classifier before they were tuned, which of class
+            texts is zero-shot with the prompts that were trained with; None: not recorded.
         training: how well the classifier knows its training rows; None: not recorded.
     """
 
@@ -71,6 +73,7 @@ class TuningRecord(JsonRecord):
     epoch: int = 0
     average: float | None = None
     training: Mapping[str, Any] | None = None
+    start: Metrics | None = None
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TuningRecord:
@@ -86,7 +89,8 @@ class TuningRecord(JsonRecord):
         """Return plain JSON."""
         plain = super().to_dict()
         chosen = {name: plain.pop(name) for name in ("epoch", "average")}
-        if self.training is None:
-            del plain["training"]
+        for name in ("training", "start"):
+            if plain[name] is None:
+                del plain[name]
         plain["chosen"] = {name: value for name, value in chosen.items() if value is not None}
         return plain

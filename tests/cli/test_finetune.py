@@ -48,6 +48,7 @@ def test_a_cache_is_renewed_with_views_texts_and_a_run(
     before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
     status, shown, _ = tune(call, images, tiny_clip, out, "--method", "lift", "--cache", cache)
     assert status == 0 and "chosen on val" in shown and "lift, test" in shown
+    assert "before tuning, val" in shown
     assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
 
     parent, child = open_cache(cache), open_cache(out / "cache")

@@ -87,6 +87,10 @@ def test_a_head_without_a_loss_begins_as_zero_shot(tune: Tune, pictures: Manifes
     parent = tune("ballad", out="zero", overrides={"optimisation.lr": 1e-12})
     assert tuned.record.val is not None and parent.record.val is not None
     assert tuned.record.val.per_class == parent.record.val.per_class
+    for record in (tuned.record, parent.record):  # what tuning is to be held against
+        assert record.start is not None and record.val is not None
+        assert record.start.per_class == record.val.per_class
+        assert type(record).from_dict(record.to_dict()) == record
 
 
 @pytest.mark.parametrize("init", ["text", "class_mean", "random", "probe"])
