@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +134,7 @@ def ablate(
     settings, notes = settings_of(methods, grid, fusion, overrides)
     if tune:  # the grid is what is tried, and was only checked
         settings, _ = settings_of(methods, None, fusion, overrides)
+    settings = [replace(s, method=s.method.on_views(cache.views)) for s in settings]
     notes += [*_shared(cache), *_unused(settings, prompts)]
     if view is None and not tune:  # tuning tries the views itself
         notes += _unused_crops(cache, settings)

@@ -110,7 +110,7 @@ def choose_method(
     from ltcache.fit import needs_texts
 
     opened, fixed = resident(open_cache(cache)), overrides or {}
-    candidates = _candidates(methods, fixed)
+    candidates = _candidates(methods, fixed, opened)
     without = prompts is None and not opened.prompt_names
     left_out = [name for name, method in candidates.items() if without and needs_texts(method)]
     fold_of = partial(validation, opened, prompts=prompts, allow_stale=allow_stale, extra=extra)
@@ -194,7 +194,9 @@ def _view_settings(
     return {", ".join(f"{key}={view}" for key, view in s.items()): s for s in tried}
 
 
-def _candidates(names: Sequence[str] | None, overrides: Mapping[str, Any]) -> dict[str, Method]:
+def _candidates(
+    names: Sequence[str] | None, overrides: Mapping[str, Any], cache: Cache
+) -> dict[str, Method]:
     """Return name -> method with what it has of the overrides, the simplest first."""
     known = [name for name in SHORT_LIST if name in METHODS] if names is None else names
     methods = [method_by_name(name) for name in known]
@@ -204,5 +206,5 @@ def _candidates(names: Sequence[str] | None, overrides: Mapping[str, Any]) -> di
     found = {}
     for method in methods:
         taken = {key: value for key, value in overrides.items() if has_setting(method, key)}
-        found[method.name] = override(method, taken)
+        found[method.name] = override(method, taken).on_views(cache.views)
     return found

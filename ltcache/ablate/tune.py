@@ -161,6 +161,7 @@ def tune(
     method = override(method_by_name(method) if isinstance(method, str) else method, overrides)
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
+    method = method.on_views(cache.views)
     space = search_space(method, grid)
     if grid is None and view is None:
         space |= view_space(cache, method)

@@ -92,6 +92,7 @@ def fit_adapter(
     method = override(method, overrides)
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
+    method = method.on_views(cache.views)
     require_views(method, cache)
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -37,7 +37,8 @@ class FeatureSpec:
     Args:
         field: a key of ``FIELDS``; ``pooled_or_embedding`` takes pooled where the encoder has it,
             ``embedding_or_pooled`` where it has no space that texts share.
-        view: crops to train on; every crop is a row.
+        view: crops to train on; every crop is a row. The first of several that the cache has,
+            separated by ``|``; ``rrc`` is the view of most random crops that it has.
         eval_view: crops to predict on; logits are averaged over crops.
         transform: see :class:`ltcache.heads.FeatureTransform`.
         text_rows: train on the text direction of each class as one more image of it.
@@ -75,6 +76,16 @@ class FeatureSpec:
         ):
             if value not in known:
                 raise UsageError(f"feature.{name}={value!r} is none of {', '.join(known)}")
+
+    def on_views(self, views: Collection[str]) -> FeatureSpec:
+        """Return the spec with that of its alternatives which a cache of these views has, the last
+        one where it has none of them."""
+        crops = [int(name[4:]) for name in views if name.startswith("rrc:")]
+        names = self.view.split("|")
+        if max(crops, default=1) > 1:
+            names = [f"rrc:{max(crops)}" if name == "rrc" else name for name in names]
+        view = next((name for name in names if name in views), names[-1])
+        return self if view == self.view else replace(self, view=view)
 
     def to_plain(self) -> SettingValues:
         """Return plain JSON, without what earlier records lack: a ``text_share`` of 0, and
@@ -306,6 +317,10 @@ class Method:
     mechanism: str = ""
     ablation: Mapping[str, Any] = field(default_factory=dict)
     same_as: str = ""
+
+    def on_views(self, views: Collection[str]) -> Method:
+        """Return the method on the views of a cache, see :meth:`FeatureSpec.on_views`."""
+        return replace(self, feature=self.feature.on_views(views))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""

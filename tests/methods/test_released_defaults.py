@@ -83,7 +83,7 @@ TABLE = tuple(
         ("lift-lp", "head.scale", 25.0, LIFT),
         ("lift-lp", "loss", "logit_adjustment", LIFT),
         ("lift-lp", "optimisation.optimiser", "sgd", LIFT, "adamw", "AdamW"),
-        ("lift-lp", "feature.view", "rrc", "shijxcs/LIFT trainer.py", "center", "random"),
+        ("lift-lp", "feature.view", "rrc", "shijxcs/LIFT trainer.py", "rrc|center", "random"),
         ("tip-adapter", "head.alpha", 1.17, TIP),
         ("tip-adapter", "head.beta", 1.0, TIP),
         ("tip-adapter", "head.shots", 16, TIP),

@@ -16,7 +16,7 @@ def _contrastive(objective: str, title: str, reference: str, differs: str) -> Me
         CE,
         name=objective,
         title=title,
-        feature=replace(STANDARD, view="rrc:2"),
+        feature=replace(STANDARD, view="rrc|rrc:2"),
         stages=(first(objective=objective, partner="same_image", optimisation=_PAIRS),),
         reference=reference,
         fidelity="analogue",

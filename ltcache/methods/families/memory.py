@@ -37,7 +37,7 @@ METHODS: tuple[Method, ...] = (
         CE,
         name="mbj",
         title="reconstruction: cross entropy on the batch and on a bank of past rows, mostly rare",
-        feature=replace(STANDARD, view="rrc:2"),
+        feature=replace(STANDARD, view="rrc|rrc:2"),
         stages=(first(objective="mbj"),),
         reference="Liu et al., Memory-based jitter (MBJ): Improving visual recognition on "
         "long-tailed data with diversity in memory, AAAI 2022",

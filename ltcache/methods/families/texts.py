@@ -58,7 +58,7 @@ METHODS = (
     Method(
         name="lift-lp",
         title="cosine head from the class texts, logit adjustment",
-        feature=UNIT,
+        feature=replace(UNIT, view="rrc|center"),
         stages=(
             first(
                 "cosine",
@@ -69,9 +69,10 @@ METHODS = (
         ),
         reference="Shi et al., Long-tail learning with foundation model (LIFT), ICML 2024",
         fidelity="exact",
-        differs="LIFT without its adapters (its linear-probe setting), AdamW for SGD; one central "
-        "crop of each image for random ones, which -s feature.view=rrc:4 trains on; class means "
-        "are the start where the cache has no class texts.",
+        differs="LIFT without its adapters (its linear-probe setting), AdamW for SGD; the "
+        "random crops of the cache (extract --views rrc:16), where it has any, for new ones in "
+        "every epoch, else one central crop of each image; class means are the start where the "
+        "cache has no class texts.",
     ),
     ballad("text"),
     Method(
