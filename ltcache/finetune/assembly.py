@@ -31,7 +31,14 @@ from ltcache.finetune.processes import ProcessRanks
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.start import StartValues
 from ltcache.finetune.step import EMBEDDING, FieldEmbedder, TrainingStep, trained_parameters
-from ltcache.fit import LabelledRows, TrainingFit, choose_by, require_classes, training_fit
+from ltcache.fit import (
+    LabelledRows,
+    TrainingFit,
+    choose_by,
+    composites_come,
+    require_classes,
+    training_fit,
+)
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest
@@ -276,6 +283,12 @@ def _check(tuning: FineTuning, parent: Encoder) -> None:
         raise UsageError(
             "text.train and logit_scale=trained have no effect: neither the classifier nor the "
             "loss uses the text tower (classifier.head=texts, or loss=...,contrastive)"
+        )
+    epochs = tuning.optimisation.epochs
+    if tuning.composites and not any(composites_come(epoch, epochs) for epoch in range(epochs)):
+        raise UsageError(
+            f"composites={tuning.composites:g} has no effect: they come after the first epoch, and "
+            f"there is {epochs}; take more epochs, or set composites=0"
         )
     left = [a.name for a in tuning.adapters if not TOWER_ADAPTERS[a.name].mergeable]
     if tuning.average is not None and left:

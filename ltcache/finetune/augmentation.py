@@ -44,9 +44,15 @@ def sample_draws(seed: int, epoch: int, row: int, repeat: int = 0) -> np.random.
         seed, epoch, row: 0 .. 2**64 - 1 each; the row's number in the manifest.
         repeat: how many times the row came up before in this epoch.
     """
-    counter = np.array([0, repeat, row, epoch], np.uint64)  # the first word counts the draws
+    return counted_draws(seed, _STREAM, repeat, row, epoch)
+
+
+def counted_draws(seed: int, stream: int, *place: int) -> np.random.Generator:
+    """Return the random numbers of one place, three numbers, in one of several streams of a seed;
+    see :func:`sample_draws`."""
+    counter = np.array([0, *place], np.uint64)  # the first word counts the draws
     return np.random.Generator(
-        np.random.Philox(key=np.array([seed, _STREAM], np.uint64), counter=counter)
+        np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
     )
 
 

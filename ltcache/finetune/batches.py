@@ -30,7 +30,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ltcache.errors import FitError, ImageError, LtcacheError, UsageError
 from ltcache.finetune.augmentation import Augmentation, sample_draws
-from ltcache.images import ImageStore, Preprocessing, open_store, opened
+from ltcache.finetune.pasting import ForegroundRows, PasteRequest, drawn_box
+from ltcache.images import (
+    ImageStore,
+    Preprocessing,
+    open_store,
+    opened,
+    paste_over,
+    uncovered_share,
+)
 from ltcache.manifest import Manifest, Root, missing_split, unlabelled_split
 from ltcache.process import usable_processors
 from ltcache.records import one_line
@@ -49,12 +57,15 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         pixels: uint8 (n, 3, H, W); ``preprocessing.normalise`` makes floats of them.
-        labels: int64 (n,). rows: int64 (n,), positions among the split's labelled rows.
+        labels: int64 (n,); of a pasted batch (n, 2): of each image, and of what is pasted into it.
+        rows: int64 (n,), positions among the split's labelled rows.
+        share: of the first labels in a pasted batch, 0..1.
     """
 
     pixels: Tensor
     labels: Tensor
     rows: Tensor
+    share: float = 1.0
 
 
 class ImageBatches:
@@ -157,6 +168,7 @@ class ImageBatches:
         epoch: int = 0,
         epochs: int = 1,
         start: int = 0,
+        foregrounds: ForegroundRows | None = None,
     ) -> Iterator[ImageBatch]:
         """Yield this rank's share of the batches of an epoch; it has a row at least.
 
@@ -166,6 +178,8 @@ class ImageBatches:
             epoch, epochs: number of the epoch, from 0, and how many there are: what an
                 augmentation that changes over the training goes by.
             start: batches that are passed over without being read (after a resume).
+            foregrounds: what to paste into some batches; the same on every rank. One that cannot
+                be read leaves its image as it is, with its own label twice. None: nothing.
 
         Raises:
             ImageError: no image of the epoch can be read; or none of a batch, where that means
@@ -173,15 +187,18 @@ class ImageBatches:
             UsageError: fewer rows than ranks in a batch.
         """
         order = np.arange(len(self)) if order is None else np.asarray(order, np.int64)
-        self._plan.wanted = self._wanted(order, epoch, epochs)[start:]
+        wanted = self._wanted(order, epoch, epochs)
+        if foregrounds is not None:
+            wanted = self._with_foregrounds(wanted, order, foregrounds)
+        self._plan.wanted = wanted[start:]
         found = 0
-        for wanted, part in zip(self._plan.wanted, self._parts(), strict=True):
+        for request, part in zip(self._plan.wanted, self._parts(), strict=True):
             if isinstance(part, LtcacheError):
                 raise part
             self.failures |= part.failed
             found += len(part.batch.rows)
             gone = not len(part.batch.rows)
-            if gone and (self.ranks > 1 or len(wanted.rows) >= _TELLING):
+            if gone and (self.ranks > 1 or len(request.rows) >= _TELLING):
                 raise _unreadable(part.failed)
             if not gone:
                 yield part.batch
@@ -215,6 +232,24 @@ class ImageBatches:
             )
         ]
 
+    def _with_foregrounds(
+        self, wanted: list[BatchRequest], order: np.ndarray, foregrounds: ForegroundRows
+    ) -> list[BatchRequest]:
+        """Return an epoch's requests, with what some of them are to paste."""
+        reader, steps = self._reader, len(wanted)
+        rows = np.asarray(foregrounds.rows, np.int64)
+        repeats = _repeats(np.concatenate([order, rows]))[len(order) :]
+        parts = zip(wanted, self._shares(rows, steps), self._shares(repeats, steps), strict=True)
+        found = []
+        for number, (request, pasted, again) in enumerate(parts):
+            box = drawn_box(
+                foregrounds.probability, reader.preprocessing.size, reader.seed, request.epoch,
+                number,
+            )  # fmt: skip
+            paste = None if box is None else PasteRequest(pasted, again, box)
+            found.append(request._replace(paste=paste))
+        return found
+
     def _shares(self, values: np.ndarray, steps: int) -> list[np.ndarray]:
         batches = np.array_split(values, max(1, steps))
         return [np.array_split(batch, self.ranks)[self.rank] for batch in batches]
@@ -234,12 +269,14 @@ class ImageBatches:
 
 
 class BatchRequest(NamedTuple):
-    """What a worker is asked for: rows and their repeats, int64 (n,), at a time of the training."""
+    """What a worker is asked for: rows and their repeats, int64 (n,), at a time of the training,
+    and what is pasted into them."""
 
     rows: np.ndarray
     repeats: np.ndarray
     epoch: int
     progress: float
+    paste: PasteRequest | None = None
 
 
 class _WorkerBatch(NamedTuple):
@@ -311,20 +348,53 @@ class PixelReader(Dataset[Any]):
         pixels = np.empty((len(wanted.rows), 3, height, width), np.uint8)
         good: list[int] = []
         failed: dict[str, str] = {}
-        for row, repeat in zip(wanted.rows.tolist(), wanted.repeats.tolist(), strict=True):
-            image = self._image_or_reason(row) if self.kept is None else self.kept[row]
-            if isinstance(image, str):
-                failed[self.uris[row].as_py()] = image
-                continue
-            draws = sample_draws(self.seed, wanted.epoch, int(self.index[row]), repeat)
-            pixels[len(good)] = self.augmentation(image, self.preprocessing, draws, wanted.progress)
-            good.append(row)
-        rows = np.array(good, np.int64)
-        labels = torch.from_numpy(self.labels[rows])
-        return _WorkerBatch(
-            ImageBatch(torch.from_numpy(pixels[: len(good)]), labels, torch.from_numpy(rows)),
-            failed,
-        )
+        for place in range(len(wanted.rows)):
+            sample = self._sample(wanted.rows[place], wanted.repeats[place], wanted, failed)
+            if sample is not None:
+                pixels[len(good)] = sample
+                good.append(place)
+        rows = wanted.rows[np.array(good, np.int64)]
+        pixels, labels, share = pixels[: len(good)], self.labels[rows], 1.0
+        if wanted.paste is not None:
+            pasted = self._paste(pixels, rows, good, wanted, failed)
+            labels = np.stack([labels, self.labels[pasted]], axis=1)
+            share = uncovered_share(self.preprocessing.size, wanted.paste.box)
+        found = map(torch.from_numpy, (pixels, labels, rows))
+        return _WorkerBatch(ImageBatch._make((*found, share)), failed)
+
+    def _paste(
+        self,
+        pixels: np.ndarray,
+        rows: np.ndarray,
+        good: list[int],
+        wanted: BatchRequest,
+        failed: dict[str, str],
+    ) -> np.ndarray:
+        """Paste into the readable images of a batch, in place; return which rows, int64 (n,).
+
+        Args:
+            pixels: uint8 (n, 3, H, W). rows: of the images. good: their places in ``wanted``.
+        """
+        assert wanted.paste is not None
+        pasted = rows.copy()
+        for number, place in enumerate(good):
+            row, repeat = wanted.paste.rows[place], wanted.paste.repeats[place]
+            sample = self._sample(row, repeat, wanted, failed)
+            if sample is not None:
+                paste_over(pixels[number], sample, wanted.paste.box)
+                pasted[number] = row
+        return pasted
+
+    def _sample(
+        self, row: np.int64, repeat: np.int64, wanted: BatchRequest, failed: dict[str, str]
+    ) -> np.ndarray | None:
+        """Return the pixels of a row, uint8 (3, H, W), or None and the reason in ``failed``."""
+        image = self._image_or_reason(int(row)) if self.kept is None else self.kept[row]
+        if isinstance(image, str):
+            failed[self.uris[int(row)].as_py()] = image
+            return None
+        draws = sample_draws(self.seed, wanted.epoch, int(self.index[row]), int(repeat))
+        return self.augmentation(image, self.preprocessing, draws, wanted.progress)
 
     def _image_or_reason(self, row: int) -> Image.Image | str:
         try:

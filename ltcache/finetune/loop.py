@@ -15,10 +15,11 @@ from ltcache.encoder.adapters import train_mode
 from ltcache.errors import DivergedError, FitError
 from ltcache.finetune.batches import ImageBatch, ImageBatches
 from ltcache.finetune.gather import gathered_rows, ranks
+from ltcache.finetune.pasting import FOREGROUND, ForegroundRows
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
 from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, optimiser_tensors
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
-from ltcache.fit import optimiser_of, set_lr
+from ltcache.fit import composites_come, optimiser_of, set_lr
 from ltcache.methods import Optimisation
 from ltcache.metrics import EpochRecord, validation_rank
 from ltcache.records import one_line
@@ -187,14 +188,22 @@ class _EpochRun:
         self.epochs = training.tuning.optimisation.epochs
         labels = training.batches.labels
         by_class = RowsByClass.of(labels, int(labels.max()) + 1)
-        generator = Generator().manual_seed(mixed_seed(training.seed, place.epoch, 1))
-        sampler = SAMPLERS[training.tuning.sampler]
-        self.order = sampler.draw(by_class, generator, place.epoch / self.epochs)
+        self.order = self._drawn(training.tuning.sampler, by_class, 1)
+        self.foregrounds = None
+        if training.tuning.composites and composites_come(place.epoch, self.epochs):
+            rows = self._drawn(FOREGROUND, by_class, 2)
+            self.foregrounds = ForegroundRows(rows, training.tuning.composites)
         self.steps = training.batches.steps(len(self.order))
         self.total = torch.tensor(place.losses, dtype=torch.float64, device=self.device)
         self.began = self.saved = self.told = time.perf_counter()
         self.before = place.seconds
         self.seen = 0
+
+    def _drawn(self, name: str, by_class: RowsByClass, stream: int) -> Tensor:
+        """Return the rows of this epoch as a sampler draws them."""
+        seed = mixed_seed(self.training.seed, self.place.epoch, stream)
+        generator = Generator().manual_seed(seed)
+        return SAMPLERS[name].draw(by_class, generator, self.place.epoch / self.epochs)
 
     def run(self) -> None:
         """Train to the end of the epoch, judge, keep the best, save."""
@@ -202,8 +211,9 @@ class _EpochRun:
         train_mode(self.training.step.model)
         training, place = self.training, self.place
         batches = training.batches.epoch(
-            self.order, epoch=place.epoch, epochs=self.epochs, start=place.step
-        )
+            self.order, epoch=place.epoch, epochs=self.epochs, start=place.step,
+            foregrounds=self.foregrounds,
+        )  # fmt: skip
         for batch in batches:
             self._step(batch)
             place.step += 1
@@ -225,6 +235,7 @@ class _EpochRun:
                 training.distributed or training.step,
                 batch.pixels.to(self.device, non_blocking=True),
                 batch.labels.to(self.device, non_blocking=True),
+                share=batch.share,
                 micro_batch=training.micro_batch,
                 progress=number / (self.epochs * self.steps),
                 backward=lambda value: self.scaler.scale(value).backward(),

@@ -30,6 +30,8 @@ class EmbeddedBatch:
         classes: labels of ``texts``, (K,), ascending as torch.unique gives them; they hold every
             label of the batch. None: all C in order.
         logits: of a head, (N, C), or None.
+        other_labels: second labels (N,), of what is pasted into the images, or None.
+        share: of the first labels where there are second ones, 0..1.
     """
 
     images: Tensor
@@ -38,17 +40,26 @@ class EmbeddedBatch:
     texts: Tensor | None = None
     classes: Tensor | None = None
     logits: Tensor | None = None
+    other_labels: Tensor | None = None
+    share: float = 1.0
 
-    def own_texts(self) -> Tensor:
-        """Return the text of each image's class, (N, D).
+    @property
+    def batch(self) -> TrainingBatch:
+        """What the losses on logits see of it."""
+        return TrainingBatch(
+            self.images, self.labels, other_labels=self.other_labels, share=self.share
+        )
+
+    def texts_of(self, labels: Tensor) -> Tensor:
+        """Return the text of each label's class, (N, D).
 
         Raises:
             FitError: there are no texts.
         """
         texts = self._texts("the contrastive term")
         if self.classes is None:
-            return texts[self.labels]
-        return texts[torch.searchsorted(self.classes, self.labels)]
+            return texts[labels]
+        return texts[torch.searchsorted(self.classes, labels)]
 
     def class_logits(self) -> Tensor:
         """Return the head's logits, else logit_scale * cos(image, class text), (N, C), in float32
@@ -79,7 +90,9 @@ class TuningObjective(nn.Module):
 
     The term ``contrastive`` is :func:`supervised_contrastive` of the images and their own class
     texts; any other one is the mean over rows of that entry of ``LOSSES`` on the logits, weighted
-    by class where the loss says so, as it is for heads on cached features.
+    by class where the loss says so, as it is for heads on cached features. A term of a batch with
+    two labels is its value for the first ones times their share, and for the second ones times the
+    rest.
 
     Buffers of losses that change during the training (counts seen by seesaw) are part of its state.
 
@@ -153,14 +166,12 @@ class TuningObjective(nn.Module):
 
     def _terms(self, embedded: EmbeddedBatch, progress: float) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
+        batch = embedded.batch
         if CONTRASTIVE in self.weights:
-            own = embedded.own_texts()
-            values[CONTRASTIVE] = supervised_contrastive(
-                embedded.images, own, embedded.labels, embedded.logit_scale
-            )
+            parts = [p.fraction * _contrast(embedded, p.batch.labels) for p in batch.by_label()]
+            values[CONTRASTIVE] = torch.stack(parts).sum()
         if self.means:
             logits = embedded.class_logits()
-            batch = TrainingBatch(embedded.images, embedded.labels)
             for name, mean in self.means.items():
                 assert isinstance(mean, WeightedMean)
                 values[name] = mean.mean_loss(logits, batch, progress)
@@ -168,6 +179,11 @@ class TuningObjective(nn.Module):
 
     def _losses(self) -> list[Loss]:
         return [mean.loss for mean in self.means.values() if isinstance(mean, WeightedMean)]
+
+
+def _contrast(embedded: EmbeddedBatch, labels: Tensor) -> Tensor:
+    texts = embedded.texts_of(labels)
+    return supervised_contrastive(embedded.images, texts, labels, embedded.logit_scale)
 
 
 def _loss(term: ObjectiveTerm, class_counts: Tensor, estimated: Mapping[str, Tensor]) -> Loss:

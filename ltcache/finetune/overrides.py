@@ -41,7 +41,15 @@ from ltcache.methods import (
 )
 from ltcache.sampling import SAMPLERS
 
-_PLAIN = ("template", "sampler", "augmentation", "eval_view", "logit_scale", "average")
+_PLAIN = (
+    "template",
+    "sampler",
+    "augmentation",
+    "composites",
+    "eval_view",
+    "logit_scale",
+    "average",
+)
 _NESTED = ("image", "text", "optimisation", "lr_factors")
 _NAMES = ("classifier.head", "loss", "adapters", "augmentation", "sampler")  # changed first
 _STATISTIC = "compensation"  # what losses with needs are given

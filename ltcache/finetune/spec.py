@@ -181,6 +181,10 @@ class FineTuning(JsonRecord):
         sampler: a name in :data:`ltcache.sampling.SAMPLERS`.
         augmentation, augmentation_options: a name in
             :data:`ltcache.finetune.augmentation.AUGMENTATIONS`.
+        composites: probability that a batch is pasted into (CMO): a box of other images, with all
+            classes equally often, covers part of its images, which then have two labels. In the
+            epochs of :func:`ltcache.fit.composites_come`, which are fewer at either end than in the
+            original where there are fewer than 24.
         eval_view: crops of an image whose logits are averaged when the tuned model is judged.
         logit_scale: ``fixed`` or ``trained``.
         lr_factors: one of :data:`PARTS` -> factor on its learning rate; 0 freezes it.
@@ -207,6 +211,7 @@ class FineTuning(JsonRecord):
     sampler: str = "instance"
     augmentation: str = "crop_flip"
     augmentation_options: Mapping[str, Any] = field(default_factory=dict)
+    composites: float = 0.0
     eval_view: str = "center"
     logit_scale: Literal["fixed", "trained"] = "fixed"
     lr_factors: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 1.0))
@@ -219,6 +224,8 @@ class FineTuning(JsonRecord):
             raise UsageError(f"lr_factors.{min(unknown)}: known are {', '.join(PARTS)}")
         if self.average not in (None, AUTO) and not 0 <= float(self.average) <= 1:
             raise UsageError(f"average={self.average} must be within 0..1, auto or none")
+        if not 0 <= self.composites <= 1:
+            raise UsageError(f"composites={self.composites:g} is a probability, 0 to 1")
         if self.template is not None and "{}" not in self.template:
             raise UsageError(f"template {self.template!r} has no place for the class: write {{}}")
         if not self.terms:
@@ -246,10 +253,13 @@ class FineTuning(JsonRecord):
 
     def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        return {
+        plain = {
             **super().to_dict(),
             "optimisation": written_optimisation(asdict(self.optimisation)),
         }
+        if self.composites == 0:  # as records have it that know of none
+            del plain["composites"]
+        return plain
 
     def computed(self) -> JsonObject:
         """Return plain JSON of what determines a result: all but the words about it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -111,7 +112,8 @@ class StartValues:
         if kind.corrects == "partial":
             return None
         given = {name: estimated[name] for name in kind.needs}
-        return residual_prior(self._stage(term), kind(self.counts(), **given, **term.options))
+        stage = replace(self._stage(term), composites=self.tuning.composites)
+        return residual_prior(stage, kind(self.counts(), **given, **term.options))
 
     def _initialise(self, head: Head, way: str) -> None:
         if way == PROBE:

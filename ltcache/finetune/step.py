@@ -134,8 +134,8 @@ class TrainingStep(nn.Module):
         scale: Tensor = self.model.logit_scale.exp()
         return scale
 
-    def loss(self, fields: Fields, labels: Tensor, progress: float) -> Tensor:
-        """Return the objective of a (joined) batch's fields (N, dim) and labels (N,)."""
+    def loss(self, fields: Fields, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
+        """Return the objective of a (joined) batch's fields (N, dim), labels and share."""
         texts, classes = None, None
         if self.texts is not None:
             if not self.objective.means or self.head is not None:  # only the batch's own classes
@@ -144,7 +144,10 @@ class TrainingStep(nn.Module):
                 texts = self.texts(classes)
         logits = None if self.head is None else self.head(fields[self.field])
         images = fields[EMBEDDING if EMBEDDING in fields else self.field]
-        embedded = EmbeddedBatch(images, labels, self.logit_scale, texts, classes, logits)
+        own, pasted = own_and_pasted(labels)
+        embedded = EmbeddedBatch(
+            images, own, self.logit_scale, texts, classes, logits, pasted, share
+        )
         return self.objective(embedded, progress)
 
     def forward(
@@ -154,11 +157,13 @@ class TrainingStep(nn.Module):
         progress: float,
         weight: float | None = None,
         cached: FirstPass | None = None,
+        share: float = 1.0,
     ) -> Tensor:
         """Return the scalar to go back from.
 
         Args:
-            pixels: uint8 (n, 3, H, W). labels: (n,). progress: 0..1 of the training.
+            pixels: uint8 (n, 3, H, W). progress: 0..1 of the training.
+            labels, share: see :class:`ltcache.finetune.batches.ImageBatch`.
             weight: of a micro-batch of a loss over rows; None: this is all of the rank's share.
             cached: of a micro-batch's second pass.
         """
@@ -166,13 +171,19 @@ class TrainingStep(nn.Module):
         if cached is not None:
             back = [(fields[name] * grad).sum() for name, grad in cached.gradients.items()]
             if cached.fields is not None and cached.labels is not None:
-                back.append(self.loss(cached.fields, cached.labels, progress))
+                back.append(self.loss(cached.fields, cached.labels, progress, share))
             return torch.stack(back).sum()
         if weight is not None:
-            return weight * self.loss(fields, labels, progress)
+            return weight * self.loss(fields, labels, progress, share)
         names = list(fields)
         *rows, labels = gathered_rows(*(fields[name] for name in names), labels)
-        return self.loss(dict(zip(names, rows, strict=True)), labels, progress)
+        return self.loss(dict(zip(names, rows, strict=True)), labels, progress, share)
+
+
+def own_and_pasted(labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return an image's own labels (N,) and those of what is pasted into it, or None, of (N,) or
+    (N, 2)."""
+    return (labels, None) if labels.ndim == 1 else (labels[:, 0], labels[:, 1])
 
 
 Backward = Callable[[Tensor], None]
@@ -184,6 +195,7 @@ def accumulate(
     pixels: Tensor,
     labels: Tensor,
     *,
+    share: float = 1.0,
     micro_batch: int,
     progress: float,
     backward: Backward,
@@ -193,7 +205,7 @@ def accumulate(
 
     Args:
         step: a :class:`TrainingStep`, or DistributedDataParallel around one.
-        pixels, labels: this rank's share of the batch.
+        pixels, labels: of this rank's part of the batch. share: of the first labels, if pasted.
         micro_batch: largest number of images in one pass.
         backward: goes back from a scalar (and scales it, where gradients are).
         seeded: sets the random state of a micro-batch by its number, for layers that draw.
@@ -202,21 +214,22 @@ def accumulate(
     assert isinstance(inner, TrainingStep)
     micro = list(zip(pixels.split(micro_batch), labels.split(micro_batch), strict=True))
     (everything,) = gathered_rows(labels)
-    inner.objective.observe(everything)
+    inner.objective.observe(own_and_pasted(everything)[0])
     if inner.objective.by_rows:
-        return _by_rows(step, micro, progress, len(everything), backward, seeded)
+        return _by_rows(step, micro, progress, share, len(everything), backward, seeded)
     if _largest(len(micro), labels.device) == 1:
         seeded(0)
-        loss = step(pixels, labels, progress)
+        loss = step(pixels, labels, progress, share=share)
         backward(loss)
         return loss.detach()
-    return _in_two_passes(step, inner, micro, progress, backward, seeded)
+    return _in_two_passes(step, inner, micro, progress, share, backward, seeded)
 
 
 def _by_rows(
     step: nn.Module,
     micro: list[tuple[Tensor, Tensor]],
     progress: float,
+    share: float,
     rows: int,
     backward: Backward,
     seeded: Seeded,
@@ -226,7 +239,7 @@ def _by_rows(
         seeded(number)
         weight = ranks() * len(labels) / rows  # data parallelism takes the mean over ranks
         with _unsynchronised(step, number + 1 < len(micro)):
-            loss = step(pixels, labels, progress, weight)
+            loss = step(pixels, labels, progress, weight, share=share)
             backward(loss)
         total += loss.detach()
     return _mean_over_ranks(total)
@@ -237,6 +250,7 @@ def _in_two_passes(
     inner: TrainingStep,
     micro: list[tuple[Tensor, Tensor]],
     progress: float,
+    share: float,
     backward: Backward,
     seeded: Seeded,
 ) -> Tensor:
@@ -248,7 +262,7 @@ def _in_two_passes(
     own = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
     *rows, labels = gathered_rows(*own.values(), torch.cat([labels for _, labels in micro]))
     fields = dict(zip(own, rows, strict=True))
-    loss = inner.loss(fields, labels, progress)
+    loss = inner.loss(fields, labels, progress, share)
     found = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
     gradients = {
         name: grad.split([len(labels) for _, labels in micro])
@@ -262,7 +276,7 @@ def _in_two_passes(
         part = {name: pieces[number] for name, pieces in gradients.items()}
         cached = FirstPass(part, joint, labels) if last else FirstPass(part)
         with _unsynchronised(step, not last):
-            value = step(pixels, mine, progress, None, cached)
+            value = step(pixels, mine, progress, None, cached, share)
             if value.requires_grad:
                 backward(value)
     return loss.detach()

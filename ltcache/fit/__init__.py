@@ -12,6 +12,7 @@ from ltcache.fit.adapter import (
 )
 from ltcache.fit.cached_rows import labelled_rows, training_rows, val_rows
 from ltcache.fit.class_texts import needs_texts, takes_texts
+from ltcache.fit.composites import composites_come
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingFit",
     "choose_by",
     "combinations",
+    "composites_come",
     "fit_adapter",
     "fit_head",
     "fit_many",

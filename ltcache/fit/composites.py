@@ -90,6 +90,15 @@ class CompositeRows:
         )
 
 
+def composites_come(epoch: int, epochs: int) -> bool:
+    """Whether a training of E epochs has composites in epoch e, counted from 0: m < e < E - m.
+
+    The margin m is 3 as in the original, and an eighth of the epochs where these are fewer than 24.
+    """
+    margin = min(_MARGIN, epochs // _LEAST)
+    return margin < epoch < epochs - margin
+
+
 @one_line
 @dataclass(frozen=True, eq=False)
 class CompositeSchedule:
@@ -105,14 +114,6 @@ class CompositeSchedule:
     crops: int
     generator: Generator
 
-    @property
-    def margin(self) -> int:
-        """Epochs m: composites come in the epochs m < e < E - m, counted from 0.
-
-        It is 3 as in the original, and an eighth of the epochs where these are fewer than 24.
-        """
-        return min(_MARGIN, self.epochs // _LEAST)
-
     def draw(self, progress: float, rows: int) -> Tensor | None:
         """Return which composite of each row of a batch to take, (rows,); None: a plain batch.
 
@@ -120,7 +121,7 @@ class CompositeSchedule:
             progress: share of the training that is done.
         """
         epoch = math.floor(progress * self.epochs + 1e-9)  # a whole number up to rounding
-        if not self.margin < epoch < self.epochs - self.margin:
+        if not composites_come(epoch, self.epochs):
             return None
         if float(torch.rand((), generator=self.generator)) >= self.probability:
             return None

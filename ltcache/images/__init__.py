@@ -33,7 +33,15 @@ path that leaves its root    failed; lists with such paths are refused as a whol
 ===========================  =======================================================================
 """
 
-from ltcache.images.composites import CompositeDraw, PartnerImages, PartnerRows, paste_box
+from ltcache.images.composites import (
+    CompositeDraw,
+    PartnerImages,
+    PartnerRows,
+    PixelBox,
+    paste_box,
+    paste_over,
+    uncovered_share,
+)
 from ltcache.images.decoding import (
     DecodedImage,
     DecodedViews,
@@ -68,6 +76,7 @@ __all__ = [
     "ImageStore",
     "PartnerImages",
     "PartnerRows",
+    "PixelBox",
     "Preprocessing",
     "View",
     "decode",
@@ -79,7 +88,9 @@ __all__ = [
     "parse_views",
     "partner_images",
     "paste_box",
+    "paste_over",
     "random_box",
     "read_file",
     "thumbnail",
+    "uncovered_share",
 ]

@@ -109,9 +109,7 @@ class PartnerRows:
         first, last = self._bounds[int(uniform[0] * len(self._bounds))].tolist()
         partner = first + int(uniform[1] * (last - first))
         box = paste_box(size, *uniform[2:])
-        left, top, right, bottom = box
-        share = 1 - (right - left) * (bottom - top) / (size[0] * size[1])
-        return CompositeDraw(partner, box, share)
+        return CompositeDraw(partner, box, uncovered_share(size, box))
 
     def draw_all(
         self, view: View, contents: Sequence[str], size: tuple[int, int]
@@ -165,10 +163,8 @@ class PartnerImages:
         height, width = pixels.shape[2:]
         for number, crop in enumerate(pixels):
             drawn = self.partners.draw(view, content, number, (height, width))
-            left, top, right, bottom = drawn.box
             if drawn.share < 1:
-                pasted = self._crop(drawn.partner)
-                crop[:, top:bottom, left:right] = pasted[:, top:bottom, left:right]
+                paste_over(crop, self._crop(drawn.partner), drawn.box)
 
     def _crop(self, partner: int) -> np.ndarray:
         uri = self.partners.uris[partner].as_py()
@@ -199,6 +195,18 @@ def paste_box(size: tuple[int, int], share: float, across: float, down: float) -
         min(x + half_width, width),
         min(y + half_height, height),
     )
+
+
+def uncovered_share(size: tuple[int, int], box: PixelBox) -> float:
+    """Return the share, 0..1, of a crop of ``size`` (height, width) that a box leaves free."""
+    left, top, right, bottom = box
+    return 1 - (right - left) * (bottom - top) / (size[0] * size[1])
+
+
+def paste_over(pixels: np.ndarray, other: np.ndarray, box: PixelBox) -> None:
+    """Put what ``other`` shows in a box into ``pixels``, both (3, H, W), in place."""
+    left, top, right, bottom = box
+    pixels[:, top:bottom, left:right] = other[:, top:bottom, left:right]
 
 
 def _texts(column: pa.ChunkedArray) -> pa.StringArray:

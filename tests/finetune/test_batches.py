@@ -21,6 +21,7 @@ from PIL import Image
 from ltcache.errors import FitError, ImageError, ManifestError, UsageError
 from ltcache.finetune.augmentation import CropFlip, Minimalist, Unchanged, sample_draws
 from ltcache.finetune.batches import ImageBatch, ImageBatches
+from ltcache.finetune.pasting import ForegroundRows
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.sampling import SAMPLERS, RowsByClass
@@ -46,7 +47,7 @@ def order_of(loader: ImageBatches, sampler: str = "class_aware") -> torch.Tensor
 
 def same(first: list[ImageBatch], second: list[ImageBatch]) -> bool:
     return len(first) == len(second) and all(
-        torch.equal(a, b)
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b))
         for one, other in zip(first, second, strict=True)
         for a, b in zip(one, other, strict=True)
     )
@@ -114,15 +115,21 @@ def test_a_worker_that_is_killed_is_a_clear_error(manifest: Manifest) -> None:
         list(loader.epoch())
 
 
-def test_ranks_share_the_batch_of_one(manifest: Manifest) -> None:
+@pytest.mark.parametrize("pasted", [False, True])
+def test_ranks_share_the_batch_of_one(manifest: Manifest, pasted: bool) -> None:
     loader = batches(manifest)
     order = order_of(loader)
-    shares = [list(batches(manifest, rank=r, ranks=3).epoch(order, epoch=2)) for r in range(3)]
+    foregrounds = ForegroundRows(order.flip(0), 0.5) if pasted else None
+    shares = [
+        list(batches(manifest, rank=r, ranks=3).epoch(order, epoch=2, foregrounds=foregrounds))
+        for r in range(3)
+    ]
     together = [
-        ImageBatch(*(torch.cat(parts) for parts in zip(*of_ranks, strict=True)))
+        ImageBatch(*map(torch.cat, list(zip(*of_ranks, strict=True))[:3]), of_ranks[0].share)
         for of_ranks in zip(*shares, strict=True)
     ]
-    assert same(list(loader.epoch(order, epoch=2)), together)
+    assert same(list(loader.epoch(order, epoch=2, foregrounds=foregrounds)), together)
+    assert any(batch.labels.ndim == 2 for batch in together) == (foregrounds is not None)
 
 
 def test_a_sample_follows_from_seed_epoch_row_and_repeat(manifest: Manifest) -> None:

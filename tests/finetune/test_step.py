@@ -57,13 +57,19 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def gradients(
-    step: TrainingStep, micro_batch: int, wrapped: Any = None, rows: slice = slice(None)
+    step: TrainingStep,
+    micro_batch: int,
+    wrapped: Any = None,
+    rows: slice = slice(None),
+    share: float = 1.0,
 ) -> Any:
-    """Return the loss and parameter -> gradient of one batch."""
+    """Return the loss and parameter -> gradient of one batch, a pasted one below a share of 1."""
     pixels, labels = batch()
+    if share < 1:
+        labels = torch.stack([labels, labels.flip(0)], dim=1)
     step.objective.begin_step(0)
     loss = accumulate(
-        wrapped or step, pixels[rows], labels[rows],
+        wrapped or step, pixels[rows], labels[rows], share=share,
         micro_batch=micro_batch, progress=0.5,
         backward=lambda value: value.backward(), seeded=lambda number: None,
     )  # fmt: skip
@@ -83,20 +89,30 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "head"),
-    [(kind, head) for kind in TERMS for head in (False, True) if not head or kind != "contrastive"],
+    ("kind", "head", "share"),
+    [
+        *(
+            (kind, head, 1.0)
+            for kind in TERMS
+            for head in (False, True)
+            if not head or kind != "contrastive"
+        ),
+        ("weighted", True, 0.75),
+        ("cross entropy", True, 0.75),
+        ("both", False, 0.75),
+    ],
 )  # contrastive alone would not train a head
 def test_micro_batches_have_the_gradient_of_the_batch(
-    towers: dict[str, str], kind: str, head: bool
+    towers: dict[str, str], kind: str, head: bool, share: float
 ) -> None:
-    whole = gradients(make_step(towers["vit"], TERMS[kind], head), 10)
-    parts = gradients(make_step(towers["vit"], TERMS[kind], head), 4)
+    whole = gradients(make_step(towers["vit"], TERMS[kind], head), 10, share=share)
+    parts = gradients(make_step(towers["vit"], TERMS[kind], head), 4, share=share)
     assert_same(parts, whole)
     assert any(name.startswith("model.visual.") for name in whole[1])
     assert any(name.startswith("model.transformer.") for name in whole[1]) or head
 
 
-def share_of(rank: int, folder: str, model: str, kind: str, micro_batch: int) -> None:
+def share_of(rank: int, folder: str, model: str, kind: str, micro_batch: int, share: float) -> None:
     """Take one step as one of two processes, and leave loss and gradients in a file."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -105,21 +121,23 @@ def share_of(rank: int, folder: str, model: str, kind: str, micro_batch: int) ->
     step = make_step(model, TERMS[kind], False)
     wrapped = ProcessRanks(CPU, rank, 2).wrapped(step)
     rows = slice(0, 6) if rank == 0 else slice(6, 10)  # of unlike length
-    loss, found = gradients(step, micro_batch, wrapped, rows)
+    loss, found = gradients(step, micro_batch, wrapped, rows, share)
     arrays = {name: value.numpy() for name, value in found.items()}
     np.savez(f"{folder}/{rank}.npz", loss=loss, **arrays)
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
-    ("kind", "micro_batch"), [("contrastive", 10), ("contrastive", 4), ("cross entropy", 4)]
-)
+    ("kind", "micro_batch", "share"),
+    [("contrastive", 10, 1.0), ("contrastive", 4, 1.0), ("cross entropy", 4, 1.0),
+     ("both", 4, 0.75)],
+)  # fmt: skip
 def test_two_ranks_have_the_gradient_of_the_joined_batch(
-    towers: dict[str, str], tmp_path: Path, kind: str, micro_batch: int
+    towers: dict[str, str], tmp_path: Path, kind: str, micro_batch: int, share: float
 ) -> None:
-    arguments = (str(tmp_path), towers["vit"], kind, micro_batch)
+    arguments = (str(tmp_path), towers["vit"], kind, micro_batch, share)
     torch.multiprocessing.start_processes(share_of, arguments, 2, start_method="fork")
-    whole = gradients(make_step(towers["vit"], TERMS[kind], False), 10)
+    whole = gradients(make_step(towers["vit"], TERMS[kind], False), 10, share=share)
     for rank in (0, 1):
         with np.load(tmp_path / f"{rank}.npz") as found:
             arrays = {name: torch.from_numpy(found[name]) for name in found if name != "loss"}
