@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +27,10 @@ from ltcache.finetune.averaging import start_of
 from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.classifier import ClassTexts
 from ltcache.finetune.loop import encode_split, part_of
-from ltcache.finetune.objective import TuningObjective
+from ltcache.finetune.objective import SentenceContrast, TuningObjective
 from ltcache.finetune.processes import ProcessRanks
-from ltcache.finetune.spec import FineTuning
+from ltcache.finetune.sentences import DrawnSentences, FrozenTeacher
+from ltcache.finetune.spec import SENTENCES, FineTuning
 from ltcache.finetune.start import StartValues
 from ltcache.finetune.step import EMBEDDING, FieldEmbedder, TrainingStep, trained_parameters
 from ltcache.fit import (
@@ -42,9 +44,9 @@ from ltcache.fit import (
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest
-from ltcache.methods import FIELDS
+from ltcache.methods import FIELDS, require_name
 from ltcache.records import one_line
-from ltcache.texts import class_sentences, encode_prompts
+from ltcache.texts import NAMED_TEMPLATES, class_sentences, encode_prompts, template_set
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -213,9 +215,10 @@ def assemble(
     estimated = start.estimated()
     head, init = start.head()
     objective = TuningObjective(tuning.terms, counts, estimated=estimated, seed=seed)
-    step = TrainingStep(embed, objective, head=head, field=field, texts=trained_texts).to(
-        place.device
-    )
+    step = TrainingStep(
+        embed, objective, head=head, field=field, texts=trained_texts,
+        sentences=_drawn_sentences(manifest, tuning, model, parent, templates, embed, seed),
+    ).to(place.device)  # fmt: skip
     _freeze(step, tuning, parent.preprocessing)
     return TrainingParts(
         tuning,
@@ -290,6 +293,11 @@ def _check(tuning: FineTuning, parent: Encoder) -> None:
             f"composites={tuning.composites:g} has no effect: they come after the first epoch, and "
             f"there is {epochs}; take more epochs, or set composites=0"
         )
+    if tuning.composites and any(term.name == SENTENCES for term in tuning.terms):
+        raise UsageError(
+            f"composites={tuning.composites:g} gives images two labels, and {SENTENCES} draws one "
+            "sentence for each: set composites=0, or take loss=contrastive"
+        )
     left = [a.name for a in tuning.adapters if not TOWER_ADAPTERS[a.name].mergeable]
     if tuning.average is not None and left:
         raise UsageError(
@@ -331,6 +339,48 @@ def _descriptions(manifest: Manifest, parent: Encoder) -> Tensor:
     names = list(manifest.classes.names)
     sentences = class_sentences(manifest.templates, names, manifest.descriptions)
     return torch.from_numpy(encode_prompts(parent, sentences).mean)
+
+
+def _drawn_sentences(
+    manifest: Manifest,
+    tuning: FineTuning,
+    model: Any,
+    parent: Encoder,
+    templates: Sequence[str],
+    embed: FieldEmbedder,
+    seed: int,
+) -> DrawnSentences | None:
+    """Return what draws a sentence for each image, where a loss wants that, with its teacher.
+
+    Args:
+        templates: of the class texts. embed: the image tower that is tuned.
+    """
+    term = next((term for term in tuning.terms if term.name == SENTENCES), None)
+    if term is None:
+        return None
+    contrast, device = SentenceContrast(**term.options), embed.device
+    sentences = _all_sentences(manifest, templates, contrast.templates)
+    trains = tuning.text.train != "none"
+    texts = ClassTexts(model, parent.tokenizer, sentences, trains=trains, device=device)
+    if not contrast.distillation:
+        return DrawnSentences(texts, seed=seed)
+    frozen = copy.deepcopy(parent.model).to(device).eval().requires_grad_(False)
+    tower = FieldEmbedder(
+        frozen, fields_of(frozen), (EMBEDDING,), parent.preprocessing, device=device,
+        precision=embed.precision,
+    )  # fmt: skip
+    known = ClassTexts(frozen, parent.tokenizer, sentences, trains=False, device=device)
+    teacher = FrozenTeacher(tower, known, float(frozen.logit_scale.exp()))
+    return DrawnSentences(texts, teacher, seed)
+
+
+def _all_sentences(manifest: Manifest, templates: Sequence[str], named: str) -> list[list[str]]:
+    """Return all sentences of each class: of templates, of a named set, and its descriptions."""
+    require_name("loss.templates", named, {**NAMED_TEMPLATES, "none": ()})
+    names = list(manifest.classes.names)
+    templates = (*templates, *(() if named == "none" else template_set(named)))
+    sets = [class_sentences(templates, names, given) for given in ({}, manifest.descriptions)]
+    return [list(dict.fromkeys(said)) for said in map(chain, *sets)]
 
 
 def _field(tuning: FineTuning, parent: Encoder) -> str:

@@ -224,7 +224,7 @@ class _EpochRun:
         training, optimisation = self.training, self.training.tuning.optimisation
         number = self.place.epoch * self.steps + self.place.step
         set_lr(self.optimiser, lr_at(optimisation, number, self.steps))
-        training.step.objective.begin_step(number)
+        training.step.begin_step(number)
         rank = training.batches.rank
 
         def seeded(micro: int) -> None:

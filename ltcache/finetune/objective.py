@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from ltcache.errors import FitError
 from ltcache.finetune.contrastive import supervised_contrastive, unit_rows
-from ltcache.finetune.spec import CONTRASTIVE, ObjectiveTerm
+from ltcache.finetune.spec import CONTRASTIVE, SENTENCES, ObjectiveTerm
 from ltcache.losses import LOSSES, Loss
 from ltcache.objectives import TrainingBatch, WeightedMean
 from ltcache.records import one_line
@@ -32,6 +32,8 @@ class EmbeddedBatch:
         logits: of a head, (N, C), or None.
         other_labels: second labels (N,), of what is pasted into the images, or None.
         share: of the first labels where there are second ones, 0..1.
+        sentences: embedding of a sentence of each image's class, (N, D), or None.
+        teacher_logits: of a frozen encoder for each image and each sentence, (N, N), or None.
     """
 
     images: Tensor
@@ -42,6 +44,8 @@ class EmbeddedBatch:
     logits: Tensor | None = None
     other_labels: Tensor | None = None
     share: float = 1.0
+    sentences: Tensor | None = None
+    teacher_logits: Tensor | None = None
 
     @property
     def batch(self) -> TrainingBatch:
@@ -85,14 +89,68 @@ class EmbeddedBatch:
         return self.texts
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassTextContrast:
+    """:func:`supervised_contrastive` of images and the texts of their classes."""
+
+    def __call__(self, embedded: EmbeddedBatch, labels: Tensor) -> Tensor:
+        """Return the value of a batch for labels (N,), a scalar."""
+        texts = embedded.texts_of(labels)
+        return supervised_contrastive(embedded.images, texts, labels, embedded.logit_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceContrast:
+    """:func:`supervised_contrastive` of images and one sentence of each one's class (VL-LTR).
+
+    Args:
+        smoothing, distillation: see there. The teacher is the encoder before the tuning.
+        templates: whose sentences are drawn, besides the manifest's templates and descriptions:
+            ``openai`` (the 80 of CLIP), ``openai-simple`` (7) or ``none``.
+
+    Raises:
+        FitError: a share that is not within 0..1.
+    """
+
+    smoothing: float = 0.1
+    distillation: float = 0.5
+    templates: str = "openai"
+
+    def __post_init__(self) -> None:
+        for name in ("smoothing", "distillation"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise FitError(f"the loss {SENTENCES!r}: {name}={value:g} must be within 0..1")
+
+    def __call__(self, embedded: EmbeddedBatch, labels: Tensor) -> Tensor:
+        """Return the value of a batch for labels (N,), a scalar."""
+        taught = embedded.teacher_logits is not None or not self.distillation
+        if embedded.sentences is None or not taught:
+            raise FitError(f"the loss {SENTENCES!r} needs a sentence for each image, and a teacher")
+        return supervised_contrastive(
+            embedded.images,
+            embedded.sentences,
+            labels,
+            embedded.logit_scale,
+            smoothing=self.smoothing,
+            distillation=self.distillation,
+            teacher_logits=embedded.teacher_logits,
+        )
+
+
+CONTRASTS: dict[str, type[ClassTextContrast | SentenceContrast]] = {
+    CONTRASTIVE: ClassTextContrast,
+    SENTENCES: SentenceContrast,
+}
+"""Losses between the images of a batch and texts, by name."""
+
+
 class TuningObjective(nn.Module):
     """sum over terms of weight * term, a scalar.
 
-    The term ``contrastive`` is :func:`supervised_contrastive` of the images and their own class
-    texts; any other one is the mean over rows of that entry of ``LOSSES`` on the logits, weighted
-    by class where the loss says so, as it is for heads on cached features. A term of a batch with
-    two labels is its value for the first ones times their share, and for the second ones times the
-    rest.
+    A term of :data:`CONTRASTS` compares the images of the batch with texts; any other one is the
+    mean over rows of that entry of ``LOSSES`` on the logits, weighted by class where the loss says
+    so, as it is for heads on cached features. A term of a batch with two labels is its value for
+    the first ones times their share, and for the second ones times the rest.
 
     Buffers of losses that change during the training (counts seen by seesaw) are part of its state.
 
@@ -123,9 +181,12 @@ class TuningObjective(nn.Module):
             {
                 term.name: WeightedMean(_loss(term, class_counts, estimated or {}))
                 for term in terms
-                if term.name != CONTRASTIVE
+                if term.name not in CONTRASTS
             }
         )
+        self.contrasts = {
+            t.name: CONTRASTS[t.name](**t.options) for t in terms if t.name in CONTRASTS
+        }
         self._seed = seed
 
     @property
@@ -135,7 +196,7 @@ class TuningObjective(nn.Module):
         Then micro-batches weighted by their share of the rows add up to it; if not, they need the
         embeddings of the whole batch. Losses with noise draw it for the logits they are given.
         """
-        return CONTRASTIVE not in self.weights and all(
+        return not self.contrasts and all(
             loss.of_rows and loss.class_weights is None for loss in self._losses()
         )
 
@@ -167,9 +228,9 @@ class TuningObjective(nn.Module):
     def _terms(self, embedded: EmbeddedBatch, progress: float) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         batch = embedded.batch
-        if CONTRASTIVE in self.weights:
-            parts = [p.fraction * _contrast(embedded, p.batch.labels) for p in batch.by_label()]
-            values[CONTRASTIVE] = torch.stack(parts).sum()
+        for name, contrast in self.contrasts.items():
+            parts = [p.fraction * contrast(embedded, p.batch.labels) for p in batch.by_label()]
+            values[name] = torch.stack(parts).sum()
         if self.means:
             logits = embedded.class_logits()
             for name, mean in self.means.items():
@@ -181,15 +242,10 @@ class TuningObjective(nn.Module):
         return [mean.loss for mean in self.means.values() if isinstance(mean, WeightedMean)]
 
 
-def _contrast(embedded: EmbeddedBatch, labels: Tensor) -> Tensor:
-    texts = embedded.texts_of(labels)
-    return supervised_contrastive(embedded.images, texts, labels, embedded.logit_scale)
-
-
 def _loss(term: ObjectiveTerm, class_counts: Tensor, estimated: Mapping[str, Tensor]) -> Loss:
     kind: Any = LOSSES.get(term.name)
     if kind is None:
-        raise FitError(f"no term {term.name!r}; there are {CONTRASTIVE}, {', '.join(LOSSES)}")
+        raise FitError(f"no term {term.name!r}; there are {', '.join((*CONTRASTS, *LOSSES))}")
     if missing := [name for name in kind.needs if name not in estimated]:
         raise FitError(
             f"the loss {term.name!r} needs {', '.join(missing)}, which was not estimated"

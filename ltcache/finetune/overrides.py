@@ -15,8 +15,8 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.finetune.methods import TUNINGS
+from ltcache.finetune.objective import CONTRASTS
 from ltcache.finetune.spec import (
-    CONTRASTIVE,
     TEXTS,
     AdapterChoice,
     ClassifierChoice,
@@ -179,7 +179,7 @@ def _with_losses(tuning: FineTuning, key: str, value: Any, present: Any) -> Fine
         return replace(tuning, terms=terms)
     names = read_names(value)
     for name in names:
-        require_name("loss", name, {**LOSSES, CONTRASTIVE: None})
+        require_name("loss", name, {**LOSSES, **CONTRASTS})
     there = {term.name: term for term in tuning.terms}
     kept = tuple(there.get(name, ObjectiveTerm(name)) for name in names)
     needed = any(getattr(LOSSES.get(term.name), "needs", ()) for term in kept)
@@ -244,9 +244,8 @@ def _head(classifier: ClassifierChoice) -> SettingValues:
 
 
 def _loss(term: ObjectiveTerm) -> SettingValues:
-    if term.name == CONTRASTIVE:
-        return {}
-    return hyper_parameters(LOSSES[term.name]) | dict(term.options)
+    kind = {**LOSSES, **CONTRASTS}[term.name]
+    return hyper_parameters(kind) | dict(term.options)
 
 
 def _adapter(adapter: AdapterChoice) -> SettingValues:

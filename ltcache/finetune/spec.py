@@ -20,6 +20,10 @@ TEXTS = "texts"
 """Name of the classifier that scores embeddings against the class texts of the text tower."""
 CONTRASTIVE = "contrastive"
 """Name of the loss between the images and the class texts of a batch."""
+SENTENCES = "sentence_contrastive"
+"""Name of the loss between the images of a batch and a random sentence of each one's class."""
+IN_BATCH = (CONTRASTIVE, SENTENCES)
+"""Names of the losses that compare the images of a batch with texts, and need no logits."""
 AUTO: Literal["auto"] = "auto"
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -96,7 +100,7 @@ class ObjectiveTerm:
     """One summand of what is minimised.
 
     Args:
-        name: ``contrastive``, or a name in :data:`ltcache.losses.LOSSES`, on the logits.
+        name: one of :data:`IN_BATCH`, or of :data:`ltcache.losses.LOSSES`, on the logits.
         options: of the loss, where not the default. weight: its factor.
     """
 
@@ -238,13 +242,13 @@ class FineTuning(JsonRecord):
 
     @property
     def contrastive(self) -> bool:
-        """Whether images are compared with the class texts of their batch."""
-        return any(term.name == CONTRASTIVE for term in self.terms)
+        """Whether images are compared with texts of the classes of their batch."""
+        return any(term.name in IN_BATCH for term in self.terms)
 
     @property
     def logit_terms(self) -> tuple[ObjectiveTerm, ...]:
         """The losses on logits over all classes."""
-        return tuple(term for term in self.terms if term.name != CONTRASTIVE)
+        return tuple(term for term in self.terms if term.name not in IN_BATCH)
 
     @property
     def scores_texts(self) -> bool:

@@ -23,11 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 from ltcache.finetune.classifier import ClassTexts
 from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
+from ltcache.finetune.sentences import DrawnSentences
+from ltcache.finetune.spec import CONTRASTIVE
 from ltcache.heads import Head
 from ltcache.images import Preprocessing
 from ltcache.records import one_line
 
 EMBEDDING = "embedding"
+TEACHER = "teacher"
+"""Name of the embeddings by a frozen copy, among the fields of a batch."""
 Fields = dict[str, Tensor]
 
 
@@ -104,6 +108,7 @@ class TrainingStep(nn.Module):
         head: on ``field``, or None where images are compared with class texts.
         field: what the classifier works on.
         texts: class texts, or None where nothing needs them.
+        sentences: of which each image gets one, or None.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class TrainingStep(nn.Module):
         head: Head | None,
         field: str,
         texts: ClassTexts | None,
+        sentences: DrawnSentences | None = None,
     ) -> None:
         super().__init__()
         self.model = embed.model
@@ -122,6 +128,21 @@ class TrainingStep(nn.Module):
         self.objective = objective
         self.field = field
         self.embed = embed
+        self.sentences = sentences
+
+    def begin_step(self, step: int) -> None:
+        """Let what is random draw what belongs to a step, also after a resume."""
+        self.objective.begin_step(step)
+        if self.sentences is not None:
+            self.sentences.step = step
+
+    def fields(self, pixels: Tensor) -> Fields:
+        """Return what the image tower says of images (n, 3, H, W), and that of a teacher."""
+        found = self.embed(pixels)
+        if self.sentences is not None and self.sentences.teacher is not None:
+            with torch.no_grad():
+                found[TEACHER] = self.sentences.teacher.tower(pixels)[EMBEDDING]
+        return found
 
     @property
     def device(self) -> torch.device:
@@ -136,18 +157,23 @@ class TrainingStep(nn.Module):
 
     def loss(self, fields: Fields, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
         """Return the objective of a (joined) batch's fields (N, dim), labels and share."""
-        texts, classes = None, None
-        if self.texts is not None:
-            if not self.objective.means or self.head is not None:  # only the batch's own classes
-                classes = torch.unique(labels)
-            with self.embed.autocast():
+        texts, classes, sentences, teacher_logits = None, None, None, None
+        own, pasted = own_and_pasted(labels)
+        scored = bool(self.objective.means) and self.head is None  # by the texts of all classes
+        with self.embed.autocast():
+            if self.texts is not None and (scored or CONTRASTIVE in self.objective.contrasts):
+                classes = None if scored else torch.unique(labels)
                 texts = self.texts(classes)
+            if self.sentences is not None:
+                sentences = self.sentences.rows(own)
+        if self.sentences is not None and TEACHER in fields:
+            teacher_logits = self.sentences.teacher_logits(fields[TEACHER], own)
         logits = None if self.head is None else self.head(fields[self.field])
         images = fields[EMBEDDING if EMBEDDING in fields else self.field]
-        own, pasted = own_and_pasted(labels)
         embedded = EmbeddedBatch(
-            images, own, self.logit_scale, texts, classes, logits, pasted, share
-        )
+            images, own, self.logit_scale, texts, classes, logits,
+            other_labels=pasted, share=share, sentences=sentences, teacher_logits=teacher_logits,
+        )  # fmt: skip
         return self.objective(embedded, progress)
 
     def forward(
@@ -167,7 +193,7 @@ class TrainingStep(nn.Module):
             weight: of a micro-batch of a loss over rows; None: this is all of the rank's share.
             cached: of a micro-batch's second pass.
         """
-        fields = self.embed(pixels)
+        fields = self.embed(pixels) if cached is not None else self.fields(pixels)
         if cached is not None:
             back = [(fields[name] * grad).sum() for name, grad in cached.gradients.items()]
             if cached.fields is not None and cached.labels is not None:
@@ -183,7 +209,10 @@ class TrainingStep(nn.Module):
 def own_and_pasted(labels: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return an image's own labels (N,) and those of what is pasted into it, or None, of (N,) or
     (N, 2)."""
-    return (labels, None) if labels.ndim == 1 else (labels[:, 0], labels[:, 1])
+    if labels.ndim == 1:
+        return labels, None
+    own, pasted = labels.T.contiguous()
+    return own, pasted
 
 
 Backward = Callable[[Tensor], None]
@@ -258,7 +287,7 @@ def _in_two_passes(
     with torch.no_grad():
         for number, (pixels, _) in enumerate(micro):
             seeded(number)
-            parts.append(inner.embed(pixels))
+            parts.append(inner.fields(pixels))
     own = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
     *rows, labels = gathered_rows(*own.values(), torch.cat([labels for _, labels in micro]))
     fields = dict(zip(own, rows, strict=True))

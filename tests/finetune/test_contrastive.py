@@ -46,6 +46,56 @@ def test_equals_a_plain_reference(labels: list[int], by_class: bool) -> None:
     assert float(value) == pytest.approx(plain(image, text, labels, SCALE), rel=1e-12, abs=1e-12)
 
 
+def plain_of_vl_ltr(
+    image: Tensor,
+    text: Tensor,
+    labels: list[int],
+    scale: float,
+    e: float,
+    b: float,
+    teacher: Tensor,
+) -> float:
+    """Return twice VL-LTR's loss by loops: the sum of both directions, one number at a time."""
+
+    def softmax(row: list[float]) -> list[float]:
+        return [math.exp(z) / sum(map(math.exp, row)) for z in row]
+
+    unit = [
+        [[x / math.hypot(*row) for x in row] for row in part.tolist()] for part in (image, text)
+    ]
+    count, total = len(labels), 0.0
+    scores = [
+        [scale * sum(map(math.prod, zip(x, t, strict=True))) for t in unit[1]] for x in unit[0]
+    ]
+    known = teacher.tolist()
+    for z, taught in (
+        (scores, known),
+        (list(zip(*scores, strict=True)), list(zip(*known, strict=True))),
+    ):
+        for i in range(count):
+            found, aim = softmax(list(z[i])), softmax(list(taught[i]))
+            same = [float(labels[i] == labels[j]) for j in range(count)]
+            for j in range(count):
+                target = (1 - e) * same[j] / sum(same) + e / count
+                total -= ((1 - b) * target + b * aim[j]) * math.log(found[j]) / count
+    return total
+
+
+@pytest.mark.parametrize(("smoothing", "distillation"), [(0.1, 0.5), (0.3, 0.0), (0.0, 1.0)])
+def test_smoothing_and_distillation_equal_a_plain_reference(
+    smoothing: float, distillation: float
+) -> None:
+    labels = [2, 0, 2, 2, 1, 0]
+    image, text = embeddings(len(labels))
+    teacher = 5 * torch.randn(6, 6, generator=torch.Generator().manual_seed(4)).double()
+    given = {"smoothing": smoothing, "distillation": distillation}
+    value = supervised_contrastive(
+        image, text, torch.tensor(labels), SCALE, **given, teacher_logits=teacher
+    )
+    expected = plain_of_vl_ltr(image, text, labels, SCALE, smoothing, distillation, teacher)
+    assert float(value) == pytest.approx(expected, rel=1e-12)
+
+
 def test_is_twice_clip_loss_where_all_classes_differ() -> None:
     from open_clip.loss import ClipLoss
 

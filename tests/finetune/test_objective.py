@@ -138,10 +138,21 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     [
         ([], {}, "at least one"),
         ([ObjectiveTerm("focal"), ObjectiveTerm("focal")], {}, "each once"),
-        ([ObjectiveTerm("vocal")], {}, "no term 'vocal'; there are contrastive, cross_entropy"),
+        (
+            [ObjectiveTerm("vocal")],
+            {},
+            "no term 'vocal'; there are contrastive, sentence_contrastive, cross_entropy",
+        ),
         ([ObjectiveTerm("compensated_logit_adjustment")], {}, "needs delta"),
         ([ObjectiveTerm("focal", {"depth": 2})], {}, "focal.*depth"),
         ([ObjectiveTerm("contrastive")], {"texts": None}, "contrastive term needs the texts"),
+        ([ObjectiveTerm("sentence_contrastive")], {}, "needs a sentence for each image"),
+        (
+            [ObjectiveTerm("sentence_contrastive")],
+            {"sentences": IMAGES},
+            "and a teacher",
+        ),
+        ([ObjectiveTerm("sentence_contrastive", {"smoothing": 2})], {}, "smoothing=2 must be"),
         ([ObjectiveTerm("focal")], {"texts": None}, "loss on logits needs the texts"),
         ([ObjectiveTerm("focal")], {"classes": torch.arange(5)}, "all classes"),
     ],

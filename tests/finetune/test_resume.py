@@ -73,8 +73,15 @@ def assert_same_bytes(one: FineTuned, two: FineTuned) -> None:
         ("full", {"loss": "seesaw", "classifier.init": "class_mean"}, (3, 2)),
         ("lift", {"loss": "gcl", "loss.scale": 25.0}, (1, 3)),
         ("lift", {"composites": 0.75}, (2, 2)),
+        ("vl-ltr", {"loss.templates": "openai-simple"}, (2, 2)),
     ],
-    ids=["sgd", "adamw and online counts", "adapters and noise", "pasted batches"],
+    ids=[
+        "sgd",
+        "adamw and online counts",
+        "adapters and noise",
+        "pasted batches",
+        "random sentences",
+    ],
 )
 def test_killed_and_resumed_is_as_uninterrupted(
     pictures: Manifest, towers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -16,10 +16,12 @@ from ltcache.encoder.fields import fields_of
 from ltcache.finetune.classifier import ClassTexts
 from ltcache.finetune.objective import TuningObjective
 from ltcache.finetune.processes import ProcessRanks
+from ltcache.finetune.sentences import DrawnSentences, FrozenTeacher
 from ltcache.finetune.spec import ObjectiveTerm
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
 from ltcache.heads import HEADS, HeadContext
 
+ALONE = ("contrastive", "sentences")  # without a loss on logits
 CLASSES, SIZE = 5, 32
 COUNTS = torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0])
 CPU = torch.device("cpu")
@@ -29,6 +31,7 @@ TERMS = {
     "cross entropy": (ObjectiveTerm("cross_entropy"),),
     "weighted": (ObjectiveTerm("class_balanced"),),
     "online counts": (ObjectiveTerm("seesaw"),),
+    "sentences": (ObjectiveTerm("sentence_contrastive", weight=0.5),),
     "both": (ObjectiveTerm("seesaw_static", {"p": 0.7}), ObjectiveTerm("contrastive", weight=0.5)),
 }
 
@@ -47,7 +50,20 @@ def make_step(folder: str, terms: tuple[ObjectiveTerm, ...], head: bool) -> Trai
         with torch.no_grad():
             classifier.set_weight(classifier.random_weight(torch.Generator().manual_seed(0)))
     objective = TuningObjective(terms, COUNTS)
-    return TrainingStep(embed, objective, head=classifier, field="embedding", texts=texts)
+    sentences = drawn_sentences(folder, texts) if terms == TERMS["sentences"] else None
+    return TrainingStep(
+        embed, objective, head=classifier, field="embedding", texts=texts, sentences=sentences
+    )
+
+
+def drawn_sentences(folder: str, texts: ClassTexts, scale: float = 20.0) -> DrawnSentences:
+    """Return sentences with a teacher, which is the encoder as it is but for its scale."""
+    known = load_encoder(folder, device="cpu")
+    embed = FieldEmbedder(
+        known.model, fields_of(known.model), ("embedding",), known.preprocessing, device=CPU
+    )
+    other = ClassTexts(known.model, known.tokenizer, SENTENCES, trains=False, device=CPU)
+    return DrawnSentences(texts, FrozenTeacher(embed, other, scale), seed=3)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -67,7 +83,7 @@ def gradients(
     pixels, labels = batch()
     if share < 1:
         labels = torch.stack([labels, labels.flip(0)], dim=1)
-    step.objective.begin_step(0)
+    step.begin_step(0)
     loss = accumulate(
         wrapped or step, pixels[rows], labels[rows], share=share,
         micro_batch=micro_batch, progress=0.5,
@@ -95,11 +111,12 @@ def assert_same(found: Any, expected: Any) -> None:
             (kind, head, 1.0)
             for kind in TERMS
             for head in (False, True)
-            if not head or kind != "contrastive"
+            if not head or kind not in ALONE
         ),
         ("weighted", True, 0.75),
         ("cross entropy", True, 0.75),
         ("both", False, 0.75),
+        ("contrastive", False, 0.75),
     ],
 )  # contrastive alone would not train a head
 def test_micro_batches_have_the_gradient_of_the_batch(
@@ -129,9 +146,15 @@ def share_of(rank: int, folder: str, model: str, kind: str, micro_batch: int, sh
 
 @pytest.mark.parametrize(
     ("kind", "micro_batch", "share"),
-    [("contrastive", 10, 1.0), ("contrastive", 4, 1.0), ("cross entropy", 4, 1.0),
-     ("both", 4, 0.75)],
-)  # fmt: skip
+    [
+        ("contrastive", 10, 1.0),
+        ("contrastive", 4, 1.0),
+        ("cross entropy", 4, 1.0),
+        ("both", 4, 0.75),
+        ("sentences", 10, 1.0),
+        ("sentences", 4, 1.0),
+    ],
+)
 def test_two_ranks_have_the_gradient_of_the_joined_batch(
     towers: dict[str, str], tmp_path: Path, kind: str, micro_batch: int, share: float
 ) -> None:

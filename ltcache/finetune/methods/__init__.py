@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from ltcache.errors import UsageError
-from ltcache.finetune.methods import ballad, lift, sage, tin, tuning
+from ltcache.finetune.methods import ballad, lift, sage, tin, tuning, vl_ltr
 from ltcache.finetune.spec import FineTuning
 from ltcache.methods import ALIASES, METHODS, nearest_names
 
-_ALL = (*ballad.TUNINGS, *tin.TUNINGS, *sage.TUNINGS, *lift.TUNINGS, *tuning.TUNINGS)
+_ALL = (
+    *ballad.TUNINGS,
+    *tin.TUNINGS,
+    *sage.TUNINGS,
+    *lift.TUNINGS,
+    *tuning.TUNINGS,
+    *vl_ltr.TUNINGS,
+)
 
 TUNINGS: dict[str, FineTuning] = {entry.name: entry for entry in _ALL}
 if len(TUNINGS) != len(_ALL):

@@ -137,8 +137,9 @@ METHODS = (
         reference="Tian et al., VL-LTR: Learning class-wise visual-linguistic representation for "
         "long-tailed visual recognition, ECCV 2022",
         fidelity="analogue",
-        differs="Its second stage alone: the encoder is the cache's, not one that its class-wise "
-        "contrast has pre-trained, and the cache's sentences stand for those of Wikipedia.",
+        differs="Its second stage alone: the encoder is the cache's, which has had the first one, "
+        "its class-wise contrast, only if `ltcache finetune --method vl-ltr` has made it; the "
+        "cache's sentences stand for those of Wikipedia.",
         mechanism="sentences of a class, weighted by the image, as its second classifier",
         ablation={"head.alpha": 1.0},
     ),
