@@ -15,57 +15,30 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from ltcache.errors import FitError, ImageError, LtcacheError, UsageError
-from ltcache.finetune.augmentation import Augmentation, sample_draws
+from ltcache.errors import FitError, LtcacheError, UsageError
+from ltcache.finetune.augmentation import Augmentation
 from ltcache.finetune.pasting import ForegroundRows, PasteRequest, drawn_box
-from ltcache.images import (
-    ImageStore,
-    Preprocessing,
-    open_store,
-    opened,
-    paste_over,
-    uncovered_share,
-)
-from ltcache.manifest import Manifest, Root, missing_split, unlabelled_split
+from ltcache.finetune.reader import BatchRequest, ImageBatch, PixelReader, none_readable
+from ltcache.images import Preprocessing
+from ltcache.manifest import Manifest, missing_split, unlabelled_split
 from ltcache.process import usable_processors
-from ltcache.records import one_line
 
 KEEP = 1 << 29
 """Bytes of decoded images, over all of them, up to which they are kept in memory."""
 
 _AHEAD = 2  # batches that each worker prepares in advance
-_SAMPLE = 64  # images whose headers tell how large a set is
 _TELLING = 8  # a batch of so many images none of which can be read means that the images are gone
 _MEMORY = Path("/dev/shm")
-
-
-class ImageBatch(NamedTuple):
-    """Images of one step, those of this rank.
-
-    Attributes:
-        pixels: uint8 (n, 3, H, W); ``preprocessing.normalise`` makes floats of them.
-        labels: int64 (n,); of a pasted batch (n, 2): of each image, and of what is pasted into it.
-        rows: int64 (n,), positions among the split's labelled rows.
-        share: of the first labels in a pasted batch, 0..1.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    rows: Tensor
-    share: float = 1.0
 
 
 class ImageBatches:
@@ -199,11 +172,11 @@ class ImageBatches:
             found += len(part.batch.rows)
             gone = not len(part.batch.rows)
             if gone and (self.ranks > 1 or len(request.rows) >= _TELLING):
-                raise _unreadable(part.failed)
+                raise none_readable(part.failed)
             if not gone:
                 yield part.batch
         if not found and self._plan.wanted:
-            raise _unreadable(self.failures)
+            raise none_readable(self.failures)
 
     def close(self) -> None:
         """End the loading processes; a later epoch begins new ones."""
@@ -268,24 +241,6 @@ class ImageBatches:
             ) from None
 
 
-class BatchRequest(NamedTuple):
-    """What a worker is asked for: rows and their repeats, int64 (n,), at a time of the training,
-    and what is pasted into them."""
-
-    rows: np.ndarray
-    repeats: np.ndarray
-    epoch: int
-    progress: float
-    paste: PasteRequest | None = None
-
-
-class _WorkerBatch(NamedTuple):
-    """What a worker gives: the readable images, and uri -> reason of the others."""
-
-    batch: ImageBatch
-    failed: dict[str, str]
-
-
 class _EpochSampler(Sampler[BatchRequest]):
     """The batches of the epoch at hand, which persistent workers are asked for one by one."""
 
@@ -297,132 +252,6 @@ class _EpochSampler(Sampler[BatchRequest]):
 
     def __len__(self) -> int:
         return len(self.wanted)
-
-
-@one_line
-@dataclass(eq=False)
-class PixelReader(Dataset[Any]):
-    """Rows to pixels; goes to each worker, which opens the images' root for itself.
-
-    Attributes:
-        uris, index, labels: of the rows, (N,).
-        kept: decoded images, or the reasons of those that failed; None: they are decoded anew.
-    """
-
-    root: Root | None
-    uris: pa.StringArray
-    index: np.ndarray
-    labels: np.ndarray
-    preprocessing: Preprocessing
-    augmentation: Augmentation
-    seed: int
-    kept: list[Image.Image | str] | None = None
-
-    def __post_init__(self) -> None:
-        self._opened: tuple[int, ImageStore] | None = None
-        self._store()  # a root that is missing is an error now, not in a worker
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return all but the open store, which cannot be sent."""
-        return {**self.__dict__, "_opened": None}
-
-    def __getitem__(self, wanted: BatchRequest) -> _WorkerBatch | LtcacheError:
-        """Return a batch; an error is returned, as torch would wrap it beyond recognition."""
-        try:
-            return self._part(wanted)
-        except LtcacheError as error:
-            return error
-
-    def keep(self, limit: int, workers: int) -> None:
-        """Decode all images and keep them, where they are not too large together."""
-        if self._decoded_size() > limit:
-            return
-        with ThreadPoolExecutor(workers, "decode") as pool:
-            kept = list(pool.map(self._image_or_reason, range(len(self.uris))))
-        if all(isinstance(image, str) for image in kept):
-            raise _unreadable(dict(zip(self.uris[:1].to_pylist(), map(str, kept), strict=False)))
-        self.kept = kept
-
-    def _part(self, wanted: BatchRequest) -> _WorkerBatch:
-        height, width = self.preprocessing.size
-        pixels = np.empty((len(wanted.rows), 3, height, width), np.uint8)
-        good: list[int] = []
-        failed: dict[str, str] = {}
-        for place in range(len(wanted.rows)):
-            sample = self._sample(wanted.rows[place], wanted.repeats[place], wanted, failed)
-            if sample is not None:
-                pixels[len(good)] = sample
-                good.append(place)
-        rows = wanted.rows[np.array(good, np.int64)]
-        pixels, labels, share = pixels[: len(good)], self.labels[rows], 1.0
-        if wanted.paste is not None:
-            pasted = self._paste(pixels, rows, good, wanted, failed)
-            labels = np.stack([labels, self.labels[pasted]], axis=1)
-            share = uncovered_share(self.preprocessing.size, wanted.paste.box)
-        found = map(torch.from_numpy, (pixels, labels, rows))
-        return _WorkerBatch(ImageBatch._make((*found, share)), failed)
-
-    def _paste(
-        self,
-        pixels: np.ndarray,
-        rows: np.ndarray,
-        good: list[int],
-        wanted: BatchRequest,
-        failed: dict[str, str],
-    ) -> np.ndarray:
-        """Paste into the readable images of a batch, in place; return which rows, int64 (n,).
-
-        Args:
-            pixels: uint8 (n, 3, H, W). rows: of the images. good: their places in ``wanted``.
-        """
-        assert wanted.paste is not None
-        pasted = rows.copy()
-        for number, place in enumerate(good):
-            row, repeat = wanted.paste.rows[place], wanted.paste.repeats[place]
-            sample = self._sample(row, repeat, wanted, failed)
-            if sample is not None:
-                paste_over(pixels[number], sample, wanted.paste.box)
-                pasted[number] = row
-        return pasted
-
-    def _sample(
-        self, row: np.int64, repeat: np.int64, wanted: BatchRequest, failed: dict[str, str]
-    ) -> np.ndarray | None:
-        """Return the pixels of a row, uint8 (3, H, W), or None and the reason in ``failed``."""
-        image = self._image_or_reason(int(row)) if self.kept is None else self.kept[row]
-        if isinstance(image, str):
-            failed[self.uris[int(row)].as_py()] = image
-            return None
-        draws = sample_draws(self.seed, wanted.epoch, int(self.index[row]), int(repeat))
-        return self.augmentation(image, self.preprocessing, draws, wanted.progress)
-
-    def _image_or_reason(self, row: int) -> Image.Image | str:
-        try:
-            with opened(self._store().read(self.uris[row].as_py())) as image:
-                image.load()
-                image.info.clear()  # a colour called transparent would be dropped with a warning
-                return image.convert("RGB") if self.preprocessing.rgb_first else image.copy()
-        except ImageError as error:
-            return str(error)
-
-    def _store(self) -> ImageStore:
-        """Return the images' store; file handles must not be shared with another process."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), open_store(self.root)
-        return self._opened[1]
-
-    def _decoded_size(self) -> float:
-        """Return about how many bytes all images take, from the headers of some."""
-        places = np.unique(np.linspace(0, len(self.uris) - 1, _SAMPLE).astype(int)).tolist()
-        sizes = []
-        for row in places:
-            with (
-                suppress(ImageError),
-                opened(self._store().read(self.uris[row].as_py())) as image,
-            ):
-                # Pillow takes four bytes for a pixel of several bands
-                sizes.append(image.width * image.height * (1 if len(image.getbands()) == 1 else 4))
-        return float(np.mean(sizes)) * len(self.uris) if sizes else 0.0
 
 
 def _repeats(order: np.ndarray) -> np.ndarray:
@@ -456,14 +285,6 @@ def _as_many_workers_as_asked() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         yield
-
-
-def _unreadable(failed: dict[str, str]) -> ImageError:
-    uri, reason = next(iter(failed.items()))
-    return ImageError(
-        f"none of {len(failed)} images can be read, for example {uri}: {reason}. Bring them back, "
-        "name their folder with --root, or leave them out of the list"
-    )
 
 
 def _as_it_is(part: Any) -> Any:

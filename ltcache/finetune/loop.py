@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 
 from ltcache.encoder.adapters import train_mode
 from ltcache.errors import DivergedError, FitError
-from ltcache.finetune.batches import ImageBatch, ImageBatches
+from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.gather import gathered_rows, ranks
 from ltcache.finetune.pasting import FOREGROUND, ForegroundRows
+from ltcache.finetune.reader import ImageBatch
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
 from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, optimiser_tensors
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters

@@ -189,7 +189,7 @@ class TrainingStep(nn.Module):
 
         Args:
             pixels: uint8 (n, 3, H, W). progress: 0..1 of the training.
-            labels, share: see :class:`ltcache.finetune.batches.ImageBatch`.
+            labels, share: see :class:`ltcache.finetune.reader.ImageBatch`.
             weight: of a micro-batch of a loss over rows; None: this is all of the rank's share.
             cached: of a micro-batch's second pass.
         """

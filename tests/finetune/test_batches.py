@@ -20,8 +20,9 @@ from PIL import Image
 
 from ltcache.errors import FitError, ImageError, ManifestError, UsageError
 from ltcache.finetune.augmentation import CropFlip, Minimalist, Unchanged, sample_draws
-from ltcache.finetune.batches import ImageBatch, ImageBatches
+from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.pasting import ForegroundRows
+from ltcache.finetune.reader import ImageBatch
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.sampling import SAMPLERS, RowsByClass

@@ -14,9 +14,10 @@ from torch import Tensor
 from ltcache.errors import UsageError
 from ltcache.finetune import TUNINGS, FineTuning, override_tuning
 from ltcache.finetune.augmentation import CropFlip, sample_draws
-from ltcache.finetune.batches import ImageBatch, ImageBatches
+from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.objective import EmbeddedBatch, TuningObjective
 from ltcache.finetune.pasting import ForegroundRows, drawn_box
+from ltcache.finetune.reader import ImageBatch
 from ltcache.finetune.spec import CONTRASTIVE, ObjectiveTerm
 from ltcache.fit import composites_come
 from ltcache.images import Preprocessing, paste_box

@@ -17,7 +17,9 @@ from ltcache.manifest import Manifest
 OVERRIDES = {"optimisation.epochs": 2, "optimisation.batch": 8, "optimisation.lr": 1e-2}
 
 
-def one_of_two(rank: int, port: int, source: Manifest, model: str, out: Path, method: str) -> None:
+def one_of_two(
+    rank: int, port: int, source: Manifest, model: str, out: Path, method: str, pasted: float
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
@@ -25,28 +27,28 @@ def one_of_two(rank: int, port: int, source: Manifest, model: str, out: Path, me
     }  # fmt: skip
     told: list[Any] = []
     tuned = finetune(
-        source, method, out, model=model, overrides=OVERRIDES, device="cpu", workers=0,
-        micro_batch=3, progress=told.append,
+        source, method, out, model=model, overrides={**OVERRIDES, "composites": pasted},
+        device="cpu", workers=0, micro_batch=3, progress=told.append,
     )  # fmt: skip
     assert bool(told) == (rank == 0)
     assert tuned.record.cost.ranks == 2
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("method", ["ballad", "lift"])
+@pytest.mark.parametrize(("method", "pasted"), [("ballad", 0.0), ("lift", 1.0)])
 def test_two_processes_tune_as_one(
-    pictures: Manifest, towers: dict[str, str], tmp_path: Path, method: str
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path, method: str, pasted: float
 ) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     model = towers["vit"]
-    arguments = (port, pictures, model, tmp_path / "two", method)
+    arguments = (port, pictures, model, tmp_path / "two", method, pasted)
     torch.multiprocessing.start_processes(one_of_two, arguments, 2, start_method="fork")
     two = open_fine_tuned(tmp_path / "two", device="cpu")
     one = finetune(
-        pictures, method, tmp_path / "one", model=model, overrides=OVERRIDES, device="cpu",
-        workers=0,
+        pictures, method, tmp_path / "one", model=model,
+        overrides={**OVERRIDES, "composites": pasted}, device="cpu", workers=0,
     )  # fmt: skip
     for name in ("loss", "val_nll"):
         values = [[record[name] for record in tuned.history] for tuned in (two, one)]

@@ -118,3 +118,25 @@ def test_what_cannot_be_meant_is_refused(overrides: dict[str, Any], message: str
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'lift' or"):
         tuning_by_name("lift+")
+
+
+@pytest.mark.parametrize(
+    ("key", "released"),
+    [
+        ("optimisation.optimiser", "adamw"),
+        ("optimisation.lr", 3.5e-5),
+        ("optimisation.weight_decay", 0.05),
+        ("optimisation.epochs", 50),
+        ("optimisation.warmup", 5.0),
+        ("optimisation.clip", None),
+        ("optimisation.batch", 8 * 128),
+        ("sampler", "square_root"),
+        ("logit_scale", "trained"),
+        ("loss.smoothing", 0.1),
+        ("loss.distillation", 0.5),
+        ("loss_weights.sentence_contrastive", 0.5),  # the mean of both directions
+    ],
+)
+def test_vl_ltr_has_the_settings_of_the_released_code(key: str, released: Any) -> None:
+    """ChangyaoTian/VL-LTR: configs/imagelt/pretrain/pretrain_vit16.py and defaults of main.py."""
+    assert tuning_settings(override_tuning(TUNINGS["vl-ltr"], None))[key] == released
