@@ -8,6 +8,7 @@ from ltcache.cache.index import (
     check_file_sizes,
     finalise,
     read_index,
+    rewrite_rows,
     store_prompts,
 )
 from ltcache.cache.labelled import LabelledSplit, has_labels, labelled_split, require_labels
@@ -22,6 +23,16 @@ from ltcache.cache.layers import (
     folder_of,
 )
 from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
+from ltcache.cache.likeness import (
+    content_codes,
+    equal_pairs,
+    joined_groups,
+    likeness_field,
+    near_groups,
+    near_threshold,
+    row_chunks,
+    unit_features,
+)
 from ltcache.cache.norms import cosines
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings
@@ -72,16 +83,22 @@ __all__ = [
     "claim_plan",
     "commit_shard",
     "compared_splits",
+    "content_codes",
     "cosines",
     "dims_of",
+    "equal_pairs",
     "finalise",
     "first_layer",
     "folder_of",
     "has_labels",
     "index_path",
+    "joined_groups",
     "labelled_split",
+    "likeness_field",
     "lost_in_half",
     "merged_errors",
+    "near_groups",
+    "near_threshold",
     "open_cache",
     "read_cost",
     "read_index",
@@ -91,12 +108,15 @@ __all__ = [
     "record_path",
     "repair_shards",
     "require_labels",
+    "rewrite_rows",
+    "row_chunks",
     "shard_path",
     "shared_content",
     "shared_warning",
     "store_prompts",
     "stored",
     "summarise_cache",
+    "unit_features",
     "verify_files",
     "warn_of_shared",
 ]

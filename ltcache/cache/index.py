@@ -31,7 +31,7 @@ from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
 from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
 from ltcache.errors import CacheError
-from ltcache.manifest import Manifest
+from ltcache.manifest import SPLITTING, Manifest
 from ltcache.records import (
     JsonObject,
     PlaceKind,
@@ -107,7 +107,10 @@ def finalise(
     rows = _with_columns(manifest.rows, items, shards)
     files = [_write_manifest(cache, rows)]
     files += _write_encoder(cache, encoder)
-    files += _write(cache / "classes.json", canonical_json(manifest.header()).encode())
+    card = {**manifest.card}
+    splitting = card.pop(SPLITTING, None)  # the index alone is replaced in one step
+    header = {**manifest.header(), "card": card}
+    files += _write(cache / "classes.json", canonical_json(header).encode())
     entries = {}
     for prompt_set in prompts:
         entries[prompt_set.name] = write_prompts(cache, prompt_set)
@@ -127,8 +130,24 @@ def finalise(
         "prompts": {name: list(pair) for name, pair in entries.items()},
         "files": listed,
     }
+    if splitting is not None:
+        index[SPLITTING] = splitting
     _write_index(cache, index)
     return rows
+
+
+def rewrite_rows(cache: Path, rows: pa.Table, splitting: JsonObject) -> None:
+    """Give a finished cache other splits, in one step: a new list, named by the index at last.
+
+    Args:
+        rows: of its manifest, with other splits alone. splitting: how they were made.
+    """
+    index = read_index(cache)
+    index["files"].pop(index["manifest"])
+    name = _write_manifest(cache, rows)
+    index |= {"manifest": name, SPLITTING: splitting}
+    index["files"][name] = _entry(cache / name)
+    _write_index(cache, index)
 
 
 def store_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:

@@ -23,7 +23,7 @@ from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
 from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
-from ltcache.manifest import ClassList, Manifest, missing_split
+from ltcache.manifest import SPLITTING, ClassList, Manifest, missing_split
 from ltcache.records import require_equal, require_local
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
@@ -69,6 +69,9 @@ class Cache:
         """The manifest that was extracted, with the columns of extraction."""
         rows = _read_rows(self._intact(self._index["manifest"]))
         header = _read_json(self._intact("classes.json"))
+        if self.divided:
+            card = {**header.get("card", {}), SPLITTING: self._index[SPLITTING]}
+            header = {**header, "card": card}
         try:
             return Manifest.from_header(header, rows)
         except ManifestError as error:
@@ -88,6 +91,11 @@ class Cache:
                 "ltcache extract --fields tokens"
             )
         return _read_tensors(self._intact("rest.safetensors"))
+
+    @property
+    def divided(self) -> bool:
+        """Whether its splits were made here; ``manifest.card`` then says how."""
+        return SPLITTING in self._index
 
     @property
     def image_only(self) -> bool:

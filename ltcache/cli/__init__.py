@@ -34,6 +34,7 @@ from ltcache.cli import (
     retrieve_tail,
     review,
     search,
+    split,
     verify,
     zero_shot,
 )
@@ -92,6 +93,7 @@ for _command in (
     demo.command,
     inspect.command,
     extract.command,
+    split.command,
     verify.command,
     diff.command,
     prompts.command,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.combinations import needs, option_rules, refuse_given
+from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.options import (
     LocalPath,
     echo_warnings,
@@ -17,6 +17,8 @@ from ltcache.cli.options import (
     label_column_option,
     print_json,
     say_embedded,
+    split_options,
+    split_recipe,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--classes", type=click.Path(path_type=Path), help="Class names, in label order.")
 @label_column_option
 @click.option("--unlabelled", is_flag=True, help="Take SOURCE as a pool without labels.")
+@split_options()
 @encoder_options
 @click.option(
     "--templates",
@@ -62,6 +65,9 @@ if TYPE_CHECKING:
 @general
 @option_rules(
     needs("view_seed", "views", why="it is the seed of random crops and composites"),
+    needs("split_seed", "shares"),
+    needs("split_by", "shares"),
+    excludes("unlabelled", "shares", why="a pool is divided into nothing"),
 )
 def command(
     out: Path,
@@ -83,8 +89,10 @@ def command(
     splits and deletions change the manifest alone. Every row ends as ok or failed with a reason;
     the exit status is 3 if some failed.
 
+    --split divides images that lie in no splits, as ltcache split does.
+
     \b
-    ltcache extract photos/ --out cache --model ViT-B-16 --pretrained openai
+    ltcache extract photos/ --out cache --model ViT-B-16,openai --split test=0.2,val=0.1
     ltcache extract photos/ --out cache --views rrc:4,five
     ltcache extract lists/ImageNet_LT --root /data/imagenet --out cache --model ViT-B-32,openai
     """
@@ -93,6 +101,7 @@ def command(
     from ltcache.extract import extract
     from ltcache.manifest import read_manifest
 
+    splitting = split_recipe(options)
     say_embedded(options["model"], "encoding")
     for name in ("views", "fields"):
         options[name] = options[name].split(",") if options[name] else None
@@ -117,7 +126,7 @@ def command(
 
         manifest = replace(manifest, templates=template_set(templates))
     with ExtractionBar() as bar:
-        report = extract(manifest, out, progress=bar, **options)
+        report = extract(manifest, out, progress=bar, splitting=splitting, **options)
     _tell(report, as_json)
     return report.exit_status
 
@@ -139,6 +148,8 @@ def _print(report: ExtractReport) -> None:
         f"{report.path}: {report.rows} rows, {report.items} images; {made} in "
         f"{report.seconds:.1f} s ({report.binding})"
     )
+    for line in report.split.lines() if report.split else ():
+        click.echo(f"{report.path}: {line}")
     if report.failed:
         click.echo(f"{report.failed} rows failed, for example:", err=True)
         from ltcache.manifest import printable

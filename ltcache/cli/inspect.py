@@ -91,6 +91,8 @@ def summary_lines(
     title = f" ({summary.title})" if summary.title else ""
     result = [f"{summary.name}{title}: {summary.num_rows} images, {summary.num_classes} classes"]
     result += [_split(name, split) for name, split in summary.splits.items()]
+    if summary.splitting:
+        result.append(f"divided: {summary.splitting}")
     if summary.groups:
         sizes = ", ".join(f"{name} {size}" for name, size in summary.groups.sizes.items())
         result.append(f"groups:  {sizes} classes ({summary.groups.scheme})")

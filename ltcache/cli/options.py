@@ -18,6 +18,7 @@ from ltcache.records import plain_json, result_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import EncoderChoice
+    from ltcache.manifest import SplitRecipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 EMBEDDED = "embedded"
@@ -125,6 +126,41 @@ def label_column_option(function: F) -> F:
         help="Of tables and saved data sets: where the labels are; label, class, target, or the "
         "only ClassLabel.",
     )(function)
+
+
+def split_options(*, required: bool = False) -> Callable[[F], F]:
+    """Return what adds the options that say how images are divided, for :func:`split_recipe`."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option(
+                "--split-by",
+                multiple=True,
+                metavar="COLUMN",
+                help="Rows with one value in this column of the list stay in one split, as those "
+                "of one unit do. Several times: by each.",
+            ),
+            click.option("--split-seed", type=int, default=0, show_default=True),
+            click.option(
+                "--split",
+                "shares",
+                required=required,
+                metavar="NAME=SHARE,...",
+                help="Divide the training images: test=0.2,val=0.1 of each class; the rest trains.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def split_recipe(options: MutableMapping[str, Any]) -> SplitRecipe | None:
+    """Take what says how images are divided out of a command's options; None where nothing does."""
+    from ltcache.manifest import SplitRecipe, parse_shares
+
+    shares, seed, by = (options.pop(name) for name in ("shares", "split_seed", "split_by"))
+    return None if shares is None else SplitRecipe(parse_shares(shares), seed, tuple(by))
 
 
 def echo_warnings(manifest: Any) -> None:

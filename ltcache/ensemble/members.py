@@ -17,7 +17,7 @@ from ltcache.errors import UsageError
 from ltcache.evaluate import cache_of
 from ltcache.metrics import GroupScheme
 from ltcache.records import digest, one_line, require_equal, telling_classes
-from ltcache.runs import RowLogits, Run, check_features, open_run
+from ltcache.runs import SCORED, RowLogits, Run, check_features, open_run, warn_of_division
 from ltcache.zero_shot import cached_logits
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def _read(member: Run | ZeroShot | str | Path, prompts: str | None) -> Run | Zer
 
 def _run_member(run: Run, cache: Cache, allow_stale: Collection[str]) -> EnsembleMember:
     stale = check_features(run, cache, allow_stale)
+    warn_of_division(run, cache, *SCORED)
 
     had = run.record
     record = MemberRecord(

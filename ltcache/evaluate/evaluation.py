@@ -26,7 +26,7 @@ from ltcache.evaluate.prior_shift import (
 )
 from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import PlaceKind, not_what_is_asked, seed_folders, write_json
-from ltcache.runs import LabelledLogits, Run, check_features, open_run, score
+from ltcache.runs import LabelledLogits, Run, check_features, open_run, score, warn_of_division
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -67,6 +67,7 @@ def evaluate(
     opened = cache_of(run, cache)
     stale = check_features(run, opened, allow_stale)
     warn_of_shared(opened, "train", split)
+    warn_of_division(run, opened, split)
     if test_prior is None and shift is None:
         metrics = score(run, opened, split, stale)
     else:

@@ -8,24 +8,17 @@ of pairs of images of one class, so that sets whose images are all alike do not 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from ltcache.cache import content_codes, likeness_field, near_threshold, row_chunks, unit_features
+
 if TYPE_CHECKING:
     from ltcache.cache import Cache
-
-NEAR = 0.995
-"""Least cosine of near duplicates."""
-
-QUANTILE = 0.999
-"""Share of pairs within a class that must be less alike, and twice as far apart."""
-
-_PAIRS = 100_000  # pairs that the quantile is estimated on
-_BLOCK = 4096  # rows of each side in memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ def duplicate_names(names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
 def exact_duplicates(cache: Cache) -> SplitDuplicates | None:
     """Return rows whose bytes are in an earlier split too, or None."""
     rows = cache.rows()
-    codes = _content(cache, rows)
+    codes = content_codes(cache, rows)
     split = _split_numbers(cache, rows)
     order = np.lexsort((rows, split, codes))
     same = codes[order][1:] == codes[order][:-1]
@@ -109,55 +102,30 @@ def near_duplicates(cache: Cache, *, seed: int = 0) -> SplitDuplicates | None:
     Args:
         seed: of the pairs that the threshold is estimated on.
     """
-    if _field(cache) is None or len(cache.splits) < 2:
+    if likeness_field(cache) is None or len(cache.splits) < 2:
         return None
     threshold = near_threshold(cache, seed=seed)
     pairs: list[tuple[int, int, float]] = []
     for number, later in enumerate(cache.splits):
         earlier = list(cache.splits[:number])
-        for rows in _blocks(cache.rows(later)):
+        for rows in row_chunks(cache.rows(later)):
             pairs += _alike(cache, rows, earlier, threshold)
     return _duplicates(cache, "near", pairs, threshold)
-
-
-def near_threshold(cache: Cache, *, seed: int = 0) -> float:
-    """Return the cosine above which two images count as near duplicates."""
-    rng = np.random.default_rng(seed)
-    rows = cache.rows()
-    labels = cache.labels()
-    order = np.lexsort((rng.random(len(rows)), labels))
-    order = order[labels[order] >= 0]
-    beside = np.flatnonzero(labels[order][1:] == labels[order][:-1])
-    if len(beside) > _PAIRS:
-        beside = np.sort(rng.choice(beside, _PAIRS, replace=False))
-    a, b = rows[order[beside]], rows[order[beside + 1]]
-    if not len(a):
-        return NEAR
-    content = _content(cache, np.r_[a, b])
-    distinct = content[: len(a)] != content[len(a) :]
-    cosines = [
-        np.einsum("nd,nd->n", _unit(cache, left), _unit(cache, right))
-        for left, right in zip(_blocks(a[distinct]), _blocks(b[distinct]), strict=True)
-    ]
-    if not cosines:
-        return NEAR
-    usual = float(np.quantile(np.concatenate(cosines), QUANTILE))
-    return max(NEAR, 1 - (1 - usual) / 4)  # 1 - cosine is half the squared distance
 
 
 def _alike(
     cache: Cache, rows: np.ndarray, splits: Sequence[str], threshold: float
 ) -> list[tuple[int, int, float]]:
     """Return (row, most alike row of the splits, cosine) where above the threshold."""
-    unit = _unit(cache, rows)
+    unit = unit_features(cache, rows)
     content = None
     best = np.full(len(rows), threshold, np.float32)
     match = np.full(len(rows), -1, np.int64)
     for split in splits:
-        for others in _blocks(cache.rows(split)):
-            cosines = unit @ _unit(cache, others).T
+        for others in row_chunks(cache.rows(split)):
+            cosines = unit @ unit_features(cache, others).T
             if (cosines > threshold).any():
-                content = _content(cache, np.r_[rows, others])
+                content = content_codes(cache, np.r_[rows, others])
                 equal = content[: len(rows), None] == content[None, len(rows) :]
                 cosines[equal] = -1
             nearest = cosines.argmax(axis=1)
@@ -198,35 +166,9 @@ def _pair(table: pa.Table, row: int, other: int, cosine: float) -> DuplicatePair
     return DuplicatePair(*[*values, float(cosine)])
 
 
-def _content(cache: Cache, rows: np.ndarray) -> np.ndarray:
-    """Return a number for the content of each row; a row without a hash is like no other."""
-    codes = cache.manifest.rows["sha256"].take(pa.array(rows)).combine_chunks().dictionary_encode()
-    numbers = codes.indices.to_numpy(zero_copy_only=False).astype(np.float64)  # null -> NaN
-    blank = [code for code, text in enumerate(codes.dictionary.to_pylist()) if not text]
-    unknown = np.isnan(numbers) | np.isin(numbers, blank)
-    numbers[unknown] = -1 - np.flatnonzero(unknown)
-    return numbers.astype(np.int64)
-
-
 def _split_numbers(cache: Cache, rows: np.ndarray) -> np.ndarray:
     """Return the place of each row's split in the cache's order, int64."""
     numbers = np.empty(len(cache.manifest), np.int64)
     for number, split in enumerate(cache.splits):
         numbers[cache.manifest.indices(split)] = number
     return numbers[rows]
-
-
-def _unit(cache: Cache, rows: np.ndarray) -> np.ndarray:
-    """Return float32 (n, D): features of unit length, of the first crop."""
-    values = cache.row_features(rows, _field(cache) or "embedding")[:, 0]
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-
-def _field(cache: Cache) -> str | None:
-    """Return the features that tell images apart: embeddings, or those of an image-only encoder."""
-    return next((name for name in ("embedding", "pooled") if name in cache.field_dims()), None)
-
-
-def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), _BLOCK):
-        yield rows[start : start + _BLOCK]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ltcache.manifest import Manifest, MissingFiles, missing_files
+from ltcache.manifest import Manifest, MissingFiles, missing_files, recipe_of
 from ltcache.metrics import GroupScheme
 from ltcache.records import JsonObject, JsonRecord, plain_json
 
@@ -44,6 +44,7 @@ class ManifestSummary(JsonRecord):
     """What a manifest holds.
 
     Attributes:
+        splitting: how ltcache made the splits, in words; None where it did not.
         counted_on: the split that groups and imbalance are counted on: train, else the first one
             with labels, else None.
         imbalance_ratio: largest over smallest class that is not empty, or None.
@@ -56,6 +57,7 @@ class ManifestSummary(JsonRecord):
     num_rows: int
     num_classes: int
     splits: Mapping[str, SplitSummary]
+    splitting: str | None
     counted_on: str | None
     groups: GroupSizes | None
     imbalance_ratio: float | None
@@ -82,7 +84,7 @@ def describe(manifest: Manifest, *, check_files: bool = True) -> ManifestSummary
     Raises:
         ManifestError: the manifest's groups are not a scheme, or its root cannot be read.
     """
-    counted_on = _counted_on(manifest)
+    counted_on, recipe = _counted_on(manifest), recipe_of(manifest)
     counts = manifest.class_counts(counted_on) if counted_on else np.zeros(0, dtype=np.int64)
     return ManifestSummary(
         name=manifest.name,
@@ -90,6 +92,7 @@ def describe(manifest: Manifest, *, check_files: bool = True) -> ManifestSummary
         num_rows=len(manifest),
         num_classes=manifest.num_classes,
         splits={split: _split(manifest, split) for split in manifest.splits},
+        splitting=None if recipe is None else recipe.describe(),
         counted_on=counted_on,
         groups=_groups(manifest, counts),
         imbalance_ratio=_imbalance_ratio(counts),

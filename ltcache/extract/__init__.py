@@ -1,6 +1,15 @@
 """Extraction: one pass of an encoder over a manifest's images, into a cache that survives kills."""
 
 from ltcache.extract.extraction import extract
+from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.report import ExtractionProgress, ExtractReport
+from ltcache.extract.splitting import SplitReport, split_cache
 
-__all__ = ["ExtractReport", "ExtractionProgress", "extract"]
+__all__ = [
+    "ExtractReport",
+    "ExtractionProgress",
+    "SplitReport",
+    "extract",
+    "keep_splits",
+    "split_cache",
+]

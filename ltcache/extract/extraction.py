@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltcache.cache import CENTER, Plan, index_path, read_plan
+from ltcache.cache import CENTER, Cache, Plan, index_path, read_index, read_plan
 from ltcache.extract.checks import require_choice
+from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.layers import first_fields
 from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
+from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
-from ltcache.manifest import Manifest, read_manifest
+from ltcache.manifest import Manifest, SplitRecipe, read_manifest
 from ltcache.process import keep_freed_memory, usable_processors
 from ltcache.records import PlaceKind, require_local, require_replaceable
 
@@ -45,6 +47,7 @@ def extract(
     max_failures: float = 0.01,
     retry_failed: bool = False,
     rehash: bool = False,
+    splitting: SplitRecipe | None = None,
     progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> ExtractReport:
     """Encode every image of ``source`` and every class prompt into the cache ``out``.
@@ -75,6 +78,8 @@ def extract(
             images on; every failed row stays listed with its reason.
         retry_failed: encode images again that failed before.
         rehash: read images again that the cache knows by name, and encode those that changed.
+        splitting: how to divide the images of a source without splits, once they are encoded. Later
+            calls keep every image in its split and assign new ones.
         progress: called after every shard.
 
     Raises:
@@ -98,6 +103,10 @@ def extract(
     require_replaceable(out, PlaceKind.CACHE)
     begun, finished = read_plan(out), index_path(out).exists()
     unfinished = None if finished else begun
+    if finished:
+        manifest = keep_splits(Cache(out, read_index(out, check_sizes=False)), manifest)
+    if splitting is not None:
+        splitting = checked_recipe(splitting, manifest, manifest.name)
     _set_threads(threads, begun)
     if encoder is None:
         from ltcache.encoder import EncoderChoice, load_chosen
@@ -127,6 +136,7 @@ def extract(
         max_failures=max_failures,
         progress=progress,
         started=started,
+        splitting=splitting,
     )
     return begin_or_grow(request)
 

@@ -28,6 +28,7 @@ from ltcache.extract.carry_out import carry_out
 from ltcache.extract.composites import composed_of, require_training_rows
 from ltcache.extract.growth import ManifestGrowth, check_sample, plan_growth
 from ltcache.extract.items import ImageItems, known_items
+from ltcache.extract.kept_splits import keep_splits_of_items
 from ltcache.extract.layers import missing_layers
 from ltcache.extract.report import ExtractReport, StageSeconds, make_report
 from ltcache.extract.request import ExtractRequest, require_list, warn_of_size
@@ -57,6 +58,7 @@ def grow(request: ExtractRequest) -> ExtractReport:
     if not (added or lost or _rows_change(cache, request)):
         return make_report(out, cache.manifest.rows, 0, "reused", request.started)
     plan, growth = _next_plan(cache, plans, request)
+    manifest = keep_splits_of_items(cache, manifest, growth.items)
     if partners is not None:
         require_training_rows(cache, manifest, growth.items)
     if plan is not None or added or lost:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache import SharedContent, compared_splits, shared_content
+from ltcache.extract.splitting import SplitReport
 from ltcache.records import one_line
 
 
@@ -63,6 +64,7 @@ class ExtractReport:
         seconds: of this call.
         binding: the stage that limited the rate, in words.
         shared: images that stand in two splits, byte for byte.
+        split: how the images were divided, in a cache that was divided.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class ExtractReport:
     seconds: float
     binding: str
     shared: tuple[SharedContent, ...] = ()
+    split: SplitReport | None = None
 
     @property
     def exit_status(self) -> int:

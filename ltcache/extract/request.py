@@ -12,8 +12,9 @@ import numpy as np
 
 from ltcache.cache import Cache, Layer, Plan, dims_of
 from ltcache.errors import CacheError
+from ltcache.extract.kept_splits import undivided
 from ltcache.extract.report import ExtractionProgress
-from ltcache.manifest import Manifest
+from ltcache.manifest import Manifest, SplitRecipe
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class ExtractRequest:
         rehash: read images again that the cache knows by name.
         workers: decoding threads.
         max_failures: share of failed images above which extraction gives up.
+        splitting: how the images are to be divided; None: as they are, or as they were before.
         started: when the call began, in seconds of :func:`time.perf_counter`.
     """
 
@@ -50,11 +52,13 @@ class ExtractRequest:
     max_failures: float
     progress: Callable[[ExtractionProgress], None] | None
     started: float
+    splitting: SplitRecipe | None = None
 
 
 def require_list(cache: Cache, *manifests: Manifest) -> None:
     """Refuse a cache that others have brought to another list than these since this call began."""
-    if cache.manifest.identity() not in [manifest.identity() for manifest in manifests]:
+    lists = [undivided(manifest, cache).identity() for manifest in manifests]
+    if undivided(cache.manifest, cache).identity() not in lists:
         raise CacheError(
             f"{cache.path}: other processes finished it meanwhile and gave it another list; it was "
             "left as it is. Run the command again to bring the cache to this list"

@@ -12,17 +12,19 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 
-from ltcache.cache import index_path
+from ltcache.cache import index_path, open_cache
 from ltcache.errors import UsageError
 from ltcache.extract.begin import begin
 from ltcache.extract.grow import grow
+from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.report import ExtractReport
 from ltcache.extract.request import ExtractRequest
+from ltcache.extract.splitting import SplitReport, assign_waiting, split_cache
 from ltcache.images import is_composite
 
 
 def begin_or_grow(request: ExtractRequest) -> ExtractReport:
-    """Bring a cache to the list and to all other views that are asked for, then to composites.
+    """Bring a cache to the list, to its splits and to all other views, then to composites.
 
     Raises:
         UsageError: composites of a list that has no labelled training rows.
@@ -30,12 +32,27 @@ def begin_or_grow(request: ExtractRequest) -> ExtractReport:
     named = [name.strip() for name in request.views or ()]
     last = [name for name in named if is_composite(name)]
     if not last:
-        return _first(request)
+        return _divided(request, _first(request))
     _require_training_rows(request, last)
     before = _first(replace(request, views=[name for name in named if name not in last]))
-    report = grow(replace(request, views=last, retry_failed=False, rehash=False))
+    before = _divided(request, before)
+    manifest = keep_splits(open_cache(request.out), request.manifest)
+    report = grow(replace(request, manifest=manifest, views=last, retry_failed=False, rehash=False))
     binding = report.binding if report.encoded else before.binding
-    return replace(report, encoded=before.encoded + report.encoded, binding=binding)
+    encoded = before.encoded + report.encoded
+    return replace(report, encoded=encoded, binding=binding, split=before.split)
+
+
+def _divided(request: ExtractRequest, report: ExtractReport) -> ExtractReport:
+    """Divide the images of a cache as is asked for, or those that came later as the others were."""
+    made: SplitReport | None
+    if request.splitting is not None:
+        made = split_cache(request.out, request.splitting)
+    else:
+        made = assign_waiting(open_cache(request.out))
+    if made is None:
+        return report
+    return replace(report, split=made, shared=open_cache(request.out).shared_content)
 
 
 def _first(request: ExtractRequest) -> ExtractReport:

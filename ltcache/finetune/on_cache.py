@@ -76,9 +76,12 @@ def finetune_cache(
         IdentityError: the cache is of other rows, classes or of another encoder (status 4).
         UsageError: the cache does not name an encoder that can be loaded, or a place is taken.
     """
+    from ltcache.extract import keep_splits
+
     place = require_local(new_cache if new_cache is not None else Path(out) / CACHE)
     parent_cache = open_cache(cache)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
+    manifest = keep_splits(parent_cache, manifest)
     choice = EncoderChoice(model, pretrained, options.pop("activation", None), device="cpu")
     parent = recorded_encoder(parent_cache.provenance, str(parent_cache.path), choice)
     check_renewal(parent_cache, manifest, parent)

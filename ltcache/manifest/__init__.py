@@ -22,20 +22,32 @@ from ltcache.manifest.roots.places import Place, RemotePlace, Root, ShardedRoot,
 from ltcache.manifest.roots.root_format import ImageInput, ImageStore, NamedFiles, RootFormat
 from ltcache.manifest.rows import Listing, checked_split
 from ltcache.manifest.source import read_manifest, root_of
-from ltcache.manifest.split_messages import HOW_TO_SPLIT, missing_split, unlabelled_split, unscored
+from ltcache.manifest.split_fill import FREE, TRAIN, ImageBlocks, SplitFill
+from ltcache.manifest.split_messages import how_to_split, missing_split, unlabelled_split, unscored
+from ltcache.manifest.split_recipe import (
+    SPLITTING,
+    WAITING,
+    SplitRecipe,
+    parse_shares,
+    recipe_of,
+)
 from ltcache.manifest.splits import SPLIT_WORDS, SPLITS, canonical_split, known_split, split_in
 from ltcache.manifest.text import printable, read_json, read_lines, some
 
 __all__ = [
     "COLUMNS",
     "DEFAULT_TEMPLATES",
-    "HOW_TO_SPLIT",
+    "FREE",
     "NAME_NORMALISER",
     "NO_IMAGES",
     "ROOT_FORMATS",
     "SPLITS",
+    "SPLITTING",
     "SPLIT_WORDS",
+    "TRAIN",
+    "WAITING",
     "ClassList",
+    "ImageBlocks",
     "ImageInput",
     "ImageStore",
     "LeftOut",
@@ -49,11 +61,14 @@ __all__ = [
     "Root",
     "RootFormat",
     "ShardedRoot",
+    "SplitFill",
+    "SplitRecipe",
     "TableColumns",
     "as_root",
     "canonical_split",
     "checked_split",
     "file_input",
+    "how_to_split",
     "image_formats",
     "known_split",
     "missing_files",
@@ -62,6 +77,7 @@ __all__ = [
     "open_store",
     "packaged_manifests",
     "packaged_names",
+    "parse_shares",
     "printable",
     "read_classes",
     "read_file",
@@ -70,6 +86,7 @@ __all__ = [
     "read_lines",
     "read_manifest",
     "readable_name",
+    "recipe_of",
     "resolve_labels",
     "root_format",
     "root_of",

@@ -10,11 +10,21 @@ from difflib import get_close_matches
 
 from ltcache.manifest.splits import SPLITS, canonical_split
 
-HOW_TO_SPLIT = (
-    "give the images a split, by a column `split` in a csv list (path,label,split) or by folders "
-    "train/ and test/ (and val/) above the class folders, and extract those"
-)
-"""How images come to lie in splits."""
+
+def how_to_split(there: Collection[str] = ()) -> str:
+    """Return how images come to lie in splits.
+
+    Args:
+        there: the splits that are there.
+    """
+    shares = ",".join(f"{s}={x}" for s, x in (("test", 0.2), ("val", 0.1)) if s not in there)
+    by_hand = (
+        "give the images a split, by a column `split` in a csv list (path,label,split) or by "
+        "folders train/ and test/ (and val/) above the class folders, and extract those"
+    )
+    if not shares or not {"train"} & set(there):
+        return by_hand
+    return f"divide the training images with ltcache split CACHE --split {shares}; or {by_hand}"
 
 
 def missing_split(split: str, there: Sequence[str]) -> str:
@@ -30,8 +40,8 @@ def missing_split(split: str, there: Sequence[str]) -> str:
     if split not in SPLITS:
         return said
     if split == "train" and set(there) <= {"pool"}:
-        return f"{said}, whose images have no labels: give them classes, too; {HOW_TO_SPLIT}"
-    return f"{said}; {HOW_TO_SPLIT}"
+        return f"{said}, whose images have no labels: give them classes, too; {how_to_split()}"
+    return f"{said}; {how_to_split(there)}"
 
 
 def unlabelled_split(split: str, rows: int) -> str:
@@ -55,7 +65,7 @@ def unscored(there: Collection[str]) -> str:
     return (
         "not scored: no val or test split was left to score on, so that no accuracy is known and "
         f"no validation data chose anything; the run predicts as it is. To have scores, "
-        f"{HOW_TO_SPLIT}"
+        f"{how_to_split(there)}"
     )
 
 

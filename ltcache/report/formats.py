@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltcache.errors import UsageError
-from ltcache.manifest import HOW_TO_SPLIT
+from ltcache.manifest import how_to_split
 from ltcache.records import JsonObject
 from ltcache.report.tables import COLUMNS, markdown_table, mean_and_spread
 
@@ -109,7 +109,8 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
 def _cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
     if split not in comparison["splits"]:
         known = ", ".join(comparison["splits"])
-        remedy = f"known: {known} (--split)" if known else f"{HOW_TO_SPLIT}, and fit again"
+        how = f"{how_to_split(['train'])}, and fit again"
+        remedy = f"known: {known} (--split)" if known else how
         raise UsageError(f"the runs have no scores on split {split!r} in common; {remedy}")
     against = f"vs {comparison['baseline']}"
     heading = ["", *COLUMNS.values(), "rank", against, "p", "head s", "passes"]

@@ -8,6 +8,7 @@ from ltcache.runs.scoring import (
     finish_run,
     require_views,
     score,
+    warn_of_division,
 )
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "require_views",
     "score",
     "token_map",
+    "warn_of_division",
     "write_classes",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcache.manifest import SPLITTING
 from ltcache.metrics import GroupScheme
 from ltcache.records import JsonObject, JsonRecord, read_record
 
@@ -24,6 +25,7 @@ _LEFT_OUT = (
     "extra",
     "tuning",
     "composites",
+    "splitting",
 )  # of the JSON where there are none
 
 
@@ -67,7 +69,8 @@ class RunRecord(JsonRecord):
             classes are many-, medium- and few-shot.
         effective_counts: with the weights of extra rows; None: as ``class_counts``.
         extra: where the extra rows come from, with the ``digest`` of their content.
-        logit_scale: of the encoder, or None. splits: split -> rows.
+        logit_scale: of the encoder, or None. splits: split -> rows. splitting: how ltcache made
+            these splits (:class:`ltcache.manifest.SplitRecipe`), or None.
         tuned_on: what was chosen -> the rows that chose it, in words. tuning: how settings were
             searched. choices: of each stage, what it chose. init: how each stage began.
         residual_prior: exponent of the class prior that the logits carry; None: not known.
@@ -100,6 +103,7 @@ class RunRecord(JsonRecord):
     extra: Mapping[str, Any] | None = None
     tuning: Mapping[str, Any] | None = None
     composites: Mapping[str, Any] | None = None
+    splitting: Mapping[str, Any] | None = None
 
     @classmethod
     def on_cache(
@@ -119,6 +123,7 @@ class RunRecord(JsonRecord):
             logit_scale=cache.logit_scale,
             splits={s: len(cache.rows(s)) for s in ("train", *SCORED) if s in cache.splits},
             provenance=dict(cache.provenance),
+            splitting=cache.manifest.card.get(SPLITTING),
             **fitted,
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 from ltcache.adjustments import how_to_add
 from ltcache.errors import CacheError
 from ltcache.images import is_composite
+from ltcache.manifest import SPLITTING
 from ltcache.metrics import Metrics, RowAdaptation, evaluate_logits
 from ltcache.records import PlaceKind, one_line, require_replaceable, telling_classes
 from ltcache.runs.record import SCORED
@@ -49,6 +50,18 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
             stacklevel=2,
         )
     return tuple(stale)
+
+
+def warn_of_division(run: Run, cache: Cache, *splits: str) -> None:
+    """Warn where a cache was divided otherwise than when a run was fitted, or only since then."""
+    made = cache.manifest.card.get(SPLITTING)
+    if made is not None and made != run.record.splitting and {*splits} & {*made["shares"]}:
+        warnings.warn(
+            f"the images of {cache.path} were divided into splits after this run was fitted: some "
+            f"of {' and '.join(made['shares'])} may have trained it, and its score is then too "
+            "good; fit it again",
+            stacklevel=3,
+        )
 
 
 def require_views(method: Method, cache: Cache) -> None:

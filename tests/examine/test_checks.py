@@ -179,7 +179,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     features = cache._features["embedding"]
     features[cache.rows("test")[::5]] = features[cache.rows("train")[3]]
     whole = near_duplicates(cache)
-    monkeypatch.setattr("ltcache.examine.duplicates._BLOCK", 7)
+    monkeypatch.setattr("ltcache.cache.likeness._BLOCK", 7)
     assert near_duplicates(cache) == whole
     assert whole is not None
 
