@@ -8,6 +8,7 @@
       prompts/<id>.h5            class texts
       encoder.json encoder.safetensors classes.json manifest-<sha8>.parquet
       rest.safetensors           of a cache with tokens: the image tower behind them
+      cost.jsonl root.json       what it cost, where its images are: no digest covers them
 
 How a file appears there, whole or not at all: :mod:`ltcache.records.files`.
 """

@@ -10,6 +10,7 @@ from typing import Any
 from ltcache.cache.cost import read_cost
 from ltcache.cache.layers import as_json
 from ltcache.cache.reader import Cache
+from ltcache.manifest import kept_root
 from ltcache.records import JsonRecord
 
 
@@ -22,6 +23,7 @@ class CacheSummary(JsonRecord):
         views: view -> field -> dimension, [T, P] of tokens.
         prompts: set -> sentences. status: status -> rows.
         failed: the first five, key -> reason. cost: see :func:`ltcache.cache.read_cost`.
+        root: where the images were, or None.
     """
 
     encoder: Mapping[str, str]
@@ -34,11 +36,12 @@ class CacheSummary(JsonRecord):
     failed: Mapping[str, str]
     bytes: int
     cost: Mapping[str, float]
+    root: str | None
 
 
 def summarise_cache(cache: Cache) -> CacheSummary:
     """Return what made a cache, what is in it and what it cost."""
-    rows = cache.manifest.rows
+    rows, root = cache.manifest.rows, kept_root(cache.path)
     failed = [
         (key, error)
         for key, error in zip(rows["key"].to_pylist(), rows["error"].to_pylist(), strict=True)
@@ -58,4 +61,5 @@ def summarise_cache(cache: Cache) -> CacheSummary:
         failed=dict(failed[:5]),
         bytes=sum(entry["bytes"] for entry in cache.files.values()),
         cost=read_cost(cache.path),
+        root=None if root is None else str(root),
     )

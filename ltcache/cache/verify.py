@@ -21,10 +21,11 @@ from ltcache.cache.intact import damage_remedy, difference
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
 from ltcache.cache.norms import NormStats
+from ltcache.manifest import ROOT_FILE
 from ltcache.records import JsonObject, JsonRecord, one_line, require_local
 
-UNCHECKED = ("cost.jsonl",)
-"""Files that nothing depends on: appended to by several processes, never part of the index."""
+UNCHECKED = ("cost.jsonl", ROOT_FILE)
+"""Files that nothing depends on: never part of the index."""
 
 _HERE = Path()
 _INDEX = index_path(_HERE).name

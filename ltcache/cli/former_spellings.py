@@ -94,9 +94,9 @@ def plan_review(
     words = ["--gallery"] if shown and "gallery" not in given else []
     words += [word for name in given for word in _typed(context, name)]
     _tell(context, given[0], ["review", str(out), *drawn, *words])
-    names = cache.manifest.name, pool.manifest.name
+    folders = (cache.path, cache.manifest.name), (pool.path, pool.manifest.name)
     places = options["source"], options["pool_source"]
-    return review.find_images(*names, *places) if shown else None, options["tsne"]
+    return review.find_images(*folders, *places) if shown else None, options["tsne"]
 
 
 def _tell(context: click.Context, named: str, words: list[str]) -> None:

@@ -144,6 +144,8 @@ def _cache(cache: CacheSummary) -> list[str]:
         f"rows: {statuses}; {cache.bytes / 1e6:.1f} MB; {cache.cost['images']:.0f} images "
         f"encoded in {cache.cost['seconds']:.0f} s"
     )
+    if cache.root is not None:
+        result.append(f"images:  {cache.root}")
     from ltcache.manifest import printable
 
     failed = cache.failed.items()

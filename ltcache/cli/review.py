@@ -36,7 +36,10 @@ Stores = tuple["ImageStore | None", "ImageStore"]
     help="Write gallery.html.  [default: where neither --decisions nor --tsne is given]",
 )
 @click.option("--tsne", is_flag=True, help="Draw training, retrieved and prompt embeddings.")
-@click.option("--source", help="What CACHE was extracted from: its images, for the gallery.")
+@click.option(
+    "--source",
+    help="What CACHE was extracted from: its images, for the gallery.  [default: where they were]",
+)
 @click.option("--pool-source", help="What the pool was extracted from: its images, too.")
 @general
 def command(
@@ -59,6 +62,7 @@ def command(
     come with ltcache are found without). RETRIEVED/tsne.png is a picture of all embeddings.
 
     \b
+    ltcache review retrieved cache
     ltcache review retrieved cache --source photos/ --pool-source web/
     ltcache review retrieved --decisions decisions.json
     ltcache review retrieved cache --tsne
@@ -75,8 +79,10 @@ def command(
         raise UsageError("a gallery needs training images: give CACHE too")
     result = open_retrieved(retrieved)
     opened = open_cache(cache) if cache is not None else None
-    names = result.record.cache, result.record.pool
-    stores = find_images(*names, source, pool_source) if gallery else None
+    stores = None
+    if gallery and opened is not None:
+        places = (opened.path, result.record.cache), (retrieved, result.record.pool)
+        stores = find_images(*places, source, pool_source)
     if decisions is not None:
         result = _decided(result, retrieved, decisions, quiet=as_json)
     if opened is not None:
@@ -89,11 +95,12 @@ def _decided(
     before: RetrievalResult, retrieved: Path, decisions: Path, quiet: bool
 ) -> RetrievalResult:
     """Put decisions into force in a result, write it, and say what changed."""
+    from ltcache.manifest import ROOT_FILE
     from ltcache.retrieval import GALLERY, apply_decisions, read_decisions
 
     after = apply_decisions(before, read_decisions(decisions))
     # the gallery shows what the guards said, so it stays true; the picture does not
-    after.save(retrieved, overwrite=True, keep=[GALLERY])
+    after.save(retrieved, overwrite=True, keep=[GALLERY, ROOT_FILE])
     if not quiet:
         click.echo(_told(retrieved, before.counts(), after))
     return after
@@ -112,21 +119,27 @@ def _told(retrieved: Path, before: dict[int, int], result: RetrievalResult) -> s
     )
 
 
-def find_images(cache: str, pool: str, source: str | None, pool_source: str | None) -> Stores:
+def find_images(
+    images: tuple[Path, str],
+    pool_images: tuple[Path, str],
+    source: str | None,
+    pool_source: str | None,
+) -> Stores:
     """Return where the images of a gallery can be read, before any long work.
 
     Args:
-        cache, pool: names of the manifests. source, pool_source: as the user gave them.
+        images, pool_images: folder that may say where the images of the cache and of the pool are,
+            and name of the manifest. source, pool_source: as the user gave them.
 
     Raises:
         UsageError: nothing says where the pool's images are.
     """
     from ltcache.retrieval import find_store
 
-    images, pool_images = find_store(source, cache), find_store(pool_source, pool)
-    if pool_images is None:
+    store, pool_store = find_store(source, *images), find_store(pool_source, *pool_images)
+    if pool_store is None:
         raise UsageError("a gallery shows the pool's images: say where they are, --pool-source")
-    return images, pool_images
+    return store, pool_store
 
 
 def write_for_review(

@@ -24,7 +24,11 @@ _SHOWN = 20
     default=0,
     help="Encode so many of the images again and compare; needs the images and the encoder.",
 )
-@click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Where the images are.  [default: where they were]",
+)
 @click.option("--source", help="What the cache was extracted from; it may say where they are.")
 @other_encoder("The encoder, if not the one the cache names.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0.")
@@ -70,6 +74,7 @@ def command(
     \b
     ltcache verify cache
     ltcache verify cache --repair
+    ltcache verify cache --sample 100
     ltcache verify cache --sample 100 --root /data/images
     """
     from ltcache.examine.verify import SampleEncoding, verify

@@ -31,7 +31,7 @@ from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import CacheError, ImageError, UsageError
 from ltcache.examine import check_cache
 from ltcache.images import PartnerRows, View, decode_views, open_store, partner_images
-from ltcache.manifest import root_of
+from ltcache.manifest import image_root, kept_root, root_of
 from ltcache.records import bytes_digest, differences, require_local
 
 SAME = 0.999
@@ -167,10 +167,15 @@ def _root(cache: Cache, sample: SampleEncoding) -> Any:
     root: Any = sample.root
     if root is None and sample.source is not None:
         root = root_of(sample.source)
+    root = root or image_root(cache.path, cache.manifest.name)
     if root is None:
+        kept = kept_root(cache.path)
+        says = "does not say where they are"
+        if kept is not None:
+            says = f"says that they are at {kept}, which is not there"
         raise UsageError(
-            f"{cache.path} keeps no images and does not say where they are: name their folder "
-            "(--root) or what they were extracted from (--source)"
+            f"{cache.path} keeps no images and {says}: "
+            "name their folder (--root) or what they were extracted from (--source)"
         )
     return root
 

@@ -15,7 +15,7 @@ from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
-from ltcache.manifest import Manifest, SplitRecipe, read_manifest
+from ltcache.manifest import Manifest, SplitRecipe, keep_root, read_manifest
 from ltcache.process import keep_freed_memory, usable_processors
 from ltcache.records import PlaceKind, require_local, require_replaceable
 
@@ -138,7 +138,9 @@ def extract(
         started=started,
         splitting=splitting,
     )
-    return begin_or_grow(request)
+    report = begin_or_grow(request)
+    keep_root(out, manifest.root)
+    return report
 
 
 def _batch_size(encoder: Encoder) -> int:

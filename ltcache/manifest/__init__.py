@@ -10,6 +10,7 @@ from ltcache.manifest.matching import ResolvedLabels, resolve_labels
 from ltcache.manifest.missing import MissingFiles, missing_files
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.packaged import packaged_manifests, packaged_names
+from ltcache.manifest.root_file import ROOT_FILE, image_root, keep_root, kept_root
 from ltcache.manifest.roots.catalogue import (
     ROOT_FORMATS,
     named_among_images,
@@ -40,6 +41,7 @@ __all__ = [
     "FREE",
     "NAME_NORMALISER",
     "NO_IMAGES",
+    "ROOT_FILE",
     "ROOT_FORMATS",
     "SPLITS",
     "SPLITTING",
@@ -70,6 +72,9 @@ __all__ = [
     "file_input",
     "how_to_split",
     "image_formats",
+    "image_root",
+    "keep_root",
+    "kept_root",
     "known_split",
     "missing_files",
     "missing_split",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ltcache.cache import Cache, check_prompts, open_cache
+from ltcache.manifest import keep_root, kept_root
 from ltcache.metrics import GroupScheme
 from ltcache.records import PlaceKind, require_equal, require_replaceable
 from ltcache.retrieval.candidate_table import candidate_table
@@ -84,7 +85,7 @@ def retrieve_tail(
     if decisions is not None:
         result = apply_decisions(result, decisions)
     if out is not None:
-        result.save(out, overwrite)
+        keep_root(result.save(out, overwrite), kept_root(pool.path))
     return result
 
 

@@ -87,8 +87,7 @@ def test_a_sample_is_encoded_again(
     call: Call, cache: Path, images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
     again = ("verify", cache, "--sample", 5, "--model", f"local-dir:{tiny_clip}")
-    assert call(*again[:4])[0] == 2  # nothing says where the images are
-    for place in (("--root", images), ("--source", images)):
+    for place in ((), ("--root", images), ("--source", images)):
         status, out, _ = call(*again, *place)
         assert status == 0
         assert "encoded again: 5 images, cosine at least" in out

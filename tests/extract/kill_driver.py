@@ -28,6 +28,7 @@ from PIL import Image
 
 import ltcache.texts  # noqa: F401  (imported before the fork, as everything heavy is)
 from ltcache.cache import open_cache
+from ltcache.cache.verify import UNCHECKED
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import extract
@@ -93,8 +94,8 @@ def _runs(pid: int) -> bool:
 
 
 def digests(cache: Path) -> dict[str, str]:
-    """Return path -> SHA-256 of every file of a cache but its ledger of costs."""
-    files = (path for path in cache.rglob("*") if path.is_file() and path.name != "cost.jsonl")
+    """Return path -> SHA-256 of every file of a cache that is checked."""
+    files = (path for path in cache.rglob("*") if path.is_file() and path.name not in UNCHECKED)
     return {str(path.relative_to(cache)): file_digest(path) for path in sorted(files)}
 
 

@@ -1,6 +1,7 @@
 """Where images lie: a folder, an archive or a table, here or behind an address of fsspec.
 
-A root is never stored: what a manifest keeps are uris below it, the same on every machine.
+What a manifest keeps are uris below its root, the same on every machine; a cache keeps the root in
+a file that no digest covers (:mod:`ltcache.manifest.root_file`).
 
 ====================  =====================  =======================================================
 root                  uri of an image        read how

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from ltcache.cache import Cache
 from ltcache.errors import ImageError, UsageError
 from ltcache.images import ImageStore, open_store, thumbnail
-from ltcache.manifest import packaged_names, root_of
+from ltcache.manifest import image_root, root_of
 from ltcache.records import (
     JsonObject,
     bytes_digest,
@@ -69,19 +69,19 @@ class GalleryReport:
     missing: dict[str, int]
 
 
-def find_store(source: str | Path | None, name: str) -> ImageStore | None:
+def find_store(source: str | Path | None, folder: Path, name: str) -> ImageStore | None:
     """Return where images can be read, or None where nothing says it.
 
     Args:
-        source: what the cache was extracted from, as ``ltcache extract`` takes it.
-        name: of the cache's manifest; a packaged one is found by it.
+        source: what the cache was extracted from, as ``ltcache extract`` takes it; None: where
+            the cache says that they are (:func:`ltcache.manifest.image_root`).
+        folder: of the cache, or of a result for its pool. name: of the cache's manifest.
 
     Raises:
         ManifestError: the source cannot be read.
     """
-    if source is None:
-        return open_store(root_of(name)) if name in packaged_names() else None
-    return open_store(root_of(source))
+    root = image_root(folder, name) if source is None else root_of(source)
+    return None if root is None else open_store(root)
 
 
 def write_gallery(

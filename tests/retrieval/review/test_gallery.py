@@ -81,8 +81,8 @@ class Elements(HTMLParser):
 def page_of(shop: Shop, result: RetrievalResult | None = None, **stores: Any) -> Elements:
     result = shop.result if result is None else result
     stores = stores or {
-        "images": find_store(shop.images, ""),
-        "pool_images": find_store(shop.pool_images, ""),
+        "images": find_store(shop.images, shop.images, ""),
+        "pool_images": find_store(shop.pool_images, shop.images, ""),
     }
     out = shop.out.parent / "page.html"
     report = write_gallery(result, shop.cache, out=out, **stores)
@@ -229,14 +229,14 @@ def test_no_reason_is_crowded_out_of_the_near_misses() -> None:
 
 
 def test_a_store_is_found_by_source_or_by_a_packaged_name(shop: Shop) -> None:
-    assert find_store(None, "no such manifest") is None
+    assert find_store(None, shop.images, "no such manifest") is None
     assert "emoji_lt" in packaged_names()
-    assert find_store(None, "emoji_lt") is not None
-    found = find_store(shop.images, "")  # images without class folders
+    assert find_store(None, shop.images, "emoji_lt") is not None
+    found = find_store(shop.images, shop.images, "")  # images without class folders
     assert found is not None
     assert found.read("0.png").startswith(b"\x89PNG")
     with pytest.raises(ManifestError, match="nowhere"):
-        find_store("nowhere/at/all", "")
+        find_store("nowhere/at/all", shop.images, "")
 
 
 def test_decisions_change_what_is_taken_and_can_be_taken_back(shop: Shop) -> None:

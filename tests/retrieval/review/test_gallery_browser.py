@@ -181,8 +181,8 @@ def with_column(result: RetrievalResult, name: str, text: str) -> RetrievalResul
 
 def write(shop: Shop, result: RetrievalResult, out: Path) -> Path:
     stores = {
-        "images": find_store(shop.images, ""),
-        "pool_images": find_store(shop.pool_images, ""),
+        "images": find_store(shop.images, shop.images, ""),
+        "pool_images": find_store(shop.pool_images, shop.images, ""),
     }
     return write_gallery(result, shop.cache, out=out, **stores).path
 
