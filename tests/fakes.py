@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ltcache.cache import PromptEmbeddings, folder_of
-from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
+from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError
 from ltcache.fit import ExtraRows
 from ltcache.fit.composites import CompositeRows

@@ -46,7 +46,7 @@ from ltcache.cache.shards import (
     read_shard_record,
     stored,
 )
-from ltcache.cache.shared_content import (
+from ltcache.cache.shared_images import (
     SharedContent,
     compared_splits,
     shared_content,

@@ -21,7 +21,7 @@ from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
-from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
+from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
 from ltcache.manifest import SPLITTING, ClassList, Manifest, missing_split
 from ltcache.records import require_equal, require_local

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ltcache.cli.class_sizes import class_lines
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import general, label_column_option, print_json
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--checks",
     is_flag=True,
-    help="Of a cache: look for permuted labels, repeated names and images that are in two splits.",
+    help="Look for images that are in two splits (which reads all images of a list); of a cache, "
+    "also for permuted labels and repeated names.",
 )
 @general
 def command(
@@ -38,7 +40,7 @@ def command(
     checks: bool,
     as_json: bool,
 ) -> None:
-    """Show classes, counts per split, groups, imbalance ratio and missing files of SOURCE.
+    """Show classes with their images per split, groups, imbalance and missing files of SOURCE.
 
     SOURCE is whatever `ltcache extract` takes, or a cache; --root, --classes, --label-column and
     --unlabelled are those of `ltcache extract`.
@@ -50,7 +52,6 @@ def command(
     ltcache inspect cache --checks
     """
     from ltcache.cache import open_cache, summarise_cache
-    from ltcache.errors import UsageError
     from ltcache.examine import check_cache
     from ltcache.examine.inspection import describe
     from ltcache.manifest import read_manifest
@@ -65,8 +66,6 @@ def command(
         cache = open_cache(source)
         summary, made = describe(cache.manifest), summarise_cache(cache)
         checked = check_cache(cache) if checks else None
-    elif checks:
-        raise UsageError(f"{source} is no cache: --checks looks at features")
     else:
         manifest = read_manifest(
             source,
@@ -75,7 +74,7 @@ def command(
             labelled=False if unlabelled else None,
             label_column=label_column,
         )
-        summary = describe(manifest)
+        summary = describe(manifest, read_files=checks)
     if as_json:
         more = {"cache": made, "checks": checked}
         known = {name: record for name, record in more.items() if record is not None}
@@ -93,6 +92,9 @@ def summary_lines(
     result += [_split(name, split) for name, split in summary.splits.items()]
     if summary.splitting:
         result.append(f"divided: {summary.splitting}")
+    result += class_lines(summary.classes, summary.counted_on)
+    if summary.counted_on not in ("train", None):
+        result.append("groups:  unknown, since there is no training split to count on")
     if summary.groups:
         sizes = ", ".join(f"{name} {size}" for name, size in summary.groups.sizes.items())
         result.append(f"groups:  {sizes} classes ({summary.groups.scheme})")
@@ -103,7 +105,12 @@ def summary_lines(
         )
     result += [f"template: {template}" for template in summary.templates]
     result += _missing(summary.missing) if cache is None else _cache(cache)
+    if summary.copies is not None:
+        result.append(f"copies:  {summary.copies or 'no'} images are others byte for byte")
+    shared = "; ".join(one.describe() for one in summary.shared)
     warnings = [*summary.warnings, *(checks.lines() if checks else [])]
+    if shared and checks is None:
+        warnings.append(f"identical images stand in two splits: {shared}")
     result += [f"warning: {warning}" for warning in warnings]
     return result if warnings or checks is None else [*result, "checks: nothing found"]
 

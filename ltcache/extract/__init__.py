@@ -1,6 +1,7 @@
 """Extraction: one pass of an encoder over a manifest's images, into a cache that survives kills."""
 
 from ltcache.extract.extraction import extract
+from ltcache.extract.growth import hash_images
 from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.splitting import SplitReport, split_cache
@@ -10,6 +11,7 @@ __all__ = [
     "ExtractionProgress",
     "SplitReport",
     "extract",
+    "hash_images",
     "keep_splits",
     "split_cache",
 ]

@@ -42,7 +42,7 @@ def _guesses(
     if isinstance(root, Path) and root.is_dir():
         up = root.resolve().parent
         found = sum(os.path.isfile(up / uri) for uri in sample)
-        yield f"the root is one level too low: give root={up}", found
+        yield f"the root is one level too low: give --root {up}", found
     if first:
         found = sum(exists(uri.partition("/")[2]) for uri in sample)
         yield f"the files lie without the leading {first + '/'!r}: the root is too low", found

@@ -63,17 +63,17 @@ def missing_files(manifest: Manifest, root: Root | None = None) -> MissingFiles:
     """
     root = root or manifest.root
     if root is None:
-        raise ManifestError(f"{manifest.name}: no root is known; give one with root=")
+        raise ManifestError(f"{manifest.name}: no root is known; give one with --root (root=)")
     uris = manifest.rows["uri"]
     if not root.exists():
-        hint = f"hint: {root} does not exist; give the images' place with root="
+        hint = f"hint: {root} does not exist; give the images' place with --root"
         return MissingFiles(len(uris), len(uris), tuple(uris[:_FIRST].to_pylist()), hint, root)
     holder = root_format(root)
     exists = holder.contains()
     missing = uris.filter(pa.array(_lost(uris, exists))).to_pylist()
     hint = layout_hint(holder, missing, exists) if missing else ""
     if not hint and len(missing) == len(uris):
-        hint = f"hint: none of the images is below {root}; give their place with root="
+        hint = f"hint: none of the images is below {root}; give their place with --root"
     return MissingFiles(len(missing), len(uris), tuple(missing[:_FIRST]), hint, root)
 
 

@@ -38,7 +38,7 @@ def test_first_five_and_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "uris", "hint"),
     [
-        (["a/1.jpg"], ["r/a/1.jpg"], "one level too low: give root="),
+        (["a/1.jpg"], ["r/a/1.jpg"], "one level too low: give --root "),
         (["a/1.jpg"], ["train/a/1.jpg"], "without the leading 'train/'"),
         (["data/a/1.jpg"], ["a/1.jpg"], "the files lie below 'data/'"),
         (["data_256/a/airfield/1.jpg"], ["train/airfield/1.jpg"], "'train/airfield/...' folders,"),

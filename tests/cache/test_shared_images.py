@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ltcache.cache.shared_content import SharedContent, compared_splits, shared_content
+from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 
 SPLITS = ["train", "train", "train", "val", "val", "test", "test", "pool"]
 CONTENT: list[Any] = ["a", "b", "c", "b", "d", "d", "b", "a"]
