@@ -9,7 +9,15 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.fit import combinations
-from ltcache.methods import METHODS, Method, has_setting, method_by_name, override, setting_of_none
+from ltcache.methods import (
+    FUSED_FORMS,
+    Method,
+    has_setting,
+    method_by_name,
+    override,
+    setting_of_none,
+    with_fusion,
+)
 from ltcache.records import one_line
 
 Grid = Mapping[str, Sequence[Any]]
@@ -42,7 +50,7 @@ def settings_of(
     Args:
         methods: names or methods, in the order of the table.
         grid: dotted key -> values; a method without the key is taken once, without it.
-        fusion: ``none`` for the method itself, another name F for the catalogue's ``METHOD+F``.
+        fusion: ``none`` for the method itself, another name F for ``METHOD+F``.
         overrides: dotted key -> value for every method that has it.
 
     Raises:
@@ -78,22 +86,24 @@ def settings_of(
 def _with_fusions(
     methods: Sequence[Method], fusion: Sequence[str], notes: list[str]
 ) -> list[Method]:
-    """Return every method with every fusion that the catalogue has for it, each once."""
+    """Return every method with every fusion that there is for it, each once."""
     found: dict[str, Method] = {}
     used: set[str] = set()
+    refused: list[str] = []
     for method, name in itertools.product(methods, fusion):
-        fused = method if name == "none" else METHODS.get(f"{method.name}+{name}")
-        if fused is None:
+        try:
+            fused = method if name == "none" else with_fusion(method, name)
+        except UsageError as error:
             if f"+{name}" not in method.name:
-                notes.append(f"there is no {method.name}+{name}: left out")
+                refused.append(str(error))
             continue
         used.add(name)
         found[fused.name] = fused
     for name in fusion:
         if name not in used:
-            known = sorted(m for m in METHODS if m.endswith(f"+{name}"))
-            hint = f"methods with it: {', '.join(known)}" if known else f"no method ends in +{name}"
-            raise UsageError(f"none of the methods has a form with fusion {name!r}; {hint}")
+            why = "; ".join(refused) or f"known: none, {', '.join(FUSED_FORMS)}"
+            raise UsageError(f"none of the methods has a form with fusion {name!r}: {why}")
+    notes += [f"{text}; left out" for text in refused]
     return list(found.values())
 
 

@@ -31,8 +31,9 @@ FAILED = 3
     "--fusion",
     default="none",
     show_default=True,
-    metavar="none,h2t",
-    help="none: the method itself; h2t: METHOD+h2t where there is one.",
+    metavar="none,h2t,...",
+    help="none: the method itself; h2t or h2t-third: METHOD+h2t or METHOD+h2t-third, of methods "
+    "that end in a training.",
 )
 @click.option("--baseline", help="What differences are taken to; ce where it is there.")
 @click.option(

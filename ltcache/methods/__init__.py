@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from ltcache.methods.catalogue import ALIASES, METHODS, method_by_name, nearest_names
+from ltcache.methods.catalogue import (
+    ALIASES,
+    METHODS,
+    method_by_name,
+    nearest_names,
+    with_fusion,
+)
 from ltcache.methods.changed import different, with_changes
+from ltcache.methods.families.h2t import FUSED_FORMS
 from ltcache.methods.families.shared import COSINE
 from ltcache.methods.optimisation import (
     LEAST_STEPS,
@@ -45,6 +52,7 @@ __all__ = [
     "ALIASES",
     "COSINE",
     "FIELDS",
+    "FUSED_FORMS",
     "LEAST_STEPS",
     "METHODS",
     "SMOOTH",
@@ -83,5 +91,6 @@ __all__ = [
     "unknown_setting",
     "with_changes",
     "with_entry",
+    "with_fusion",
     "written_optimisation",
 ]

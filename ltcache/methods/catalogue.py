@@ -15,6 +15,8 @@ from ltcache.methods.families import (
     memory,
     texts,
 )
+from ltcache.methods.families.h2t import FUSED_FORMS
+from ltcache.methods.settings import require_name
 from ltcache.methods.spec import Method
 from ltcache.methods.unavailable import UNAVAILABLE
 
@@ -55,8 +57,8 @@ def method_by_name(name: str) -> Method:
             is a known one that cannot be trained here (with what it would need).
     """
     name = ALIASES.get(name, name)
-    if name in METHODS:
-        return METHODS[name]
+    if (known := known_method(name)) is not None:
+        return known
     if name.lower() in UNAVAILABLE:
         raise UsageError(f"not trainable on cached features: {UNAVAILABLE[name.lower()]}")
     near = nearest_names(name, METHODS)
@@ -66,6 +68,38 @@ def method_by_name(name: str) -> Method:
             f"features {near}"
         )
     raise UsageError(f"unknown method {name!r}; {near}")
+
+
+def known_method(name: str) -> Method | None:
+    """Return the method of a name, or what ``METHOD+FORM`` makes of one; None: there is none.
+
+    Raises:
+        UsageError: the method has no such form (with the reason).
+    """
+    partner, _, form = name.rpartition("+")
+    if name not in METHODS and form in FUSED_FORMS and (base := known_method(partner)) is not None:
+        return with_fusion(base, form)
+    return METHODS.get(name)
+
+
+def with_fusion(method: Method, form: str) -> Method:
+    """Return a form of a method with fusion: the catalogue's, or one that is made of the method.
+
+    Args:
+        form: a key of :data:`FUSED_FORMS`.
+
+    Raises:
+        UsageError: an unknown form, or the method has none (with the reason).
+    """
+    require_name("fusion", form, FUSED_FORMS)
+    name = f"{method.name}+{form}"
+    if name in METHODS:
+        return METHODS[name]
+    fused = FUSED_FORMS[form](method)
+    for known in METHODS.values():
+        if (known.feature, known.stages) == (fused.feature, fused.stages):
+            raise UsageError(f"{name} would be {known.name}: take that name")
+    return fused
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ltcache.methods.catalogue import METHODS
+from ltcache.methods.catalogue import known_method
 from ltcache.methods.settings import SMOOTH, SettingValues
 from ltcache.methods.spec import Method
 from ltcache.methods.stage import MethodStage
@@ -22,7 +22,7 @@ def named(method: Method, before: Method) -> Method:
         before: what it was before the last change, for a method that is in no catalogue.
     """
     name = before.name.partition(" (")[0]
-    base = METHODS.get(name, before)
+    base = known_method(name) or before
     return replace(method, **with_changes(base, _changes(method, base)))
 
 

@@ -54,15 +54,18 @@ def test_overrides_reach_every_method_that_has_them_and_do_not_rename() -> None:
     assert notes == ["optimisation.epochs is no setting of ncm: left out there"]
 
 
-def test_a_fusion_is_the_catalogues_other_form_of_a_method() -> None:
-    found, notes = settings_of(["dr", "ce"], fusion=["none", "h2t"])
-    assert [setting.name for setting in found] == ["dr", "dr+h2t", "ce"]
+def test_a_fusion_is_another_form_of_a_method() -> None:
+    found, notes = settings_of(["dr", "ncm", "sade"], fusion=["none", "h2t"])
+    assert [s.name for s in found] == ["dr", "dr+h2t", "ncm", "sade", "sade+h2t"]
     assert found[1].method.title == METHODS["dr+h2t"].title
-    assert notes == ["there is no ce+h2t: left out"]
-    only, _ = settings_of(["dr"], fusion=["h2t"])
-    assert [setting.name for setting in only] == ["dr+h2t"]
-    with pytest.raises(UsageError, match=r"no form|none of the methods.*dr\+h2t"):
-        settings_of(["ce"], fusion=["none", "h2t"])
+    (note,) = notes
+    assert note.startswith("ncm has no form with fusion") and note.endswith("; left out")
+    only, _ = settings_of(["dr"], fusion=["h2t", "h2t-third"])
+    assert [setting.name for setting in only] == ["dr+h2t", "dr+h2t-third"]
+    with pytest.raises(UsageError, match=r"none of the methods.*'h2t': ncm.*such as dr"):
+        settings_of(["ncm"], fusion=["none", "h2t"])
+    with pytest.raises(UsageError, match="none of the methods.*'h3t'.*known: h2t, h2t-third"):
+        settings_of(["dr"], fusion=["h3t"])
 
 
 def test_a_stage_can_be_named() -> None:

@@ -63,6 +63,14 @@ def test_a_run_is_stored_and_read_under_the_changed_name(tmp_path: Path) -> None
     assert '"method": "logit-adjustment (loss=focal)"' in (tmp_path / "run/run.json").read_text()
 
 
+def test_a_run_of_a_form_that_no_list_has_is_stored_and_read_under_its_name(tmp_path: Path) -> None:
+    cache: Any = FakeCache(long_tail_counts(5, 60, 6))
+    settings = {"optimisation.epochs": 1, "fusion.ratio": 0.5}
+    fit_adapter(cache, "dr+h2t-third", tmp_path / "run", overrides=settings)
+    run = open_run(tmp_path / "run")
+    assert run.method.name == "dr+h2t-third (fusion.ratio=0.5)" and len(run.method.stages) == 3
+
+
 def test_lines_of_an_ablation_say_what_is_changed_in_all_of_them() -> None:
     found, _ = settings_of(["ce", "ncm"], {"loss.gamma": [1, 2]}, overrides={"loss": "focal"})
     names = [setting.name for setting in found]

@@ -8,16 +8,31 @@ from typing import Any
 import pytest
 import torch
 
+from ltcache.errors import UsageError
 from ltcache.fit import fit_head
 from ltcache.heads import HEADS
 from ltcache.losses import LDAM
-from ltcache.methods import METHODS, Optimisation, Train, counts_as_drawn, override
+from ltcache.methods import (
+    METHODS,
+    Optimisation,
+    Train,
+    counts_as_drawn,
+    method_by_name,
+    override,
+    with_fusion,
+)
 from tests.fit.test_catalogue import CONTEXT, COUNTS, TRAIN, VAL, short
 
 FUSED = sorted(name for name in METHODS if name.endswith("+h2t"))
 TWO_STAGES = [name for name in FUSED if len(METHODS[name.removesuffix("+h2t")].stages) == 2]
 ONE_STAGE = sorted({*FUSED} - {*TWO_STAGES})
 BLOCKS = [name for name in ONE_STAGE if name != "ballad+h2t"]  # whose classifier is the texts
+MADE = (
+    *("bbn", "lfme", "ace", "gpaco", "paco", "oltr", "mbj", "ce+cmo", "bsce+cmo", "ride+cmo"),
+    *("vl-ltr", "sade", "sage"),
+)
+FROZEN = {"bbn": "down up", "ace": "down up", "ride+cmo": "down up", "sade": "down up",
+          "sage": "query key value output gamma"}  # fmt: skip
 
 
 def last_of(name: str, settings: dict[str, Any] | None = None) -> Train:
@@ -88,7 +103,7 @@ def test_blocks_train_along_where_they_are_asked_to() -> None:
 @pytest.mark.parametrize("name", TWO_STAGES)
 def test_a_third_stage_fuses_by_cross_entropy_after_the_partners_two(name: str) -> None:
     partner = METHODS[name.removesuffix("+h2t")]
-    *stages, third = METHODS[f"{name}-third"].stages
+    *stages, third = method_by_name(f"{name}-third").stages
     assert tuple(stages) == partner.stages and isinstance(third, Train)
     kept = partner.stages[-1]
     assert isinstance(kept, Train)
@@ -124,3 +139,73 @@ def test_a_whole_head_by_cross_entropy_is_a_few_settings_away(name: str, blocks:
         optimisation=Optimisation(lr=3e-4, weight_decay=0.1, batch=512, epochs=12),
     )
     assert replace(stage, lr_factors={}) == expected
+
+
+@pytest.mark.parametrize("partner", MADE)
+@pytest.mark.filterwarnings("error:the sampler .* already balances")
+def test_a_method_is_made_a_partner_when_it_is_asked_for(partner: str) -> None:
+    method = method_by_name(f"{partner}+h2t")
+    assert method == with_fusion(METHODS[partner], "h2t") and method.name not in METHODS
+    *before, fused = method.stages
+    assert isinstance(fused, Train) and (fused.init, fused.fusion) == ("previous", ("h2t",))
+    assert (fused.sampler, fused.partner) == ("class_balanced", "instance")
+    trained = {name for name, factor in fused.lr_factors.items() if factor == 0}
+    assert trained == set(FROZEN.get(partner, "").split())
+    options = short(method)
+    first = fit_head(
+        replace(options, stages=options.stages[: len(before)]), TRAIN, CONTEXT, val=VAL
+    )
+    found = fit_head(options, TRAIN, CONTEXT, val=VAL)
+    features = found.transform(VAL.features)
+    assert not torch.equal(found.head(features), first.head(features))
+    off = fit_head(override(method, method.ablation), TRAIN, CONTEXT, val=VAL)
+    assert not torch.equal(found.head(features), off.head(features))
+    if partner in FROZEN:
+        assert torch.equal(found.head.represent(features), first.head.represent(features))
+
+
+@pytest.mark.parametrize(
+    ("partner", "loss", "objective"),
+    [
+        ("bsce+cmo", "cross_entropy", "mean"),  # balanced softmax corrects the prior
+        ("sade", "cross_entropy", "mean"),
+        ("lfme", "cross_entropy", "mean"),  # its experts are not the stage before
+        ("focal", "focal", "mean"),
+        ("ride+cmo", "ldam", "ride"),
+        ("oltr", "cross_entropy", "oltr"),
+        ("vl-ltr", "cross_entropy", "each_expert"),
+    ],
+)
+def test_a_partner_keeps_its_loss_unless_classes_would_be_corrected_twice(
+    partner: str, loss: str, objective: str
+) -> None:
+    method = method_by_name(f"{partner}+h2t")
+    fused, own = method.stages[-1], METHODS[partner].stages[-1]
+    assert isinstance(fused, Train) and isinstance(own, Train)
+    assert (fused.loss, fused.objective) == (loss, objective)
+    replaced = (own.loss, own.objective) != (loss, objective)
+    assert ("takes plain cross entropy" in method.differs) == replaced
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("tade+h2t", "last stage is adjust"),
+        ("post-ot+h2t", "last stage is adjust"),
+        ("ncm+h2t", "last stage is solve"),
+        ("dr+h2t+h2t", "fuses by H2T already"),
+        ("ce+h2t", r"would be dr\+h2t"),
+        ("sade+h2t-third", r"no second stage.*take sade\+h2t"),
+        ("nothing+h2t", "unknown method"),
+    ],
+)
+def test_what_is_no_partner_says_why(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        method_by_name(name)
+
+
+def test_a_form_that_is_made_keeps_its_name_and_tells_its_changes() -> None:
+    method = method_by_name("dr+h2t-third")
+    assert override(method, None).name == "dr+h2t-third"
+    changed = override(override(method, {"fusion.ratio": 0.5}), {"sampler": "class_aware"})
+    assert changed.name == "dr+h2t-third (sampler=class_aware, fusion.ratio=0.5)"

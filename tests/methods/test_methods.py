@@ -72,7 +72,7 @@ def test_a_known_method_that_cannot_be_trained_says_what_it_needs(name: str) -> 
 
 def test_settings_reach_every_stage_and_fusion() -> None:
     settings = {"stages.0.loss": "focal", "stages.0.loss.gamma": 1, "fusion.ratio": "0.5"}
-    method = override(METHODS["dr+h2t-third"], {**settings, "sampler": "class_aware"})
+    method = override(method_by_name("dr+h2t-third"), {**settings, "sampler": "class_aware"})
     first, middle, last = method.stages
     assert first.loss_options["gamma"] == 1.0 and middle.loss == "cross_entropy"
     assert last.fusion_options == {"ratio": 0.5} and last.sampler == "class_aware"
