@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from ltcache.errors import FitError
 from ltcache.records import one_line
 
+_TOKEN_ROWS = 1024  # of which the rest of an encoder is computed at once
+
 NO_TEXTS = (
     "add them with ltcache prompts; an image-only encoder has none, so take another method or "
     "init, or mix a run with the zero-shot of a dual encoder's cache (ltcache ensemble)"
@@ -40,6 +42,12 @@ class TokenMap:
     class_token: bool
     width: int
     rest: Callable[[Tensor], Tensor] | None = None
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """Return what the rest of the encoder makes of tokens (N, T, D): (N, D')."""
+        if self.rest is None:
+            raise FitError("a head on tokens needs the rest of the encoder, which is not known")
+        return torch.cat([self.rest(part) for part in tokens.split(_TOKEN_ROWS)])
 
 
 @one_line
@@ -68,6 +76,11 @@ class HeadContext:
     directions: Tensor | None = None
     tokens: TokenMap | None = None
     sentences: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Dimension of the vectors: that of the features, or of what follows their tokens."""
+        return self.dim if self.tokens is None else self.tokens.width
 
     def text_directions(self) -> Tensor:
         """Return unit class directions in the space of the features, (C, D).
@@ -185,7 +198,7 @@ class Head(nn.Module):
 
     def __init__(self, context: HeadContext) -> None:
         super().__init__()
-        self.dim = context.dim
+        self.dim, self.width = context.dim, context.width
         self.num_classes = context.num_classes
         for name in (*self.keeps, *self.may_keep):
             value = context.kept(name)
@@ -285,9 +298,9 @@ class Head(nn.Module):
             )
 
     def random_weight(self, generator: Generator) -> Tensor:
-        """Return (C, D) uniform in +-1/sqrt(D), the default of torch's Linear."""
-        bound = self.dim**-0.5
-        return (torch.rand(self.num_classes, self.dim, generator=generator) * 2 - 1) * bound
+        """Return (C, D') uniform in +-1/sqrt(D'), the default of torch's Linear."""
+        bound = self.width**-0.5
+        return (torch.rand(self.num_classes, self.width, generator=generator) * 2 - 1) * bound
 
     def set_weight(self, weight: Tensor) -> None:
         """Take a class weight (C, D) as the start; heads that have none override ``initialise``."""

@@ -10,7 +10,7 @@ from ltcache.heads.base import AffineWeights, Head, HeadContext
 
 
 class LinearHead(Head):
-    """z = W f + b.
+    """z = W f + b; of tokens (N, T, D), f is what the rest of the encoder makes of them.
 
     Args:
         bias: whether there is a b.
@@ -21,9 +21,14 @@ class LinearHead(Head):
 
     def __init__(self, context: HeadContext, *, bias: bool = True) -> None:
         super().__init__(context)
-        self.weight = nn.Parameter(torch.zeros(context.num_classes, context.dim))
+        self._map = context.tokens
+        self.weight = nn.Parameter(torch.zeros(context.num_classes, self.width))
         self.bias_vector = nn.Parameter(torch.zeros(context.num_classes)) if bias else None
         self.bias = bias
+
+    def represent(self, features: Tensor) -> Tensor:
+        """See :meth:`Head.represent`."""
+        return (features if self._map is None else self._map.vectors(features))[None]
 
     def classify(self, representation: Tensor) -> Tensor:
         """See :meth:`Head.classify`."""
@@ -48,7 +53,7 @@ class LinearHead(Head):
         product = previous.affine()
         if product is None or product.weight.shape != self.weight.shape:
             raise FitError(f"LinearHead cannot start from a {type(previous).__name__}")
-        length = self.dim**0.5 if previous.unit_rows else 1.0
+        length = self.width**0.5 if previous.unit_rows else 1.0
         self.set_weight(product.weight / length)
         if self.bias_vector is not None and product.bias is not None:
             self.bias_vector.copy_(product.bias)

@@ -3,6 +3,7 @@ Large-scale long-tailed recognition in an open world, CVPR 2019)."""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads.base import Head, HeadContext
+from ltcache.heads.modulated import ModulatedAttention
 from ltcache.heads.recalibrated import product_before
 from ltcache.heads.scored import uniform
 
+_BLOCK = 1024  # rows of tokens at once
 _NEAREST = 1e-6  # the least distance to a centroid: a row may be the only one of its class
 
 
@@ -28,9 +31,16 @@ class MetaEmbeddingHead(Head):
 
     Logits carry no gradient to M: it moves by the objective ``oltr``, or stays.
 
+    Of tokens (N, T, D), v is what the rest of the encoder makes of them.
+
     Args:
         scale: s. reach: numerator of r.
         meta: False: u = v, a squashed cosine classifier without memory.
+        attention: of tokens: modulated attention on their map before the rest of the encoder; a
+            class token stands beside it.
+
+    Raises:
+        FitError: a reach that is not positive, or an attention on features that are no tokens.
     """
 
     fixed_representation = True
@@ -39,19 +49,44 @@ class MetaEmbeddingHead(Head):
     equation = "z_c = s <u/(1+|u|), w_c/|w_c|>, u = r (v + tanh(W_s v + b_s) * softmax(W_h v) M)"
 
     def __init__(
-        self, context: HeadContext, *, scale: float = 16.0, reach: float = 10.0, meta: bool = True
+        self,
+        context: HeadContext,
+        *,
+        scale: float = 16.0,
+        reach: float = 10.0,
+        meta: bool = True,
+        attention: bool = False,
     ) -> None:
         super().__init__(context)
         if reach <= 0:
             raise FitError(f"head.reach={reach} must be positive")
-        self.scale, self.reach, self.meta = scale, reach, meta
-        classes, dim = context.num_classes, context.dim
+        self.scale, self.reach, self.meta, self.attention = scale, reach, meta, attention
+        self._map, self.modulated = context.tokens, None
+        if attention:
+            if context.tokens is None:
+                raise FitError(
+                    "head.attention=true attends to a map of tokens: extract them with --fields "
+                    "tokens, and set feature.field=tokens and feature.transform=none"
+                )
+            self.modulated = ModulatedAttention(context.dim, math.prod(context.tokens.grid))
+            self.fixed_representation = False  # type: ignore[misc]
+        classes, dim = context.num_classes, self.width
         self.weight = nn.Parameter(torch.zeros(classes, dim))
         self.memory = nn.Parameter(torch.zeros(classes, dim))
         self.recall_weight = nn.Parameter(torch.zeros(classes, dim))  # W_h
         self.recall_bias = nn.Parameter(torch.zeros(classes))
         self.select_weight = nn.Parameter(torch.zeros(dim, dim))  # W_s
         self.select_bias = nn.Parameter(torch.zeros(dim))
+
+    def represent(self, features: Tensor) -> Tensor:
+        """Return v, (1, N, D')."""
+        if self._map is None:
+            return features[None]
+        if self.modulated is not None:
+            first = int(self._map.class_token)
+            field = self.modulated(features[:, first:])
+            features = torch.cat([features[:, :first], field], dim=1)
+        return self._map.vectors(features)[None]
 
     def embed(self, features: Tensor) -> Tensor:
         """Return the meta-embedding u, (..., D), of features (..., D)."""
@@ -98,10 +133,13 @@ class MetaEmbeddingHead(Head):
             )
         with torch.no_grad():
             for matrix in (self.weight, self.select_weight, self.recall_weight):
-                matrix.copy_(uniform(tuple(matrix.shape), self.dim, generator))
+                matrix.copy_(uniform(tuple(matrix.shape), self.width, generator))
             self.select_bias.zero_()
             self.recall_bias.zero_()
-            self.memory.copy_(_centroids(features, labels, self.num_classes))
+            if self.modulated is not None:
+                self.modulated.start(generator)
+            rows = torch.cat([self.represent(part)[0] for part in features.split(_BLOCK)])
+            self.memory.copy_(_centroids(rows, labels, self.num_classes))
 
     @torch.no_grad()
     def adopt(self, previous: Head) -> None:

@@ -32,7 +32,16 @@ class FeatureTransform(nn.Module):
         self.register_buffer("std", torch.ones(dim))
 
     def fit(self, features: Tensor) -> FeatureTransform:
-        """Take the statistics of training rows (N, D); a constant channel keeps deviation 1."""
+        """Take the statistics of training rows (N, D); a constant channel keeps deviation 1.
+
+        Raises:
+            FitError: rows of tokens, which the rest of the encoder takes as they are.
+        """
+        if features.ndim > 2 and self.kind != "none":
+            raise FitError(
+                f"feature.transform={self.kind} is for vectors, and the rest of the encoder takes "
+                "tokens as they are: set feature.transform=none"
+            )
         if self.kind in ("standardize", "center_l2"):
             self.mean.copy_(features.mean(dim=0))
         if self.kind == "standardize":

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ltcache.cache import Cache, open_cache
+from ltcache.errors import FitError
 from ltcache.evaluate import evaluate
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
@@ -64,3 +65,37 @@ def test_training_moves_the_gate_and_the_run_stands_alone(cache: Cache, tmp_path
     tokens = cache.features("test", "tokens")
     assert np.array_equal(again.logits(tokens), run.logits(tokens))
     assert evaluate(again, cache, split="test") == run.metrics["test"]
+
+
+OLTR = {"feature.field": "tokens", "feature.transform": "none", "head.attention": True,
+        "stages.0.optimisation.epochs": 2, "optimisation.epochs": 2,
+        "optimisation.lr": 0.01}  # fmt: skip
+
+
+def test_oltr_attends_to_tokens_between_the_linear_stage_and_the_memory(
+    cache: Cache, tmp_path: Path
+) -> None:
+    run = fit_adapter(cache, "oltr", tmp_path / "run", overrides=OLTR)
+    assert run.method.name == (
+        "oltr (head.attention=true, feature.field=tokens, feature.transform=none)"
+    )
+    assert torch.count_nonzero(run.head.state_dict()["modulated.mask.weight"]) > 0
+    again = open_run(tmp_path / "run")
+    tokens = cache.features("test", "tokens")
+    assert np.array_equal(again.logits(tokens), run.logits(tokens))
+    off = fit_adapter(cache, "oltr", overrides={**OLTR, "head.attention": False})
+    assert not np.array_equal(off.logits(tokens), run.logits(tokens))
+
+
+def test_a_linear_head_on_tokens_is_one_on_the_embedding(cache: Cache) -> None:
+    same = {"feature.transform": "none", "optimisation.epochs": 2}
+    on_map = fit_adapter(cache, "ce", overrides={**same, "feature.field": "tokens"})
+    plain = fit_adapter(cache, "ce", overrides={**same, "feature.field": "embedding"})
+    tokens, embedding = cache.features("test", "tokens"), cache.features("test", "embedding")
+    difference = np.abs(on_map.logits(tokens) - plain.logits(embedding)).max()
+    assert difference < 0.02 * np.abs(plain.logits(embedding)).max() + 1e-3
+
+
+def test_tokens_are_taken_as_they_are(cache: Cache) -> None:
+    with pytest.raises(FitError, match="takes tokens as they are: set feature.transform=none"):
+        fit_adapter(cache, "tin", overrides={**GATED, "feature.transform": "l2"})

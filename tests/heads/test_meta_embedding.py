@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
 from ltcache.errors import FitError
-from ltcache.heads import HEADS, MetaEmbeddingHead
+from ltcache.heads import HEADS, MetaEmbeddingHead, TokenMap
 from tests.heads.started import CLASSES, DIM, disturbed, make_context, make_rows, started
 
 
@@ -118,3 +120,78 @@ def test_what_it_refuses() -> None:
         head.adopt(started("experts"))
     with pytest.raises(FitError, match=r"head\.reach=0\.0 must be positive"):
         HEADS["meta_embedding"](make_context(), reach=0.0)
+
+
+GRID, WIDTH = (2, 3), 4
+END = torch.randn(WIDTH, DIM, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
+def _rest(tokens: torch.Tensor) -> torch.Tensor:
+    """Return a class token and the mean of the map, brought to another width."""
+    return (tokens[:, 0] + tokens[:, 1:].mean(dim=1)) @ END.to(tokens).T
+
+
+def _on_tokens(**options: Any) -> tuple[MetaEmbeddingHead, torch.Tensor]:
+    """Return a head that has just started, and tokens, a class token before a map of 2 x 3."""
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randn(20, 7, DIM, generator=generator, dtype=torch.float64)
+    context = replace(make_context(), tokens=TokenMap(GRID, True, WIDTH, _rest))
+    head = MetaEmbeddingHead(context, **options).double()
+    head.initialise("random", tokens, make_rows()[1], generator, context)
+    return head.eval(), tokens
+
+
+def test_the_attention_starts_as_an_exact_identity() -> None:
+    head, tokens = _on_tokens(attention=True)
+    assert torch.equal(head.represent(tokens)[0], _rest(tokens))
+    plain, _ = _on_tokens()
+    assert torch.equal(plain.represent(tokens), head.represent(tokens))
+    assert torch.equal(plain.memory, head.memory) and head.memory.shape == (CLASSES, WIDTH)
+
+
+def test_the_attention_is_that_of_the_formula() -> None:
+    head, tokens = _on_tokens(attention=True)
+    disturbed(head, 0.5)
+    p = {k.removeprefix("modulated."): v.tolist() for k, v in head.state_dict().items()}
+
+    def layer(name: str, row: list[float]) -> list[float]:
+        products = [sum(a * b for a, b in zip(w, row, strict=True)) for w in p[f"{name}.weight"]]
+        return [a + b for a, b in zip(products, p[f"{name}.bias"], strict=True)]
+
+    expected = []
+    for row in tokens.tolist():
+        field = row[1:]
+        theta, phi, value = ([layer(n, x) for x in field] for n in ("theta", "phi", "value"))
+        where = _softmax(layer("spatial", [number for x in field for number in x]))
+        changed = []
+        for t, x in enumerate(field):
+            near = _softmax([sum(a * b for a, b in zip(theta[t], o, strict=True)) for o in phi])
+            mixed = [sum(n * v[k] for n, v in zip(near, value, strict=True)) for k in range(3)]
+            mask = layer("mask", mixed)
+            changed.append([a + where[t] * b for a, b in zip(x, mask, strict=True)])
+        expected.append([row[0], *changed])
+    found = head.represent(tokens)[0].detach().numpy()
+    np.testing.assert_allclose(
+        found, _rest(torch.tensor(expected, dtype=torch.float64)).numpy(), atol=1e-12
+    )
+
+
+def test_the_attention_learns_and_its_gradient_is_right() -> None:
+    head, tokens = _on_tokens(attention=True)
+    disturbed(head, 0.1)
+    assert head.modulated is not None
+    trained = {f"modulated.{n}": p for n, p in head.modulated.named_parameters()}
+    values = [p.detach().requires_grad_() for p in trained.values()]
+
+    def logits(*moved: torch.Tensor) -> torch.Tensor:
+        return functional_call(head, dict(zip(trained, moved, strict=True)), (tokens[:2],))
+
+    assert torch.autograd.gradcheck(logits, tuple(values))
+
+
+def test_an_attention_needs_tokens_and_what_follows_them() -> None:
+    with pytest.raises(FitError, match="--fields tokens"):
+        started("meta_embedding", attention=True)
+    context = replace(make_context(), tokens=TokenMap(GRID, True, WIDTH))
+    with pytest.raises(FitError, match="the rest of the encoder"):
+        MetaEmbeddingHead(context)(torch.zeros(2, 7, DIM))

@@ -27,8 +27,9 @@ METHODS: tuple[Method, ...] = (
         "CVPR 2019",
         fidelity="analogue",
         differs="The features are a frozen encoder's, so that the centroid loss moves the memory "
-        "alone, and channels are standardised; the modulated attention on feature maps is left "
-        "out, as is the open-set threshold. AdamW for SGD.",
+        "alone, and channels are standardised; the modulated attention is off unless -s "
+        "feature.field=tokens -s feature.transform=none -s head.attention=true ask for it on a "
+        "cache with tokens; the open-set threshold is left out. AdamW for SGD.",
         mechanism="a meta-embedding: the feature, completed from a memory of centroids and scaled "
         "by how near the nearest centroid is",
         ablation={"head.meta": False},
