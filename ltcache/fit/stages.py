@@ -14,6 +14,7 @@ from ltcache.adjustments import ADJUSTMENTS, WEIGHT_TRANSFORMS
 from ltcache.errors import FitError
 from ltcache.fit.convex import solve
 from ltcache.fit.rows import LabelledRows
+from ltcache.fit.soup import train_soup
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import TrainingOutcome, choose_by, train_head
@@ -69,6 +70,8 @@ class StageTraining:
 
     def train(self, stop_after: int | None) -> TrainingOutcome:
         """Train the head in place; see :func:`ltcache.fit.train.train_head`."""
+        if self.stage.soup > 0:
+            return train_soup(self.head, self.stage, self.task, _trained_from)
         if self.stage.optimisation.optimiser == "lbfgs":
             return solve(self.head, self.objective, self.stage, self.task)
         return train_head(self.head, self.objective, self.stage, self.task, stop_after)
@@ -79,6 +82,7 @@ class StageTraining:
         choice = {"epoch": trained.best_epoch}
         how, rows = self.stage.optimisation, len(self.task.rows)
         steps = trained.best_epoch * (1 if how.optimiser == "lbfgs" else how.steps_per_epoch(rows))
+        steps = steps if trained.steps is None else trained.steps
         return StageResult(self.head, residual, choice, self.init, trained.history, steps=steps)
 
 
@@ -102,6 +106,11 @@ def _start(task: StageInput, head: Head, previous: Head | None) -> TrainingStart
 
     val = None if task.val is None else batch(task.val)
     return TrainingStart(head, previous, batch(task.rows), val, task.stream(3))
+
+
+def _trained_from(stage: Train, task: StageInput, start: Head) -> tuple[Head, TrainingOutcome]:
+    training = ready(stage, task, start)
+    return training.head, training.train(None)
 
 
 def run_train(stage: Train, task: StageInput, previous: Head | None, choice: Choice) -> StageResult:

@@ -30,10 +30,12 @@ _BLOCK = 8192  # rows predicted at once
 @one_line
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a loop leaves: one record per epoch, and the epoch (from 1) that was kept."""
+    """What a loop leaves: one record per epoch, the epoch (from 1) that was kept, and the gradient
+    steps up to it where these are not as many in each epoch."""
 
     history: list[EpochRecord]
     best_epoch: int
+    steps: int | None = None
 
 
 def train_head(

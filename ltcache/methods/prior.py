@@ -71,8 +71,8 @@ def _how_it_corrects(stage: Train) -> tuple[str, str, str, str]:
 
 def residual_prior(stage: Train, loss: Loss) -> float | None:
     """Return the exponent a of the prior n**a that the stage's logits carry at the end; None: an
-    objective, a fusion that mixes rows of two samplers, or composites, whose second labels are of
-    all classes equally often, leave what nobody can state."""
+    objective, a fusion that mixes rows of two samplers, composites, whose second labels are of all
+    classes equally often, or a soup of subsets leave what nobody can state."""
     corrects = OBJECTIVES[stage.objective].corrects
     fusions = [FUSIONS[name] for name in stage.fusion]
     if corrects == "full":
@@ -80,7 +80,8 @@ def residual_prior(stage: Train, loss: Loss) -> float | None:
     mixed = stage.composites > 0 or any(f.mixes_labels and f.needs_partner for f in fusions)
     if corrects == "partial" or mixed:
         return None
-    return loss.residual_prior(SAMPLERS[stage.sampler].exponent)
+    left = loss.residual_prior(SAMPLERS[stage.sampler].exponent)
+    return left if stage.soup == 0 or left == 0 else None
 
 
 _WITHOUT = {"loss": "loss=cross_entropy", "objective": "objective=mean"}

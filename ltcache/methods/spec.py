@@ -132,6 +132,9 @@ class Train(MethodStage):
         composites: probability that a batch is replaced by composites of its rows, in the middle
             epochs (:class:`ltcache.fit.composites.CompositeSchedule`); their view is
             ``feature.composites``.
+        soup: share a with which each head enters the average of heads that are trained on balanced
+            subsets of the rows (:func:`ltcache.fit.soup.train_soup`); 0: one head on all rows.
+        subsets: of a soup; None: sizes that double.
         lr_factors: beginning of a parameter's name -> factor on its learning rate; 0 freezes it.
         optimisation: see :class:`Optimisation`.
     """
@@ -158,12 +161,18 @@ class Train(MethodStage):
     fusion: tuple[str, ...] = ()
     fusion_options: Mapping[str, Any] = field(default_factory=dict)
     composites: float = 0.0
+    soup: float = 0.0
+    subsets: int | None = None
     lr_factors: Mapping[str, float] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
 
     def __post_init__(self) -> None:
         if not 0 <= self.composites <= 1:
             raise UsageError(f"composites={self.composites} is a probability, 0 to 1")
+        if not 0 <= self.soup <= 1 or (self.subsets is not None and self.subsets < 1):
+            raise UsageError(
+                f"soup={self.soup} is a share, 0 to 1, of at least 1 of subsets={self.subsets}"
+            )
 
     def may_start_from_prompts(self) -> bool:
         """See :meth:`MethodStage.may_start_from_prompts`."""
@@ -183,8 +192,8 @@ class Train(MethodStage):
     def to_plain(self) -> dict[str, Any]:
         """See :meth:`MethodStage.to_plain`."""
         plain = super().to_plain()
-        if plain["composites"] == 0:  # as records have it that know of none
-            del plain["composites"]
+        lacked = (("composites", 0.0), ("soup", 0.0), ("subsets", None))
+        plain = {k: v for k, v in plain.items() if (k, v) not in lacked}  # as earlier records have
         return {**plain, "optimisation": written_optimisation(plain["optimisation"])}
 
     @classmethod

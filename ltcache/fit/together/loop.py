@@ -30,11 +30,11 @@ from ltcache.sampling import RowsByClass
 def shared_architecture(training: StageTraining) -> tuple[Any, ...] | None:
     """Return what runs must have in common to be one problem; None: this one must run alone.
 
-    Alone are fusions, composites, the full-batch solver, objectives that keep a state, and losses
-    with a state or noise but no closed form.
+    Alone are fusions, composites, soups, the full-batch solver, objectives that keep a state, and
+    losses with a state or noise but no closed form.
     """
     head, objective, stage, task = training.head, training.objective, training.stage, training.task
-    alone = stage.optimisation.optimiser == "lbfgs" or stage.composites > 0
+    alone = stage.optimisation.optimiser == "lbfgs" or stage.composites > 0 or stage.soup > 0
     if alone or stage.fusion or stage.partner is not None or objective.keeps_state:
         return None
     parameters_to_train(head, stage)  # freezes

@@ -17,6 +17,7 @@ from ltcache.methods.optimisation import Optimisation
 from ltcache.methods.spec import Adjust, Estimate, Method, Solve, Train
 
 _BALLAD = Optimisation(optimiser="sgd", lr=0.2, weight_decay=5e-4, batch=512, epochs=40)
+_SUBSET = replace(COSINE, batch=128, epochs=10, min_steps=100)
 _ALPHAS = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1, 2))
 
 
@@ -73,6 +74,38 @@ METHODS = (
         "random crops of the cache (extract --views rrc:16), where it has any, for new ones in "
         "every epoch, else one central crop of each image; class means are the start where the "
         "cache has no class texts.",
+    ),
+    Method(
+        name="lt-soups",
+        title="average of cosine heads trained on balanced subsets, carried on with all rows",
+        feature=UNIT,
+        stages=(
+            first(
+                "cosine",
+                head_options={"scale": 25.0},
+                init="text|class_mean",
+                loss="logit_adjustment",
+                soup=0.7,
+                optimisation=_SUBSET,
+            ),
+            first(
+                "cosine",
+                head_options={"scale": 25.0},
+                init="previous",
+                loss="logit_adjustment",
+                optimisation=_SUBSET,
+            ),
+        ),
+        reference="Aminbeidokhti et al., LT-Soups: Bridging head and tail classes via subsampled "
+        "model soups, NeurIPS 2025",
+        fidelity="analogue",
+        differs="The encoder is frozen, so that heads alone are averaged, where the original "
+        "averages tuned encoders with them; subsets double until the last one has all rows, for "
+        "released exponents per data set; one training of each, to its end, for two averages over "
+        "steps at the epoch that validation data choose. Class means are the start where the cache "
+        "has no class texts.",
+        mechanism="weights averaged over subsets from balanced to as imbalanced as the data",
+        ablation={"stages.0.soup": 0.0},
     ),
     ballad("text"),
     Method(
