@@ -35,6 +35,7 @@ class PredictedRows:
     @classmethod
     def on_one_view(cls, split: str, features: Tensor, seed: int = 0) -> PredictedRows:
         """Return rows of which nothing is known but features (N, v, D) on the view predicted."""
+        here = "view of prediction"
 
         def crops(view: str) -> Tensor:
             if view != here:
@@ -45,7 +46,6 @@ class PredictedRows:
                 )
             return features
 
-        here = "view of prediction"
         return cls(split, here, crops, seed)
 
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ImageError
-from ltcache.images.views import View, draws
+from ltcache.images.views import View, draws, draws_of
 from ltcache.records import bytes_digest, canonical_json, one_line
 
 _STREAM = 1  # keeps these numbers apart from those of random crops with the same seed
@@ -115,14 +115,13 @@ class PartnerRows:
         self, view: View, contents: Sequence[str], size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return partners, int64 (n, K), and shares, float64 (n, K), of n backgrounds."""
-        drawn = [
-            [self.draw(view, content, number, size) for number in range(view.crops)]
-            for content in contents
-        ]
-        shape = (len(contents), view.crops)
-        partners = np.array([[one.partner for one in row] for row in drawn], np.int64)
-        shares = np.array([[one.share for one in row] for row in drawn], np.float64)
-        return partners.reshape(shape), shares.reshape(shape)
+        uniform = draws_of(view.seed, contents, view.crops, _STREAM)  # (n, K, 8)
+        which, inside, left_of_it, across, down = np.moveaxis(uniform, 2, 0)[:5]
+        first, last = np.moveaxis(self._bounds[(which * len(self._bounds)).astype(int)], 2, 0)
+        side, (height, width) = np.sqrt(1 - left_of_it), size
+        covered = _overlap(width, side, across) * _overlap(height, side, down)
+        partners = first + (inside * (last - first)).astype(int)
+        return partners, 1 - covered / (height * width)
 
     @cached_property
     def _bounds(self) -> np.ndarray:
@@ -207,6 +206,12 @@ def paste_over(pixels: np.ndarray, other: np.ndarray, box: PixelBox) -> None:
     """Put what ``other`` shows in a box into ``pixels``, both (3, H, W), in place."""
     left, top, right, bottom = box
     pixels[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+
+
+def _overlap(size: int, side: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return how many pixels of a side boxes of :func:`paste_box` cover, (n, K)."""
+    middle, half = (centre * size).astype(int), (size * side).astype(int) // 2
+    return np.minimum(middle + half, size) - np.maximum(middle - half, 0)
 
 
 def _texts(column: pa.ChunkedArray) -> pa.StringArray:

@@ -102,6 +102,19 @@ def test_a_draw_is_the_plain_formula() -> None:
             assert found.share == pytest.approx(1 - (right - left) * (bottom - top) / (30 * 44))
 
 
+@pytest.mark.parametrize("size", [(30, 44), (224, 224), (1, 1)])
+def test_all_draws_at_once_are_those_of_a_loop_bit_for_bit(size: tuple[int, int]) -> None:
+    partners, view = PartnerRows.of(table()), View("cmo:3", 7)
+    contents = [sha(image) for image in range(200)]
+    found, shares = partners.draw_all(view, contents, size)
+    assert found.shape == shares.shape == (200, 3)
+    for image, content in enumerate(contents):
+        for number in range(3):
+            one = partners.draw(view, content, number, size)
+            assert (found[image, number], shares[image, number]) == (one.partner, one.share)
+    assert partners.draw_all(view, [], size)[0].shape == (0, 3)
+
+
 def test_the_mean_share_is_that_of_clipped_boxes() -> None:
     rng = np.random.default_rng(0)
     areas = []

@@ -15,7 +15,7 @@ from torchvision import transforms
 from ltcache.errors import UsageError
 from ltcache.images import Preprocessing, View, decode, decode_views, parse_views
 from ltcache.images.preprocessing import MAX_PIXELS
-from ltcache.images.views import RATIO, SCALE, draws, random_box
+from ltcache.images.views import RATIO, SCALE, draws, draws_of, random_box
 
 SHA = hashlib.sha256(b"an image").hexdigest()
 
@@ -165,3 +165,11 @@ def test_identities_tell_views_apart() -> None:
 def test_unknown_views_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="view"):
         View(name)
+
+
+@given(st.integers(0, 2**63), st.integers(0, 3), st.lists(st.binary(max_size=3), max_size=4))
+def test_draws_of_many_images_are_those_of_each(seed: int, stream: int, files: list[bytes]) -> None:
+    contents = ["", *(hashlib.sha256(data).hexdigest() for data in files)]
+    found = draws_of(seed, contents, 3, stream)
+    loop = [[draws(seed, content, k, stream)[:8] for k in range(3)] for content in contents]
+    assert np.array_equal(found, np.array(loop))

@@ -140,7 +140,8 @@ METHODS = (
         "for long-tailed classification, ECCV 2020",
         fidelity="analogue",
         differs=f"{_FEATURE_LEVEL}; the student is a linear head. The bounds of its curriculum are "
-        "the ratios of the groups' mean counts, of which the released code has two as constants.",
+        "the ratios of the groups' mean counts, of which the released code has two as constants. "
+        "Without validation rows the student's progress is judged on its training rows.",
         mechanism="distillation from experts of groups of classes",
         ablation={"stages.1.objective.distil": 0.0},
     ),
