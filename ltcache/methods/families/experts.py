@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltcache.methods.families.shared import CE, first
-from ltcache.methods.optimisation import Optimisation
+from ltcache.methods.optimisation import LEAST_STEPS, Optimisation
 from ltcache.methods.spec import Adjust, Method
 
-# Larger batches and fewer steps than a single head: a step moves millions of numbers. On fewer rows
-# than Emoji-LT's it is the floor on steps that counts, not the epochs.
-_EXPERTS = Optimisation(lr=2e-3, weight_decay=0.1, batch=512, epochs=12)
+# Larger batches and fewer steps than a single head: a step moves millions of numbers. Below 7,700
+# rows it is the floor on steps that counts, not the epochs. With 192 steps for 96 ride gained 1.1
+# points on CLIP features of 1,649 photographs and 2.7 on 674 tiles, lost 0.4 on 2,640 photographs
+# of groceries, and sade did not change; 400 and 800 steps brought no more.
+_EXPERTS = Optimisation(lr=2e-3, weight_decay=0.1, batch=512, epochs=12, min_steps=2 * LEAST_STEPS)
 
 _FEATURE_LEVEL = (
     "Feature level: the experts share the frozen encoder and differ in a small residual block, "
