@@ -61,6 +61,12 @@ if TYPE_CHECKING:
 )
 @click.option("--retry-failed", is_flag=True, help="Try images again that failed before.")
 @click.option("--rehash", is_flag=True, help="Look for images that changed under their names.")
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="This process is the I-th, from 1, of N that extract into one cache. Not needed under "
+    "torchrun, srun and mpirun and in Slurm's job arrays.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
 @option_rules(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.errors import UsageError
+from ltcache.process import launched_process
 
 _PRECISIONS = ["fp32", "bf16", "fp16"]
 _PRECISION = "optimisation.precision"
@@ -107,7 +107,7 @@ def command(
 
     overrides = _overrides(settings, options.pop("precision"))
     options |= {"overrides": overrides, "resume": not options.pop("restart")}
-    first = not int(os.environ.get("RANK", "0"))
+    first = launched_process().first
     root, label_column = options.pop("root"), options.pop("label_column")
     manifest = read_manifest(source, root=root, label_column=label_column)
     if first:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
 from ltcache.encoder.child import TunedCheckpoint, is_checkpoint, read_checkpoint
 from ltcache.encoder.choice import EncoderChoice
-from ltcache.encoder.device import choose_device
+from ltcache.encoder.device import choose_device, own_device
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
 from ltcache.encoder.load import (
@@ -49,6 +49,7 @@ __all__ = [
     "mix_weights",
     "openai_simple_templates",
     "openai_templates",
+    "own_device",
     "portable",
     "read_checkpoint",
     "recorded_encoder",

@@ -48,6 +48,22 @@ def choose_device(device: str) -> torch.device:
     return place
 
 
+def own_device(device: str, local_rank: int) -> str:
+    """Return the device of one of several processes on a machine: GPUs are dealt out in turn.
+
+    A GPU that is chosen here becomes torch's current one: what names no device would else take
+    memory of the first GPU in every process.
+
+    Args:
+        local_rank: number of the process on this machine; a process that sees one GPU takes that.
+    """
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    place = f"cuda:{local_rank % torch.cuda.device_count()}"
+    torch.cuda.set_device(place)
+    return place
+
+
 def numerics_of(device: torch.device, precision: str, memory_format: str) -> Mapping[str, Any]:
     """Return what the last bits of features depend on besides the encoder's identity."""
     return {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ltcache.cache import Plan, ShardRecord, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
+from ltcache.extract.order import joined_by_hand, own_part_first
 from ltcache.extract.report import ExtractionProgress, StageSeconds
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.shard import ShardQueue
@@ -18,15 +18,12 @@ from ltcache.extract.writer import write_shards
 from ltcache.images import open_store
 from ltcache.records import remove_leftovers
 
-if TYPE_CHECKING:
-    pass
-
 
 def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) -> int:
     """Encode a queue's shards that are not committed yet.
 
-    Processes that join a plan begin in the middle of what is left and pass over what another one
-    has committed meanwhile; at worst a shard is encoded twice, to the same bytes.
+    Each process takes its own part first (:mod:`ltcache.extract.order`) and passes over what
+    another one has committed meanwhile; at worst a shard is encoded twice, to the same bytes.
 
     Returns:
         The number of images that were encoded, those of each view counted apart.
@@ -38,8 +35,11 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
     failed = _failures(queue)
     store = open_store(queue.root)
     encoded, started, first = 0, time.perf_counter(), done
-    while todo := queue.todo():
-        order = todo if queue.alone else todo[len(todo) // 2 :] + todo[: len(todo) // 2]
+    mine = request.part
+    if mine.size == 1 and not queue.alone:
+        mine = joined_by_hand()
+    while todo := {work.shard: work for work in queue.todo()}:
+        order = [todo[shard] for shard in own_part_first(list(todo), queue.numbers, mine)]
         for part in write_shards(queue, order, store, request.encoder, request.workers, stages):
             record = next(iter(part.records.values()), None)
             if record is None:  # others have finished the cache

@@ -13,30 +13,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltcache.cache import Plan
 from ltcache.extract.reader import DecodedBatch
 from ltcache.extract.report import StageSeconds
-from ltcache.extract.shard import EncodedShard, Pending, ShardToEncode
+from ltcache.extract.shard import EncodedShard, Pending, ShardQueue, ShardToEncode
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures
 
 
 def encode_shard(
-    plan: Plan,
+    queue: ShardQueue,
     work: ShardToEncode,
     batches: Iterator[DecodedBatch],
     encoder: Encoder,
     stages: StageSeconds,
 ) -> EncodedShard:
-    """Encode one shard; on a GPU the features of a batch are fetched while the next one runs."""
+    """Encode one shard; on a GPU the features of a batch are fetched while the next one runs.
+
+    Where another process commits the shard meanwhile, the rest of its batches is only passed over,
+    and what is returned is not complete.
+    """
+    plan = queue.plan
     items = plan.item_range(work.shard)
     shard = EncodedShard(work, items, plan.micro_batch)
     depth = 1 if encoder.device.type == "cuda" else 0
     running: deque[tuple[int, DecodedBatch, dict[str, Pending]]] = deque()
+    needed = True
     for position in range(0, len(items), plan.micro_batch):
         started = time.perf_counter()
         batch = next(batches)
+        if not (needed := needed and bool(queue.lacking(work.shard).layers)):
+            continue
         decoded = time.perf_counter()
         running.append((position, batch, _submit_views(work, batch, encoder, shard.limits)))
         if len(running) > depth:

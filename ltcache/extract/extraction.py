@@ -16,7 +16,7 @@ from ltcache.extract.request import ExtractRequest
 from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
 from ltcache.manifest import Manifest, SplitRecipe, keep_root, read_manifest
-from ltcache.process import keep_freed_memory, usable_processors
+from ltcache.process import keep_freed_memory, part_of_work, usable_processors
 from ltcache.records import PlaceKind, require_local, require_replaceable
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def extract(
     retry_failed: bool = False,
     rehash: bool = False,
     splitting: SplitRecipe | None = None,
+    part: str | None = None,
     progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> ExtractReport:
     """Encode every image of ``source`` and every class prompt into the cache ``out``.
@@ -72,7 +73,8 @@ def extract(
             the cache has. ``tokens`` (:mod:`ltcache.encoder.rest`) only if named.
         batch_size: images in one forward pass; 16 on a CPU, 256 on a GPU.
         shard_size: images in one file; what a kill can cost at most.
-        workers: decoding threads; the number of processors by default.
+        workers: decoding threads; by default the processors, shared with the other processes that
+            torchrun or mpirun has started on this machine.
         threads: compute threads on a CPU; torch's default. Part of the plan.
         max_failures: share of failed images above which extraction gives up, judged from 1,000
             images on; every failed row stays listed with its reason.
@@ -80,6 +82,9 @@ def extract(
         rehash: read images again that the cache knows by name, and encode those that changed.
         splitting: how to divide the images of a source without splits, once they are encoded. Later
             calls keep every image in its split and assign new ones.
+        part: ``I/N``: this process is the I-th of N, from 1, that extract into one cache, and takes
+            that part of the images first, then what is left of the others' parts; by default what
+            torchrun, srun, mpirun, a job array or an indexed Job say. It does not change results.
         progress: called after every shard.
 
     Raises:
@@ -100,6 +105,7 @@ def extract(
     out = require_local(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
     require_choice(views or (), batch_size, shard_size)
+    mine = part_of_work(part)
     require_replaceable(out, PlaceKind.CACHE)
     begun, finished = read_plan(out), index_path(out).exists()
     unfinished = None if finished else begun
@@ -109,9 +115,10 @@ def extract(
         splitting = checked_recipe(splitting, manifest, manifest.name)
     _set_threads(threads, begun)
     if encoder is None:
-        from ltcache.encoder import EncoderChoice, load_chosen
+        from ltcache.encoder import EncoderChoice, load_chosen, own_device
 
-        encoder = load_chosen(EncoderChoice(model, pretrained, activation, device, precision))
+        own = own_device(device, mine.local_rank)
+        encoder = load_chosen(EncoderChoice(model, pretrained, activation, own, precision))
     plan = Plan(
         encoder=encoder.identity,
         numerics={**encoder.numerics(), "decoder": "pillow"},
@@ -132,7 +139,8 @@ def extract(
         fields=fields,
         retry_failed=retry_failed,
         rehash=rehash,
-        workers=workers or usable_processors(),
+        workers=workers or max(1, usable_processors() // mine.local_size),
+        part=mine,
         max_failures=max_failures,
         progress=progress,
         started=started,

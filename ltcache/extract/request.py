@@ -15,6 +15,7 @@ from ltcache.errors import CacheError
 from ltcache.extract.kept_splits import undivided
 from ltcache.extract.report import ExtractionProgress
 from ltcache.manifest import Manifest, SplitRecipe
+from ltcache.process import LaunchedProcess
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class ExtractRequest:
         retry_failed: encode images again that failed before.
         rehash: read images again that the cache knows by name.
         workers: decoding threads.
+        part: which of the processes that extract into the cache this one is.
         max_failures: share of failed images above which extraction gives up.
         splitting: how the images are to be divided; None: as they are, or as they were before.
         started: when the call began, in seconds of :func:`time.perf_counter`.
@@ -49,6 +51,7 @@ class ExtractRequest:
     retry_failed: bool
     rehash: bool
     workers: int
+    part: LaunchedProcess
     max_failures: float
     progress: Callable[[ExtractionProgress], None] | None
     started: float

@@ -65,7 +65,7 @@ class ShardQueue:
         items: the plan's images.
         layers: in which they are to be encoded.
         root: where they are.
-        alone: whether this process began it: the first one works from the front.
+        alone: whether this process began it.
         shards: of the plan, if not all.
         finished: whether the cache was when the task began; one that others finish meanwhile lacks
             nothing any more, whatever becomes of its shards.
@@ -82,10 +82,14 @@ class ShardQueue:
     finished: bool = True
     partners: PartnerRows | None = None
 
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of all its shards, ascending."""
+        return self.plan.shards if self.shards is None else sorted(self.shards)
+
     def todo(self) -> list[ShardToEncode]:
         """Return what has not been committed."""
-        numbers = self.plan.shards if self.shards is None else sorted(self.shards)
-        found = (self.lacking(shard) for shard in numbers)
+        found = (self.lacking(shard) for shard in self.numbers)
         return [work for work in found if work.layers]
 
     def lacking(self, shard: int) -> ShardToEncode:
@@ -144,7 +148,12 @@ class EncodedShard:
     @property
     def images(self) -> int:
         """Images that were encoded, those of each view counted apart."""
-        return (len(self.items) - len(self.excused)) * len(self.limits)
+        return (len(self.content) - len(self.excused)) * len(self.limits)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every micro-batch was placed."""
+        return len(self.content) == len(self.items)
 
     def add(self, position: int, batch: DecodedBatch, pending: Mapping[str, Pending]) -> None:
         """Place a micro-batch at ``position``; what is not finite counts as failed."""

@@ -32,8 +32,9 @@ def write_shards(
 ) -> Iterator[CommittedShard]:
     """Encode and commit shards in order; yields each shard's records once they are on disk.
 
-    What another process has committed meanwhile is left out as decoding gets to it, and looked at
-    again right before each commit: this process may have been stopped while others went on.
+    What another process has committed meanwhile is left out as decoding gets to it and between
+    micro-batches, and looked at again right before each commit: this process may have been stopped
+    while others went on.
 
     Args:
         store: where the bytes of images come from.
@@ -61,10 +62,12 @@ def write_shards(
         in_flight: Future[CommittedShard] | None = None
         for shard in shards:
             started = time.perf_counter()
-            encoded = encode_shard(queue.plan, shard, batches, encoder, stages)
-            encoded.check(queue)
-            done = _committed(in_flight, stages)
-            in_flight = committer.submit(encoded.commit, queue)
+            encoded = encode_shard(queue, shard, batches, encoder, stages)
+            done = None
+            if encoded.complete:
+                encoded.check(queue)
+                done = _committed(in_flight, stages)
+                in_flight = committer.submit(encoded.commit, queue)
             seconds = time.perf_counter() - started
             add_cost(queue.out, images=encoded.images, seconds=seconds)
             if done is not None:

@@ -11,7 +11,6 @@ image that cannot be read or decoded is left out of its batch, and named in ``fa
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from ltcache.finetune.pasting import ForegroundRows, PasteRequest, drawn_box
 from ltcache.finetune.reader import BatchRequest, ImageBatch, PixelReader, none_readable
 from ltcache.images import Preprocessing
 from ltcache.manifest import Manifest, missing_split, unlabelled_split
-from ltcache.process import usable_processors
+from ltcache.process import launched_process, usable_processors
 
 KEEP = 1 << 29
 """Bytes of decoded images, over all of them, up to which they are kept in memory."""
@@ -265,8 +264,7 @@ def _repeats(order: np.ndarray) -> np.ndarray:
 
 def _default_workers() -> int:
     """Return one less than the processors that this rank has, at least one."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, usable_processors() // local - 1)
+    return max(1, usable_processors() // launched_process().local_size - 1)
 
 
 def _within_memory(workers: int, batch: int, preprocessing: Preprocessing) -> int:

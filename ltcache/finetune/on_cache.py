@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ltcache.finetune.finetuning import FineTuned, finetune
 from ltcache.finetune.renewal import check_renewal, renew
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest, read_manifest
+from ltcache.process import launched_process
 from ltcache.records import one_line, require_local
 from ltcache.runs import Run
 
@@ -89,7 +89,7 @@ def finetune_cache(
     tuned = finetune(
         manifest, method, out, encoder=parent, overwrite=overwrite, workers=workers, **options
     )
-    if int(os.environ.get("RANK", "0")):  # the first process writes
+    if not launched_process().first:
         return None
     if not extraction:
         return TunedCache(tuned)

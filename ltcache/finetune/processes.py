@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ltcache.encoder import choose_device
+from ltcache.encoder import choose_device, own_device
+from ltcache.errors import UsageError
+from ltcache.process import TORCHRUN, LaunchedProcess, launched_process
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,18 @@ def processes(device: str) -> Iterator[ProcessRanks]:
 
     Args:
         device: see :func:`ltcache.encoder.load_encoder`.
+
+    Raises:
+        UsageError: srun or mpirun has started this command several times.
     """
     there = dist.is_available() and dist.is_initialized()
-    if not there and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    launched = launched_process()
+    if not there:
+        _require_torchrun(launched)
+    if not there and launched.size == 1:
         yield ProcessRanks(choose_device(device))
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    own = device
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        own = f"cuda:{local}"
-    place = choose_device(own)
+    place = choose_device(own_device(device, launched.local_rank))
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if not there:
@@ -86,3 +89,17 @@ def processes(device: str) -> Iterator[ProcessRanks]:
     finally:
         if not there:
             dist.destroy_process_group()
+
+
+def _require_torchrun(launched: LaunchedProcess) -> None:
+    """Refuse several processes that cannot meet: each would tune alone, into the same folder."""
+    if launched.size == 1 or launched.launcher == TORCHRUN:
+        return
+    once = {"srun": "srun --ntasks-per-node 1", "mpirun": "mpirun --map-by ppr:1:node"}
+    raise UsageError(
+        f"{launched.launcher} has started this command {launched.size} times, and each would tune "
+        f"an encoder of its own into the same folder. Let torchrun start the processes: "
+        f"{once[launched.launcher]} torchrun --nnodes NODES --nproc-per-node GPUS --rdzv-backend "
+        "c10d --rdzv-endpoint FIRST_NODE:29500 -m ltcache finetune ..., or on one machine torchrun "
+        "--nproc-per-node GPUS -m ltcache finetune ..."
+    )

@@ -1,11 +1,23 @@
-"""How this process uses the machine: its processors, its memory, and threads that wait asleep."""
+"""How this process uses the machine (its processors, its memory, threads that wait asleep), and
+which one of several processes it is.
+"""
 
 from ltcache.process.allocation import keep_freed_memory
+from ltcache.process.launched import (
+    TORCHRUN,
+    LaunchedProcess,
+    launched_process,
+    part_of_work,
+)
 from ltcache.process.openmp import spin_briefly, wait_asleep
 from ltcache.process.processors import processor_quota, usable_processors
 
 __all__ = [
+    "TORCHRUN",
+    "LaunchedProcess",
     "keep_freed_memory",
+    "launched_process",
+    "part_of_work",
     "processor_quota",
     "spin_briefly",
     "usable_processors",

@@ -462,6 +462,20 @@ def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
         device.choose_device("cuda:2")
 
 
+def test_processes_of_a_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    taken = [device.own_device("auto", local_rank) for local_rank in range(3)]
+    assert taken == current == ["cuda:0", "cuda:1", "cuda:0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # a task that sees its own GPU
+    assert device.own_device("cuda", 5) == "cuda:0"
+    assert device.own_device("cuda:0", 5) == "cuda:0" and device.own_device("cpu", 5) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.own_device("auto", 5) == "auto"
+
+
 def test_loading_is_quiet_and_leaves_logging_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,11 +7,15 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ltcache.cache import open_cache
 from ltcache.cache.cost import read_cost
+from ltcache.encoder import load_encoder
+from ltcache.extract import extract
 from tests.commands import StartedCommand, ltcache, start_ltcache
 from tests.extract.kill_driver import digests
 
@@ -60,6 +64,44 @@ def test_two_processes_finish_one_cache_together(
     assert [status for status, _ in map(finish, both)] == [0, 0]
     assert digests(tmp_path / "both") == digests(tmp_path / "alone")
     assert read_cost(tmp_path / "both")["images"] < 2 * read_cost(tmp_path / "alone")["images"]
+
+
+def extract_a_part(images: str, model: str, out: str, rank: int, late: bool) -> None:
+    """Extract as one of four processes, which begin together, or two a quarter late."""
+    torch.set_num_threads(1)
+    encoder, place = load_encoder(f"local-dir:{model}"), Path(out)
+    submit = encoder.submit
+
+    def slowly(*arguments: Any) -> Any:  # so that all are at work, however they are scheduled
+        time.sleep(0.25)
+        return submit(*arguments)
+
+    encoder.submit = slowly
+    os.fsync = lambda descriptor: None  # takes as long as encoding on a busy disk
+    (place.parent / f"ready-{rank}").touch()
+    while len(list(place.parent.glob("ready-*"))) < 4:
+        time.sleep(0.01)
+    while late and len(list(place.glob("views/center/*.json"))) < 6:
+        time.sleep(0.01)
+    extract(images, out, encoder=encoder, shard_size=5, batch_size=2, workers=1, part=f"{rank}/4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [(), (2, 4)], ids=["all at once", "two late"])
+def test_four_processes_share_the_images(
+    folder_of_images: Path, tiny_clip: Path, tmp_path: Path, late: tuple[int, ...]
+) -> None:
+    alone, out = tmp_path / "alone", tmp_path / "four" / "cache"
+    encoder = load_encoder(f"local-dir:{tiny_clip}")
+    extract(folder_of_images, alone, encoder=encoder, shard_size=5, batch_size=2)
+    out.parent.mkdir()
+    places = [str(place) for place in (folder_of_images, tiny_clip, out)]
+    four = [StartedCommand(extract_a_part, *places, rank, rank in late) for rank in range(1, 5)]
+    assert [finish(process) for process in four] == [(0, "")] * 4
+    assert digests(out) == digests(alone)
+    assert len(list(out.glob("views/center/*.json"))) == 24
+    most = 1.35 if late else 1.25  # the last shards, which nobody has committed yet, count most
+    assert read_cost(out)["images"] <= most * 120
 
 
 @pytest.mark.slow

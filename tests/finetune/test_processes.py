@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from ltcache.errors import UsageError
 from ltcache.finetune import finetune, open_fine_tuned
 from ltcache.finetune.processes import processes
 from ltcache.manifest import Manifest
@@ -56,6 +57,24 @@ def test_two_processes_tune_as_one(
     states = [tuned.encoder.model.state_dict() for tuned in (two, one)]
     for name, value in states[1].items():
         torch.testing.assert_close(states[0][name], value, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "environ"),
+    [
+        ("srun", {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}),
+        ("mpirun", {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}),
+    ],
+)
+def test_processes_that_cannot_meet_are_refused(
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    launcher: str, environ: dict[str, str],
+) -> None:  # fmt: skip
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=rf"{launcher} has started this command 4 times.*torchrun"):
+        finetune(pictures, "ballad", tmp_path / "out", model=towers["vit"], device="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
