@@ -7,7 +7,8 @@ whoever sees that all shards are committed runs it, and running it again writes 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from ltcache.records import (
     PlaceKind,
     bytes_digest,
     canonical_json,
+    create_whole,
     digest,
     file_digest,
     not_what_is_asked,
@@ -86,17 +88,22 @@ def finalise(
     encoder: EncoderState,
     prompts: Sequence[PromptEmbeddings],
     layers: Sequence[Layer] = (),
-) -> pa.Table:
-    """Write everything beside the shards, and the index last.
+    *,
+    again: bool = False,
+) -> pa.Table | None:
+    """Write everything beside the shards, and the index last; an index and
+    what it names stay as they are until then.
 
     Args:
         plans: all plans of the cache, in order; shards that hold no row's item may be missing (of
             an extension that was given up).
         items: int64 (rows,), the item of each of the manifest's rows.
         layers: of the cache, the first one first; by default that one alone.
+        again: the cache was finished before, and this index takes the place of that one.
 
     Returns:
-        The manifest's rows with the columns of :data:`EXTRACTED`.
+        The manifest's rows with the columns of :data:`EXTRACTED`; None where another process has
+        finished the cache meanwhile.
 
     Raises:
         CacheError: a shard that rows need has not been committed in every layer.
@@ -106,11 +113,11 @@ def finalise(
     shards.require(cache, items)
     rows = _with_columns(manifest.rows, items, shards)
     files = [_write_manifest(cache, rows)]
-    files += _write_encoder(cache, encoder)
+    files += _write_encoder(cache, encoder, again)
     card = {**manifest.card}
     splitting = card.pop(SPLITTING, None)  # the index alone is replaced in one step
-    header = {**manifest.header(), "card": card}
-    files += _write(cache / "classes.json", canonical_json(header).encode())
+    header = canonical_json({**manifest.header(), "card": card}).encode()
+    files += _write(cache, "classes.json", header, again)
     entries = {}
     for prompt_set in prompts:
         entries[prompt_set.name] = write_prompts(cache, prompt_set)
@@ -132,8 +139,7 @@ def finalise(
     }
     if splitting is not None:
         index[SPLITTING] = splitting
-    _write_index(cache, index)
-    return rows
+    return rows if _write_index(cache, index, replace=again) else None
 
 
 def rewrite_rows(cache: Path, rows: pa.Table, splitting: JsonObject) -> None:
@@ -147,7 +153,7 @@ def rewrite_rows(cache: Path, rows: pa.Table, splitting: JsonObject) -> None:
     name = _write_manifest(cache, rows)
     index |= {"manifest": name, SPLITTING: splitting}
     index["files"][name] = _entry(cache / name)
-    _write_index(cache, index)
+    _write_index(cache, index, replace=True)
 
 
 def store_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
@@ -157,7 +163,17 @@ def store_prompts(cache: Path | str, prompts: PromptEmbeddings) -> None:
     pair = write_prompts(cache, prompts)
     index["prompts"][prompts.name] = pair
     index["files"] |= {name: _entry(cache / name) for name in pair}
-    _write_index(cache, index)
+    _write_index(cache, index, replace=True)
+
+
+def named_in(files: Collection[str], name: str) -> str | None:
+    """Return under which name a cache has its ``classes.json`` and the like; None: it has none.
+
+    A cache that grew may have one with another content, named by that (:func:`_write`).
+    """
+    stem, _, suffix = name.rpartition(".")
+    other = re.compile(rf"{re.escape(stem)}-[0-9a-f]{{8}}\.{suffix}")
+    return name if name in files else next(filter(other.fullmatch, files), None)
 
 
 def read_index(cache: Path, *, check_sizes: bool = True) -> dict[str, Any]:
@@ -192,10 +208,17 @@ def read_index(cache: Path, *, check_sizes: bool = True) -> dict[str, Any]:
     return index
 
 
-def _write_index(cache: Path, index: Mapping[str, Any]) -> None:
-    """Write the index with the digest of its own content, since no other file names it."""
-    sealed = {**index, SEAL: digest(index)}
-    write_whole(index_path(cache), canonical_json(sealed).encode())
+def _write_index(cache: Path, index: Mapping[str, Any], *, replace: bool) -> bool:
+    """Write the index with the digest of its own content, since no other file names it.
+
+    Returns:
+        Whether it was written: one that is there stays unless it is to be replaced.
+    """
+    data = canonical_json({**index, SEAL: digest(index)}).encode()
+    if not replace:
+        return create_whole(index_path(cache), data)
+    write_whole(index_path(cache), data)
+    return True
 
 
 def check_file_sizes(cache: Path, files: Mapping[str, Any]) -> None:
@@ -302,7 +325,7 @@ def _write_manifest(cache: Path, rows: pa.Table) -> str:
     return name
 
 
-def _write_encoder(cache: Path, encoder: EncoderState) -> list[str]:
+def _write_encoder(cache: Path, encoder: EncoderState, again: bool) -> list[str]:
     record = {
         "identity": encoder.identity,
         "numerics": encoder.numerics,
@@ -315,15 +338,24 @@ def _write_encoder(cache: Path, encoder: EncoderState) -> list[str]:
         for name in ("projection", "projection_bias")
         if (array := getattr(encoder, name)) is not None
     }
-    files = _write(cache / "encoder.json", canonical_json(record).encode())
+    files = _write(cache, "encoder.json", canonical_json(record).encode(), again)
     if encoder.rest is not None:
-        files += _write(cache / "rest.safetensors", save(dict(encoder.rest)))
-    return files + _write(cache / "encoder.safetensors", save(tensors))
+        files += _write(cache, "rest.safetensors", save(dict(encoder.rest)), again)
+    return files + _write(cache, "encoder.safetensors", save(tensors), again)
 
 
-def _write(path: Path, data: bytes) -> list[str]:
-    write_whole(path, data)
-    return [path.name]
+def _write(cache: Path, name: str, data: bytes, again: bool) -> list[str]:
+    """Write a file, under a name that says its content where an index names another one.
+
+    That index stays true until a new one takes its place. Without an index, a file of another
+    content is a damaged one.
+    """
+    if not create_whole(cache / name, data) and file_digest(cache / name) != bytes_digest(data):
+        if again:
+            stem, _, suffix = name.rpartition(".")
+            name = f"{stem}-{bytes_digest(data)[:8]}.{suffix}"
+        write_whole(cache / name, data)
+    return [name]
 
 
 def _entry(path: Path) -> JsonObject:

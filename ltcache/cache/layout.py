@@ -5,8 +5,10 @@
       plans/0001.json            what one extraction set out to do
       plans/layer-<layer>.json   a view or a field that was added, see ltcache.cache.layers
       views/<layer>/00000.h5     features of an item range; 00000.json is its commit record
+      views/<layer>/.<sha16>.00000.h5    features that wait for their record to be created
       prompts/<id>.h5            class texts
       encoder.json encoder.safetensors classes.json manifest-<sha8>.parquet
+                                 after growth also classes-<sha8>.json: what is there stays
       rest.safetensors           of a cache with tokens: the image tower behind them
       cost.jsonl root.json       what it cost, where its images are: no digest covers them
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ltcache.cache.layout import prompts_path
-from ltcache.cache.shards import map_array, write_arrays
+from ltcache.cache.shards import array_file, map_array
 from ltcache.errors import CacheError
-from ltcache.records import canonical_json, committed, digest, one_line, write_whole
+from ltcache.records import canonical_json, digest, one_line, write_whole
 
 
 @one_line
@@ -64,8 +64,7 @@ def write_prompts(cache: Path, prompts: PromptEmbeddings) -> list[str]:
     texts = path.with_suffix(".json")
     if not path.exists():
         arrays = {name: getattr(prompts, name) for name in ("sentences", "count", "mean")}
-        with committed(path) as temporary:
-            write_arrays(temporary, arrays)
+        write_whole(path, array_file(arrays))
     header = {"identity": prompts.identity, "texts": [list(text) for text in prompts.texts]}
     write_whole(texts, canonical_json(header).encode())
     return [path.relative_to(cache).as_posix(), texts.relative_to(cache).as_posix()]

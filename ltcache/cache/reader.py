@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ltcache.cache.index import read_index
+from ltcache.cache.index import named_in, read_index
 from ltcache.cache.intact import require_intact
 from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
@@ -85,7 +85,7 @@ class Cache:
         Raises:
             CacheError: the cache has no tokens, or the file is damaged.
         """
-        if "rest.safetensors" not in self.files:
+        if named_in(self.files, "rest.safetensors") is None:
             raise CacheError(
                 f"{self.path}: no tokens, so the rest of the tower is not kept; add them with "
                 "ltcache extract --fields tokens"
@@ -263,7 +263,7 @@ class Cache:
 
     def _intact(self, name: str) -> Path:
         """Return the path of a file whose content is what the index says."""
-        return require_intact(self.path, name, self._index)
+        return require_intact(self.path, named_in(self.files, name) or name, self._index)
 
     def _mapped(self, layer: str, shard: int, field: str) -> np.ndarray:
         """Return a read-only memory map of a field of a shard."""

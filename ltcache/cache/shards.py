@@ -7,7 +7,10 @@ memory map at the dataset's offset reads it ten times faster than any chunked la
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +23,9 @@ from ltcache.cache.layout import CENTER, record_path, shard_path
 from ltcache.errors import CacheError
 from ltcache.records import (
     JsonRecord,
+    bytes_digest,
     canonical_json,
-    committed,
-    file_digest,
+    create_whole,
     one_line,
     read_record,
     write_whole,
@@ -35,7 +38,7 @@ _MOVED = 2**-10  # of a row's length
 @one_line
 @dataclass(frozen=True)
 class ShardRecord(JsonRecord):
-    """What a shard holds, item by item; written after the shard itself.
+    """What a shard holds, item by item; its creation commits the shard.
 
     Args:
         first, count: the item range.
@@ -62,36 +65,38 @@ def commit_shard(
     layer: str,
     shard: int,
     features: Mapping[str, np.ndarray],
-    unless: Callable[[], bool] = lambda: False,
+    given_up: Callable[[ShardRecord], bool] = lambda there: False,
     **record: Any,
 ) -> ShardRecord | None:
-    """Write a shard and then its record, each whole or not at all.
+    """Write a shard, unless another process was quicker; whole or not at all.
+
+    The features are written under a name that says their content, and wait there. Then the record
+    is created, which names that content: the first record wins. Then its features take their
+    place, by this process or by whoever reads the record first, so that a process which is killed
+    or stopped on the way, and goes on when others have finished, can replace nothing.
 
     Args:
         layer: the folder of the layer.
         features: field -> float32 (n, v, D); NaN rows for failed items.
-        unless: asked right before each of the two appears: whether another process has committed
-            the shard meanwhile, so that it is to stay as it is.
+        given_up: whether a record that is there is of an earlier attempt and may go.
         record: the remaining fields of :class:`ShardRecord`.
 
     Returns:
-        What was written, or None where nothing was to be.
+        What was written, or None where the shard was there.
     """
-    path = shard_path(cache, layer, shard)
-    if unless():
-        return None
-    if (
-        not path.exists()
-    ):  # a record without its shard is no commit, and must not vouch for this one
-        record_path(cache, layer, shard).unlink(missing_ok=True)
-    with committed(path, unless) as temporary:
-        write_arrays(temporary, {name: stored(array) for name, array in features.items()})
-        sha256, size = file_digest(temporary), temporary.stat().st_size
-    result = ShardRecord(sha256=sha256, bytes=size, **record)
-    text = canonical_json(result.to_dict()).encode()
-    if unless():
-        return None
-    write_whole(record_path(cache, layer, shard), text, unless)
+    data = array_file({name: stored(array) for name, array in features.items()})
+    result = ShardRecord(sha256=bytes_digest(data), bytes=len(data), **record)
+    path, waiting = record_path(cache, layer, shard), _waiting_path(cache, layer, shard, result)
+    if path.exists() and read_shard_record(cache, layer, shard) is None:
+        path.unlink(missing_ok=True)  # its features are lost, and it must not vouch for these
+    write_whole(waiting, data)
+    while not create_whole(path, canonical_json(result.to_dict()).encode()):
+        there = read_shard_record(cache, layer, shard)
+        if there is not None and not given_up(there):
+            waiting.unlink(missing_ok=True)
+            return None
+        path.unlink(missing_ok=True)
+    _take_place(cache, layer, shard, result)
     return result
 
 
@@ -108,10 +113,23 @@ def read_shard_record(cache: Path, layer: str, shard: int) -> ShardRecord | None
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{path}: not a shard record ({error}); remove it to redo") from None
+    _take_place(cache, layer, shard, record)
     data = shard_path(cache, layer, shard)
     if not data.exists() or data.stat().st_size != record.bytes:
         return None
     return record
+
+
+def _waiting_path(cache: Path, layer: str, shard: int, record: ShardRecord) -> Path:
+    """Return where the features of a record wait until it is there."""
+    place = shard_path(cache, layer, shard)
+    return place.with_name(f".{record.sha256[:16]}.{place.name}")
+
+
+def _take_place(cache: Path, layer: str, shard: int, record: ShardRecord) -> None:
+    """Let the features of a record that is there take their place, if they wait still."""
+    with contextlib.suppress(OSError):  # they are there, as nearly always, or only to be read
+        os.replace(_waiting_path(cache, layer, shard, record), shard_path(cache, layer, shard))
 
 
 def merged_errors(records: Mapping[str, ShardRecord]) -> dict[int, str]:
@@ -154,18 +172,19 @@ def lost_in_half(rows: np.ndarray) -> np.ndarray:
     return np.asarray(doubtful)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as contiguous datasets; equal arrays give equal bytes.
+def array_file(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return an HDF5 file of arrays as contiguous datasets; equal arrays give equal bytes.
 
-    HDF5 builds the file in memory and Python writes it: HDF5's own writer crashes the process when
-    the disk is full.
+    HDF5 builds the file in memory, for Python to write it: HDF5's own writer crashes the process
+    when the disk is full.
     """
-    with h5py.File(path, "w", driver="core", backing_store=False) as file:
-        for name in sorted(arrays):
-            file.create_dataset(name, data=arrays[name], track_times=False)
+    name = f"in memory of {threading.get_ident()}"  # no two open files have one name
+    with h5py.File(name, "w", driver="core", backing_store=False) as file:
+        for field in sorted(arrays):
+            file.create_dataset(field, data=arrays[field], track_times=False)
         file.flush()
         image: bytes = file.id.get_file_image()
-    path.write_bytes(image)
+    return image
 
 
 def map_array(path: Path, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ltcache.cache.contents import CacheContents, check_contents
-from ltcache.cache.index import read_index
+from ltcache.cache.index import named_in, read_index
 from ltcache.cache.intact import damage_remedy, difference
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
@@ -189,7 +189,8 @@ def _inside(name: str) -> bool:
 
 def _unnamed(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield files that the index needs but does not name."""
-    needed = {index["manifest"], "encoder.json", "encoder.safetensors", "classes.json"}
+    beside = ("encoder.json", "encoder.safetensors", "classes.json")
+    needed = {index["manifest"], *(named_in(index["files"], name) or name for name in beside)}
     needed |= {name for pair in index["prompts"].values() for name in pair}
     needed |= _shard_files(index)
     for name in sorted(needed - set(index["files"])):

@@ -42,9 +42,11 @@ def begin(request: ExtractRequest) -> ExtractReport:
     encoded = carry_out(queue, request, stages)
     prompts = default_prompts(encoder, manifest)
     state = encoder_state(encoder, plan, layers)
-    if index_path(out).exists():
+    rows = None
+    if not index_path(out).exists():
+        rows = finalise(out, [plan], manifest, items, state, prompts, layers)
+    if rows is None:
         return _finished_by_others(request, encoded)
-    rows = finalise(out, [plan], manifest, items, state, prompts, layers)
     return make_report(out, rows, encoded, stages.binding(), request.started)
 
 

@@ -80,7 +80,8 @@ def grow(request: ExtractRequest) -> ExtractReport:
         report = grow(request)
         return replace(report, encoded=report.encoded + encoded)
     state = encoder_state(encoder, plans[0], layers)
-    rows = finalise(out, plans, manifest, growth.items, state, prompts, layers)
+    rows = finalise(out, plans, manifest, growth.items, state, prompts, layers, again=True)
+    assert rows is not None  # an index that takes the place of another one is always written
     binding = stages.binding() if encoded else "known images"
     return make_report(out, rows, encoded, binding, request.started)
 

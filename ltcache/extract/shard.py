@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,17 +96,17 @@ class ShardQueue:
         """Return a shard and the layers in which it has not been committed."""
         if not self.finished and index_path(self.out).exists():
             return ShardToEncode(shard, ())
-        layers = (x for x in self.layers if not self._complete(x, shard))
-        return ShardToEncode(shard, tuple(layers))
+        records = {x.folder: read_shard_record(self.out, x.folder, shard) for x in self.layers}
+        found = {name for name, record in records.items() if record and not self.lacks(record)}
+        return ShardToEncode(shard, tuple(x for x in self.layers if x.folder not in found))
 
-    def _complete(self, layer: Layer, shard: int) -> bool:
-        """Whether a shard is there and has features of every item that should have them."""
-        record = read_shard_record(self.out, layer.folder, shard)
+    def lacks(self, record: ShardRecord) -> bool:
+        """Whether a shard has no features of an item that should have them."""
         excused = self.items.excused
-        if record is None or excused is None:
-            return record is not None
+        if excused is None:
+            return False
         failed = np.array(list(record.errors), np.int64) + record.first - self.plan.first_item
-        return bool(excused[failed].all())
+        return not excused[failed].all()
 
 
 @dataclass(frozen=True)
@@ -210,17 +210,14 @@ class EncodedShard:
 
     def commit(self, queue: ShardQueue) -> CommittedShard:
         """Write the shard and its record in every layer that lacks it still."""
-
-        def by_others(folder: str) -> Callable[[], bool]:
-            return lambda: folder not in queue.lacking(self.work.shard).folders
-
+        lacking = queue.lacking(self.work.shard).folders  # others may have finished the cache
         written = {
             layer.folder: commit_shard(
                 queue.out,
                 layer.folder,
                 self.work.shard,
                 self.features[layer.folder],
-                unless=by_others(layer.folder),
+                queue.lacks,
                 first=self.items.start,
                 count=len(self.content),
                 micro_batch=self.limits[layer.name],
@@ -230,10 +227,12 @@ class EncodedShard:
                 errors=self.errors[layer.folder],
             )
             for layer in self.work.layers
+            if layer.folder in lacking
         }
         records = {
-            folder: record or read_shard_record(queue.out, folder, self.work.shard)
-            for folder, record in written.items()
+            layer.folder: written.get(layer.folder)
+            or read_shard_record(queue.out, layer.folder, self.work.shard)
+            for layer in self.work.layers
         }
         return CommittedShard(
             self.work.shard,

@@ -4,7 +4,7 @@ A file is written under a unique temporary name in its own directory, flushed to
 the directory is flushed. A folder is filled under such a name, and all of it is flushed; then it is
 renamed where nothing is in its place, else the two are exchanged in one step. A process that is
 killed leaves the old or the new, whole, and at most a temporary one, which nobody reads and the
-next writer on the same host removes.
+next writer in the same container removes.
 
 Where system or file system cannot exchange two folders, the old one is renamed to
 ``.NAME.replaced`` and the new one takes its place. A kill between these two steps leaves nothing
@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -57,13 +58,10 @@ def require_local(place: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def committed(path: Path, unless: Callable[[], bool] = lambda: False) -> Iterator[Path]:
+def committed(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on leaving, flush it and rename it to ``path``.
 
     An exception inside removes the temporary file and leaves ``path`` as it was.
-
-    Args:
-        unless: asked right before the rename; where it says so, ``path`` is left as it is.
     """
     require_local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +72,6 @@ def committed(path: Path, unless: Callable[[], bool] = lambda: False) -> Iterato
         yield temporary
         _set_mode(temporary, mode)
         _flush(temporary)
-        if unless():
-            temporary.unlink()
-            return
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -86,9 +81,9 @@ def committed(path: Path, unless: Callable[[], bool] = lambda: False) -> Iterato
     _flush(path.parent)
 
 
-def write_whole(path: Path, data: bytes, unless: Callable[[], bool] = lambda: False) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds all of it or is as it was before."""
-    with committed(path, unless) as temporary:
+    with committed(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -199,7 +194,7 @@ def mend_below(root: Path) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what processes of this host that are no longer alive left below a folder."""
+    """Remove what processes of this container that are no longer alive left below a folder."""
     for directory in [root, *(path for path in root.glob("**/") if path != root)]:
         _remove_dead(directory)
 
@@ -327,8 +322,20 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{unique}")
 
 
+@cache
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
+    """Return where a process number means what it means here: in this boot, this container.
+
+    Containers of one machine may have the same host name, and machines of one image, too: to each
+    of them the processes of the others seem dead. What was left before the machine or the container
+    began anew is therefore nobody's, and stays.
+    """
+    name = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
+    seen = ""
+    with contextlib.suppress(OSError):  # not on every system
+        seen += Path("/proc/sys/kernel/random/boot_id").read_text()
+        seen += os.readlink("/proc/self/ns/pid")
+    return f"{name}.{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
 
 
 def _alive(pid: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,12 @@ def write_cache(out: Path, content: ImportedContent, shard_size: int) -> pa.Tabl
 
     for shard in plan.shards:
         if not there(shard):
-            _write_shard(out, shard, plan.item_range(shard), content, there)
+            _write_shard(out, shard, plan.item_range(shard), content)
     if index_path(out).exists():  # before, or another process was quicker
         return open_cache(out).manifest.rows
     items = np.arange(plan.items, dtype=np.int64)
-    return finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
+    rows = finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
+    return open_cache(out).manifest.rows if rows is None else rows
 
 
 def _values_digest(stacks: Mapping[str, StackedArrays], block: int = 4096) -> str:
@@ -95,9 +96,7 @@ def _values_digest(stacks: Mapping[str, StackedArrays], block: int = 4096) -> st
     return digest(parts)
 
 
-def _write_shard(
-    out: Path, shard: int, items: range, content: ImportedContent, there: Callable[[int], bool]
-) -> None:
+def _write_shard(out: Path, shard: int, items: range, content: ImportedContent) -> None:
     features = {name: s.block(items.start, items.stop) for name, s in content.stacks.items()}
     errors = {row - items.start: content.errors[row] for row in items if row in content.errors}
     for values in features.values():
@@ -118,7 +117,6 @@ def _write_shard(
     }
     commit_shard(
         out, CENTER, shard, features,
-        unless=lambda: there(shard),
         first=items.start, count=len(items), micro_batch=len(items), content=columns["sha256"],
         width=columns["width"], height=columns["height"], errors=errors,
     )  # fmt: skip

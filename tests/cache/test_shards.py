@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,12 @@ from hypothesis.extra import numpy as arrays
 
 from ltcache.cache.layout import record_path, shard_path
 from ltcache.cache.shards import (
+    array_file,
     commit_shard,
     lost_in_half,
     map_array,
     read_shard_record,
     stored,
-    write_arrays,
 )
 from ltcache.errors import CacheError
 
@@ -102,6 +105,86 @@ def test_equal_values_give_equal_bytes_and_map_back(tmp_path: Path) -> None:
     assert np.array_equal(pooled, features["pooled"])
 
 
+def filled(value: float) -> dict[str, np.ndarray]:
+    return {"embedding": np.full((2, 1, 3), value, np.float32)}
+
+
+def committed_files(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_first_record_wins(tmp_path: Path) -> None:
+    first = commit_shard(tmp_path, "center", 0, filled(1), **record(2))
+    assert first is not None
+    before = committed_files(tmp_path)
+    assert commit_shard(tmp_path, "center", 0, filled(2), **record(2)) is None
+    assert commit_shard(tmp_path, "center", 0, filled(1), **record(2)) is None
+    assert committed_files(tmp_path) == before
+    assert set(before) == {"00000.h5", "00000.json"}
+    assert read_shard_record(tmp_path, "center", 0) == first
+
+
+@pytest.mark.parametrize("call", ["link", "replace"])
+@pytest.mark.parametrize("theirs", [1.0, 2.0], ids=["the same", "other features"])
+def test_a_process_that_others_overtake_in_its_commit_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, theirs: float
+) -> None:
+    """Others commit the shard right before each step of a commit; the cache is whole after it."""
+    original, steps = getattr(os, call), 3
+    for step in range(steps):
+        cache, count, seen = tmp_path / str(step), [0], {}
+
+        def overtaken(
+            *names: Any, cache: Path = cache, count: list = count, seen: dict = seen,
+            step: int = step,
+        ) -> Any:  # fmt: skip
+            count[0] += 1
+            if count[0] == step + 1:
+                commit_shard(cache, "center", 0, filled(theirs), **record(2))
+                seen.update(committed_files(cache))
+            return original(*names)
+
+        monkeypatch.setattr(os, call, overtaken)
+        commit_shard(cache, "center", 0, filled(1), **record(2))
+        monkeypatch.undo()
+        found = read_shard_record(cache, "center", 0)
+        data = shard_path(cache, "center", 0).read_bytes()
+        assert found is not None and found.sha256 == hashlib.sha256(data).hexdigest()
+        assert set(committed_files(cache)) == {"00000.h5", "00000.json"}
+        for name in ("00000.h5", "00000.json") if seen else ():
+            assert committed_files(cache)[name] == seen[name]
+
+
+def test_a_kill_between_record_and_features_is_mended_by_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = shard_path(tmp_path, "center", 0)
+    orphan.parent.mkdir(parents=True)
+    commit_shard(tmp_path, "other", 0, filled(2), **record(2))
+    shutil.copy(shard_path(tmp_path, "other", 0), orphan)  # features that have no record
+    replace = os.replace
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target) == orphan:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        commit_shard(tmp_path, "center", 0, filled(1), **record(2))
+    monkeypatch.undo()
+    assert read_shard_record(tmp_path, "center", 0) is not None
+    assert (map_array(orphan, "embedding") == 1).all()
+    assert set(committed_files(tmp_path / "views/center")) == {"00000.h5", "00000.json"}
+
+
+def test_a_record_whose_features_are_lost_gives_way(tmp_path: Path) -> None:
+    commit_shard(tmp_path, "center", 0, filled(1), **record(2))
+    shard_path(tmp_path, "center", 0).unlink()
+    again = commit_shard(tmp_path, "center", 0, filled(2), **record(2))
+    assert again is not None and read_shard_record(tmp_path, "center", 0) == again
+
+
 def test_no_record_no_shard(tmp_path: Path) -> None:
     assert read_shard_record(tmp_path, "center", 0) is None
     commit_shard(tmp_path, "center", 0, {"embedding": np.ones((2, 1, 3), np.float32)}, **record(2))
@@ -134,5 +217,5 @@ def test_damage_is_a_cache_error(tmp_path: Path) -> None:
 
 
 def test_empty_arrays_map(tmp_path: Path) -> None:
-    write_arrays(tmp_path / "empty.h5", {"embedding": np.zeros((0, 1, 4), np.float16)})
+    (tmp_path / "empty.h5").write_bytes(array_file({"embedding": np.zeros((0, 1, 4), np.float16)}))
     assert map_array(tmp_path / "empty.h5", "embedding").shape == (0, 1, 4)

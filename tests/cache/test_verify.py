@@ -18,7 +18,7 @@ from ltcache.cache import open_cache
 from ltcache.cache.index import SEAL
 from ltcache.cache.norms import norm_stats
 from ltcache.cache.repair import repair_shards
-from ltcache.cache.shards import map_array, write_arrays
+from ltcache.cache.shards import array_file, map_array
 from ltcache.cache.verify import UNCHECKED, VerifyReport, verify_files
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, LtcacheError
@@ -263,7 +263,7 @@ def rewrite_shard(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[
         arrays = {name: np.array(map_array(path, name)) for name in ("embedding", "pooled")}
         change(arrays)
         path.unlink()
-        write_arrays(path, arrays)
+        path.write_bytes(array_file(arrays))
 
     return damage
 
@@ -296,7 +296,7 @@ def rewrite_prompts(change: Callable[[dict[str, np.ndarray]], None]) -> Callable
         arrays = {name: np.array(map_array(path, name)) for name in names}
         change(arrays)
         path.unlink()
-        write_arrays(path, arrays)
+        path.write_bytes(array_file(arrays))
 
     return damage
 
@@ -452,7 +452,7 @@ def test_odd_lengths_are_reported_with_their_keys(
     array = np.array(map_array(path, "embedding"))
     array[2] *= 30
     path.unlink()
-    write_arrays(path, {"embedding": array})
+    path.write_bytes(array_file({"embedding": array}))
     reseal(cache)
     report: VerifyReport = verify_files(cache)
     assert report.ok

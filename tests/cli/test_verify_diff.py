@@ -122,13 +122,13 @@ def test_features_in_another_order_are_found(
 ) -> None:
     import numpy as np
 
-    from ltcache.cache.shards import map_array, write_arrays
+    from ltcache.cache.shards import array_file, map_array
     from tests.cache.test_verify import reseal
 
     path = cache / "views" / "center" / "00000.h5"
     arrays = {name: np.array(map_array(path, name))[::-1] for name in ("embedding", "pooled")}
     path.unlink()
-    write_arrays(path, arrays)
+    path.write_bytes(array_file(arrays))
     reseal(cache)
     assert call("verify", cache)[0] == 0
     again = ("verify", cache, "--sample", 99, "--model", f"local-dir:{tiny_clip}")

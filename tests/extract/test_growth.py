@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ltcache.cache import open_cache, read_plans
+from ltcache.cache import index, open_cache, read_plans
 from ltcache.cache.layers import NO_ROW
 from ltcache.cache.layout import record_path
 from ltcache.cache.verify import verify_files
@@ -86,6 +86,30 @@ def test_relabelling_moving_and_deleting_touch_the_manifest_alone(
     without_images = replace(manifest_of(few_images, back), root=None)
     assert extract(without_images, out, encoder=encoder).encoded == 0
     assert len(read_plans(out)) == 1
+
+
+def test_a_cache_whose_classes_change_stays_whole_until_the_new_index_is_there(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uris = sorted(str(path.relative_to(few_images)) for path in few_images.rglob("*.png"))
+    manifest = manifest_of(few_images, [(uri, 0, "train") for uri in uris])
+    renamed = replace(manifest, classes=ClassList(("vixen", "jay", "moth"), (None,) * 3))
+    out = tmp_path / "cache"
+    extract(manifest, out, encoder=encoder, **SMALL)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "_write_index", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        extract(renamed, out, encoder=encoder)
+    monkeypatch.undo()
+    assert open_cache(out).classes.names == CLASSES
+    assert verify_files(out).ok
+    for wanted in (renamed, manifest, renamed):
+        assert extract(wanted, out, encoder=encoder).encoded == 0
+        assert open_cache(out).classes.names == wanted.classes.names
+        assert verify_files(out).ok
 
 
 def test_known_content_under_a_new_name_is_not_encoded_again(

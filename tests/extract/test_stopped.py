@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ltcache.cache.verify import verify_files
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import ExtractReport, extract
+from ltcache.manifest import Manifest
 from tests.extract.kill_driver import child, digests, finished
 from tests.extract.test_views import listed
 
@@ -105,7 +107,7 @@ def _stopped_in_a_commit(images: Path, encoder: Encoder, out: Path) -> None:
     def fsync(descriptor: int) -> None:
         flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         if "00001.h5" in flushed[-1]:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # at once
         flush(descriptor)
 
     os.fsync = fsync
@@ -131,3 +133,46 @@ def test_a_process_stopped_by_a_signal_leaves_every_byte(
     assert digests(out) == seen
     assert verify_files(out).problems == ()
     assert read_cost(out)["images"] > before, "it did go on"
+
+
+def _stopped_before(call: str, name: str, source: Manifest, encoder: Encoder, out: Path) -> None:
+    """Extract, and stop right before a file of the second shard appears under a name."""
+    original = getattr(os, call)
+
+    def stopping(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # at once
+        original(source, target)
+
+    setattr(os, call, stopping)
+    report = extract(source, out, encoder=encoder, **SMALL)
+    assert "other processes finished the cache" in report.binding
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "failed"),
+    [("link", "00001.json", 0), ("replace", "00001.h5", 1), ("link", "cache.json", 1)],
+)
+def test_a_process_stopped_between_two_steps_of_a_commit_leaves_every_byte(
+    images: Path, encoder: Encoder, tmp_path: Path, call: str, name: str, failed: int
+) -> None:
+    """It has seen a broken image, others see a sound one: the first record of a shard counts."""
+    out, broken = tmp_path / "cache", images / listed(images).rows["uri"][15].as_py()
+    source = listed(images)
+    sound = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    pid = child(lambda: _stopped_before(call, name, source, encoder, out))
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    broken.write_bytes(sound)
+    report = extract(source, out, encoder=encoder, **SMALL)
+    assert verify_files(out).problems == ()
+    seen = {file: sha for file, sha in digests(out).items() if ".tmp-" not in file}
+    shutil.rmtree(images)
+    os.kill(pid, signal.SIGCONT)
+    assert finished(pid)
+    left = {file: sha for file, sha in digests(out).items() if file in seen}
+    assert left == {file: sha for file, sha in seen.items() if "/." not in file}
+    assert digests(out) == left
+    assert verify_files(out).problems == ()
+    assert report.failed == failed

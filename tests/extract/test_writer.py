@@ -231,7 +231,7 @@ def test_a_failing_commit_leaves_what_is_done(
 ) -> None:
     from ltcache.cache import shards
 
-    name = {"before": "stored", "features": "file_digest", "record": "write_whole"}[step]
+    name = {"before": "stored", "features": "write_whole", "record": "create_whole"}[step]
     original = getattr(shards, name)
     calls = []
 

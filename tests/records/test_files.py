@@ -271,14 +271,6 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert temporaries(tmp_path) == []
 
 
-def test_a_write_that_is_no_longer_wanted_leaves_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    path.write_bytes(b"theirs")
-    write_whole(path, b"mine", unless=lambda: True)
-    assert path.read_bytes() == b"theirs"
-    assert temporaries(tmp_path) == []
-
-
 def test_only_one_creates(tmp_path: Path) -> None:
     assert create_whole(tmp_path / "plan.json", b"first")
     assert not create_whole(tmp_path / "plan.json", b"second")
@@ -298,10 +290,16 @@ def test_only_one_creates_without_hard_links(
     assert (tmp_path / "plan.json").read_bytes() == b"first"
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = files._host()
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[another]")
+    in_another_container = files._host.__wrapped__()  # of the same host name
+    monkeypatch.undo()
+    assert in_another_container != host
     (tmp_path / "views").mkdir()
     gone = [
         tmp_path / "views" / f".00001.h5.tmp-{host}-{dead.pid}-0123abcd",
@@ -311,6 +309,8 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     kept = [
         tmp_path / f".cache.json.tmp-{host}-{os.getpid()}-0123abcd",
         tmp_path / f".cache.json.tmp-elsewhere-{dead.pid}-0123abcd",
+        tmp_path / f".cache.json.tmp-{host.rpartition('.')[0]}-{dead.pid}-0123abcd",
+        tmp_path / f".cache.json.tmp-{in_another_container}-{dead.pid}-0123abcd",
         tmp_path / "views" / ".my.tmp-file",
     ]
     for path in (gone[0], *kept):
