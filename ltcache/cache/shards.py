@@ -128,8 +128,10 @@ def _waiting_path(cache: Path, layer: str, shard: int, record: ShardRecord) -> P
 
 def _take_place(cache: Path, layer: str, shard: int, record: ShardRecord) -> None:
     """Let the features of a record that is there take their place, if they wait still."""
-    with contextlib.suppress(OSError):  # they are there, as nearly always, or only to be read
-        os.replace(_waiting_path(cache, layer, shard, record), shard_path(cache, layer, shard))
+    waiting = _waiting_path(cache, layer, shard, record)
+    if waiting.exists():
+        with contextlib.suppress(OSError):  # another process was quicker, or may not write here
+            os.replace(waiting, shard_path(cache, layer, shard))
 
 
 def merged_errors(records: Mapping[str, ShardRecord]) -> dict[int, str]:
