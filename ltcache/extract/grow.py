@@ -35,7 +35,7 @@ from ltcache.extract.request import ExtractRequest, require_list, warn_of_size
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
 from ltcache.manifest import Manifest
-from ltcache.records import file_digest, require_equal
+from ltcache.records import file_digest, remove_leftovers, require_equal
 
 
 def grow(request: ExtractRequest) -> ExtractReport:
@@ -56,6 +56,7 @@ def grow(request: ExtractRequest) -> ExtractReport:
     if not request.rehash:
         check_sample(cache, manifest)
     if not (added or lost or _rows_change(cache, request)):
+        remove_leftovers(out)  # of a process that was killed right after it created the index
         return make_report(out, cache.manifest.rows, 0, "reused", request.started)
     plan, growth = _next_plan(cache, plans, request)
     manifest = keep_splits_of_items(cache, manifest, growth.items)
