@@ -115,3 +115,7 @@ def test_the_words_have_the_types_that_exist() -> None:
     assert len(words) > 35 and len({word for word, _ in words}) == len(words)
     for word, kind in words:
         assert set(re.findall(r"`([A-Za-z]\w+)`", kind)) - {"row_id"} <= known, word
+
+
+def test_the_first_page_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 260
