@@ -187,7 +187,7 @@ class TuningObjective(nn.Module):
         self.contrasts = {
             t.name: CONTRASTS[t.name](**t.options) for t in terms if t.name in CONTRASTS
         }
-        self._seed = seed
+        self._seed, self._step = seed, 0
 
     @property
     def by_rows(self) -> bool:
@@ -207,9 +207,14 @@ class TuningObjective(nn.Module):
 
     def begin_step(self, step: int) -> None:
         """Let losses with noise draw what belongs to a step, also after a resume."""
+        self._step = step
         for number, loss in enumerate(self._losses()):
             seed = (self._seed + (step * 64 + number + 1) * 0x9E3779B97F4A7C15) % 2**63
             loss.generator = Generator(loss.prior.device).manual_seed(seed)
+
+    def draw_again(self) -> None:
+        """Let losses with noise draw the same once more for the same batch."""
+        self.begin_step(self._step)
 
     def forward(self, embedded: EmbeddedBatch, progress: float = 0.0) -> Tensor:
         """Return the value of a batch; ``progress`` runs from 0 to 1 over the training.

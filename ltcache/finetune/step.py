@@ -299,6 +299,7 @@ def _in_two_passes(
         if grad is not None
     }
     joint = {name: value.detach() for name, value in fields.items()}
+    inner.objective.draw_again()  # texts and head get the gradient of the noise that images had
     for number, (pixels, mine) in enumerate(micro):
         seeded(number)
         last = number + 1 == len(micro)

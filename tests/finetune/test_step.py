@@ -32,6 +32,7 @@ TERMS = {
     "weighted": (ObjectiveTerm("class_balanced"),),
     "online counts": (ObjectiveTerm("seesaw"),),
     "sentences": (ObjectiveTerm("sentence_contrastive", weight=0.5),),
+    "noise beside it": (ObjectiveTerm("gcl"), ObjectiveTerm("contrastive", weight=0.5)),
     "both": (ObjectiveTerm("seesaw_static", {"p": 0.7}), ObjectiveTerm("contrastive", weight=0.5)),
 }
 
