@@ -37,8 +37,8 @@ from ltcache.fit import (
     LabelledRows,
     TrainingFit,
     choose_by,
-    composites_come,
     require_classes,
+    require_composite_epochs,
     training_fit,
 )
 from ltcache.heads import HEADS, Head, HeadContext
@@ -287,12 +287,7 @@ def _check(tuning: FineTuning, parent: Encoder) -> None:
             "text.train and logit_scale=trained have no effect: neither the classifier nor the "
             "loss uses the text tower (classifier.head=texts, or loss=...,contrastive)"
         )
-    epochs = tuning.optimisation.epochs
-    if tuning.composites and not any(composites_come(epoch, epochs) for epoch in range(epochs)):
-        raise UsageError(
-            f"composites={tuning.composites:g} has no effect: they come after the first epoch, and "
-            f"there is {epochs}; take more epochs, or set composites=0"
-        )
+    require_composite_epochs(tuning.composites, tuning.optimisation.epochs)
     if tuning.composites and any(term.name == SENTENCES for term in tuning.terms):
         raise UsageError(
             f"composites={tuning.composites:g} gives images two labels, and {SENTENCES} draws one "

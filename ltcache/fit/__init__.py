@@ -12,7 +12,7 @@ from ltcache.fit.adapter import (
 )
 from ltcache.fit.cached_rows import labelled_rows, training_rows, val_rows
 from ltcache.fit.class_texts import needs_texts, takes_texts
-from ltcache.fit.composites import composites_come
+from ltcache.fit.composites import composites_come, require_composite_epochs
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
@@ -51,6 +51,7 @@ __all__ = [
     "needs_texts",
     "optimiser_of",
     "require_classes",
+    "require_composite_epochs",
     "require_same",
     "set_lr",
     "summarise_seeds",

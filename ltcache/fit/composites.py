@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from ltcache.errors import FitError
+from ltcache.errors import FitError, UsageError
 from ltcache.records import one_line
 
 _MARGIN = 3  # epochs without composites after the first one and at the end, of the original
@@ -97,6 +97,19 @@ def composites_come(epoch: int, epochs: int) -> bool:
     """
     margin = min(_MARGIN, epochs // _LEAST)
     return margin < epoch < epochs - margin
+
+
+def require_composite_epochs(share: float, epochs: int) -> None:
+    """Refuse composites in a share of the batches of a training that has none.
+
+    Raises:
+        UsageError: no epoch has composites.
+    """
+    if share and not any(composites_come(epoch, epochs) for epoch in range(epochs)):
+        raise UsageError(
+            f"composites={share:g} has no effect: they come after the first epoch, and there is "
+            f"{epochs}; take more epochs, or set composites=0"
+        )
 
 
 @one_line

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltcache.adjustments import PredictedRows, adapted
 from ltcache.errors import FitError
-from ltcache.fit.composites import CompositeSchedule
+from ltcache.fit.composites import CompositeSchedule, require_composite_epochs
 from ltcache.fit.rows import LabelledRows
 from ltcache.fit.steps import AutogradStep, ClosedFormStep, CompositeStep, FusionChain
 from ltcache.fit.task import StageInput
@@ -161,6 +161,7 @@ def _schedule(stage: Train, task: StageInput) -> CompositeSchedule:
             "center,cmo:2), or set composites=0"
         )
     epochs, crops = stage.optimisation.epochs_for(len(task.rows)), task.rows.composites.partners
+    require_composite_epochs(stage.composites, epochs)
     return CompositeSchedule(stage.composites, epochs, crops.shape[1], task.stream(4))
 
 

@@ -196,6 +196,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         fit_head(METHODS["ce+cmo"], plain, CONTEXT, choose=False)
     with pytest.raises(FitError, match="lbfgs.*it has composites"):
         fit_head(short("ce+cmo", **{"optimisation.optimiser": "lbfgs"}), rows(), CONTEXT)
+    with pytest.raises(UsageError, match="composites=0.5 has no effect.*take more epochs"):
+        fit_head(short("ce+cmo", **{"optimisation.epochs": 1}), rows(), CONTEXT)
     with pytest.raises(FitError, match="composites of shapes"):
         CompositeRows(torch.zeros(3, 2, 4), torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 2))
     assert method_by_name("cmo") is METHODS["ce+cmo"]
