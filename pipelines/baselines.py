@@ -68,7 +68,8 @@ gcl-linear 79.7, reslt 79.6. With 27 test images of the rare class one of them i
 accuracy, so most of these differences are within chance.
 
 Measured with the form before: gcl and gcl-linear, whose second stage was cross entropy, and X+h2t,
-whose fusion was a further stage by cross entropy after all of the partner's (now X+h2t-third).
+whose fusion was a further stage by cross entropy after all of the partner's (now X+h2t-third); and
+experts that made at least 96 steps (192 now).
 """
 
 from __future__ import annotations

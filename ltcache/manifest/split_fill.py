@@ -69,8 +69,8 @@ class SplitFill:
         held_out = np.floor(self.asked + 0.5 + 1e-9)
         whole = np.logical_and(self.total > 0, held_out.sum(axis=0) >= self.total)
         all_held_out = np.flatnonzero(whole)  # at most by one image
-        most_above = (held_out - self.asked)[:, all_held_out].argmax(axis=0)
-        held_out[most_above, all_held_out] -= 1
+        above = (held_out - self.asked)[::-1, all_held_out]  # in doubt the split named last gives
+        held_out[len(shares) - 1 - above.argmax(axis=0), all_held_out] -= 1
         self.quota = np.concatenate([(self.total - held_out.sum(axis=0))[None], held_out])
         self.filled = np.zeros((len(shares) + 1, count), np.int64)
         self.left = self.total.copy()  # of blocks that have no split yet

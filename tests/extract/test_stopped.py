@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from ltcache.cache.cost import read_cost
 from ltcache.cache.verify import verify_files
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
@@ -126,13 +125,11 @@ def test_a_process_stopped_by_a_signal_leaves_every_byte(
     assert os.WIFSTOPPED(status)
     extract(images, out, encoder=encoder, **SMALL)
     seen = {name: sha for name, sha in digests(out).items() if ".tmp-" not in name}
-    before = read_cost(out)["images"]
     shutil.rmtree(images)
     os.kill(pid, signal.SIGCONT)
     assert finished(pid)
     assert digests(out) == seen
     assert verify_files(out).problems == ()
-    assert read_cost(out)["images"] > before, "it did go on"
 
 
 def _stopped_before(call: str, name: str, source: Manifest, encoder: Encoder, out: Path) -> None:

@@ -299,7 +299,9 @@ def test_workers_by_default_leave_a_processor(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert batches(manifest, workers=None).workers == 7
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    torchrun = {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     assert batches(manifest, workers=None).workers == 1
 
 

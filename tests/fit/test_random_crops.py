@@ -14,16 +14,16 @@ from ltcache.methods import METHODS, override
 from tests.conftest import Call
 from tests.fakes import FakeCache, long_tail_counts
 
-SAID = "lift-lp: trained on view center; the cache has random crops, too: -s feature.view=rrc:4"
+SAID = "crt: trained on view center; the cache has random crops, too: -s feature.view=rrc:4"
 QUICK = {"optimisation.epochs": 1}
 
 
 @pytest.mark.parametrize(
     ("views", "name", "settings", "said"),
     [
-        (("center", "rrc:4"), "lift-lp", {}, SAID),
-        (("center", "five"), "lift-lp", {}, None),
-        (("center", "rrc:4"), "lift-lp", {"feature.view": "rrc:4"}, None),
+        (("center", "rrc:4"), "crt", {}, SAID),
+        (("center", "five"), "crt", {}, None),
+        (("center", "rrc:4"), "crt", {"feature.view": "rrc:4"}, None),
         (("center", "rrc:4"), "gda", {}, None),
     ],
 )
@@ -35,12 +35,12 @@ def test_a_method_that_could_train_on_random_crops_is_named(
 
 def test_a_comparison_says_so_once_for_all_methods(tmp_path: Path) -> None:
     cache: Any = FakeCache(long_tail_counts(4, 30, 5), views={"rrc:4": 0.1})
-    methods = ["lift-lp", "ce", "gda"]
+    methods = ["crt", "ce", "gda"]
     options: dict[str, Any] = {"seeds": 1, "workers": 1, "overrides": QUICK}
     notes = ablate(cache, methods, tmp_path / "a", **options).comparison["notes"]
     assert [note for note in notes if "random crops" in note] == [SAID.replace(":", ", ce:", 1)]
     used = {**QUICK, "feature.view": "rrc:4"}
-    notes = ablate(cache, ["lift-lp"], tmp_path / "b", **{**options, "overrides": used})
+    notes = ablate(cache, ["crt"], tmp_path / "b", **{**options, "overrides": used})
     assert not any("random crops" in note for note in notes.comparison["notes"])
 
 
@@ -49,7 +49,7 @@ def test_a_fit_says_so(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(caches, "open_cache", lambda path: fake)
     monkeypatch.setattr("ltcache.fit.adapter.open_cache", lambda path: fake)
-    fit = ("fit-adapter", tmp_path / "cache", "--method", "lift-lp")
+    fit = ("fit-adapter", tmp_path / "cache", "--method", "crt")
     epochs = ("-s", "optimisation.epochs=1")
     status, _, err = call(*fit, *epochs, "--out", tmp_path / "a")
     assert status == 0, err

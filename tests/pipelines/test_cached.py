@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.methods import METHODS
 from ltcache.runs.run import open_run
-from pipelines import ballad_cached, baselines, h2t, sage_cached, tin_cached
+from pipelines import ballad_cached, baselines, h2t, prior_shift, sage_cached, tin_cached
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 
@@ -48,6 +49,26 @@ def _run(
 def _lines(out: Path) -> dict[str, dict[str, Any]]:
     comparison = json.loads((out / "results.json").read_text())
     return {entry["name"]: entry for entry in comparison["entries"]}
+
+
+def test_a_test_prior_is_followed_by_the_weights_of_experts(
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(cache.path, tmp_path / "cache")
+    folder = cache.path.parent
+    model = f"local-dir:{folder / 'model'}"
+    extract(folder / "images", tmp_path / "cache", model=model, views=["rrc:2"])
+    monkeypatch.setattr(prior_shift, "SHIFTS", ("forward-2", None))
+    _run(prior_shift, open_cache(tmp_path / "cache"), tmp_path, monkeypatch)
+    forward, uniform = json.loads((tmp_path / "prior-shift.json").read_text())["shifts"]
+    assert (forward["shift"], uniform["shift"]) == ("forward-2", "uniform")
+    assert forward["images"] < uniform["images"] == 18
+    assert sum(uniform["weights"]) == pytest.approx(1) and len(uniform["weights"]) == 3
+    assert uniform["gain"] == [uniform["tade"][0] - uniform["sade"][0]]
+    assert "| forward-2 |" in capsys.readouterr().out
 
 
 def test_tin_compares_its_parts_with_equal_budgets(
