@@ -38,7 +38,7 @@ TRAIN, VAL = _rows(COUNTS, 0), _rows(torch.tensor([5, 5, 5, 5, 0]), 1)
 def _quick(method: Method) -> Method:
     keys = [f"stages.{k}.optimisation.epochs" for k, stage in enumerate(method.stages)
             if isinstance(stage, Train)]  # fmt: skip
-    return override(method, dict.fromkeys(keys, 1))
+    return override(method, dict.fromkeys(keys, 2))
 
 
 @pytest.mark.parametrize("name", METHODS)
