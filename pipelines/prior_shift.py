@@ -14,6 +14,7 @@ random crops (`extract --views rrc:2`), which are extracted where it is not name
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.records import write_json
 from ltcache.report import markdown_table
+from ltcache.runs import Run, open_run
 from pipelines.comparisons import options
 
 SHIFTS = ("forward-50", "forward-10", "forward-2", None, "backward-2", "backward-10", "backward-50")
@@ -35,7 +37,8 @@ def main() -> None:
     """Fit, score every shift and print the table."""
     chosen = options(__doc__, "prior-shift-results").parse_args()
     cache = cache_with_crops(chosen)
-    records = [shifted(cache, shift, chosen.out / "runs", range(chosen.seeds)) for shift in SHIFTS]
+    pairs = [fitted(cache, chosen.out / "runs", seed) for seed in range(chosen.seeds)]
+    records = [shifted(cache, shift, pairs) for shift in SHIFTS]
     write_json(chosen.out / "prior-shift.json", {"shifts": records})
     lines = [
         [r["shift"], f"{r['images']}", *(_points(r[name]) for name in ("sade", "tade", "gain")),
@@ -53,16 +56,28 @@ def cache_with_crops(chosen: Any) -> Cache:
     return open_cache(chosen.cache or chosen.out / "cache")
 
 
-def shifted(cache: Cache, shift: str | None, out: Path, seeds: range) -> dict[str, Any]:
-    """Return the accuracy of both on one test set over seeds, and the weights that were learned;
-    a seed draws the test set and trains."""
+def fitted(cache: Cache, out: Path, seed: int) -> list[Run]:
+    """Return a seed's runs, experts averaged and experts weighed; what is there is taken."""
     found = []
-    for seed in seeds:
-        runs = [
-            fit_adapter(cache, "tade", out / f"{name}-{seed}", seed=seed, overrides=settings)
-            for name, settings in (("sade", EVEN), ("tade", {}))
-        ]
-        found.append([evaluate(run, cache, shift=shift, seed=seed) for run in runs])
+    for name, settings in (("sade", EVEN), ("tade", {})):
+        place = out / f"{name}-{seed}"
+        if not (place / "run.json").is_file():
+            fit_adapter(cache, "tade", place, seed=seed, overrides=settings)
+        found.append(open_run(place))
+    return found
+
+
+def shifted(cache: Cache, shift: str | None, pairs: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """Return the accuracy of both on one test set over seeds, and the weights that were learned;
+    a seed draws the test set and trains.
+
+    Args:
+        pairs: of each seed, see :func:`fitted`.
+    """
+    found = [
+        [evaluate(run, cache, shift=shift, seed=seed) for run in pair]
+        for seed, pair in enumerate(pairs)
+    ]
     sade, tade = (np.array([pair[k].overall for pair in found]) for k in (0, 1))
     weights = [pair[1].adaptations[0].learned["weights"] for pair in found]
     return {
