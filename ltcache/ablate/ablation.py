@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcache.ablate.folds import TrainFolds, divide, require_same_rows
 from ltcache.ablate.plan import AblationSetting, Grid, settings_of
 from ltcache.ablate.resident import resident
 from ltcache.ablate.runs import (
@@ -76,6 +78,7 @@ def ablate(
     overrides: Mapping[str, Any] | None = None,
     baseline: str | None = None,
     split: str = "test",
+    folds: int | None = None,
     tune: bool = False,
     tuner: str = "grid",
     trials: int = TRIALS,
@@ -108,6 +111,9 @@ def ablate(
         baseline: method or line to take differences to; None: ``ce`` where it is there, else the
             first.
         split: of the tables and the plot. The JSON and CSV hold every split.
+        folds: K, to compare on the training rows in place of a split: each run is fitted on K - 1
+            folds of them and scored on the other, and an entry's scores are of all folds together.
+            No test row is read; tuning chooses anew within the rows of each run.
         tune: choose the settings of each line on validation data, with seed 0, before its runs.
         tuner, trials: see :func:`tune`; every line has the same number of trials.
         prompts, view, device, allow_stale, allow_double_correction, extra: see
@@ -128,17 +134,21 @@ def ablate(
         >>> [line["name"] for line in found.comparison["entries"]]
         ['ce', 'logit-adjustment', 'crt']
     """
-    out, cache = require_replaceable(out, PlaceKind.ABLATION), resident(open_cache(cache))
+    out, opened = require_replaceable(out, PlaceKind.ABLATION), open_cache(cache)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    _check(cache, numbers, split, tuner, trials)
+    _check(opened, numbers, None if folds else split, tuner, trials)
+    parts = None if folds is None else _divided(opened, folds, split, extra)
+    cache = resident(opened)
     settings, notes = settings_of(methods, grid, fusion, overrides)
     if tune:  # the grid is what is tried, and was only checked
         settings, _ = settings_of(methods, None, fusion, overrides)
     settings = [replace(s, method=s.method.on_views(cache.views)) for s in settings]
-    notes += [*_shared(cache), *_unused(settings, prompts)]
+    notes += _shared(cache) if parts is None else parts.notes()
+    notes += _unused(settings, prompts)
     if view is None and not tune:  # tuning tries the views itself
         notes += _unused_crops(cache, settings)
     notes += _added(cache, extra, out, allow_stale)
+    require_same_rows(out, parts)
     named = _baseline(settings, baseline)
     fit: dict[str, Any] = {
         "prompts": prompts, "view": view, "device": device, "allow_stale": tuple(allow_stale),
@@ -148,11 +158,21 @@ def ablate(
         fit["extra"] = extra
     search = {"grid": _plain(grid), "tuner": tuner, "trials": trials, "seed": 0}
     together = device != "cpu" if together is None else together
-    options = RunOptions(fit, search if tune else None, together)
+    how = None if parts is None else parts.record()
+    options = RunOptions(fit, search if tune else None, together, how)
     if workers is None:
         workers = usable_processors() if device == "cpu" else 1
-    outcomes = _execute(cache, settings, numbers, out, options, workers, progress)
-    comparison = _compared(cache, settings, outcomes, named, out, notes)
+    folders = {f"{_slug(s.name)}-{setting_key(cache, s, options)}": s for s in settings}
+    execute = partial(
+        _execute, folders=folders, seeds=numbers, out=out, options=options, workers=workers,
+        progress=progress,
+    )  # fmt: skip
+    if parts is None:
+        outcomes = execute(cache)
+    else:
+        split, each = parts.name, range(parts.count)
+        outcomes = parts.pooled([execute(resident(parts.without(k)), fold=k + 1) for k in each])
+    comparison = _compared(cache, settings, outcomes, named, out, notes, parts)
     if extra is not None:
         comparison = {**comparison, "extra": extra.to_dict()}
     if split not in comparison["splits"]:
@@ -170,34 +190,43 @@ def write_comparison(comparison: Mapping[str, Any], out: Path, split: str) -> No
 
 def _execute(
     cache: Cache,
-    settings: Sequence[AblationSetting],
+    folders: Mapping[str, AblationSetting],
     seeds: Sequence[int],
     out: Path,
     options: RunOptions,
     workers: int,
     progress: Callable[[AblationProgress], None] | None,
+    fold: int = 0,
 ) -> list[JobOutcome]:
-    """Tune where asked, then run; the outcomes of both, in order of setting and seed."""
-    keys = {setting.name: setting_key(cache, setting, options) for setting in settings}
+    """Tune where asked, then run; the outcomes of both, in order of setting and seed.
+
+    Args:
+        folders: name of the folder of the runs of a setting -> the setting.
+        fold: number from 1 of the fold that the cache leaves out; 0: none.
+    """
+    among = f", fold {fold} of {(options.folds or {}).get('folds')}" if fold else ""
+    ending, below = (f"-fold-{fold}", f"fold-{fold}") if fold else ("", "")
     chosen: dict[str, Mapping[str, Any]] = {}
     outcomes: list[JobOutcome] = []
     if options.tuning is not None:
         jobs = [
-            AblationJob(s, 0, out / "tuning" / f"{_slug(s.name)}-{keys[s.name]}.json")
-            for s in settings
+            AblationJob(s, 0, out / "tuning" / f"{folder}{ending}.json", fold=fold)
+            for folder, s in folders.items()
         ]
-        tuned = list(run_all(jobs, TuneSetting(cache, options), workers, progress, "tuning"))
+        tuning = TuneSetting(cache, options)
+        tuned = list(run_all(jobs, tuning, workers, progress, f"tuning{among}"))
         chosen = {o.job.setting.name: o.value for o in tuned if o.reason is None}
         outcomes = [o for o in tuned if o.reason is not None]
     runs = [
-        AblationJob(s, seed, out / "runs" / f"{_slug(s.name)}-{keys[s.name]}" / f"seed-{seed}",
-            chosen.get(s.name))
-        for s in settings
+        AblationJob(
+            s, seed, out / "runs" / folder / f"seed-{seed}" / below, chosen.get(s.name), fold
+        )
+        for folder, s in folders.items()
         for seed in seeds
         if options.tuning is None or s.name in chosen
-    ]  # fmt: skip
-    outcomes += run_all(runs, FitRun(cache, options), workers, progress)
-    places = {setting.name: number for number, setting in enumerate(settings)}
+    ]
+    outcomes += run_all(runs, FitRun(cache, options), workers, progress, f"runs{among}")
+    places = {setting.name: number for number, setting in enumerate(folders.values())}
     return sorted(outcomes, key=lambda o: (places[o.job.setting.name], o.job.seed))
 
 
@@ -208,6 +237,7 @@ def _compared(
     baseline: str,
     out: Path,
     notes: Sequence[str],
+    parts: TrainFolds | None,
 ) -> Mapping[str, Any]:
     entries = []
     for setting in settings:
@@ -227,10 +257,15 @@ def _compared(
     if baseline not in (entry.name for entry in entries):
         notes = [*notes, f"the baseline {baseline} has no finished run: {entries[0].name} instead"]
         baseline = entries[0].name
-    splits = entries[0].runs[0].right
-    rows = {split: ScoredRows.of(cache, split) for split in splits}
+    found: Mapping[str, Any]
+    if parts is None:
+        splits = entries[0].runs[0].right
+        rows = {split: ScoredRows.of(cache, split) for split in splits}
+        found = compare(entries, rows, baseline)
+    else:
+        found = parts.told(compare(entries, {parts.name: parts.scored_rows}, baseline), entries)
     return {
-        **compare(entries, rows, baseline),
+        **found,
         "cache": os.path.relpath(cache.path, out.absolute()),
         "failures": failures,
         "notes": [*notes, *_warned(outcomes, without=notes)],
@@ -309,22 +344,39 @@ def _shown(run: ScoredRun, out: Path) -> ScoredRun:
     return replace(run, path=os.path.relpath(run.path or out, out))
 
 
-def _check(cache: Cache, seeds: Sequence[int], split: str, tuner: str, trials: int) -> None:
+def _divided(cache: Cache, folds: int, split: str, extra: ExtraRows | None) -> TrainFolds:
+    if split != "test":
+        raise UsageError(f"split={split} has no effect with folds, which compare on train alone")
+    if extra is not None:
+        raise UsageError(
+            "extra images cannot train with folds: they were chosen by all training images, those "
+            "of the fold left out among them; leave extra out"
+        )
+    return divide(cache, folds)
+
+
+def _check(cache: Cache, seeds: Sequence[int], split: str | None, tuner: str, trials: int) -> None:
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds must be different and at least one, not {list(seeds)}")
     if "train" not in cache.splits:
         raise UsageError(f"{cache.path}: {missing_split('train', cache.splits)}")
+    if tuner not in TUNERS:
+        raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
+    if trials < 1:
+        raise UsageError(f"trials={trials} must be at least 1")
+    if split is not None:
+        _check_split(cache, split)
+
+
+def _check_split(cache: Cache, split: str) -> None:
     if split not in SCORED:
         raise UsageError(f"split {split!r} cannot be compared on: choose {' or '.join(SCORED)}")
     if split not in cache.splits:
         others = [name for name in SCORED if name in cache.splits]
         also = f"; or compare on {others[0]}: --split {others[0]}" if others else ""
+        also += "; or on parts of train: --folds 5"
         raise UsageError(f"{cache.path}: {missing_split(split, cache.splits)}{also}")
     require_labels(cache, split)
-    if tuner not in TUNERS:
-        raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
-    if trials < 1:
-        raise UsageError(f"trials={trials} must be at least 1")
 
 
 def _baseline(settings: Sequence[AblationSetting], name: str | None) -> str:

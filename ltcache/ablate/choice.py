@@ -61,14 +61,15 @@ def choose_simplest(
         return paired_bootstrap(right[name], right[best], labels, units, groups=ungrouped)
 
     ungrouped = np.full(num_classes, UNGROUPED)
-    scores = {name: _mean_per_class(values, labels, num_classes) for name, values in right.items()}
+    scores = {name: class_mean(values, labels, num_classes) for name, values in right.items()}
     best = max(scores, key=lambda name: scores[name])
     differences = {name: difference(name) for name in right}
     chosen = next(name for name, found in differences.items() if found.low <= 0 <= found.high)
     return PairedChoice(chosen, best, scores, differences)
 
 
-def _mean_per_class(right: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
+def class_mean(right: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
+    """Return the mean accuracy per class of rows that are right to a share, (N,)."""
     rows = np.bincount(labels, minlength=num_classes)
     accuracy = class_accuracy(np.bincount(labels, weights=right, minlength=num_classes), rows)
     return float(np.nanmean(accuracy))

@@ -51,11 +51,13 @@ class RunOptions:
     Args:
         fit: options of :func:`ltcache.fit.fit_adapter`. tuning: of :func:`tune`, or
             None: nothing is tuned. together: train runs of one architecture as one problem.
+        folds: how the training rows were divided into folds, or None: they were not.
     """
 
     fit: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] | None = None
     together: bool = False
+    folds: Mapping[str, Any] | None = None
 
 
 @one_line
@@ -67,17 +69,34 @@ class AblationJob:
         setting: what is fitted. seed: with what.
         place: its directory.
         tuning: record of what was chosen for it, or None.
+        fold: the number from 1 of the fold that it is not fitted on; 0: there are no folds.
     """
 
     setting: AblationSetting
     seed: int
     place: Path
     tuning: Mapping[str, Any] | None = None
+    fold: int = 0
 
     @property
     def name(self) -> str:
         """What progress and failures call it."""
-        return f"{self.setting.name}, seed {self.seed}"
+        fold = f", fold {self.fold}" if self.fold else ""
+        return f"{self.setting.name}, seed {self.seed}{fold}"
+
+    def require_divisible(self) -> None:
+        """Refuse a method whose training rows cannot be divided into folds.
+
+        Raises:
+            FitError: it trains on composites.
+        """
+        from ltcache.fit import composite_view
+
+        if self.fold and composite_view(self.method) is not None:
+            raise FitError(
+                "it trains on composites, into which images of the fold left out were pasted: it "
+                "cannot be compared with --folds"
+            )
 
     @property
     def method(self) -> Method:
@@ -156,6 +175,7 @@ class FitRun:
     def _run(self, job: AblationJob, memo: Memo) -> ScoredRun:
         from ltcache.fit import fit_adapter
 
+        job.require_divisible()
         run = _whole(job.place)
         if run is None:
             run = fit_adapter(
@@ -199,6 +219,7 @@ class TuneSetting:
         return _guarded(job, lambda: self._tune(job, memo))
 
     def _tune(self, job: AblationJob, memo: Memo) -> Mapping[str, Any]:
+        job.require_divisible()
         try:
             known: Mapping[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
             return known
@@ -288,6 +309,8 @@ def setting_key(cache: Cache, setting: AblationSetting, options: RunOptions) -> 
     if "extra" in fixed:
         fixed["extra"] = fixed["extra"].to_dict()
     parts = [__version__, setting.method.to_dict(), keys, fixed, options.tuning]
+    if options.folds is not None:  # left out where there are none: the runs of before are taken
+        parts.append(options.folds)
     return digest(parts)[:12]
 
 

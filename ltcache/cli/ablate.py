@@ -43,6 +43,13 @@ FAILED = 3
     show_default=True,
     help="Of the tables and the plot; results.json and .csv hold both.",
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    metavar="K",
+    help="Without --split: divide train into K folds, score each with runs fitted on the others; "
+    "test is not read.",
+)
 @click.option("--prompts", help="Class texts for heads that use them.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one per core by default.")
@@ -62,6 +69,8 @@ FAILED = 3
     needs("tuner", "tune"),
     needs("extra_weight", "extra"),
     excludes("as_json", "split", why="JSON holds every split"),
+    excludes("folds", "split", why="folds compare on train alone"),
+    excludes("folds", "extra", why="extra images were chosen by those of the fold left out, too"),
 )
 @click.pass_context
 def command(
@@ -84,6 +93,7 @@ def command(
     \b
     ltcache ablate cache --methods ce,crt,logit-adjustment --seeds 5 --out ablation
     ltcache ablate cache --methods logit-adjustment --grid loss.tau=0.5,1,2 --out tau
+    ltcache ablate cache --methods ce,crt,gda --folds 5 --out folds
     ltcache ablate cache --methods dr,ride,gcl --fusion none,h2t --tune --out h2t
     """
     from ltcache.ablate import ablate

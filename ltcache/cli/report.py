@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +15,7 @@ from ltcache.cli.options import LocalPath, general, terminal_width
 @click.command("report", short_help="A table over runs or ablations.")
 @click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option("--baseline", help="What differences are taken to: a line or a method.")
-@click.option("--split", default="test", show_default=True)
+@click.option("--split", help="Of the table.  [default: test; or the folds of ablate --folds]")
 @click.option("--csv", "as_csv", is_flag=True, help="Every split as CSV.")
 @click.option("--md", "as_md", is_flag=True, help="Markdown.")
 @click.option("--latex", "as_latex", is_flag=True, help="A booktabs tabular.")
@@ -26,7 +28,7 @@ from ltcache.cli.options import LocalPath, general, terminal_width
     excludes("as_csv", "split", why="CSV holds every split"),
 )
 def command(
-    runs: tuple[Path, ...], baseline: str | None, split: str, as_json: bool, **forms: bool
+    runs: tuple[Path, ...], baseline: str | None, split: str | None, as_json: bool, **forms: bool
 ) -> None:
     """Compare RUNS: runs, directories of runs, or what ablate wrote.
 
@@ -38,7 +40,8 @@ def command(
     """
     from ltcache.report import WRITERS, comparison_table, report
 
-    comparison = report(runs, baseline)
+    comparison: Mapping[str, Any] = report(runs, baseline)
+    shown = split or next(iter(comparison["splits"] if "folds" in comparison else ["test"]))
     wanted = {
         "json": as_json,
         "csv": forms["as_csv"],
@@ -47,6 +50,6 @@ def command(
     }
     write = next((WRITERS[ending] for ending, is_wanted in wanted.items() if is_wanted), None)
     if write is None:
-        click.echo(comparison_table(comparison, split, width=terminal_width()))
+        click.echo(comparison_table(comparison, shown, width=terminal_width()))
     else:
-        click.echo(write(comparison, split), nl=False)
+        click.echo(write(comparison, shown), nl=False)

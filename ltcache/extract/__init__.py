@@ -4,7 +4,7 @@ from ltcache.extract.extraction import extract
 from ltcache.extract.growth import hash_images
 from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.report import ExtractionProgress, ExtractReport
-from ltcache.extract.splitting import SplitReport, split_cache
+from ltcache.extract.splitting import SplitReport, image_blocks, split_cache
 
 __all__ = [
     "ExtractReport",
@@ -12,6 +12,7 @@ __all__ = [
     "SplitReport",
     "extract",
     "hash_images",
+    "image_blocks",
     "keep_splits",
     "split_cache",
 ]

@@ -105,9 +105,27 @@ def split_cache(
     if before is not None and before.made_as(recipe) and not replace_splits:
         return _assign(cache, before, [WAITING])
     made = [*recipe.shares, *(before.shares if before else ())]
-    if likeness_field(cache) is not None:
-        recipe = replace(recipe, near=near_threshold(cache, seed=recipe.seed, quantile=_USUAL))
-    return _assign(cache, recipe, ["train", WAITING, *made])
+    return _assign(cache, _measured(cache, recipe), ["train", WAITING, *made])
+
+
+def _measured(cache: Cache, recipe: SplitRecipe) -> SplitRecipe:
+    """Return a recipe with the cosine of near duplicates, where there are features to compare."""
+    if likeness_field(cache) is None:
+        return recipe
+    return replace(recipe, near=near_threshold(cache, seed=recipe.seed, quantile=_USUAL))
+
+
+def image_blocks(cache: Cache, rows: np.ndarray) -> tuple[np.ndarray, SplitRecipe]:
+    """Return the block of each of some rows, int64 (n,), and a recipe that says what a block is.
+
+    A cache that was divided has its own recipe; of others images of one unit, equal bytes and near
+    duplicates are one block. The shares of the recipe mean nothing.
+    """
+    recipe = recipe_of(cache.manifest)
+    if recipe is None:
+        recipe = SplitRecipe({"test": 0.5})
+        recipe = _measured(cache, replace(recipe, by=_columns(recipe, cache.manifest, cache.path)))
+    return _blocks(cache, rows, recipe), recipe
 
 
 def assign_waiting(cache: Cache) -> SplitReport | None:

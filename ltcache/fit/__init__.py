@@ -10,7 +10,7 @@ from ltcache.fit.adapter import (
     require_same,
     summarise_seeds,
 )
-from ltcache.fit.cached_rows import labelled_rows, training_rows, val_rows
+from ltcache.fit.cached_rows import composite_view, labelled_rows, training_rows, val_rows
 from ltcache.fit.class_texts import needs_texts, takes_texts
 from ltcache.fit.composites import composites_come, require_composite_epochs
 from ltcache.fit.extra import ExtraRows
@@ -40,6 +40,7 @@ __all__ = [
     "TrainingFit",
     "choose_by",
     "combinations",
+    "composite_view",
     "composites_come",
     "fit_adapter",
     "fit_head",

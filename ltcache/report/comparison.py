@@ -116,7 +116,8 @@ def compare(
     if not entries:
         raise UsageError("there are no runs to compare")
     base = _baseline(entries, baseline)
-    splits = [s for s in SPLITS if all(_has(entry, s) for entry in entries)]
+    known = dict.fromkeys([*SPLITS, *entries[0].runs[0].metrics])
+    splits = [s for s in known if all(_has(entry, s) for entry in entries)]
     ranks = {split: _ranks(entries, split) for split in splits}
     record = entries[0].runs[0].record
     return {

@@ -10,6 +10,7 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.manifest import how_to_split
+from ltcache.metrics import percent
 from ltcache.records import JsonObject
 from ltcache.report.tables import COLUMNS, markdown_table, mean_and_spread
 
@@ -72,6 +73,18 @@ WRITERS: Mapping[str, Callable[[Comparison, str], str]] = {
 """Ending of a file -> (comparison, split) -> its text."""
 
 
+_FOLDS = (
+    "each image is scored by the run that was not fitted on its fold, so that the accuracy of a "
+    "class is its mean over the folds, weighted by images; 95 %: of mean/class, mean over seeds, "
+    "bootstrap over units (images that belong together); settings are chosen {tuned}"
+)
+
+
+def rows_in_words(comparison: Comparison, split: str) -> str:
+    """Return which rows were scored: ``test split``, or ``5 folds of train``."""
+    return split if "folds" in comparison else f"{split} split"
+
+
 def remarks(comparison: Comparison, split: str = "test") -> list[str]:
     """Return what a table must say of its numbers, one sentence or two each."""
     about = comparison["splits"][split]
@@ -79,13 +92,16 @@ def remarks(comparison: Comparison, split: str = "test") -> list[str]:
     seeds = sorted({len(entry["seeds"]) for entry in comparison["entries"]})
     counted = "–".join(str(number) for number in (seeds[:1] + seeds[1:][-1:]))
     lines = [
-        f"accuracy in %, {split} split, {about['rows']} images of {about['units']} units; "
-        f"mean ± sd over seeds ({counted}); groups {about['group_scheme']} ({sizes} classes)",
+        f"accuracy in %, {rows_in_words(comparison, split)}, {about['rows']} images of "
+        f"{about['units']} units; mean ± sd over seeds ({counted}); groups "
+        f"{about['group_scheme']} ({sizes} classes)",
         f"rank: of mean/class, mean over seeds; vs {comparison['baseline']}: difference of "
         "mean/class in points with 95 % interval and two-sided p, paired bootstrap over units; p "
         "is not corrected for the number of comparisons",
         f"chosen on {_tuned(comparison['entries'])}",
     ]
+    if "folds" in comparison:
+        lines.insert(1, _FOLDS.format(tuned=comparison["folds"]["tuned"]))
     lines += [
         f"failed: {lost['name']}, seed {lost['seed']}: {lost['reason']}"
         for lost in comparison.get("failures", ())
@@ -113,7 +129,8 @@ def _cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str
         remedy = f"known: {known} (--split)" if known else how
         raise UsageError(f"the runs have no scores on split {split!r} in common; {remedy}")
     against = f"vs {comparison['baseline']}"
-    heading = ["", *COLUMNS.values(), "rank", against, "p", "head s", "passes"]
+    sure = ["95 %"] if "folds" in comparison else []
+    heading = ["", *COLUMNS.values(), *sure, "rank", against, "p", "head s", "passes"]
     return heading, [_row(entry, split) for entry in comparison["entries"]]
 
 
@@ -123,6 +140,7 @@ def _row(entry: Mapping[str, Any], split: str) -> list[str]:
     return [
         entry["name"],
         *(mean_and_spread(scores[name]) for name in COLUMNS),
+        *("–".join(map(percent, found[split])) for found in [entry.get("interval")] if found),
         "-" if rank is None else f"{rank:.1f}",
         "-" if difference is None else _interval(difference),
         "-" if difference is None else f"{difference['p']:.3f}",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ltcache.records import committed
+from ltcache.report.formats import rows_in_words
 
 BINS = 8
 LINES = 16
@@ -75,6 +76,6 @@ def _draw(axes: Any, comparison: Mapping[str, Any], split: str, colours: Any) ->
                   color=colours(number % 10), label=entry["name"])  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("training images of a class (log; bins of equally many classes)")
-    axes.set_ylabel(f"mean accuracy in the bin, {split} split, %")
+    axes.set_ylabel(f"mean accuracy in the bin, {rows_in_words(comparison, split)}, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))

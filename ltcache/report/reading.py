@@ -18,6 +18,7 @@ from ltcache.records import (
     mend_below,
     not_what_is_asked,
     places_in,
+    record_there,
     result_folder,
 )
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, compare, scored
@@ -52,6 +53,8 @@ def report(
             on other rows than most. FitError: such a run is damaged. A run that is found in a
             directory is then left out, and a note says so.
     """
+    if (whole := _of_folds(paths, baseline)) is not None:
+        return whole
     reading = _ReadRuns()
     for path in map(result_folder, paths):
         mend_below(path)
@@ -61,6 +64,30 @@ def report(
     rows = {split: rows for split, (rows, _) in reading.rows.items()}
     found = compare(entries, rows, baseline, bootstrap)
     return {**found, "failures": reading.failures, "notes": reading.notes}
+
+
+def _of_folds(paths: Sequence[str | Path], baseline: str | None) -> JsonObject | None:
+    """Return the comparison that an ablation on folds wrote; None: there is none among the paths.
+
+    Raises:
+        UsageError: there is one, and others or another baseline beside it.
+    """
+    for path in map(result_folder, paths):
+        found = record_there(path / RESULTS) if (path / RESULTS).is_file() else None
+        if found is None or "folds" not in found:
+            continue
+        if len(paths) > 1:
+            raise UsageError(
+                f"{path} compares on {found['folds']['folds']} folds of train, and its scores are "
+                "not comparable with those of other rows: report it alone"
+            )
+        if baseline not in (None, found["baseline"]):
+            raise UsageError(
+                f"{path} compares on folds, whose differences are to {found['baseline']}: give "
+                f"--baseline {baseline} to the ltcache ablate that made it; what it fitted is taken"
+            )
+        return dict(found)
+    return None
 
 
 @dataclass(eq=False)
@@ -91,6 +118,11 @@ class _ReadRuns:
     def add(self, run: Run, path: Path, name: str, overrides: Mapping[str, Any]) -> None:
         """Add a run to the line that it belongs to."""
         from ltcache.records import digest
+        from ltcache.runs import LEFT_OUT
+
+        if LEFT_OUT in run.metrics:
+            self.leave_out(path, "one fold of ltcache ablate --folds, whose folder is reported")
+            return
 
         parts = {key: getattr(run.record, key) for key in ("field", "identities", "class_counts")}
         told = digest([run.method.to_dict(), parts])

@@ -1,6 +1,6 @@
 """Runs: a trained head with its configuration, its numbers and every identity that it used."""
 
-from ltcache.runs.record import SCORED, RunCost, RunRecord
+from ltcache.runs.record import LEFT_OUT, SCORED, RunCost, RunRecord
 from ltcache.runs.run import RowLogits, Run, open_run, token_map, write_classes
 from ltcache.runs.scoring import (
     LabelledLogits,
@@ -12,6 +12,7 @@ from ltcache.runs.scoring import (
 )
 
 __all__ = [
+    "LEFT_OUT",
     "SCORED",
     "LabelledLogits",
     "RowLogits",

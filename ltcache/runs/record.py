@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ltcache.methods import FeatureSpec
 
 FORMAT = 1
-SCORED = ("val", "test")
+LEFT_OUT = "left-out fold"
+"""The split of training images that a run of ``ltcache ablate --folds`` was not fitted on."""
+
+SCORED = ("val", "test", LEFT_OUT)
 """The splits that a run is scored on when it is made."""
 
 _BESIDE = ("group_scheme", "key", "method")  # in run.json, and known from elsewhere

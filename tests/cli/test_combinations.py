@@ -45,7 +45,8 @@ def plausible(param: click.Option) -> str:
     if isinstance(param.type, click.Choice):
         return str(param.type.choices[-1])
     is_number = isinstance(param.type, (click.types.IntParamType, click.types.FloatParamType))
-    return "1" if is_number else "loss.tau=1"
+    least = getattr(param.type, "min", None) or 1
+    return str(max(1, least)) if is_number else "loss.tau=1"
 
 
 def required(command: click.Command) -> list[str]:
