@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import excludes, option_rules
-from ltcache.cli.options import LocalPath, general, terminal_width
+from ltcache.cli.options import LocalPath, general, print_json, terminal_width
 
 
 @click.command("report", short_help="A table over runs or ablations.")
@@ -19,12 +19,15 @@ from ltcache.cli.options import LocalPath, general, terminal_width
 @click.option("--csv", "as_csv", is_flag=True, help="Every split as CSV.")
 @click.option("--md", "as_md", is_flag=True, help="Markdown.")
 @click.option("--latex", "as_latex", is_flag=True, help="A booktabs tabular.")
+@click.option(
+    "--confusions", is_flag=True, help="Which classes are taken for which, over all runs."
+)
 @general
 @option_rules(
+    excludes("confusions", "baseline", "as_csv", "as_md", "as_latex", why="it is another table"),
     excludes("as_json", "as_csv", "as_md", "as_latex", why="one form at a time"),
     excludes("as_csv", "as_md", "as_latex", why="one form at a time"),
     excludes("as_md", "as_latex", why="one form at a time"),
-    excludes("as_json", "split", why="JSON holds every split"),
     excludes("as_csv", "split", why="CSV holds every split"),
 )
 def command(
@@ -37,9 +40,13 @@ def command(
     \b
     ltcache report runs/ce runs/la
     ltcache report ablation --baseline logit-adjustment --latex > table.tex
+    ltcache report ablation --confusions
     """
     from ltcache.report import WRITERS, comparison_table, report
 
+    if forms.pop("confusions"):
+        _confusions(runs, split or "test", as_json)
+        return
     comparison: Mapping[str, Any] = report(runs, baseline)
     shown = split or next(iter(comparison["splits"] if "folds" in comparison else ["test"]))
     wanted = {
@@ -53,3 +60,13 @@ def command(
         click.echo(comparison_table(comparison, shown, width=terminal_width()))
     else:
         click.echo(write(comparison, shown), nl=False)
+
+
+def _confusions(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
+    from ltcache.report import confusions, confusions_table
+
+    found = confusions(runs, split)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(confusions_table(found, split, width=terminal_width()))

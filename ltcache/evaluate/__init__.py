@@ -8,14 +8,24 @@ from ltcache.evaluate.prediction import (
     predict,
     probabilities_of,
 )
+from ltcache.evaluate.row_predictions import (
+    ClassScore,
+    class_scores,
+    split_predictions,
+    write_predictions,
+)
 
 __all__ = [
+    "ClassScore",
     "Prediction",
     "cache_of",
     "check_encoder",
+    "class_scores",
     "encoder_of_run",
     "evaluate",
     "evaluate_seeds",
     "predict",
     "probabilities_of",
+    "split_predictions",
+    "write_predictions",
 ]

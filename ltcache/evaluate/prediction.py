@@ -254,10 +254,16 @@ def _ranked(
     field = run.record.field
     crops = (torch.from_numpy(np.ascontiguousarray(pixels[:, v])) for v in range(pixels.shape[1]))
     encoded = [encoder.encode_images(crop, (field,))[field].numpy() for crop in crops]
-    found = probabilities_of(run.logits(stored(np.stack(encoded, axis=1))))
-    order = np.argsort(-found, axis=1, kind="stable")[:, :top]
-    for row, labels in zip(found, order, strict=True):
-        yield labels.tolist(), row[labels].tolist()
+    found = most_probable(run.logits(stored(np.stack(encoded, axis=1))), top)
+    for labels, probabilities in zip(*found, strict=True):
+        yield labels.tolist(), probabilities.tolist()
+
+
+def most_probable(logits: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most probable classes of logits (N, C) and their probabilities, each (N, top)."""
+    found = probabilities_of(logits)
+    labels = np.argsort(-found, axis=1, kind="stable")[:, :top]
+    return labels, np.take_along_axis(found, labels, axis=1)
 
 
 def probabilities_of(logits: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from ltcache.metrics.bootstrap import (
     percentile_interval,
 )
 from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
+from ltcache.metrics.confusion import ConfusedPair, confused_pairs
 from ltcache.metrics.groups import GROUP_NAMES, UNGROUPED, GroupScheme
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
 from ltcache.metrics.summaries import class_accuracy, summaries
@@ -20,6 +21,7 @@ from ltcache.metrics.summaries import class_accuracy, summaries
 __all__ = [
     "GROUP_NAMES",
     "UNGROUPED",
+    "ConfusedPair",
     "EpochRecord",
     "GroupScheme",
     "Metrics",
@@ -27,6 +29,7 @@ __all__ = [
     "RowAdaptation",
     "UnitSums",
     "class_accuracy",
+    "confused_pairs",
     "evaluate_logits",
     "is_better",
     "paired_bootstrap",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, compare, scored
+from ltcache.report.confused import ConfusedClasses, confusions, confusions_table
 from ltcache.report.formats import WRITERS, comparison_table
 from ltcache.report.frequency import plot_by_frequency
 from ltcache.report.reading import report
 from ltcache.report.tables import (
     COLUMNS,
+    classes_table,
     details,
     footnote,
     markdown_table,
@@ -19,10 +21,14 @@ __all__ = [
     "COLUMNS",
     "WRITERS",
     "ComparisonEntry",
+    "ConfusedClasses",
     "ScoredRows",
     "ScoredRun",
+    "classes_table",
     "compare",
     "comparison_table",
+    "confusions",
+    "confusions_table",
     "details",
     "footnote",
     "markdown_table",

@@ -55,39 +55,43 @@ def report(
     """
     if (whole := _of_folds(paths, baseline)) is not None:
         return whole
-    reading = _ReadRuns()
-    for path in map(result_folder, paths):
-        mend_below(path)
-        _read(path, reading)
-    reading.require_comparable()
+    reading = read_runs(paths)
     entries = reading.entries()
     rows = {split: rows for split, (rows, _) in reading.rows.items()}
     found = compare(entries, rows, baseline, bootstrap)
     return {**found, "failures": reading.failures, "notes": reading.notes}
 
 
-def _of_folds(paths: Sequence[str | Path], baseline: str | None) -> JsonObject | None:
-    """Return the comparison that an ablation on folds wrote; None: there is none among the paths.
+def read_runs(paths: Sequence[str | Path]) -> RunReading:
+    """Read the runs at some places, those that can stand in one table.
 
     Raises:
-        UsageError: there is one, and others or another baseline beside it.
+        UsageError, FitError: see :func:`report`.
     """
+    reading = RunReading()
     for path in map(result_folder, paths):
-        found = record_there(path / RESULTS) if (path / RESULTS).is_file() else None
-        if found is None or "folds" not in found:
-            continue
-        if len(paths) > 1:
-            raise UsageError(
-                f"{path} compares on {found['folds']['folds']} folds of train, and its scores are "
-                "not comparable with those of other rows: report it alone"
-            )
-        if baseline not in (None, found["baseline"]):
-            raise UsageError(
-                f"{path} compares on folds, whose differences are to {found['baseline']}: give "
-                f"--baseline {baseline} to the ltcache ablate that made it; what it fitted is taken"
-            )
-        return dict(found)
-    return None
+        mend_below(path)
+        _read(path, reading)
+    reading.require_comparable()
+    return reading
+
+
+def _of_folds(paths: Sequence[str | Path], baseline: str | None) -> JsonObject | None:
+    """Return the comparison that an ablation on folds wrote; None: there is none, or others too.
+
+    Raises:
+        UsageError: another baseline is asked for.
+    """
+    place = result_folder(paths[0]) / RESULTS
+    found = record_there(place) if place.is_file() else {}
+    if len(paths) > 1 or "folds" not in found:
+        return None
+    if baseline not in (None, found["baseline"]):
+        raise UsageError(
+            f"{paths[0]} compares on folds, whose differences are to {found['baseline']}: give "
+            f"--baseline {baseline} to the ltcache ablate that made it; what it fitted is taken"
+        )
+    return dict(found)
 
 
 @dataclass(eq=False)
@@ -100,7 +104,7 @@ class _ReportLine:
 
 
 @dataclass(eq=False)
-class _ReadRuns:
+class RunReading:
     """What was read so far.
 
     Attributes:
@@ -216,7 +220,7 @@ class _ReadRuns:
             )
 
 
-def _read(path: Path, reading: _ReadRuns) -> None:
+def _read(path: Path, reading: RunReading) -> None:
     from ltcache.runs import open_run
 
     if (path / "run.json").is_file():
@@ -241,15 +245,21 @@ def _read(path: Path, reading: _ReadRuns) -> None:
         reading.leave_out(ensemble, f"an ensemble: ltcache evaluate {ensemble} scores it")
 
 
-def _read_ablation(path: Path, reading: _ReadRuns) -> None:
+def _read_ablation(path: Path, reading: RunReading) -> None:
     from ltcache.runs import open_run
 
     try:
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
         lines = [(e["name"], e["overrides"], e["runs"]) for e in results["entries"]]
         failures, notes = results.get("failures", []), results.get("notes", [])
+        folds = results.get("folds", {}).get("folds")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FitError(f"{path / RESULTS}: cannot be read ({error!r})") from None
+    if folds is not None:
+        raise UsageError(
+            f"{path} compares on {folds} folds of train: ltcache report {path} shows its table, "
+            "and its runs stand in no other, since each was scored on rows of its own"
+        )
     for name, overrides, runs in lines:
         for place in runs:
             reading.add(open_run(path / place), path / place, name, overrides)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ltcache.evaluate import ClassScore
 from ltcache.manifest import printable
 from ltcache.metrics import Metrics, percent
 
@@ -55,6 +56,29 @@ def seeds_table(summary: Mapping[str, Mapping[str, Any]], *, width: int | None =
     for split, scores in summary.items():
         rows.append([split, *(mean_and_spread(scores[score]) for score in COLUMNS)])
     return markdown_table(["split", *COLUMNS.values()], rows, width)
+
+
+def classes_table(scores: Sequence[ClassScore], most: int = 50, *, width: int | None = None) -> str:
+    """Return a Markdown table of classes, the least accurate first, of at most ``most`` of them.
+
+    Args:
+        width: see :func:`markdown_table`.
+    """
+    there = [score for score in scores if score.accuracy is not None]
+    there.sort(key=lambda score: (score.accuracy, score.label))
+    rows = [
+        [
+            score.name,
+            str(score.train_rows),
+            str(score.rows),
+            percent(score.accuracy),
+            f"{score.taken_for} ({score.times})" if score.taken_for is not None else "-",
+        ]
+        for score in there[:most]
+    ]
+    table = markdown_table(["class", "train", "rows", "accuracy", "taken for"], rows, width)
+    left = len(scores) - len(rows)
+    return table if not left else f"{table}\n({left} more classes are in --json)"
 
 
 def details(metrics: Metrics) -> str:

@@ -166,7 +166,7 @@ def test_folds_and_splits_never_share_a_table(tmp_path: Path) -> None:
     again = report([tmp_path / "folds"])
     assert again == json.loads((tmp_path / "folds" / "results.json").read_text())
     _ablate(tmp_path / "split", folds=None)
-    with pytest.raises(UsageError, match="report it alone"):
+    with pytest.raises(UsageError, match="stand in no other"):
         report([tmp_path / "split", tmp_path / "folds"])
     with pytest.raises(UsageError, match="one fold of ltcache ablate --folds"):
         report([tmp_path / "folds" / found.comparison["entries"][0]["runs"][0] / "fold-1"])
