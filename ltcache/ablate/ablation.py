@@ -28,17 +28,21 @@ from ltcache.cache import Cache, open_cache, require_labels, shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.manifest import missing_split
 from ltcache.process import usable_processors
-from ltcache.records import PlaceKind, one_line, record_there, require_replaceable, write_whole
+from ltcache.records import PlaceKind, html_table, record_there, require_replaceable, write_whole
 from ltcache.report import (
     WRITERS,
     ComparisonEntry,
     ScoredRows,
     ScoredRun,
     compare,
+    comparison_cells,
+    comparison_figure,
     plot_by_frequency,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ltcache.fit import ExtraRows
     from ltcache.methods import Method
 
@@ -46,8 +50,7 @@ BASELINE = "ce"
 SCORED = ("val", "test")
 
 
-@one_line
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ablation:
     """What an ablation found.
 
@@ -60,6 +63,20 @@ class Ablation:
     comparison: Mapping[str, Any]
     out: Path
     split: str
+
+    def __repr__(self) -> str:
+        """Return what was compared on which rows, how many runs failed, and where, on one line."""
+        lines = f"{len(self.comparison['entries'])} lines on {self.split}"
+        failed = [f"{len(self.failures)} runs failed"] if self.failures else []
+        return f"Ablation({', '.join([lines, *failed, f'at {self.out}'])})"
+
+    def _repr_html_(self) -> str:
+        """Return the comparison as a table for notebooks."""
+        return html_table(repr(self), *comparison_cells(self.comparison, self.split))
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the accuracy of each line against class frequency."""
+        return comparison_figure(self.comparison, self.split)
 
     @property
     def failures(self) -> list[Mapping[str, Any]]:

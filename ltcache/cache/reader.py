@@ -24,7 +24,7 @@ from ltcache.cache.shards import map_array
 from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
 from ltcache.manifest import SPLITTING, ClassList, Manifest, missing_split
-from ltcache.records import require_equal, require_local
+from ltcache.records import html_table, require_equal, require_local
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
 
@@ -63,6 +63,13 @@ class Cache:
         """Return where the cache lies and what it is of, on one line."""
         architecture = self.encoder.get("architecture", {}).get("name", "unknown encoder")
         return f"Cache({str(self.path)!r}, {architecture}, {self.manifest!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the images of each split and what there is of them, as a table for notebooks."""
+        rows: list[list[object]] = [["classes", len(self.classes)]]
+        rows += [[split, len(self.rows(split))] for split in self.splits]
+        rows += [["views", ", ".join(self.views)], ["prompts", ", ".join(self.prompt_names)]]
+        return html_table(repr(self), ["what", "how many, or which"], rows)
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -33,7 +33,7 @@ from ltcache.records.place_kind import (
     record_there,
     seed_folders,
 )
-from ltcache.records.printing import one_line
+from ltcache.records.printing import html_table, one_line
 from ltcache.records.replaceable import require_replaceable
 from ltcache.records.versioned import JsonRecord, plain_json, read_record
 
@@ -50,6 +50,7 @@ __all__ = [
     "differences",
     "digest",
     "file_digest",
+    "html_table",
     "kind_of",
     "mend",
     "mend_below",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
 from pathlib import Path
@@ -53,3 +54,14 @@ def cut(text: str, most: int) -> str:
     """Return a text of at most so many characters, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 4]}...{text[-1]}"
+
+
+def html_table(caption: str, heading: Sequence[str], table: Sequence[Sequence[object]]) -> str:
+    """Return a small table as HTML with everything escaped, for ``_repr_html_`` in notebooks."""
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        inner = "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells)
+        return f"<tr>{inner}</tr>"
+
+    body = "".join([line(heading, "th"), *(line(cells, "td") for cells in table)])
+    return f"<table><caption>{html.escape(caption)}</caption>{body}</table>"

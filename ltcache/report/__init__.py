@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, compare, scored
 from ltcache.report.confused import ConfusedClasses, confusions, confusions_table
-from ltcache.report.formats import WRITERS, comparison_table
-from ltcache.report.frequency import plot_by_frequency
+from ltcache.report.formats import WRITERS, comparison_cells, comparison_table
+from ltcache.report.frequency import comparison_figure, plot_by_frequency
 from ltcache.report.reading import report
 from ltcache.report.tables import (
     COLUMNS,
@@ -26,6 +26,8 @@ __all__ = [
     "ScoredRun",
     "classes_table",
     "compare",
+    "comparison_cells",
+    "comparison_figure",
     "comparison_table",
     "confusions",
     "confusions_table",

@@ -29,13 +29,13 @@ def comparison_table(
         UsageError: the runs were not scored on that split.
     """
     return "\n".join(
-        [markdown_table(*_cells(comparison, split), width), *remarks(comparison, split)]
+        [markdown_table(*comparison_cells(comparison, split), width), *remarks(comparison, split)]
     )
 
 
 def to_markdown(comparison: Comparison, split: str = "test") -> str:
     """Return the table of one split and its remarks as Markdown."""
-    heading, rows = _cells(comparison, split)
+    heading, rows = comparison_cells(comparison, split)
     escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     return "\n\n".join([markdown_table(heading, escaped), *remarks(comparison, split)]) + "\n"
 
@@ -52,7 +52,7 @@ def to_csv(comparison: Comparison, split: str = "test") -> str:
 
 def to_latex(comparison: Comparison, split: str = "test") -> str:
     """Return a ``tabular`` (booktabs) of one split, with the remarks as comments."""
-    heading, rows = _cells(comparison, split)
+    heading, rows = comparison_cells(comparison, split)
     lines = [f"% {latex_text(remark)}" for remark in remarks(comparison, split)]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}", r"\toprule"]
     lines += [_latex_line(heading), r"\midrule", *map(_latex_line, rows)]
@@ -122,7 +122,12 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
     return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
 
 
-def _cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
+def comparison_cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the rows of the table of one split.
+
+    Raises:
+        UsageError: the runs were not scored on that split.
+    """
     if split not in comparison["splits"]:
         known = ", ".join(comparison["splits"])
         how = f"{how_to_split(['train'])}, and fit again"

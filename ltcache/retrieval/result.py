@@ -26,8 +26,8 @@ from safetensors.numpy import load_file, save_file
 from ltcache.errors import CacheError, UsageError
 from ltcache.records import (
     PlaceKind,
+    html_table,
     not_what_is_asked,
-    one_line,
     require_replaceable,
     result_folder,
     whole_folder,
@@ -73,8 +73,7 @@ COLUMNS = {
 """Columns of retrieved.parquet, one row per class and candidate, by label and then by rank."""
 
 
-@one_line
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RetrievalResult:
     """Candidates of the tail classes with what became of them.
 
@@ -92,6 +91,18 @@ class RetrievalResult:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     feature_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        """Return how many images were taken for how many classes and where, on one line."""
+        place = "" if self.path is None else f", at {self.path}"
+        taken = f"{self.accepted.num_rows} of {self.table.num_rows} candidates accepted"
+        return f"RetrievalResult({taken}, {len(self.classes)} classes{place})"
+
+    def _repr_html_(self) -> str:
+        """Return the images that were taken for each class, as a table for notebooks."""
+        counts = self.counts()
+        rows = [[entry.name, counts[entry.label]] for entry in self.classes]
+        return html_table(repr(self), ["class", "accepted"], rows)
 
     @property
     def key(self) -> str:

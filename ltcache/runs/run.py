@@ -25,12 +25,13 @@ from ltcache.adjustments import PredictedRows, adapted
 from ltcache.errors import FitError, UsageError
 from ltcache.heads import FeatureTransform, Head, HeadContext, TokenMap, predict_logits
 from ltcache.methods import Method, build_head
-from ltcache.metrics import EpochRecord, GroupScheme, Metrics, RowAdaptation
+from ltcache.metrics import EpochRecord, GroupScheme, Metrics, RowAdaptation, percent
 from ltcache.records import (
     JsonObject,
     PlaceKind,
     canonical_json,
     digest,
+    html_table,
     not_what_is_asked,
     one_line,
     plain_json,
@@ -40,9 +41,12 @@ from ltcache.records import (
     whole_folder,
     write_json,
 )
+from ltcache.runs.frequency import frequency_figure
 from ltcache.runs.record import RunRecord
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ltcache.cache import Cache
 
 _KEPT = ("text_features", "projection", "directions")
@@ -87,6 +91,32 @@ class Run:
         place = [] if self.path is None else [f"at {self.path}"]
         seed = f"seed {self.record.seed}"
         return f"Run({', '.join([self.method.name, seed, *scores, *place])})"
+
+    def _repr_html_(self) -> str:
+        """Return the scores of each split as a table for notebooks."""
+        names = ("overall", "mean_per_class", "many", "medium", "few")
+        rows = [
+            [split, *(percent(getattr(metrics, name)) for name in names)]
+            for split, metrics in self.metrics.items()
+        ]
+        return html_table(repr(self), ["%", *names], rows)
+
+    def plot(self, split: str | None = None) -> Figure:
+        """Return a matplotlib figure of accuracy against class frequency.
+
+        Args:
+            split: of the scores; None: test where it is there, else another.
+
+        Raises:
+            UsageError: the run was not scored on that split.
+        """
+        split = split or next((s for s in ("test", *self.metrics) if s in self.metrics), "test")
+        if split not in self.metrics:
+            there = ", ".join(self.metrics) or "none"
+            raise UsageError(f"the run has no scores on split {split!r}, only on {there}")
+        accuracy = np.array(self.metrics[split].per_class, dtype=float)
+        counts = np.array(self.record.class_counts)
+        return frequency_figure(counts, {self.method.name: accuracy}, f"{split} split")
 
     @property
     def key(self) -> str:

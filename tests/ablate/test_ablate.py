@@ -155,6 +155,17 @@ def test_one_failure_does_not_lose_the_others(tmp_path: Path) -> None:
         _ablate(cache, [wild], tmp_path)
 
 
+def test_an_ablation_shows_itself_in_a_notebook(tmp_path: Path) -> None:
+    found = _ablate(_cache(), ["ce", "ncm"], tmp_path / "<out>", seeds=1)
+    assert repr(found) == f"Ablation(2 lines on test, at {tmp_path / '<out>'})"
+    html = found._repr_html_()
+    assert "&lt;out&gt;" in html and "<out>" not in html
+    assert html.count("<tr>") == 3 and "<th>mean/class</th>" in html and "<td>ncm</td>" in html
+    axes = found.plot().axes[0]
+    assert [line.get_label() for line in axes.get_lines()] == ["ce", "ncm"]
+    assert "test split" in axes.get_ylabel()
+
+
 @pytest.mark.parametrize("tuned", [False, True])
 def test_a_view_that_the_cache_lacks_fails_its_own_runs_alone(tmp_path: Path, tuned: bool) -> None:
     found = _ablate(_cache(), ["ce", "paco", "tade"], tmp_path, seeds=1, tune=tuned, trials=2)

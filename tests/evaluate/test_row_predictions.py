@@ -103,3 +103,12 @@ def test_confusions_are_of_all_runs_together(cache: Path, tmp_path: Path, call: 
     assert status == 0 and "test split, 2 run(s) together" in out and found[0].taken_for in out
     status, out, _ = call("report", tmp_path / "runs", "--confusions", "--json")
     assert json.loads(out) == [pair.to_dict() for pair in found]
+
+
+def test_a_cache_and_a_run_show_themselves_in_a_notebook(cache: Path, tmp_path: Path) -> None:
+    html = open_cache(cache)._repr_html_()
+    assert "<td>train</td><td>19</td>" in html and "<td>test</td><td>32</td>" in html
+    run = fit_adapter(cache, "ncm", tmp_path / "a&b")
+    html = run._repr_html_()
+    score = f"{100 * run.metrics['test'].mean_per_class:.1f}"
+    assert "a&amp;b" in html and f"<td>{score}</td>" in html and html.count("<tr>") == 2

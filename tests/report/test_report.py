@@ -23,7 +23,7 @@ from ltcache.report import (
     comparison_table,
 )
 from ltcache.report.formats import latex_text
-from ltcache.report.frequency import LINES, by_frequency, plot_by_frequency, shown_entries
+from ltcache.report.frequency import LINES, plot_by_frequency, shown_entries
 from ltcache.runs import RunCost
 from tests.fakes import run_record
 
@@ -101,15 +101,6 @@ def test_latex_escapes_everything_special() -> None:
     assert latex_text("\\&%$#_{}~^±–<>") == (
         r"\textbackslash{}\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}$\pm$--$<$$>$"
     )
-
-
-def test_bins_have_equally_many_classes_and_skip_those_without_rows() -> None:
-    counts = np.array([4, 100, 1, 25, 9])
-    accuracy = np.array([0.4, 1.0, 0.2, np.nan, 0.6])
-    place, mean = by_frequency(counts, accuracy, bins=2)
-    assert place == pytest.approx([2.0, 30.0]) and mean == pytest.approx([0.3, 0.8])
-    place, mean = by_frequency(counts, accuracy, bins=9)
-    assert place == pytest.approx([1, 4, 9, 100]) and mean == pytest.approx([0.2, 0.4, 0.6, 1.0])
 
 
 def test_the_plot_is_written_with_one_line_per_method(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_it_is_read_as_it_was_written(result: RetrievalResult) -> None:
     assert len(found["decisions"]) == 2
 
 
+def test_it_shows_itself_in_a_notebook(result: RetrievalResult) -> None:
+    html, counts = result._repr_html_(), result.counts()
+    assert repr(result).startswith(f"RetrievalResult({sum(counts.values())} of ")
+    assert html.count("<tr>") == 1 + len(counts)
+    for entry in result.classes:
+        assert f"<td>{entry.name}</td><td>{counts[entry.label]}</td>" in html
+
+
 def test_no_decisions_are_not_written(result: RetrievalResult) -> None:
     plain = apply_decisions(result, ReviewDecisions(retrieval_identity(result), {}))
     assert "decisions" not in plain.record.to_dict()
