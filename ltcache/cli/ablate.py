@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
     LocalPath,
@@ -24,7 +25,13 @@ FAILED = 3
 
 @click.command("ablate", short_help="Compare many methods on cached features.")
 @cache_argument
-@click.option("--methods", required=True, metavar="A,B,...", help="See ltcache methods; or all.")
+@click.option(
+    "--methods",
+    required=True,
+    shell_complete=completion.method_names,
+    metavar="A,B,...",
+    help="See ltcache methods; or all.",
+)
 @click.option("--out", required=True, type=LocalPath(), help="Runs and tables.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="0, 1, ...")
 @click.option(
@@ -50,7 +57,9 @@ FAILED = 3
     help="Without --split: divide train into K folds, score each with runs fitted on the others; "
     "test is not read.",
 )
-@click.option("--prompts", help="Class texts for heads that use them.")
+@click.option(
+    "--prompts", shell_complete=completion.prompt_names, help="Class texts for heads that use them."
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one per core by default.")
 @click.option(

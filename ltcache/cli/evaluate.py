@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
 from ltcache.errors import UsageError
@@ -17,7 +18,7 @@ from ltcache.records import PlaceKind, kind_of
 @click.command("evaluate", short_help="Score a run on a split of a cache.")
 @click.argument("run", type=LocalPath())
 @click.option("--cache", type=LocalPath(), help="If not the one it was fitted on.")
-@click.option("--split", default="test", show_default=True)
+@click.option("--split", default="test", show_default=True, shell_complete=completion.split_names)
 @click.option(
     "--test-prior",
     metavar="PRIOR",

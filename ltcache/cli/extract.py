@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.options import (
     LocalPath,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--views",
+    shell_complete=completion.view_names,
     help="Comma-separated, besides center: flip, five, rrc:K (K random crops), cmo:K (K composites "
     "of each training image with another one). Added to a cache that has others.",
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import (
     EMBEDDED,
@@ -31,7 +32,13 @@ _PRECISION = "optimisation.precision"
 
 @click.command("finetune", short_help="Tune the encoder itself, then extract again.")
 @click.argument("source")
-@click.option("--method", default="lift", show_default=True, help="See ltcache methods.")
+@click.option(
+    "--method",
+    default="lift",
+    shell_complete=completion.fine_tuning_names,
+    show_default=True,
+    help="See ltcache methods.",
+)
 @click.option("--out", required=True, type=LocalPath(), help="The checkpoint.")
 @click.option(
     "--cache",

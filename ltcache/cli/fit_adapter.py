@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.combinations import needs, option_rules
 from ltcache.cli.options import (
     LocalPath,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @cache_argument
 @click.option(
     "--method",
+    shell_complete=completion.method_names,
     default="logit-adjustment",
     show_default=True,
     help="See ltcache methods; auto: the simplest of a short list that the best is not shown to "
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
 )
 @click.option("--out", required=True, type=LocalPath(), help="The run to write.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="0, 1, ...")
-@click.option("--prompts", help="Class texts for heads that start from them.")
+@click.option(
+    "--prompts",
+    shell_complete=completion.prompt_names,
+    help="Class texts for heads that start from them.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--overwrite", is_flag=True, help="Replace a run of other content.")
 @click.option("--allow-double-correction", is_flag=True, help="Correct a prior a second time.")

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.options import general, print_json
 from ltcache.records import JsonObject
 
 
 @click.command("methods", short_help="List the methods, or explain one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.method_names)
 @general
 def command(name: str | None, as_json: bool) -> None:
     """List the methods of fit-adapter and of finetune, or print NAME's reference, fidelity,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.former_spellings import (
     former_options,
@@ -72,7 +73,11 @@ _OF_GUARDS = {
     help="Least log p_k - log p of the best other class; 0: no other class is more probable.",
 )
 @click.option("--tau", type=float, help="Of the softmax.  [default: 1 / logit scale]")
-@click.option("--prompts", help="A set of class texts of CACHE.  [default: default]")
+@click.option(
+    "--prompts",
+    shell_complete=completion.prompt_names,
+    help="A set of class texts of CACHE.  [default: default]",
+)
 @click.option(
     "--synonyms",
     "pooling",

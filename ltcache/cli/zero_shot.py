@@ -6,13 +6,18 @@ from pathlib import Path
 
 import click
 
+from ltcache.cli import completion
 from ltcache.cli.options import cache_argument, general, print_json, terminal_width
 
 
 @click.command("zero-shot", short_help="Classify by the class prompts alone.")
 @cache_argument
-@click.option("--split", default="test", show_default=True)
-@click.option("--prompts", help="A set of class texts of the cache; 'default' by default.")
+@click.option("--split", default="test", show_default=True, shell_complete=completion.split_names)
+@click.option(
+    "--prompts",
+    shell_complete=completion.prompt_names,
+    help="A set of class texts of the cache; 'default' by default.",
+)
 @general
 def command(cache: Path, split: str, prompts: str | None, as_json: bool) -> None:
     """Score CLIP zero-shot classification on the features of CACHE.
