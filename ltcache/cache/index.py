@@ -7,11 +7,14 @@ whoever sees that all shards are committed runs it, and running it again writes 
 from __future__ import annotations
 
 import json
+import mmap
 import re
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +41,7 @@ from ltcache.records import (
     PlaceKind,
     bytes_digest,
     canonical_json,
+    committed,
     create_whole,
     digest,
     file_digest,
@@ -50,6 +54,7 @@ EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
 
 _ROW_GROUP = 1 << 13  # rows whose columns Parquet holds twice while it writes them
+_BLOCK = 1 << 17  # rows whose columns are put together at a time
 
 SEAL = "index_sha256"
 """The index' own field: SHA-256 of the canonical JSON of all its other fields."""
@@ -90,7 +95,7 @@ def finalise(
     layers: Sequence[Layer] = (),
     *,
     again: bool = False,
-) -> pa.Table | None:
+) -> bool:
     """Write everything beside the shards, and the index last; an index and
     what it names stay as they are until then.
 
@@ -102,17 +107,16 @@ def finalise(
         again: the cache was finished before, and this index takes the place of that one.
 
     Returns:
-        The manifest's rows with the columns of :data:`EXTRACTED`; None where another process has
-        finished the cache meanwhile.
+        Whether this call has finished the cache; another process may have done so meanwhile.
 
     Raises:
         CacheError: a shard that rows need has not been committed in every layer.
     """
     layers = layers or [first_layer(plans[0])]
-    shards = _committed_shards(cache, plans, layers)
-    shards.require(cache, items)
-    rows = _with_columns(manifest.rows, items, shards)
-    files = [_write_manifest(cache, rows)]
+    with tempfile.TemporaryFile(dir=cache) as file:
+        shards = _committed_shards(cache, plans, layers, file)
+        shards.require(cache, items)
+        files = [_write_manifest(cache, _with_columns(manifest.rows, items, shards))]
     files += _write_encoder(cache, encoder, again)
     card = {**manifest.card}
     splitting = card.pop(SPLITTING, None)  # the index alone is replaced in one step
@@ -139,7 +143,7 @@ def finalise(
     }
     if splitting is not None:
         index[SPLITTING] = splitting
-    return rows if _write_index(cache, index, replace=again) else None
+    return _write_index(cache, index, replace=again)
 
 
 def rewrite_rows(cache: Path, rows: pa.Table, splitting: JsonObject) -> None:
@@ -150,7 +154,7 @@ def rewrite_rows(cache: Path, rows: pa.Table, splitting: JsonObject) -> None:
     """
     index = read_index(cache)
     index["files"].pop(index["manifest"])
-    name = _write_manifest(cache, rows)
+    name = _write_manifest(cache, [rows])
     index |= {"manifest": name, SPLITTING: splitting}
     index["files"][name] = _entry(cache / name)
     _write_index(cache, index, replace=True)
@@ -240,17 +244,17 @@ class _CommittedShards:
     Args:
         files: the index' entries of their files.
         ranges: shard number, first item and number of items of each, in order.
-        columns: sha256, width, height and error of every item, in order.
+        columns: sha256, width, height and error of the items of each, mapped from a file.
     """
 
     files: JsonObject
     ranges: list[list[int]]
-    columns: pa.Table
+    columns: pa.RecordBatchFileReader
 
     def require(self, cache: Path, items: np.ndarray) -> None:
         """Refuse items that no shard holds."""
         _, first, count = self._ranges()
-        shard = np.searchsorted(first, items, side="right") - 1
+        shard = self._owners(items)
         outside = shard < 0
         outside[~outside] = (items - first[shard] >= count[shard])[~outside]
         if outside.any():
@@ -259,10 +263,20 @@ class _CommittedShards:
 
     def of_items(self, items: np.ndarray) -> pa.Table:
         """Return the columns of items, in the order given."""
-        _, first, count = self._ranges()
-        shard = np.searchsorted(first, items, side="right") - 1
-        offset = np.cumsum(count) - count
-        return self.columns.take(pa.array(offset[shard] + items - first[shard]))
+        _, first, _ = self._ranges()
+        shard = self._owners(items)
+        order = np.argsort(shard, kind="stable")
+        owners, starts = np.unique(shard[order], return_index=True)
+        parts = [self.columns.schema.empty_table()]
+        for owner, mine in zip(owners.tolist(), np.split(order, starts[1:]), strict=False):
+            batch = pa.Table.from_batches([self.columns.get_batch(owner)])
+            parts.append(batch.take(pa.array(items[mine] - first[owner])))
+        return pa.concat_tables(parts).combine_chunks().take(pa.array(np.argsort(order)))
+
+    def _owners(self, items: np.ndarray) -> np.ndarray:
+        """Return the position of the last shard that does not begin behind each item; -1: none."""
+        _, first, _ = self._ranges()
+        return np.asarray(np.searchsorted(first, items, side="right") - 1)
 
     def _ranges(self) -> np.ndarray:
         """Return int64 (3, shards): number, first item and number of items."""
@@ -270,12 +284,15 @@ class _CommittedShards:
 
 
 def _committed_shards(
-    cache: Path, plans: Sequence[Plan], layers: Sequence[Layer]
+    cache: Path, plans: Sequence[Plan], layers: Sequence[Layer], file: IO[bytes]
 ) -> _CommittedShards:
-    """Read all records, one at a time: as Python lists, millions of items would need gigabytes."""
+    """Read all records, one at a time, and gather their columns in a file.
+
+    Millions of items would need gigabytes of memory.
+    """
     files: JsonObject = {}
     ranges: list[list[int]] = []
-    parts = [_item_columns([], [], [], [])]
+    writer = pa.ipc.new_file(file, _item_columns([], [], [], []).schema)
     for shard in (shard for plan in plans for shard in plan.shards):
         found = {layer.folder: read_shard_record(cache, layer.folder, shard) for layer in layers}
         records = {folder: record for folder, record in found.items() if record is not None}
@@ -286,8 +303,11 @@ def _committed_shards(
         record, errors = records[layers[0].folder], merged_errors(records)
         ranges.append([shard, record.first, record.count])
         texts = [errors.get(position) for position in range(record.count)]
-        parts.append(_item_columns(record.content, record.width, record.height, texts))
-    return _CommittedShards(files, ranges, pa.concat_tables(parts).combine_chunks())
+        writer.write(_item_columns(record.content, record.width, record.height, texts))
+    writer.close()
+    file.flush()
+    mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return _CommittedShards(files, ranges, pa.ipc.open_file(mapped))
 
 
 def _item_columns(
@@ -295,8 +315,8 @@ def _item_columns(
     width: Sequence[int],
     height: Sequence[int],
     errors: Sequence[str | None],
-) -> pa.Table:
-    return pa.table(
+) -> pa.RecordBatch:
+    return pa.record_batch(
         {
             "sha256": pa.array(content, pa.string()),
             "width": pa.array(width, pa.int32()),
@@ -306,23 +326,34 @@ def _item_columns(
     )
 
 
-def _with_columns(rows: pa.Table, items: np.ndarray, shards: _CommittedShards) -> pa.Table:
-    """Add the columns of :data:`EXTRACTED` to the manifest's rows."""
-    columns = shards.of_items(items).append_column("item", pa.array(items, pa.int64()))
-    failed = pc.is_valid(columns["error"])
-    columns = columns.append_column("status", pc.if_else(failed, "failed", "ok"))
-    for name in EXTRACTED:
-        rows = rows.append_column(name, columns[name])
-    return rows
+def _with_columns(
+    rows: pa.Table, items: np.ndarray, shards: _CommittedShards
+) -> Iterator[pa.Table]:
+    """Yield the manifest's rows with the columns of :data:`EXTRACTED`, block by block."""
+    for start in range(0, max(1, rows.num_rows), _BLOCK):
+        block, mine = rows.slice(start, _BLOCK), items[start : start + _BLOCK]
+        columns = shards.of_items(mine).append_column("item", pa.array(mine, pa.int64()))
+        failed = pc.is_valid(columns["error"])
+        columns = columns.append_column("status", pc.if_else(failed, "failed", "ok"))
+        for name in EXTRACTED:
+            block = block.append_column(name, columns[name])
+        yield block
 
 
-def _write_manifest(cache: Path, rows: pa.Table) -> str:
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, row_group_size=_ROW_GROUP)
-    data = sink.getvalue().to_pybytes()
-    name = f"manifest-{bytes_digest(data)[:8]}.parquet"
-    write_whole(cache / name, data)
-    return name
+def _write_manifest(cache: Path, blocks: Iterable[pa.Table]) -> str:
+    """Write rows under a name that says their content; returns it."""
+    names = []
+
+    def named(path: Path) -> Path:
+        names.append(f"manifest-{file_digest(path)[:8]}.parquet")
+        return cache / names[0]
+
+    with committed(cache / "manifest.parquet", named) as temporary, ExitStack() as stack:
+        writer = None
+        for block in blocks:
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, block.schema))
+            writer.write_table(block, row_group_size=_ROW_GROUP)
+    return names[0]
 
 
 def _write_encoder(cache: Path, encoder: EncoderState, again: bool) -> list[str]:

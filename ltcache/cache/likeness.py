@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache.reader import Cache
+from ltcache.manifest import whole_texts
 
 NEAR = 0.995
 """Least cosine of near duplicates."""
@@ -95,7 +96,7 @@ def _by_key(cache: Cache, rows: np.ndarray) -> np.ndarray:
 
 def content_codes(cache: Cache, rows: np.ndarray) -> np.ndarray:
     """Return a number for the content of each row; a row without a hash is like no other."""
-    codes = cache.manifest.rows["sha256"].take(pa.array(rows)).combine_chunks().dictionary_encode()
+    codes = whole_texts(cache.manifest.rows["sha256"].take(pa.array(rows))).dictionary_encode()
     numbers = codes.indices.to_numpy(zero_copy_only=False).astype(np.float64)  # null -> NaN
     blank = [code for code, text in enumerate(codes.dictionary.to_pylist()) if not text]
     unknown = np.isnan(numbers) | np.isin(numbers, blank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
 from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
-from ltcache.manifest import SPLITTING, ClassList, Manifest, missing_split
+from ltcache.manifest import (
+    COLUMNS,
+    SPLITTING,
+    ClassList,
+    Manifest,
+    in_order,
+    missing_split,
+    with_room,
+)
 from ltcache.records import html_table, require_equal, require_local
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
@@ -47,6 +56,8 @@ class Cache:
         self.path = path
         self._index = index
         self.warned_of: set[str] = set()
+        self._read: dict[str, pa.ChunkedArray] = {}
+        self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
         record = _read_json(self._intact("encoder.json"))
         if missing := sorted(_ENCODER - set(record)):
             raise CacheError(f"{path / 'encoder.json'}: lacks {', '.join(missing)}: damaged")
@@ -74,15 +85,25 @@ class Cache:
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest that was extracted, with the columns of extraction."""
-        rows = _read_rows(self._intact(self._index["manifest"]))
-        header = _read_json(self._intact("classes.json"))
+        rows, header = self.table(), self._header
         if self.divided:
             card = {**header.get("card", {}), SPLITTING: self._index[SPLITTING]}
             header = {**header, "card": card}
-        try:
-            return Manifest.from_header(header, rows)
-        except ManifestError as error:
-            raise CacheError(f"{self.path}: damaged ({error}); see ltcache verify") from None
+        with self._damaged():
+            manifest = Manifest.from_header(header, rows)
+        self._read.clear()
+        return manifest
+
+    def table(self, *names: str) -> pa.Table:
+        """Return columns of the manifest's rows (all by default); the file's others are not read.
+
+        Raises:
+            CacheError: it has no such column, or is damaged.
+        """
+        if "manifest" in self.__dict__:
+            rows = self.manifest.rows
+            return rows.select(names) if names else rows
+        return _read_rows(self._manifest_path, list(names) or None)
 
     def rest(self) -> dict[str, np.ndarray]:
         """Return the tensors of the image tower behind the tokens.
@@ -112,12 +133,13 @@ class Cache:
     @property
     def classes(self) -> ClassList:
         """The class list, in label order."""
-        return self.manifest.classes
+        with self._damaged():
+            return Manifest.from_header(self._header, COLUMNS.empty_table()).classes
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
-        return self.manifest.splits
+        return in_order(self._coded("split")[1])
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -142,7 +164,10 @@ class Cache:
     @cached_property
     def shared_content(self) -> tuple[SharedContent, ...]:
         """Images that stand in two splits, byte for byte; none where no digest is known."""
-        return shared_content(self.manifest.rows, compared_splits(self.splits))
+        compared = compared_splits(self.splits)
+        if len(compared) < 2:
+            return ()
+        return shared_content(self.table("key", "split", "sha256", "status"), compared)
 
     def field_dims(self, view: str = "center") -> dict[str, int]:
         """Return field -> dimension of its vectors for a view."""
@@ -176,7 +201,7 @@ class Cache:
 
     def labels(self, split: str | None = None) -> np.ndarray:
         """Return int64 labels of :meth:`rows`; -1 = unlabelled."""
-        return self._column("label").astype(np.int64)[self.rows(split)]
+        return self._values("label").astype(np.int64)[self.rows(split)]
 
     def class_counts(self, split: str = "train") -> np.ndarray:
         """Return int64 (C,): rows of each class in a split, counted over :meth:`rows`."""
@@ -185,9 +210,9 @@ class Cache:
 
     def column(self, name: str, split: str | None = None) -> np.ndarray | None:
         """Return a column of the manifest for :meth:`rows`, or None where it has no such one."""
-        if name not in self.manifest.rows.column_names:
+        if name not in self._column_names:
             return None
-        return self._column(name)[self.rows(split)]
+        return self._values(name)[self.rows(split)]
 
     def features(
         self,
@@ -213,7 +238,7 @@ class Cache:
             CacheError: no such view or field, or a damaged shard.
         """
         layer = self._layer(view, field)
-        items = self._column("item").astype(np.int64)[rows]
+        items = self._values("item").astype(np.int64)[rows]
         found = self._gather(layer.folder, field, items, self._view(view)["shards"])
         if found is None:
             return np.zeros((0, layer.crops, *dims_of(layer.fields[field])), np.float32)
@@ -231,7 +256,7 @@ class Cache:
             CacheError: no such view or field, or a damaged shard.
         """
         folder, shards = self._layer(view, field).folder, self._view(view)["shards"]
-        items = self._column("item").astype(np.int64)
+        items = self._values("item").astype(np.int64)
         mapped: dict[int, np.ndarray] = {}
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
@@ -356,11 +381,52 @@ class Cache:
 
     def _is(self, name: str, text: str) -> np.ndarray:
         """Return which rows have ``text`` in a column, without a Python value for each of them."""
-        same: np.ndarray = pc.fill_null(pc.equal(self.manifest.rows[name], text), False).to_numpy()
-        return same
+        codes, texts = self._coded(name)
+        return codes == (texts.index(text) if text in texts else len(texts))
 
-    def _column(self, name: str) -> np.ndarray:
-        return self.manifest.rows.column(name).to_numpy(zero_copy_only=False)
+    def _coded(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """Return the few texts of a column, as they appear, and int32 (n,): which one a row has."""
+        if name not in self._codes:
+            if "manifest" in self.__dict__:
+                column = self.manifest.rows[name].dictionary_encode()
+            else:
+                column = _read_rows(self._manifest_path, [name], [name])[name]
+            whole = column.unify_dictionaries().combine_chunks()
+            codes = pc.fill_null(whole.indices, -1).to_numpy()
+            self._codes[name] = codes, whole.dictionary.to_pylist()
+        return self._codes[name]
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self._intact(self._index["manifest"])
+
+    def _values(self, name: str) -> np.ndarray:
+        return self._column(name).to_numpy(zero_copy_only=False)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of the manifest's rows; one that was read alone is kept."""
+        if "manifest" in self.__dict__:
+            return self.manifest.rows[name]
+        if name not in self._read:
+            self._read[name] = self.table(name)[name]
+        return self._read[name]
+
+    @cached_property
+    def _column_names(self) -> list[str]:
+        with _parquet(self._manifest_path) as file:
+            names: list[str] = file.schema_arrow.names
+        return names
+
+    @cached_property
+    def _header(self) -> Mapping[str, Any]:
+        return _read_json(self._intact("classes.json"))
+
+    @contextmanager
+    def _damaged(self) -> Iterator[None]:
+        try:
+            yield
+        except ManifestError as error:
+            raise CacheError(f"{self.path}: damaged ({error}); see ltcache verify") from None
 
 
 def open_cache(path: Cache | str | Path) -> Cache:
@@ -432,11 +498,21 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read_rows(path: Path) -> pa.Table:
+@contextmanager
+def _parquet(path: Path, coded: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:  # read_table would import pandas
-            rows = file.read()
-        rows.validate(full=True)
+        # read_table would import pandas
+        with pq.ParquetFile(path, read_dictionary=list(coded), pre_buffer=True) as file:
+            yield file
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CacheError(f"{path}: cannot be read ({error})") from None
-    return rows
+
+
+def _read_rows(path: Path, names: list[str] | None, coded: Sequence[str] = ()) -> pa.Table:
+    """Return columns, some as dictionaries: of few texts, ten million are read in 0.1 s."""
+    with _parquet(path, coded) as file:
+        rows = file.read(names)
+        rows.validate(full=True)
+    if missing := set(names or ()) - set(rows.column_names):
+        raise CacheError(f"{path}: no column {min(missing)!r}: damaged")
+    return pa.table([with_room(column) for column in rows.columns], names=rows.column_names)

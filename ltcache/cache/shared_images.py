@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ltcache.manifest import place_among
+
 if TYPE_CHECKING:
     from ltcache.cache.reader import Cache
 
@@ -57,8 +59,7 @@ def shared_content(rows: pa.Table, splits: Sequence[str]) -> tuple[SharedContent
     parts = {name: rows.filter(pc.equal(rows["split"], name)) for name in splits}
     found = []
     for other, split in itertools.combinations(splits, 2):
-        there = parts[other]["sha256"].combine_chunks()
-        where = pc.index_in(parts[split]["sha256"], value_set=there).combine_chunks()
+        where = place_among(parts[split]["sha256"], parts[other]["sha256"])
         count = len(where) - where.null_count
         if count:
             first = pc.index(pc.is_valid(where), True).as_py()

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from ltcache.cache import Cache, as_json, cosines, open_cache
 from ltcache.errors import ImageError
 from ltcache.images import open_store
-from ltcache.manifest import Manifest, read_manifest
+from ltcache.manifest import Manifest, place_among, read_manifest
 from ltcache.metrics import GroupScheme
 from ltcache.records import (
     JsonObject,
@@ -179,7 +179,7 @@ class _MatchedRows:
 
 def _joined(a: Manifest, b: Manifest) -> _MatchedRows:
     def find(of: Manifest, among: Manifest) -> np.ndarray:
-        found = pc.index_in(of.rows["key"], value_set=among.rows["key"].combine_chunks())
+        found = place_among(of.rows["key"], among.rows["key"])
         return np.asarray(pc.fill_null(found, -1).to_numpy().astype(np.int64))
 
     return _MatchedRows(find(a, b), find(b, a))

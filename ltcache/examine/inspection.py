@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ltcache.cache import SharedContent, compared_splits, shared_content
 from ltcache.extract import hash_images
-from ltcache.manifest import Manifest, MissingFiles, missing_files, recipe_of
+from ltcache.manifest import Manifest, MissingFiles, missing_files, recipe_of, whole_texts
 from ltcache.metrics import GroupScheme
 from ltcache.process import usable_processors
 from ltcache.records import JsonObject, JsonRecord, plain_json
@@ -110,7 +110,7 @@ def describe(
     """
     rows = manifest.rows
     if read_files:
-        content = hash_images(manifest.root, rows["uri"].combine_chunks(), usable_processors())
+        content = hash_images(manifest.root, whole_texts(rows["uri"]), usable_processors())
         rows = rows.append_column(SHA256, content)
     counted_on, recipe = _counted_on(manifest), recipe_of(manifest)
     counts = manifest.class_counts(counted_on) if counted_on else np.zeros(0, dtype=np.int64)

@@ -42,12 +42,11 @@ def begin(request: ExtractRequest) -> ExtractReport:
     encoded = carry_out(queue, request, stages)
     prompts = default_prompts(encoder, manifest)
     state = encoder_state(encoder, plan, layers)
-    rows = None
-    if not index_path(out).exists():
-        rows = finalise(out, [plan], manifest, items, state, prompts, layers)
-    if rows is None:
+    if index_path(out).exists() or not finalise(
+        out, [plan], manifest, items, state, prompts, layers
+    ):
         return _finished_by_others(request, encoded)
-    return make_report(out, rows, encoded, stages.binding(), request.started)
+    return make_report(open_cache(out), encoded, stages.binding(), request.started)
 
 
 def _finished_by_others(request: ExtractRequest, encoded: int) -> ExtractReport:
@@ -59,4 +58,4 @@ def _finished_by_others(request: ExtractRequest, encoded: int) -> ExtractReport:
     cache = open_cache(request.out)
     require_list(cache, request.manifest)
     binding = "other processes finished the cache; what they wrote was left as it is"
-    return make_report(request.out, cache.manifest.rows, encoded, binding, request.started)
+    return make_report(cache, encoded, binding, request.started)

@@ -19,6 +19,7 @@ from ltcache.cache import (
     claim_plan,
     finalise,
     index_path,
+    open_cache,
     read_index,
     read_plans,
     record_path,
@@ -57,7 +58,7 @@ def grow(request: ExtractRequest) -> ExtractReport:
         check_sample(cache, manifest)
     if not (added or lost or _rows_change(cache, request)):
         remove_leftovers(out)  # of a process that was killed right after it created the index
-        return make_report(out, cache.manifest.rows, 0, "reused", request.started)
+        return make_report(cache, 0, "reused", request.started)
     plan, growth = _next_plan(cache, plans, request)
     manifest = keep_splits_of_items(cache, manifest, growth.items)
     if partners is not None:
@@ -81,10 +82,9 @@ def grow(request: ExtractRequest) -> ExtractReport:
         report = grow(request)
         return replace(report, encoded=report.encoded + encoded)
     state = encoder_state(encoder, plans[0], layers)
-    rows = finalise(out, plans, manifest, growth.items, state, prompts, layers, again=True)
-    assert rows is not None  # an index that takes the place of another one is always written
+    finalise(out, plans, manifest, growth.items, state, prompts, layers, again=True)
     binding = stages.binding() if encoded else "known images"
-    return make_report(out, rows, encoded, binding, request.started)
+    return make_report(open_cache(out), encoded, binding, request.started)
 
 
 def _rows_change(cache: Cache, request: ExtractRequest) -> bool:

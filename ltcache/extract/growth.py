@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from ltcache.cache import Cache, Plan, merged_errors, read_shard_record
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.images import ImageStore, open_store
-from ltcache.manifest import Manifest, Root
+from ltcache.manifest import Manifest, Root, place_among, whole_texts
 from ltcache.records import bytes_digest, canonical_json, one_line
 
 _SAMPLE = 64  # images whose content is compared when a cache is reused
@@ -66,17 +66,17 @@ def plan_growth(
     Raises:
         UsageError: the manifest has no image in common with the cache.
     """
-    encoded = manifest.rows["uri"].combine_chunks().dictionary_encode()
+    encoded = whole_texts(manifest.rows["uri"]).dictionary_encode()
     uris = encoded.dictionary  # distinct ones, in order of appearance
     old = cache.manifest.rows
-    if len(uris) and not pc.any(pc.is_in(uris, value_set=_array(old["uri"]))).as_py():
+    if len(uris) and not place_among(uris, old["uri"]).drop_null():
         raise UsageError(
             f"{cache.path} holds other images: none of those asked for is among them. Choose "
             "another --out"
         )
     if retry_failed:
         old = old.filter(pc.equal(old["status"], "ok"))
-    item_of = _looked_up(uris, _array(old["uri"]), old["item"].to_numpy())  # -1: to be looked at
+    item_of = _looked_up(uris, old["uri"], old["item"].to_numpy())  # -1: to be looked at
     look = np.ones(len(uris), bool) if rehash else item_of < 0
     wanted = uris.filter(pa.array(look))
     content = hash_images(manifest.root, wanted, workers)
@@ -97,7 +97,7 @@ def plan_growth(
 
 def _looked_up(values: pa.Array, known: pa.Array, items: np.ndarray) -> np.ndarray:
     """Return the item of each value, int64, -1 where it is not known."""
-    place = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy().astype(np.int64)
+    place = pc.fill_null(place_among(values, known), -1).to_numpy().astype(np.int64)
     result = np.full(len(values), -1, np.int64)
     result[place >= 0] = items[place[place >= 0]]
     return result
@@ -110,7 +110,10 @@ def _numbered(uris: pa.Array, content: pa.Array) -> tuple[np.ndarray, np.ndarray
         The number of each, and the position of the first one of each number.
     """
     unread = pc.equal(content, "")  # what cannot be read fails under a number of its own
-    key = pc.if_else(unread, pc.binary_join_element_wise("/", uris, ""), content)
+    slash = pa.scalar("/", uris.type)
+    key = pc.if_else(
+        unread, pc.binary_join_element_wise(slash, uris, pa.scalar("", uris.type)), content
+    )
     order = key.dictionary_encode().indices.to_numpy().astype(np.int64)
     return order, np.unique(order, return_index=True)[1]
 
@@ -136,12 +139,12 @@ def check_sample(cache: Cache, manifest: Manifest) -> None:
     if manifest.root is None or not manifest.root.exists():
         return  # a cache can be relabelled where the images are not at hand
     rows = cache.manifest.rows.filter(pc.equal(cache.manifest.rows["status"], "ok"))
-    uris = manifest.rows["uri"].combine_chunks().unique()
-    place = pc.index_in(uris, value_set=_array(rows["uri"])).drop_null()
+    uris = whole_texts(manifest.rows["uri"]).unique()
+    place = place_among(uris, rows["uri"]).drop_null()
     kept = rows.select(["uri", "sha256"]).take(place)
     kept = kept.filter(pc.not_equal(kept["sha256"], ""))
     kept = kept.take(pa.array(np.arange(0, len(kept), max(1, len(kept) // _SAMPLE))))
-    sample = _array(kept["uri"])
+    sample = whole_texts(kept["uri"])
     shas = dict(zip(sample.to_pylist(), kept["sha256"].to_pylist(), strict=True))
     found = zip(sample.to_pylist(), hash_images(manifest.root, sample, 1).to_pylist(), strict=True)
     changed = {uri: (shas[uri][:16], sha[:16]) for uri, sha in found if sha and sha != shas[uri]}
@@ -157,7 +160,7 @@ def check_sample(cache: Cache, manifest: Manifest) -> None:
 
 def number_items(manifest: Manifest) -> tuple[np.ndarray, pa.StringArray]:
     """Return the item of each row, int64 (rows,), and each item's uri, in order of appearance."""
-    encoded = manifest.rows.column("uri").combine_chunks().dictionary_encode()
+    encoded = whole_texts(manifest.rows["uri"]).dictionary_encode()
     items = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return items, encoded.dictionary
 
@@ -176,7 +179,7 @@ def contents(cache: Cache, plans: Sequence[Plan]) -> tuple[pa.Array, np.ndarray]
         good[list(merged_errors(there))] = False
         shas.append(pa.array(record.content, pa.string()).filter(pa.array(good)))
         items.append(record.first + np.flatnonzero(good))
-    return pa.concat_arrays(shas), np.concatenate(items)
+    return whole_texts(pa.chunked_array(shas)), np.concatenate(items)
 
 
 def hash_images(root: Root | None, uris: pa.Array, workers: int) -> pa.Array:
@@ -191,7 +194,7 @@ def hash_images(root: Root | None, uris: pa.Array, workers: int) -> pa.Array:
         return pa.array([_hash(store, uri) for uri in part], pa.string())
 
     with ThreadPoolExecutor(workers, "hash") as pool:
-        return pa.concat_arrays(list(pool.map(hashed, starts)))
+        return whole_texts(pa.chunked_array(list(pool.map(hashed, starts))))
 
 
 def _hash(store: ImageStore, uri: str) -> str:
@@ -199,7 +202,3 @@ def _hash(store: ImageStore, uri: str) -> str:
         return bytes_digest(store.read(uri))
     except ImageError:
         return ""
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks()

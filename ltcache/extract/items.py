@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache import NO_ROW, Cache, Plan
+from ltcache.manifest import whole_table, whole_texts
 from ltcache.records import one_line
 
 _KNOWN = ("sha256", "width", "height", "error")
@@ -83,8 +84,8 @@ def known_items(cache: Cache, plan: Plan, items: np.ndarray, uris: pa.ChunkedArr
     """
     rows = cache.manifest.rows
     before = _first_rows(rows["item"].to_numpy(), plan)
-    known = rows.select(_KNOWN).take(before).combine_chunks()
-    now = uris.take(_first_rows(items, plan)).combine_chunks()
+    known = whole_table(rows.select(_KNOWN).take(before))
+    now = whole_texts(uris.take(_first_rows(items, plan)))
     return ImageItems(plan.first_item, now, known)
 
 

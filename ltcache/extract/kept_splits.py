@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ltcache.cache import Cache
 from ltcache.images import is_composite
-from ltcache.manifest import SPLITTING, WAITING, Manifest, recipe_of
+from ltcache.manifest import SPLITTING, WAITING, Manifest, place_among, recipe_of, whole_texts
 
 
 def keep_splits(cache: Cache, manifest: Manifest) -> Manifest:
@@ -56,8 +56,8 @@ def undivided(manifest: Manifest, cache: Cache) -> Manifest:
     if recipe is None:
         return manifest
     rows = manifest.rows
-    made = pc.is_in(rows["split"].combine_chunks(), pa.array([WAITING, *recipe.shares]))
-    train = pc.if_else(made, "train", rows["split"].combine_chunks())
+    made = pc.is_in(whole_texts(rows["split"]), pa.array([WAITING, *recipe.shares]))
+    train = pc.if_else(made, "train", whole_texts(rows["split"]))
     return replace(manifest, rows=with_splits(rows, train))
 
 
@@ -72,7 +72,7 @@ def _to_divide(rows: pa.Table, split: str) -> pa.ChunkedArray:
 
 
 def _where(chosen: pa.ChunkedArray, values: pa.Array, others: pa.ChunkedArray) -> pa.Array:
-    whole = [part.combine_chunks() for part in (chosen, others)]
+    whole = [whole_texts(part) for part in (chosen, others)]
     return pc.if_else(whole[0], values, whole[1])
 
 
@@ -80,5 +80,4 @@ def _looked_up(
     values: pa.ChunkedArray, known: pa.ChunkedArray, splits: pa.ChunkedArray
 ) -> pa.Array:
     """Return the split beside each value among the known ones, null where it is not there."""
-    place = pc.index_in(values.combine_chunks(), value_set=known.combine_chunks())
-    return splits.combine_chunks().take(place)
+    return whole_texts(splits).take(place_among(values, known))

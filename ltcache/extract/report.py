@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from ltcache.cache import SharedContent, compared_splits, shared_content
+from ltcache.cache import Cache, SharedContent
 from ltcache.extract.splitting import SplitReport
 from ltcache.records import one_line
 
@@ -84,14 +83,14 @@ class ExtractReport:
         return 3 if self.failed else 0
 
 
-def make_report(
-    out: Path, rows: pa.Table, encoded: int, binding: str, started: float
-) -> ExtractReport:
+def make_report(cache: Cache, encoded: int, binding: str, started: float) -> ExtractReport:
+    """Return what there is to say of a cache that is finished now."""
+    rows = cache.table("key", "status", "error", "item")
     failed = rows.filter(pc.equal(rows["status"], "failed"))
     first = failed.slice(0, 5)
     items = rows["item"].to_numpy()
     return ExtractReport(
-        path=out,
+        path=cache.path,
         rows=rows.num_rows,
         items=int(items.max()) + 1 if len(items) else 0,
         encoded=encoded,
@@ -99,5 +98,5 @@ def make_report(
         failures=tuple(zip(first["key"].to_pylist(), first["error"].to_pylist(), strict=True)),
         seconds=time.perf_counter() - started,
         binding=binding,
-        shared=shared_content(rows, compared_splits(pc.unique(rows["split"]).to_pylist())),
+        shared=cache.shared_content,
     )

@@ -41,6 +41,7 @@ from ltcache.manifest import (
     SplitRecipe,
     recipe_of,
     some,
+    whole_texts,
 )
 from ltcache.records import JsonRecord, bytes_digest, one_line
 
@@ -223,10 +224,10 @@ def _require_unmade(
 
 def _blocks(cache: Cache, rows: np.ndarray, recipe: SplitRecipe) -> np.ndarray:
     """Return int64 (n,), the block of each row; numbers are drawn from what is in the blocks."""
-    table, count = cache.manifest.rows.take(pa.array(rows)).combine_chunks(), len(rows)
+    table, count = cache.manifest.rows.take(pa.array(rows)), len(rows)
     pairs = [equal_pairs(content_codes(cache, rows))]
     for column in recipe.by:
-        codes = pc.dictionary_encode(table[column].combine_chunks().cast(pa.string())).indices
+        codes = pc.dictionary_encode(whole_texts(table[column]).cast(pa.large_string())).indices
         pairs.append(equal_pairs(pc.fill_null(codes, -1).to_numpy()))
     if recipe.near is not None:
         pairs.append(equal_pairs(near_groups(cache, rows, recipe.near)))

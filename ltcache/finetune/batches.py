@@ -29,7 +29,7 @@ from ltcache.finetune.augmentation import Augmentation
 from ltcache.finetune.pasting import ForegroundRows, PasteRequest, drawn_box
 from ltcache.finetune.reader import BatchRequest, ImageBatch, PixelReader, none_readable
 from ltcache.images import Preprocessing
-from ltcache.manifest import Manifest, missing_split, unlabelled_split
+from ltcache.manifest import Manifest, missing_split, unlabelled_split, whole_texts
 from ltcache.process import launched_process, usable_processors
 
 KEEP = 1 << 29
@@ -100,7 +100,7 @@ class ImageBatches:
             raise FitError(f"{manifest.name}: {said}")
         self.batch, self.rank, self.ranks = batch, rank, ranks
         self.failures: dict[str, str] = {}
-        uris = manifest.rows["uri"].take(pa.array(self.index)).combine_chunks()
+        uris = whole_texts(manifest.rows["uri"].take(pa.array(self.index)))
         self._reader = PixelReader(
             manifest.root, uris, self.index, self.labels.numpy(), preprocessing, augmentation, seed
         )

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ImageError
 from ltcache.images.views import View, draws, draws_of
+from ltcache.manifest import whole_texts
 from ltcache.records import bytes_digest, canonical_json, one_line
 
 _STREAM = 1  # keeps these numbers apart from those of random crops with the same seed
@@ -74,9 +75,9 @@ class PartnerRows:
         rows = np.flatnonzero(keep.to_numpy())
         part = table.select(["label", "key", "uri", "sha256"]).take(pa.array(rows))
         order = pc.sort_indices(part, sort_keys=[("label", "ascending"), ("key", "ascending")])
-        part = part.take(order).combine_chunks()
+        part = part.take(order)
         labels = part["label"].to_numpy().astype(np.int64)
-        texts = (_texts(part[name]) for name in ("key", "uri", "sha256"))
+        texts = (whole_texts(part[name]) for name in ("key", "uri", "sha256"))
         return cls(rows[order.to_numpy()], labels, *texts)
 
     def __len__(self) -> int:
@@ -212,8 +213,3 @@ def _overlap(size: int, side: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Return how many pixels of a side boxes of :func:`paste_box` cover, (n, K)."""
     middle, half = (centre * size).astype(int), (size * side).astype(int) // 2
     return np.minimum(middle + half, size) - np.maximum(middle - half, 0)
-
-
-def _texts(column: pa.ChunkedArray) -> pa.StringArray:
-    found = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return found.cast(pa.string())

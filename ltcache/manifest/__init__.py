@@ -5,6 +5,7 @@ from ltcache.manifest.columns import TableColumns, text_column
 from ltcache.manifest.file_names import uri_of
 from ltcache.manifest.image_files import NO_IMAGES, LeftOut, image_formats
 from ltcache.manifest.labels import read_labels
+from ltcache.manifest.long_texts import place_among, text_array, whole_table, whole_texts, with_room
 from ltcache.manifest.manifest import COLUMNS, DEFAULT_TEMPLATES, Manifest
 from ltcache.manifest.matching import ResolvedLabels, resolve_labels
 from ltcache.manifest.missing import MissingFiles, missing_files
@@ -32,7 +33,14 @@ from ltcache.manifest.split_recipe import (
     parse_shares,
     recipe_of,
 )
-from ltcache.manifest.splits import SPLIT_WORDS, SPLITS, canonical_split, known_split, split_in
+from ltcache.manifest.splits import (
+    SPLIT_WORDS,
+    SPLITS,
+    canonical_split,
+    in_order,
+    known_split,
+    split_in,
+)
 from ltcache.manifest.text import printable, read_json, read_lines, some
 
 __all__ = [
@@ -73,6 +81,7 @@ __all__ = [
     "how_to_split",
     "image_formats",
     "image_root",
+    "in_order",
     "keep_root",
     "kept_root",
     "known_split",
@@ -83,6 +92,7 @@ __all__ = [
     "packaged_manifests",
     "packaged_names",
     "parse_shares",
+    "place_among",
     "printable",
     "read_classes",
     "read_file",
@@ -98,8 +108,12 @@ __all__ = [
     "some",
     "split_in",
     "stable_text",
+    "text_array",
     "text_column",
     "unlabelled_split",
     "unscored",
     "uri_of",
+    "whole_table",
+    "whole_texts",
+    "with_room",
 ]

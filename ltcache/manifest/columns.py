@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.long_texts import is_text, narrow
 from ltcache.records import one_line
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -41,14 +42,13 @@ def decoded(where: str, name: str, values: pa.Array) -> pa.Array:
         values = values.dictionary_decode()
     kind = values.type
     binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    texts = (pa.types.is_string, pa.types.is_large_string)
-    if not any(is_kind(kind) for is_kind in (*binary, *texts)):
+    if not is_text(kind) and not any(is_kind(kind) for is_kind in binary):
         return values
     try:
-        values = values.cast(pa.binary()).cast(pa.string())
+        values = values.cast(pa.large_binary()).cast(pa.large_string())
     except pa.ArrowInvalid:
         raise ManifestError(f"{where}: the column {name!r} holds bytes, not UTF-8 text") from None
-    return pc.utf8_ltrim(values, characters=_BYTE_ORDER_MARK)
+    return narrow(pc.utf8_ltrim(values, characters=_BYTE_ORDER_MARK))
 
 
 def text_column(
@@ -65,7 +65,7 @@ def text_column(
     values = decoded(where, name, values)
     if numbers:
         values = _numbers_as_texts(values)
-    if not pa.types.is_string(values.type):
+    if not is_text(values.type):
         if len(values) == 0:
             return []
         if values.null_count < len(values):

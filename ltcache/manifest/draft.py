@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError, UsageError
 from ltcache.manifest.classes import ClassList
+from ltcache.manifest.long_texts import whole_table
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
 from ltcache.manifest.matching import resolve_labels
 from ltcache.manifest.roots.places import Root
@@ -101,7 +102,7 @@ def choose_splits(manifest: Manifest, splits: Sequence[str]) -> Manifest:
     chosen = pc.is_in(manifest.rows["split"], pa.array(sorted(wanted), pa.string()))
     rows = manifest.rows.filter(chosen)
     numbers = np.arange(rows.num_rows, dtype=np.int64)
-    rows = rows.set_column(0, "row_id", [numbers]).combine_chunks()
+    rows = whole_table(rows.set_column(0, "row_id", [numbers]))
     return replace(manifest, rows=rows)
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import decoded
+from ltcache.manifest.long_texts import is_text
 from ltcache.manifest.text import some
 from ltcache.records import one_line
 
@@ -56,7 +57,7 @@ def read_labels(where: str, name: str, values: pa.Array) -> RowLabels:
     """
     values = decoded(where, name, values)
     kind = values.type
-    if pa.types.is_string(kind):
+    if is_text(kind):
         return _of_texts(where, values)
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     if not numeric and not pa.types.is_null(kind):

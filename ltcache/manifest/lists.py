@@ -11,7 +11,6 @@ from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList
@@ -19,6 +18,7 @@ from ltcache.manifest.derive import parent_folders
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.image_files import is_image
 from ltcache.manifest.labels import RowLabels, read_labels, whole_number
+from ltcache.manifest.long_texts import text_array
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.splits import split_in
@@ -73,7 +73,7 @@ def _with_labels(
     """Return paths and labels; refuses the first line that has not both."""
     texts = [pair[-1] if len(pair) == 2 else "" for pair in pairs]
     row = texts.index("") if "" in texts else None
-    labels = read_labels(str(path), "label", pa.array(texts, pa.string()))
+    labels = read_labels(str(path), "label", text_array(texts))
     if row is None and not isinstance(labels.values, np.ndarray):
         row = next((row for row, text in enumerate(texts) if whole_number(text) is None), 0)
     if row is not None:

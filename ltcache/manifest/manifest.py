@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
+from ltcache.manifest.long_texts import is_text
 from ltcache.manifest.roots.places import Root
-from ltcache.manifest.splits import SPLITS
+from ltcache.manifest.splits import in_order
 from ltcache.records import JsonObject, digest
 
 COLUMNS = pa.schema(
@@ -27,7 +28,7 @@ COLUMNS = pa.schema(
         ("split", pa.string()),
     ]
 )
-"""The canonical columns; user columns follow them."""
+"""The canonical columns; user columns follow them. Long texts are ``large_string``."""
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _SLICE = 8192  # rows turned into Python values at a time
@@ -85,9 +86,7 @@ class Manifest:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that occur: train, val, test and pool first, then others as they appear."""
-        found = pc.unique(self.rows["split"]).to_pylist()
-        first = [split for split in SPLITS if split in found]
-        return tuple(first + [split for split in found if split not in first])
+        return in_order(pc.unique(self.rows["split"]).to_pylist())
 
     def indices(self, split: str | None = None) -> np.ndarray:
         """Return the int64 row numbers of ``split`` (None = of all rows), ascending."""
@@ -183,8 +182,8 @@ def check_rows(rows: pa.Table, num_classes: int) -> None:
     for column in COLUMNS:
         if column.name not in rows.column_names:
             raise ManifestError(f"the rows lack the column {column.name!r}")
-        if rows.schema.field(column.name).type != column.type:
-            found = rows.schema.field(column.name).type
+        found = rows.schema.field(column.name).type
+        if found != column.type and not (is_text(column.type) and is_text(found)):
             raise ManifestError(f"the column {column.name!r} is {found}, not {column.type}")
         if rows[column.name].null_count:
             raise ManifestError(f"the column {column.name!r} has empty values")

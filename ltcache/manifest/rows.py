@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.long_texts import text_array, whole_table, with_room
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.records import one_line
 
@@ -77,7 +78,7 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
         names = ", ".join(listing.where for listing in listings)
         raise ManifestError(f"{names or 'the source'}: no images are listed")
     try:
-        rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        rows = whole_table(pa.concat_tables(tables, promote_options="permissive"))
     except pa.ArrowException as error:
         raise ManifestError(f"the lists' columns do not fit together: {error}") from None
     places = _LineFinder([listing for listing in listings if len(listing.uris)])
@@ -85,7 +86,7 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
     keys = _keys(rows, places)
     order = ["label", "split", *[c for c in rows.column_names if c not in COLUMNS.names]]
     numbers = pa.array(np.arange(rows.num_rows, dtype=np.int64))
-    columns = [numbers, keys, rows["uri"], *[rows[column] for column in order]]
+    columns = [numbers, with_room(keys), rows["uri"], *[rows[column] for column in order]]
     return pa.table(columns, names=["row_id", "key", "uri", *order])
 
 
@@ -109,7 +110,7 @@ def clean_uris(listing: Listing) -> pa.Array:
         )
     if listing.lines is not None and pc.any(pc.match_substring_regex(uris, _UNTIDY)).as_py():
         tidy = ["/".join(p for p in u.split("/") if p not in ("", ".")) for u in uris.to_pylist()]
-        uris = pa.array(tidy, pa.string())
+        uris = text_array(tidy)
     if (row := _first(pc.equal(uris, ""))) is not None:
         raise ManifestError(f"{listing.place(row)}: the path is empty")
     return uris
@@ -117,7 +118,7 @@ def clean_uris(listing: Listing) -> pa.Array:
 
 def _column(listing: Listing, uris: list[str]) -> pa.StringArray:
     try:
-        return pa.array(uris, pa.string())
+        return text_array(uris)
     except UnicodeEncodeError as error:
         row = next(row for row, uri in enumerate(uris) if uri == error.object)
         raise ManifestError(
@@ -137,7 +138,7 @@ def _table(listing: Listing, num_classes: int) -> pa.Table:
             f"{listing.place(row)}: label {labels[row]}, but the class list has {num_classes} "
             f"classes ({known}); -1 stands for unlabelled"
         )
-    keys = pa.nulls(count, pa.string()) if listing.keys is None else pa.array(listing.keys)
+    keys = pa.nulls(count, pa.string()) if listing.keys is None else text_array(listing.keys)
     columns = {"uri": clean_uris(listing), "label": pa.array(labels), "split": _splits(listing)}
     return pa.table({**columns, "key": keys, **listing.extra})
 
@@ -150,7 +151,7 @@ def _splits(listing: Listing) -> pa.Array:
         checked_split(place, split)
     if isinstance(listing.split, str):
         return pa.repeat(listing.split, len(listing.uris))
-    return pa.array(listing.split, pa.string())
+    return text_array(listing.split)
 
 
 def checked_split(place: str, split: str) -> str:
@@ -200,7 +201,8 @@ def _keys(rows: pa.Table, places: _LineFinder) -> pa.Array:
     keys = uris if rows["key"].null_count == rows.num_rows else pc.coalesce(rows["key"], uris)
     if _distinct(keys):
         return keys
-    longer = pc.binary_join_element_wise(rows["split"], uris, "/")
+    kind = uris.type
+    longer = pc.binary_join_element_wise(rows["split"].cast(kind), uris, pa.scalar("/", kind))
     counts = pc.value_counts(keys)
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     keys = pc.if_else(pc.and_(made, pc.is_in(keys, repeated)), longer, keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 SPLITS = ("train", "val", "test", "pool")
 """The usual splits, in the order in which they are listed."""
@@ -101,3 +101,9 @@ def _joined(stem: str, words: list[re.Match[str]]) -> bool:
     if {SPLIT_WORDS[word.group().lower()] for word in words} != {"train", "val"}:
         return False
     return not stem[words[0].end() : words[1].start()].strip("-_+. &")
+
+
+def in_order(found: Sequence[str]) -> tuple[str, ...]:
+    """Return splits: train, val, test and pool first, then others as they appear."""
+    first = [split for split in SPLITS if split in found]
+    return tuple(first + [split for split in found if split not in first])

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import TableColumns
+from ltcache.manifest.long_texts import text_array, whole_table
 from ltcache.manifest.roots.parquet import class_names, image_column, open_parquet
 from ltcache.manifest.text import parse_json, read_cells, read_lines
 from ltcache.records import JsonObject
@@ -23,7 +24,7 @@ def _read_csv(path: Path) -> TableColumns:
         if len(row) != len(header):
             raise ManifestError(f"{path} line {line}: {len(row)} fields, expected {len(header)}")
     cells = list(zip(*(row for _, row in found[1:]), strict=True)) or [()] * len(header)
-    arrays = [pa.array(list(column), pa.string()) for column in cells]
+    arrays = [text_array(list(column)) for column in cells]
     return TableColumns(dict(zip(header, arrays, strict=True)), [line for line, _ in found[1:]])
 
 
@@ -59,7 +60,7 @@ def json_array(where: str, values: list[Any]) -> pa.Array:
             return pa.array(values)
         except (pa.ArrowException, OverflowError):
             texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-            return pa.array(texts, pa.string())
+            return text_array(texts)
     except UnicodeEncodeError as error:
         raise ManifestError(
             f"{where}: holds a text that is not Unicode: {error.object!r}"
@@ -72,7 +73,7 @@ def _read_parquet(path: Path) -> TableColumns:
     try:
         images = image_column(file.schema_arrow)
         names = [name for name in file.schema_arrow.names if name != images]
-        table = file.read(columns=names).combine_chunks()
+        table = whole_table(file.read(columns=names))
         header = _header(path, table.column_names)
         arrays = [column.combine_chunks() for column in table.columns]
         named = {n.lower(): found for n in names if (found := class_names(file.schema_arrow, n))}

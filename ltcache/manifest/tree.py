@@ -17,6 +17,7 @@ from ltcache.manifest.image_files import (
     is_image,
     is_visible,
 )
+from ltcache.manifest.long_texts import text_array, whole_texts
 from ltcache.manifest.roots.catalogue import root_format
 from ltcache.manifest.roots.places import Root
 from ltcache.manifest.roots.root_format import NamedFiles
@@ -63,14 +64,14 @@ def _tree(parts: Iterable[NamedFiles], heads: Heads) -> FileTree:
         visible = [name for name in part.files if is_visible(name)]
         found, rest = images_among(visible, heads)
         uris = _uris(found, renamed)
-        images.append(pa.array(uris, pa.string()))
+        images.append(text_array(uris))
         others.add(rest)
         hidden.add(name for name in part.files if _is_hidden_image(name))
         repeated.add(name for name in part.repeated if is_visible(name))
         occupied |= _folders_of(uris)
         folders |= _folders_of(map(uri_of, rest))
         folders |= {uri_of(name) for name in part.folders if is_visible(name)}
-    paths = pa.chunked_array(images).combine_chunks()
+    paths = whole_texts(pa.chunked_array(images))
     images.clear()
     paths = paths.take(pc.sort_indices(paths))
     pa.default_memory_pool().release_unused()

@@ -58,10 +58,13 @@ def require_local(place: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def committed(path: Path) -> Iterator[Path]:
+def committed(path: Path, named: Callable[[Path], Path] | None = None) -> Iterator[Path]:
     """Yield a temporary path to write to; on leaving, flush it and rename it to ``path``.
 
     An exception inside removes the temporary file and leaves ``path`` as it was.
+
+    Args:
+        named: returns the path, in the same folder, for a file that is named by its content.
     """
     require_local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def committed(path: Path) -> Iterator[Path]:
         yield temporary
         _set_mode(temporary, mode)
         _flush(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, named(temporary) if named else path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ltcache.cache import Cache
 from ltcache.errors import UsageError
+from ltcache.manifest import whole_texts
 
 _ALIASES = {
     "source": ("source", "vendor", "host", "provider"),
@@ -24,7 +25,7 @@ def texts_of(cache: Cache, name: str, rows: np.ndarray) -> list[str]:
     named = next((columns[a] for a in _ALIASES.get(name, (name,)) if a in columns), None)
     if named is None:
         return [""] * len(rows)
-    column = cache.manifest.rows[named].combine_chunks()
+    column = whole_texts(cache.manifest.rows[named])
     values = column.take(pa.array(np.where(rows < 0, 0, rows))).to_pylist() if len(rows) else []
     return [
         "" if row < 0 or value is None else str(value)

@@ -126,13 +126,14 @@ def import_features(
         if encoder_of is not None:
             content = _on_your_word(content, encoder_of)
     written = write_cache(out, content, shard_size)
-    counts = pc.value_counts(written["split"])
+    rows = written.table("split", "status")
+    counts = pc.value_counts(rows["split"])
     rows_in = dict(zip(*(counts.field(i).to_pylist() for i in (0, 1)), strict=True))
     return ImportReport(
         path=out,
         layout=kind,
         rows={name: rows_in[name] for name in content.manifest.splits},
-        failed=int(pc.sum(pc.equal(written["status"], "failed")).as_py() or 0),
+        failed=int(pc.sum(pc.equal(rows["status"], "failed")).as_py() or 0),
         classes=content.manifest.num_classes,
         fields={name: stack.dim for name, stack in content.stacks.items()},
         prompts=tuple(prompts.name for prompts in content.prompts),

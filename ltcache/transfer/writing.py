@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ltcache.cache import (
+    Cache,
     EncoderState,
     Plan,
     PromptEmbeddings,
@@ -51,8 +51,8 @@ class ImportedContent:
     sources: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
-def write_cache(out: Path, content: ImportedContent, shard_size: int) -> pa.Table:
-    """Write a cache, or go on with one; returns its rows with the columns of extraction.
+def write_cache(out: Path, content: ImportedContent, shard_size: int) -> Cache:
+    """Write a cache, or go on with one; returns it.
 
     A finished one is left as it is, but for shards that it has lost.
     """
@@ -78,11 +78,10 @@ def write_cache(out: Path, content: ImportedContent, shard_size: int) -> pa.Tabl
     for shard in plan.shards:
         if not there(shard):
             _write_shard(out, shard, plan.item_range(shard), content)
-    if index_path(out).exists():  # before, or another process was quicker
-        return open_cache(out).manifest.rows
-    items = np.arange(plan.items, dtype=np.int64)
-    rows = finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
-    return open_cache(out).manifest.rows if rows is None else rows
+    if not index_path(out).exists():  # before, or another process was quicker
+        items = np.arange(plan.items, dtype=np.int64)
+        finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
+    return open_cache(out)
 
 
 def _values_digest(stacks: Mapping[str, StackedArrays], block: int = 4096) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from ltcache.cache import Cache, check_identities, open_cache, store_prompts
+from ltcache.cache import Cache, check_identities, open_cache, reader, store_prompts
 from ltcache.cache.cost import add_cost, read_cost
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.encoder import load_encoder
@@ -122,3 +124,27 @@ def test_costs_add_up_over_processes_and_torn_lines(tmp_path: Path) -> None:
     add_cost(tmp_path, finetune_seconds=60.0, finetune_passes=10)
     spent = {"images": 15, "seconds": 2, "finetune_seconds": 60, "finetune_passes": 10}
     assert read_cost(tmp_path) == spent
+
+
+def test_only_the_columns_that_are_asked_for_are_read(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, lazy, asked = cache.manifest, open_cache(str(cache.path)), []
+    read = reader._read_rows
+
+    def noting(path: Path, names: list[str] | None, coded: Sequence[str] = ()) -> pa.Table:
+        asked.append(names)
+        return read(path, names, coded)
+
+    monkeypatch.setattr(reader, "_read_rows", noting)
+    for split in (None, "train", "test"):
+        assert np.array_equal(lazy.rows(split), cache.rows(split))
+        assert np.array_equal(lazy.labels(split), whole.labels(split))
+    assert lazy.splits == whole.splits and lazy.classes == whole.classes
+    assert np.array_equal(lazy.features(), cache.features())
+    assert lazy.column("unit") is None and list(lazy.column("key")) == whole.rows["key"].to_pylist()
+    assert asked == [["status"], ["label"], ["split"], ["item"], ["key"]]
+    assert lazy.table("uri", "sha256").equals(whole.rows.select(["uri", "sha256"]))
+    with pytest.raises(CacheError, match=r"no column 'unit': damaged"):
+        lazy.table("unit")
+    assert lazy.manifest.rows.equals(whole.rows) and asked[-1] is None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltcache.manifest import whole_texts
 from ltcache.records import JsonRecord, one_line
 from ltcache.retrieval.scoring.pool import CachedPool, Pool
 from ltcache.retrieval.scoring.queries import unit
@@ -235,7 +236,7 @@ def units_of(cache: Cache, split: str) -> tuple[np.ndarray, str]:
     name = next((n for n in ("unit", "sha256") if n in table.column_names), None)
     if name is None:
         return -1 - rows, "image"
-    codes = table[name].combine_chunks().dictionary_encode()
+    codes = whole_texts(table[name]).dictionary_encode()
     numbers = codes.indices.to_numpy(zero_copy_only=False).astype(np.float64)[rows]
     blank = [n for n, text in enumerate(codes.dictionary.to_pylist()) if text in ("", None)]
     unknown = np.isnan(numbers) | np.isin(numbers, blank)

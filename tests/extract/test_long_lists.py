@@ -1,0 +1,94 @@
+"""Lists whose columns of texts outgrow 32-bit offsets: they are extracted and grow like others.
+
+The limit is lowered to nothing: a real one takes 33.5 million rows, which
+``tests/benchmarks/bench_million.py --rows 40000000 --dim 1`` runs by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ltcache.cache import index, open_cache
+from ltcache.cache.verify import verify_files
+from ltcache.encoder import Encoder, load_encoder
+from ltcache.extract import extract
+from ltcache.manifest import ClassList, Manifest, long_texts, place_among, read_manifest
+from ltcache.manifest.tables import TAKEN
+from tests.extract.kill_driver import digests
+
+SMALL = {"shard_size": 4, "batch_size": 3}
+LISTED = ("key", "uri", "label", "split")
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip: Path) -> Encoder:
+    return load_encoder(f"local-dir:{tiny_clip}")
+
+
+def _rows(folder: Path, order: list[int]) -> str:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    lines = [
+        f"{names[k]},{'fox' if k % 2 else 'jay'},{'val' if k % 5 == 0 else 'train'}" for k in order
+    ]
+    return "\n".join(["path,label,split", *lines, ""])
+
+
+def _extracted(folder: Path, place: Path, encoder: Encoder) -> Path:
+    """Extract a list, then a longer one in another order."""
+    place.mkdir()
+    count, out = len(list(folder.rglob("*.png"))), place / "cache"
+    order = np.random.default_rng(0).permutation(count).tolist()
+    for number, rows in enumerate((order[: count // 2], order[::-1])):
+        listed = place / f"list-{number}.csv"
+        listed.write_text(_rows(folder, rows))
+        extract(read_manifest(listed, root=folder), out, encoder=encoder, **SMALL)
+    return out
+
+
+def test_long_texts_make_the_same_cache(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = open_cache(_extracted(few_images, tmp_path / "plain", encoder))
+    assert plain.manifest.rows.schema.field("sha256").type == pa.string()
+    monkeypatch.setattr(long_texts, "LONG", 0)
+    out = _extracted(few_images, tmp_path / "long", encoder)
+    long = open_cache(out)
+    assert long.manifest.rows.schema.field("sha256").type == pa.large_string()
+    for name in TAKEN:
+        assert long.column(name) is not None
+        assert long.manifest.rows[name].to_pylist() == plain.manifest.rows[name].to_pylist(), name
+    assert np.array_equal(long.features(), plain.features())
+    assert long.manifest.identity() == plain.manifest.identity() and verify_files(out).ok
+    shards = [
+        {n: d for n, d in digests(c.path).items() if n.startswith("views")} for c in (long, plain)
+    ]
+    assert shards[0] == shards[1]
+
+
+def test_rows_written_in_blocks_are_the_same_file(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digests(_extracted(few_images, tmp_path / "whole", encoder))
+    monkeypatch.setattr(index, "_ROW_GROUP", 4)
+    grouped = open_cache(_extracted(few_images, tmp_path / "grouped", encoder))
+    monkeypatch.setattr(index, "_BLOCK", 4)
+    blocks = _extracted(few_images, tmp_path / "blocks", encoder)
+    assert digests(blocks) == digests(grouped.path) and set(digests(blocks)) != set(whole)
+    assert grouped.manifest.rows.equals(open_cache(tmp_path / "whole" / "cache").manifest.rows)
+
+
+def test_known_long_texts_are_never_narrowed() -> None:
+    known = pa.array(["b", "a", "a"], pa.large_string())
+    assert place_among(pa.array(["a", "c"]), known).to_pylist() == [1, None]
+    assert place_among(pa.chunked_array([["b"], ["a"]]), pa.array(["a"])).to_pylist() == [None, 0]
+
+
+def test_rows_of_long_texts_are_a_manifest() -> None:
+    numbers = pa.array([0, 1])
+    texts = pa.array(["a", "b"], pa.large_string())
+    columns = {"row_id": numbers, "key": texts, "uri": texts, "label": numbers, "split": texts}
+    assert len(Manifest("long", pa.table(columns), ClassList(("fox", "jay")))) == 2
