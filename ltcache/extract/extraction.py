@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SHARD_SIZE = 1024
 """Items in a shard: what a kill can cost at most, and one file to open per so many rows."""
 
+_MANY_SHARDS, _LARGEST_SHARD = 4096, 8192
+
 
 def extract(
     source: str | Path | Manifest,
@@ -72,7 +74,8 @@ def extract(
         fields: ``embedding`` and, for towers that have it, ``pooled``; both by default, or those
             the cache has. ``tokens`` (:mod:`ltcache.encoder.rest`) only if named.
         batch_size: images in one forward pass; 16 on a CPU, 256 on a GPU.
-        shard_size: images in one file; what a kill can cost at most.
+        shard_size: images in one file; what a kill can cost at most. By default 1,024, and more
+            from 4 million images on (:func:`shard_size_for`).
         workers: decoding threads; by default the processors, shared with the other processes that
             torchrun or mpirun has started on this machine.
         threads: compute threads on a CPU; torch's default. Part of the plan.
@@ -126,7 +129,8 @@ def extract(
         views=(CENTER,),
         fields=first_fields(encoder, fields),
         items=0,
-        shard_size=shard_size or (unfinished.shard_size if unfinished else SHARD_SIZE),
+        shard_size=shard_size
+        or (unfinished.shard_size if unfinished else shard_size_for(len(manifest))),
         micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
     )
     request = ExtractRequest(
@@ -149,6 +153,18 @@ def extract(
     report = begin_or_grow(request)
     keep_root(out, manifest.root)
     return report
+
+
+def shard_size_for(images: int) -> int:
+    """Return how many images a shard of a new cache has by default.
+
+    1,024, doubled while there would be more than 4,096 shards, each two files to open; 8,192 at
+    most, for the features of two shards are in memory.
+    """
+    size = SHARD_SIZE
+    while size < _LARGEST_SHARD and images > size * _MANY_SHARDS:
+        size *= 2
+    return size
 
 
 def _batch_size(encoder: Encoder) -> int:

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ltcache.cache import index, open_cache
+from ltcache.cache import index, index_path, open_cache, read_plan
 from ltcache.cache.verify import verify_files
 from ltcache.encoder import Encoder, load_encoder
-from ltcache.extract import extract
+from ltcache.extract import extract, extraction
 from ltcache.manifest import ClassList, Manifest, long_texts, place_among, read_manifest
 from ltcache.manifest.tables import TAKEN
 from tests.extract.kill_driver import digests
@@ -92,3 +92,25 @@ def test_rows_of_long_texts_are_a_manifest() -> None:
     texts = pa.array(["a", "b"], pa.large_string())
     columns = {"row_id": numbers, "key": texts, "uri": texts, "label": numbers, "split": texts}
     assert len(Manifest("long", pa.table(columns), ClassList(("fox", "jay")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(0, 1024), (4 << 20, 1024), ((4 << 20) + 1, 2048), (10_000_000, 4096), (100_000_000, 8192)],
+)
+def test_shards_are_larger_in_long_lists(images: int, size: int) -> None:
+    assert extraction.shard_size_for(images) == size
+
+
+def test_a_list_that_is_long_has_larger_shards_and_keeps_them(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "cache"
+    monkeypatch.setattr(extraction, "SHARD_SIZE", 2)
+    monkeypatch.setattr(extraction, "_MANY_SHARDS", 4)
+    count = extract(few_images, out, encoder=encoder, batch_size=2).encoded
+    plan = read_plan(out)
+    assert plan is not None and count > 4 * 2 and plan.shard_size == (4 if count <= 16 else 8)
+    index_path(out).unlink()
+    monkeypatch.undo()
+    assert extract(few_images, out, encoder=encoder, batch_size=2).encoded == 0
