@@ -1,7 +1,7 @@
 """Lists whose columns of texts outgrow 32-bit offsets: they are extracted and grow like others.
 
-The limit is lowered to nothing: a real one takes 33.5 million rows, which
-``tests/benchmarks/bench_million.py --rows 40000000 --dim 1`` runs by hand.
+The limit is lowered to nothing: a real one takes 33.5 million rows, of which
+``tests/benchmarks/bench_finalise.py`` makes a cache by hand.
 """
 
 from __future__ import annotations
