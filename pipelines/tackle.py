@@ -240,15 +240,13 @@ def rows(
 
 def without_images(cache: Cache, labels: np.ndarray) -> Cache:
     """Return the cache as if training images of some classes had been skipped."""
-    found = open_cache(cache.path)
-    table = found.manifest.rows
+    table = cache.manifest.rows
     skipped = np.zeros(len(table), bool)
     skipped[cache.rows("train")[np.isin(cache.labels("train"), labels)]] = True
     status = np.where(skipped, "skipped", table["status"].to_numpy(zero_copy_only=False))
     column = pa.array(status.tolist(), pa.string())
     place = table.column_names.index("status")
-    found.manifest = replace(found.manifest, rows=table.set_column(place, "status", column))
-    return found
+    return cache.with_rows(table.set_column(place, "status", column))
 
 
 def true_rows(cache: Cache, pool: Cache, truth: np.ndarray, labels: np.ndarray) -> ExtraRows:

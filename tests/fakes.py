@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,12 @@ class FakeCache:
         if name not in self.manifest.rows.column_names:
             return None
         return np.array(self.manifest.rows[name].to_pylist())[self.rows(split)]
+
+    def with_rows(self, rows: pa.Table) -> FakeCache:
+        """Return the cache with another list of the same images."""
+        found = copy.copy(self)
+        found.manifest = replace(self.manifest, rows=rows)
+        return found
 
     def features(
         self, split: str | None = None, field: str = "embedding", view: str = "center"

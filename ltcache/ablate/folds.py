@@ -8,7 +8,6 @@ a class says nothing about a method.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -82,10 +81,7 @@ class TrainFolds:
         unit[self.rows] = [f"block {block}" for block in self.blocks]
         columns = {name: table[name] for name in table.column_names}
         columns |= {"split": pa.array(split, pa.string()), "unit": pa.array(unit, pa.string())}
-        found = copy.copy(self.cache)
-        found.manifest = replace(self.cache.manifest, rows=pa.table(columns))
-        found.__dict__.pop("shared_content", None)  # is known of the splits of before
-        return found
+        return self.cache.with_rows(pa.table(columns))
 
     def record(self) -> JsonObject:
         """Return how the rows were divided, as ``results.json`` keeps it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,15 @@ class Cache:
             manifest = Manifest.from_header(header, rows)
         self._read.clear()
         return manifest
+
+    def with_rows(self, rows: pa.Table) -> Cache:
+        """Return the cache with other values in its list, such as splits, of the same images."""
+        found = copy.copy(self)
+        for name in ("shared_content", "_column_names"):  # are of the list before
+            found.__dict__.pop(name, None)
+        found._read, found._codes = {}, {}
+        found.manifest = replace(self.manifest, rows=rows)
+        return found
 
     def table(self, *names: str) -> pa.Table:
         """Return columns of the manifest's rows (all by default); the file's others are not read.
@@ -413,6 +424,9 @@ class Cache:
 
     @cached_property
     def _column_names(self) -> list[str]:
+        if "manifest" in self.__dict__:
+            known: list[str] = self.manifest.rows.column_names
+            return known
         with _parquet(self._manifest_path) as file:
             names: list[str] = file.schema_arrow.names
         return names

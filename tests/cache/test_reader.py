@@ -148,3 +148,19 @@ def test_only_the_columns_that_are_asked_for_are_read(
     with pytest.raises(CacheError, match=r"no column 'unit': damaged"):
         lazy.table("unit")
     assert lazy.manifest.rows.equals(whole.rows) and asked[-1] is None
+
+
+def test_another_list_of_the_same_images_is_read_in_place_of_the_one_before(cache: Cache) -> None:
+    lazy = open_cache(str(cache.path))
+    before, counts = lazy.splits, lazy.class_counts()  # columns that are kept, once read
+    assert lazy.column("split") is not None
+    table = lazy.manifest.rows
+    moved = pa.array(["left out"] * len(table), pa.string())
+    place = table.column_names.index("split")
+    other = lazy.with_rows(table.set_column(place, "split", moved).append_column("unit", moved))
+    assert other.splits == ("left out",)
+    assert other.class_counts("left out").sum() == (lazy.labels() >= 0).sum()
+    assert np.array_equal(other.features("left out"), lazy.features())
+    assert list(other.column("unit")) == ["left out"] * len(other.rows())
+    assert lazy.splits == before and np.array_equal(lazy.class_counts(), counts)
+    assert lazy.column("unit") is None
