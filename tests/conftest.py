@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # of the processes that tests start, too: several spinning threads on a busy machine only wait
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +15,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.class_folders import write_images
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 PATIENCE = 1800.0
 """Seconds after which a wait counts as a hang. Every limit in the tests is this one: however slow
@@ -63,3 +67,23 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         return int(caught.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a browser that several tests share: take :func:`browser`."""
+    from tests.browser import Browser, programs
+
+    found = Browser(tmp_path_factory.mktemp("downloads"), programs())
+    yield found
+    found.driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """Return a browser with an empty folder of downloads; its console has to stay silent."""
+    for path in chromium.folder.iterdir():
+        path.unlink()
+    chromium.complaints()
+    yield chromium
+    assert chromium.complaints() == []

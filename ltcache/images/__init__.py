@@ -52,7 +52,7 @@ from ltcache.images.decoding import (
 )
 from ltcache.images.inputs import inputs
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
-from ltcache.images.thumbnails import thumbnail
+from ltcache.images.thumbnails import thumbnail, thumbnail_uri
 from ltcache.images.views import (
     DRAWS,
     RATIO,
@@ -92,5 +92,6 @@ __all__ = [
     "random_box",
     "read_file",
     "thumbnail",
+    "thumbnail_uri",
     "uncovered_share",
 ]

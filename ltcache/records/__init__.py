@@ -24,6 +24,7 @@ from ltcache.records.identity import (
     telling_classes,
 )
 from ltcache.records.json_value import JsonObject, JsonValue
+from ltcache.records.page_parts import json_element, source_hash
 from ltcache.records.place_kind import (
     OF_RUNS,
     PlaceKind,
@@ -51,6 +52,7 @@ __all__ = [
     "digest",
     "file_digest",
     "html_table",
+    "json_element",
     "kind_of",
     "mend",
     "mend_below",
@@ -67,6 +69,7 @@ __all__ = [
     "require_vacant",
     "result_folder",
     "seed_folders",
+    "source_hash",
     "telling_classes",
     "whole_folder",
     "write_json",

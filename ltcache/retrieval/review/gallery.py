@@ -12,10 +12,7 @@ Decisions are kept by the browser under the key of the retrieval, and leave as a
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -30,15 +27,16 @@ import pyarrow.compute as pc
 
 from ltcache.cache import Cache
 from ltcache.errors import ImageError, UsageError
-from ltcache.images import ImageStore, open_store, thumbnail
+from ltcache.images import ImageStore, open_store, thumbnail_uri
 from ltcache.manifest import image_root, root_of
 from ltcache.records import (
     JsonObject,
-    bytes_digest,
     committed,
     digest,
+    json_element,
     require_equal,
     require_local,
+    source_hash,
 )
 from ltcache.retrieval.guards.verdicts import REASONS
 from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tallied
@@ -163,7 +161,7 @@ class _GalleryPage:
         style, script = _asset("gallery.css"), _asset("gallery.js")
         policy = (
             "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-            f"style-src '{_source_hash(style)}'; script-src '{_source_hash(script)}'"
+            f"style-src '{source_hash(style)}'; script-src '{source_hash(script)}'"
         )
         record = self.result.record
         title = html.escape(f"{record.pool} for the rare classes of {record.cache}")
@@ -173,11 +171,11 @@ class _GalleryPage:
             if piece != "{{data}}":
                 yield values[name] if piece == f"{{{{{name}}}}}" else piece
                 continue
-            yield _data("page", self._header())
+            yield json_element("page", self._header())
             classes = self.result.classes
             with ThreadPoolExecutor(_WORKERS) as workers:
                 for done, entry in enumerate(classes, 1):
-                    yield _data(f"class-{entry.label}", self._class(entry.label, workers))
+                    yield json_element(f"class-{entry.label}", self._class(entry.label, workers))
                     if progress is not None:
                         progress(done, len(classes))
 
@@ -246,10 +244,7 @@ class _GalleryPage:
             return {"error": f"where {what} lie was not said"}
         uri, content = files[row] if side == "pool" else self._training_file(row)
         try:
-            data = store.read(uri)
-            if content and bytes_digest(data) != content:
-                return {"error": "the file is no longer the one that was encoded"}
-            return {"data": "data:image/webp;base64," + base64.b64encode(thumbnail(data)).decode()}
+            return {"data": thumbnail_uri(store.read(uri), content)}
         except ImageError as error:
             return {"error": str(error)}
 
@@ -286,17 +281,3 @@ def _spread(rows: np.ndarray, most: int) -> np.ndarray:
 
 def _asset(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _source_hash(text: str) -> str:
-    """Return how a content security policy names the one script or style that may be used."""
-    found = hashlib.sha256(text.encode()).digest()
-    return "sha256-" + base64.b64encode(found).decode()
-
-
-def _data(name: str, value: Any) -> str:
-    """Return a block of JSON that cannot end its element, whatever texts are in it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'<script type="application/json" id="{name}">{text}</script>\n'
