@@ -12,6 +12,7 @@ from ltcache.metrics.bootstrap import (
     paired_bootstrap,
     percentile_interval,
 )
+from ltcache.metrics.calibration import PredictedClasses, ReliabilityCurve, fit_temperature
 from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
 from ltcache.metrics.confusion import ConfusedPair, confused_pairs
 from ltcache.metrics.groups import GROUP_NAMES, UNGROUPED, GroupScheme
@@ -26,11 +27,14 @@ __all__ = [
     "GroupScheme",
     "Metrics",
     "PairedDifference",
+    "PredictedClasses",
+    "ReliabilityCurve",
     "RowAdaptation",
     "UnitSums",
     "class_accuracy",
     "confused_pairs",
     "evaluate_logits",
+    "fit_temperature",
     "is_better",
     "paired_bootstrap",
     "percent",

@@ -10,11 +10,11 @@ import numpy as np
 
 from ltcache.metrics.adaptation import RowAdaptation
 from ltcache.metrics.bootstrap import UnitSums, percentile_interval
+from ltcache.metrics.calibration import ECE_BINS, PredictedClasses
 from ltcache.metrics.groups import GROUP_NAMES, GroupScheme
 from ltcache.metrics.summaries import class_accuracy, summaries
 from ltcache.records import JsonObject, JsonRecord, one_line
 
-ECE_BINS = 15
 # Only scores that are linear in the class accuracies: resampling pushes minima and means with a
 # floor downwards, so that their percentile interval can miss the score itself.
 INTERVALS = ("overall", "mean_per_class", "many", "medium", "few", "head_tail_gap")
@@ -125,7 +125,7 @@ def evaluate_logits(
     point = {n: None if v is None else float(v) for n, v in weighted.items()}
     accuracy = class_accuracy(correct, rows)
     of_rows = None if class_weights is None else weights[labels]
-    ece, nll = _calibration(logits, labels, predicted, of_rows)
+    ece, nll = _calibration(logits, labels, of_rows)
     return Metrics(
         **point,  # type: ignore[arg-type]  # the names of summaries() are fields
         macro_f1=_macro_f1(labels, predicted, of_rows),
@@ -176,29 +176,16 @@ def _macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray | N
 
 
 def _calibration(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    weights: np.ndarray | None = None,
-    block: int = 8192,
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Return (ECE, NLL); by blocks of rows, so that no second (N, C) array is alive."""
-    confidence, own = np.empty(len(labels)), np.empty(len(labels))
-    for start in range(0, len(labels), block):
-        part = slice(start, start + block)
-        z = logits[part].astype(np.float64)
-        z -= z.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(z).sum(axis=1))
-        confidence[part] = np.exp(-log_sum)
-        own[part] = (
-            np.take_along_axis(z, labels[part, None].astype(np.int64), axis=1)[:, 0] - log_sum
-        )
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gaps = (predicted == labels) - confidence
+    """Return (ECE, NLL)."""
+    found = PredictedClasses.of(logits, labels)
+    own = found.log_likelihood
+    gaps = (found.predicted == labels) - found.confidence
     if weights is not None:
         share = weights / weights.mean()
         gaps, own = gaps * share, own * share
-    gap = np.bincount(bins, weights=gaps, minlength=ECE_BINS)
+    gap = np.bincount(found.bins, weights=gaps, minlength=ECE_BINS)
     return float(np.abs(gap).sum() / len(labels)), float(-own.mean())
 
 
