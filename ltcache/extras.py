@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-EXTRAS = {"hf": "datasets", "tune": "optuna", "onnx": "onnxruntime", "track": "tensorboard"}
+EXTRAS = {
+    "hf": "datasets",
+    "tune": "optuna",
+    "onnx": "onnxruntime",
+    "report": "plotly",
+    "track": "tensorboard",
+}
 """Extra, as setup.cfg names it -> the module that tells whether it is there."""
 
 

@@ -16,6 +16,8 @@ from ltcache.cli.options import LocalPath, general, print_json, terminal_width
 @click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option("--baseline", help="What differences are taken to: a line or a method.")
 @click.option("--split", help="Of the table.  [default: test; or the folds of ablate --folds]")
+@click.option("--cache", type=LocalPath(), help="Of the runs.  [default: where each run says]")
+@click.option("--html", type=LocalPath(), help="Write one page that opens from disk to this file.")
 @click.option("--csv", "as_csv", is_flag=True, help="Every split as CSV.")
 @click.option("--md", "as_md", is_flag=True, help="Markdown.")
 @click.option("--latex", "as_latex", is_flag=True, help="A booktabs tabular.")
@@ -25,13 +27,21 @@ from ltcache.cli.options import LocalPath, general, print_json, terminal_width
 @general
 @option_rules(
     excludes("confusions", "baseline", "as_csv", "as_md", "as_latex", why="it is another table"),
+    excludes("html", "confusions", why="the page shows them"),
+    excludes("html", "as_json", "as_csv", "as_md", "as_latex", why="one form at a time"),
     excludes("as_json", "as_csv", "as_md", "as_latex", why="one form at a time"),
     excludes("as_csv", "as_md", "as_latex", why="one form at a time"),
     excludes("as_md", "as_latex", why="one form at a time"),
     excludes("as_csv", "split", why="CSV holds every split"),
 )
 def command(
-    runs: tuple[Path, ...], baseline: str | None, split: str | None, as_json: bool, **forms: bool
+    runs: tuple[Path, ...],
+    baseline: str | None,
+    split: str | None,
+    cache: Path | None,
+    html: Path | None,
+    as_json: bool,
+    **forms: bool,
 ) -> None:
     """Compare RUNS: runs, directories of runs, or what ablate wrote.
 
@@ -41,13 +51,17 @@ def command(
     ltcache report runs/ce runs/la
     ltcache report ablation --baseline logit-adjustment --latex > table.tex
     ltcache report ablation --confusions
+    ltcache report ablation --html report.html
     """
     from ltcache.report import WRITERS, comparison_table, report
 
-    if forms.pop("confusions"):
-        _confusions(runs, split or "test", as_json)
+    if html is not None:
+        _write_page(runs, html, cache, baseline, split or "test")
         return
-    comparison: Mapping[str, Any] = report(runs, baseline)
+    if forms.pop("confusions"):
+        _confusions(runs, cache, split or "test", as_json)
+        return
+    comparison: Mapping[str, Any] = report(runs, baseline, cache=cache)
     shown = split or next(iter(comparison["splits"] if "folds" in comparison else ["test"]))
     wanted = {
         "json": as_json,
@@ -62,11 +76,21 @@ def command(
         click.echo(write(comparison, shown), nl=False)
 
 
-def _confusions(runs: tuple[Path, ...], split: str, as_json: bool) -> None:
+def _confusions(runs: tuple[Path, ...], cache: Path | None, split: str, as_json: bool) -> None:
     from ltcache.report import confusions, confusions_table
 
-    found = confusions(runs, split)
+    found = confusions(runs, split, cache)
     if as_json:
         print_json(found)
     else:
         click.echo(confusions_table(found, split, width=terminal_width()))
+
+
+def _write_page(
+    runs: tuple[Path, ...], html: Path, cache: Path | None, baseline: str | None, split: str
+) -> None:
+    from ltcache.report import read_runs
+    from ltcache.report.html import write_report_page
+
+    written = write_report_page(read_runs(runs, cache), html, baseline=baseline, split=split)
+    click.echo(f"{written.path}: {written.bytes / 1e6:.1f} MB; open it in a browser", err=True)

@@ -6,7 +6,7 @@ from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, co
 from ltcache.report.confused import ConfusedClasses, confusions, confusions_table
 from ltcache.report.formats import WRITERS, comparison_cells, comparison_table
 from ltcache.report.frequency import comparison_figure, plot_by_frequency
-from ltcache.report.reading import report
+from ltcache.report.reading import ReportedRuns, read_runs, report
 from ltcache.report.tables import (
     COLUMNS,
     classes_table,
@@ -22,6 +22,7 @@ __all__ = [
     "WRITERS",
     "ComparisonEntry",
     "ConfusedClasses",
+    "ReportedRuns",
     "ScoredRows",
     "ScoredRun",
     "classes_table",
@@ -35,6 +36,7 @@ __all__ = [
     "footnote",
     "markdown_table",
     "plot_by_frequency",
+    "read_runs",
     "report",
     "results_table",
     "scored",

@@ -38,11 +38,14 @@ class ConfusedClasses(JsonRecord):
     text_cosine: float | None
 
 
-def confusions(paths: Sequence[str | Path], split: str = "test") -> list[ConfusedClasses]:
+def confusions(
+    paths: Sequence[str | Path], split: str = "test", cache: Cache | str | Path | None = None
+) -> list[ConfusedClasses]:
     """Return every pair of classes that runs confuse, the most frequent first.
 
     Args:
-        paths: as for :func:`ltcache.report.report`; every run needs the cache it was fitted on.
+        paths, cache: as for :func:`ltcache.report.report`; every run needs the cache it was fitted
+            on.
         split: which rows; only labelled ones count.
 
     Raises:
@@ -50,19 +53,19 @@ def confusions(paths: Sequence[str | Path], split: str = "test") -> list[Confuse
     """
     from ltcache.runs import LabelledLogits
 
-    reading = read_runs(paths)
-    labels, predicted, cache, runs = [], [], None, 0
+    reading = read_runs(paths, cache)
+    labels, predicted, found, runs = [], [], None, 0
     for run, path in (pair for line in reading.lines.values() for pair in line.runs):
-        cache = reading.cache_of(run, path)
-        if cache is None:
+        found = reading.cache_of(run, path)
+        if found is None:
             raise UsageError(f"{path}: {reading.notes[-1]}")
-        rows = LabelledLogits.of(run, cache, split)
+        rows = LabelledLogits.of(run, found, split)
         labels.append(rows.labels)
         predicted.append(rows.logits.argmax(axis=1))
         runs += 1
-    if cache is None:
+    if found is None:
         raise UsageError(f"no runs to look at; {'; '.join(reading.notes)}")
-    names, cosine = cache.classes.names, _text_cosines(cache)
+    names, cosine = found.classes.names, _text_cosines(found)
     return [
         ConfusedClasses(
             names[pair.label],

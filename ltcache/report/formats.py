@@ -122,17 +122,26 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
     return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
 
 
-def comparison_cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
-    """Return the heading and the rows of the table of one split.
+def require_split(comparison: Comparison, split: str) -> None:
+    """Refuse a split that not all runs were scored on.
 
     Raises:
-        UsageError: the runs were not scored on that split.
+        UsageError: with those that they were.
     """
     if split not in comparison["splits"]:
         known = ", ".join(comparison["splits"])
         how = f"{how_to_split(['train'])}, and fit again"
         remedy = f"known: {known} (--split)" if known else how
         raise UsageError(f"the runs have no scores on split {split!r} in common; {remedy}")
+
+
+def comparison_cells(comparison: Comparison, split: str) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the rows of the table of one split.
+
+    Raises:
+        UsageError: the runs were not scored on that split.
+    """
+    require_split(comparison, split)
     against = f"vs {comparison['baseline']}"
     sure = ["95 %"] if "folds" in comparison else []
     heading = ["", *COLUMNS.values(), *sure, "rank", against, "p", "head s", "passes"]
@@ -147,14 +156,15 @@ def _row(entry: Mapping[str, Any], split: str) -> list[str]:
         *(mean_and_spread(scores[name]) for name in COLUMNS),
         *("–".join(map(percent, found[split])) for found in [entry.get("interval")] if found),
         "-" if rank is None else f"{rank:.1f}",
-        "-" if difference is None else _interval(difference),
+        "-" if difference is None else difference_interval(difference),
         "-" if difference is None else f"{difference['p']:.3f}",
         _number(cost.get("head_seconds"), 1),
         _number(cost.get("encoder_passes"), 0),
     ]
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def difference_interval(found: Mapping[str, Any]) -> str:
+    """Return a paired difference with its interval, in points."""
     middle, low, high = (f"{100 * found[key]:+.1f}" for key in ("difference", "low", "high"))
     return f"{middle} [{low}, {high}]"
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,10 @@ RESULTS = "results.json"
 
 
 def report(
-    paths: Sequence[str | Path], baseline: str | None = None, bootstrap: int = 2000
+    paths: Sequence[str | Path],
+    baseline: str | None = None,
+    bootstrap: int = 2000,
+    cache: Cache | str | Path | None = None,
 ) -> JsonObject:
     """Compare runs on disk.
 
@@ -44,6 +48,7 @@ def report(
         paths: runs, directories of runs, or what ``ltcache ablate`` wrote.
         baseline: name of a line or of a method; None: the first line.
         bootstrap: resamples of units for the differences.
+        cache: of all runs, where it lies elsewhere than they say.
 
     Returns:
         See :func:`ltcache.report.compare`, with ``notes`` and ``failures`` beside it.
@@ -52,23 +57,22 @@ def report(
         UsageError: a path without runs, no such baseline, or a run that is named itself was scored
             on other rows than most. FitError: such a run is damaged. A run that is found in a
             directory is then left out, and a note says so.
+        CacheError, IdentityError: ``cache`` is none, or not the one that the runs were fitted on.
     """
     if (whole := _of_folds(paths, baseline)) is not None:
         return whole
-    reading = read_runs(paths)
-    entries = reading.entries()
-    rows = {split: rows for split, (rows, _) in reading.rows.items()}
-    found = compare(entries, rows, baseline, bootstrap)
-    return {**found, "failures": reading.failures, "notes": reading.notes}
+    return read_runs(paths, cache).compared(baseline, bootstrap)
 
 
-def read_runs(paths: Sequence[str | Path]) -> RunReading:
+def read_runs(paths: Sequence[str | Path], cache: Cache | str | Path | None = None) -> ReportedRuns:
     """Read the runs at some places, those that can stand in one table.
 
     Raises:
-        UsageError, FitError: see :func:`report`.
+        UsageError, FitError, CacheError, IdentityError: see :func:`report`.
     """
-    reading = RunReading()
+    from ltcache.cache import open_cache
+
+    reading = ReportedRuns(None if cache is None else open_cache(cache))
     for path in map(result_folder, paths):
         mend_below(path)
         _read(path, reading)
@@ -95,7 +99,7 @@ def _of_folds(paths: Sequence[str | Path], baseline: str | None) -> JsonObject |
 
 
 @dataclass(eq=False)
-class _ReportLine:
+class ReportLine:
     """Runs that differ only in the seed, each with its directory."""
 
     name: str
@@ -104,15 +108,19 @@ class _ReportLine:
 
 
 @dataclass(eq=False)
-class RunReading:
-    """What was read so far.
+class ReportedRuns:
+    """The runs that a report is of, as far as they are read.
 
     Attributes:
+        cache: of all runs, as the user named it; None: where each run says.
         lines: by what tells one from the others.
         named: directories of runs that the user named, so that none is left out.
+        caches: the ones that were opened, by their directories.
+        rows: split -> the rows that were scored, and their keys.
     """
 
-    lines: dict[str, _ReportLine] = field(default_factory=dict)
+    cache: Cache | None = None
+    lines: dict[str, ReportLine] = field(default_factory=dict)
     named: set[Path] = field(default_factory=set)
     caches: dict[Path, Cache] = field(default_factory=dict)
     rows: dict[str, tuple[ScoredRows, list[str]]] = field(default_factory=dict)
@@ -130,7 +138,7 @@ class RunReading:
 
         parts = {key: getattr(run.record, key) for key in ("field", "identities", "class_counts")}
         told = digest([run.method.to_dict(), parts])
-        line = self.lines.setdefault(told, _ReportLine(name, overrides))
+        line = self.lines.setdefault(told, ReportLine(name, overrides))
         if any(metrics.adaptations for metrics in run.metrics.values()):
             self.note(f"{name}: transductive: it learned from the unlabelled rows it was scored on")
         if run.record.seed not in [other.record.seed for other, _ in line.runs]:
@@ -168,8 +176,16 @@ class RunReading:
             if not kept:
                 del self.lines[key]
 
+    def compared(self, baseline: str | None = None, bootstrap: int = 2000) -> JsonObject:
+        """Return the comparison of the lines: see :func:`report`."""
+        entries = self.entries
+        rows = {split: rows for split, (rows, _) in self.rows.items()}
+        found = compare(entries, rows, baseline, bootstrap)
+        return {**found, "failures": self.failures, "notes": self.notes}
+
+    @cached_property
     def entries(self) -> list[ComparisonEntry]:
-        """Return the lines, each name once."""
+        """The lines in their order, each name once."""
         names = [line.name for line in self.lines.values()]
         found = []
         for line in self.lines.values():
@@ -179,10 +195,27 @@ class RunReading:
             found.append(ComparisonEntry(shown, first.method.name, line.overrides, made))
         return found
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the classes in label order; their numbers where a run has no names."""
+        run, _ = next(iter(self.lines.values())).runs[0]
+        return run.class_names or [str(label) for label in range(len(run.record.class_counts))]
+
+    def every_cache(self) -> list[Cache]:
+        """Return the caches of the runs that are there."""
+        return list(self.caches.values()) if self.cache is None else [self.cache]
+
     def cache_of(self, run: Run, path: Path) -> Cache | None:
-        """Return the cache of a run if it is still there and still the one it was fitted on."""
+        """Return the cache of a run if it is still there and still the one it was fitted on.
+
+        Raises:
+            CacheError, IdentityError: the user named another one.
+        """
         from ltcache.runs import check_features
 
+        if self.cache is not None:
+            check_features(run, self.cache)
+            return self._checked(self.cache, run, path)
         named = run.record.cache
         place = (path / named).resolve() if named else path
         try:
@@ -192,6 +225,9 @@ class RunReading:
             reason = str(error).splitlines()[0]
             self.note(f"no difference to the baseline without the cache of the runs: {reason}")
             return None
+        return self._checked(cache, run, path)
+
+    def _checked(self, cache: Cache, run: Run, path: Path) -> Cache:
         for split in run.metrics:
             self._check_rows(cache, split, path)
         return cache
@@ -220,7 +256,7 @@ class RunReading:
             )
 
 
-def _read(path: Path, reading: RunReading) -> None:
+def _read(path: Path, reading: ReportedRuns) -> None:
     from ltcache.runs import open_run
 
     if (path / "run.json").is_file():
@@ -245,7 +281,7 @@ def _read(path: Path, reading: RunReading) -> None:
         reading.leave_out(ensemble, f"an ensemble: ltcache evaluate {ensemble} scores it")
 
 
-def _read_ablation(path: Path, reading: RunReading) -> None:
+def _read_ablation(path: Path, reading: ReportedRuns) -> None:
     from ltcache.runs import open_run
 
     try:

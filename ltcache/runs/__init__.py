@@ -1,6 +1,6 @@
 """Runs: a trained head with its configuration, its numbers and every identity that it used."""
 
-from ltcache.runs.frequency import frequency_figure
+from ltcache.runs.frequency import by_frequency, frequency_figure
 from ltcache.runs.record import LEFT_OUT, SCORED, RunCost, RunRecord
 from ltcache.runs.run import RowLogits, Run, open_run, token_map, write_classes
 from ltcache.runs.scoring import (
@@ -20,6 +20,7 @@ __all__ = [
     "Run",
     "RunCost",
     "RunRecord",
+    "by_frequency",
     "check_features",
     "finish_run",
     "frequency_figure",

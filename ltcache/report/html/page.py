@@ -1,0 +1,178 @@
+"""A report as one HTML file that opens from disk: nothing is loaded from elsewhere.
+
+A content security policy holds the page to that. What stands in it of names is text or data, never
+markup: Jinja escapes it, and the data of figures cannot end its element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltcache.errors import UsageError
+from ltcache.extras import how_to_install
+from ltcache.records import JsonObject, committed, json_element, require_local, source_hash
+from ltcache.report.formats import Comparison, remarks, require_split
+from ltcache.report.frequency import shown_entries
+from ltcache.report.html.cells import PageCell, PageTable
+from ltcache.report.html.classes import class_table
+from ltcache.report.html.facts import best_entry, comparison_rows, facts, verdict
+from ltcache.report.html.figures import (
+    SHOWN,
+    drawn,
+    frequency_plot,
+    reliability_plot,
+    training_plot,
+)
+from ltcache.report.html.predictions import calibration_table, pairs_table, predict_lines
+from ltcache.report.reading import ReportedRuns
+
+_COSTS = {
+    "head_seconds": "fit, s",
+    "encoder_passes": "encoder passes over the images",
+    "extraction_seconds": "extraction, s",
+    "finetune_seconds": "tuning of the encoder, s",
+}
+
+
+@dataclass(frozen=True)
+class PageSize:
+    """What was written: the page, and its size in bytes."""
+
+    path: Path
+    bytes: int
+
+
+def write_report_page(
+    reading: ReportedRuns,
+    out: str | Path,
+    *,
+    baseline: str | None = None,
+    split: str = "test",
+) -> PageSize:
+    """Write the page of runs.
+
+    Args:
+        reading: see :func:`ltcache.report.read_runs`.
+        out: the file.
+        baseline: what differences are taken to: see :func:`ltcache.report.report`.
+        split: that the page is about.
+
+    Raises:
+        UsageError: Plotly is not installed, the runs have no scores on the split in common, no such
+            baseline, or an address in place of a file.
+    """
+    path, plotly = require_local(out), _plotly_source()
+    text = _render(_content(reading, baseline, split), plotly)
+    with committed(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        size = temporary.stat().st_size
+    return PageSize(path, size)
+
+
+def _plotly_source() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise UsageError(
+            f"--html needs Plotly, which is not installed: {how_to_install('report')}, or leave "
+            "--html out for a table"
+        ) from None
+    return str(get_plotlyjs())
+
+
+def _content(reading: ReportedRuns, baseline: str | None, split: str) -> Mapping[str, Any]:
+    """Return what stands on the page, as data."""
+    comparison: Comparison = reading.compared(baseline)
+    require_split(comparison, split)
+    best = best_entry(comparison, split)
+    to_best = reading.compared(best)
+    entries = shown_entries(comparison, split)
+    names = [str(entry["name"]) for entry in entries]
+    lines = predict_lines(reading, names, split)
+    compared = [lines[n] for n in dict.fromkeys([comparison["baseline"], best]) if n in lines]
+    scored = [entry for entry in reading.entries if entry.name in names]
+    first = _shown_first(comparison, entries, best, split)
+    tables = {
+        "comparison": comparison_rows(reading, comparison, to_best, split),
+        "classes": class_table(reading, comparison, entries, split, lines.get(best)),
+        "cost": cost_table(comparison),
+    }
+    figures = {
+        "frequency": frequency_plot(scored, first, split),
+        "training": training_plot(_histories(reading, names), first),
+    }
+    if compared:
+        counts = comparison["class_counts"]
+        tables["pairs"] = pairs_table(compared, reading.class_names, counts)
+        tables["calibration"] = calibration_table(list(lines.values()))
+        figures["reliability"] = reliability_plot(
+            list(lines.values()), [line.name for line in compared]
+        )
+    return {
+        "title": f"{len(reading.entries)} lines on {split}",
+        "split": split,
+        "facts": facts(reading),
+        "remarks": remarks(comparison, split),
+        "verdict": verdict(to_best, split),
+        "left_out": len(reading.entries) - len(names),
+        "tables": tables,
+        "figures": dict(drawn(figures)),
+    }
+
+
+def _shown_first(
+    comparison: Comparison, entries: Sequence[Mapping[str, Any]], best: str, split: str
+) -> list[str]:
+    """Return the lines that figures show at first: the baseline and the best ones."""
+    statistic = comparison["statistic"]
+    order = sorted(entries, key=lambda entry: -entry["scores"][split][statistic]["mean"])
+    names = [comparison["baseline"], best, *(str(entry["name"]) for entry in order)]
+    return list(dict.fromkeys(names))[:SHOWN]
+
+
+def _histories(reading: ReportedRuns, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """Return name -> what is known of each epoch of the first run."""
+    pairs = zip(reading.entries, reading.lines.values(), strict=True)
+    return {entry.name: line.runs[0][0].history for entry, line in pairs if entry.name in names}
+
+
+def cost_table(comparison: Comparison) -> PageTable:
+    """Return what each line has cost, mean over seeds."""
+    rows = [
+        [PageCell(e["name"]), *(PageCell.number(e["cost"].get(key), 1) for key in _COSTS)]
+        for e in comparison["entries"]
+    ]
+    heading = ["line", *_COSTS.values()]
+    return PageTable("cost", "Cost of one run, mean over seeds.", heading, rows)
+
+
+def _render(content: Mapping[str, Any], plotly: str) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent
+    style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    figures: Mapping[str, JsonObject] = content["figures"]
+    elements = [json_element(f"figure-{name}", figure) for name, figure in figures.items()]
+    sources = " ".join(f"'{source_hash(text)}'" for text in (plotly, script))
+    # Plotly gives elements a style of their own, which no hash can name
+    policy = (
+        "default-src 'none'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
+        f"style-src 'unsafe-inline'; script-src {sources}"
+    )
+    loader = FileSystemLoader(folder)
+    template = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html")  # fmt: skip
+    return template.render(
+        content,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(plotly),
+        data=Markup("".join(elements)),
+    )

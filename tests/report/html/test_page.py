@@ -1,0 +1,188 @@
+"""The page as text: no name becomes markup, and every number is the comparison's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltcache.errors import IdentityError, UsageError
+from ltcache.metrics import PredictedClasses
+from ltcache.report import read_runs, report
+from ltcache.report.html import write_report_page
+from ltcache.report.html.facts import BEST, TIED, standing, verdict
+from ltcache.runs import LabelledLogits, by_frequency, open_run
+from tests.conftest import Call
+from tests.report.html.conftest import COUNTS, NAMES, MarkupShop
+
+
+class PageText(HTMLParser):
+    """The tables, the figures and the elements of a page."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.figures: dict[str, Any] = {}
+        self.texts: dict[str, str] = {}
+        self._table: list[list[str]] = []
+        self._inside = ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        own = dict(attrs)
+        self.elements.append((tag, own))
+        if tag == "section":
+            self._table = self.tables.setdefault(own["id"] or "", [])
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in ("td", "th"):
+            self._table[-1].append("")
+            self._inside = "cell"
+        elif own.get("id"):
+            self._inside = own["id"] or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th", "script", "p"):
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "cell":
+            self._table[-1][-1] += data.strip()
+        elif self._inside.startswith("figure-"):
+            self.figures[self._inside[7:]] = json.loads(data)
+        elif self._inside:
+            self.texts[self._inside] = self.texts.get(self._inside, "") + data
+
+    def column(self, table: str, heading: str) -> list[str]:
+        """Return the cells of a column."""
+        at = self.tables[table][0].index(heading)
+        return [row[at] for row in self.tables[table][1:]]
+
+
+@pytest.fixture(scope="module")
+def page(markup_shop: MarkupShop) -> PageText:
+    return PageText(markup_shop.page)
+
+
+@pytest.fixture(scope="module")
+def results(markup_shop: MarkupShop) -> dict[str, Any]:
+    return dict(json.loads((markup_shop.ablation / "results.json").read_text()))
+
+
+def test_names_are_text_and_nothing_is_loaded(markup_shop: MarkupShop, page: PageText) -> None:
+    assert page.column("classes", "class") == list(NAMES)
+    scripts = [own for tag, own in page.elements if tag == "script"]
+    assert [own for own in scripts if own.get("type") != "application/json"] == [{}, {}]
+    assert not [tag for tag, _ in page.elements if tag in ("b", "link", "iframe", "img")]
+    assert not [own for _, own in page.elements if {"src", "href", "onerror"} & {*own}]
+    (policy,) = [own["content"] for _, own in page.elements if "http-equiv" in own]
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data: blob:;")
+    assert page.texts["verdict"].count("mean/class") == 1
+
+
+def test_the_table_and_the_curve_are_those_of_results_json(
+    page: PageText, results: dict[str, Any]
+) -> None:
+    assert page.column("comparison", "line") == [entry["name"] for entry in results["entries"]]
+    for heading, score in (("overall", "overall"), ("few", "few")):
+        means = [100 * e["scores"]["test"][score]["mean"] for e in results["entries"]]
+        shown = [float(cell.split(" ± ")[0]) for cell in page.column("comparison", heading)]
+        assert shown == pytest.approx(means, abs=0.051)
+    assert page.column("classes", "training images") == [str(count) for count in COUNTS]
+    traces = {trace["name"]: trace for trace in page.figures["frequency"]["data"]}
+    for entry in results["entries"]:
+        accuracy = np.array(entry["per_class"]["test"], dtype=float)
+        assert page.column("classes", entry["name"]) == [f"{100 * a:.1f}" for a in accuracy]
+        places, means = by_frequency(COUNTS, accuracy)
+        assert traces[entry["name"]]["x"] == pytest.approx(places.tolist())
+        assert traces[entry["name"]]["y"] == pytest.approx((100 * means).tolist())
+        assert len(traces[entry["name"]]["error_y"]["array"]) == len(places)
+    axis = page.figures["frequency"]["layout"]["xaxis"]
+    assert axis["type"] == "log" and {"5", "100"} <= set(axis["ticktext"])
+    base, other = (np.array(e["per_class"]["test"]) for e in results["entries"][:2])
+    gains = [f"{100 * gain:+.1f}" for gain in other - base]
+    assert page.column("classes", "posthoc-la − ce") == gains
+
+
+def test_confusions_and_calibration_are_those_of_the_runs(
+    markup_shop: MarkupShop, page: PageText, results: dict[str, Any]
+) -> None:
+    run = open_run(markup_shop.ablation / results["entries"][0]["runs"][0])
+    reading = read_runs([markup_shop.ablation], markup_shop.cache)
+    (cache,) = reading.every_cache()
+    scored = LabelledLogits.of(run, cache, "test")
+    found = PredictedClasses.of(scored.logits, scored.labels)
+    wrong = int((found.predicted != scored.labels).sum())
+    assert sum(int(cell.split()[0]) for cell in page.column("pairs", "ce")) == wrong
+    assert page.column("calibration", "ECE")[0] == f"{100 * run.metrics['test'].ece:.1f}"
+    names = [trace["name"] for trace in page.figures["reliability"]["data"]]
+    assert {"ce", "ce, scaled"} <= set(names)
+    losses = [record["loss"] for record in run.history]
+    assert page.figures["training"]["data"][0]["y"] == pytest.approx(losses)
+
+
+def test_best_and_what_cannot_be_told_from_it() -> None:
+    def entry(name: str, mean: float, high: float | None) -> dict[str, Any]:
+        difference = None if high is None else {"high": high}
+        score = {"mean_per_class": {"mean": mean}}
+        return {"name": name, "scores": {"test": score}, "difference": {"test": difference}}
+
+    entries = [entry("a", 0.5, None), entry("b", 0.4, -0.01), entry("c", 0.45, 0.02)]
+    found = {"baseline": "a", "statistic": "mean_per_class", "entries": entries}
+    assert standing(found, "test") == {"a": BEST, "b": "", "c": TIED}
+    told = verdict(found, "test")
+    assert told.startswith("a has the highest mean/class of these 3 on test (50.0 %)")
+    assert "it can be told from b; it cannot be told from c (95 %" in told
+    unknown = {**found, "entries": [entries[0], entry("b", 0.4, None)]}
+    assert "without the cache of the runs about b" in verdict(unknown, "test")
+    assert "nothing to tell it from" in verdict({**found, "entries": entries[:1]}, "test")
+
+
+def test_without_the_cache_the_page_says_what_it_lacks(
+    markup_shop: MarkupShop, tmp_path: Path, call: Call
+) -> None:
+    moved = tmp_path / "moved"
+    markup_shop.ablation.rename(moved)
+    try:
+        out = tmp_path / "page.html"
+        status, _, err = call("report", moved, "--html", out)
+        assert status == 0 and f"{out}: " in err
+        lacking = PageText(out)
+        assert "pairs" not in lacking.tables and "reliability" not in lacking.figures
+        assert "without the cache of the runs" in lacking.texts["verdict"]
+        assert "--cache says where it is" in out.read_text(encoding="utf-8")
+        call("report", moved, "--html", out, "--cache", markup_shop.cache)
+        assert "pairs" in PageText(out).tables
+    finally:
+        moved.rename(markup_shop.ablation)
+
+
+def test_another_cache_is_refused(
+    markup_shop: MarkupShop, tmp_path: Path, results: dict[str, Any]
+) -> None:
+    from tests.cli.small_caches import write_cache
+
+    other = write_cache(tmp_path / "other", {"train": [5] * 4, "val": [2] * 4, "test": [2] * 4})
+    with pytest.raises(IdentityError):
+        report([markup_shop.ablation], cache=other)
+    found = report([markup_shop.ablation], cache=markup_shop.cache)
+    difference = results["entries"][1]["difference"]
+    assert found["entries"][1]["difference"] == difference and difference["test"] is not None
+
+
+def test_a_split_without_scores_and_a_missing_plotly_are_refused(
+    markup_shop: MarkupShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = read_runs([markup_shop.ablation])
+    with pytest.raises(UsageError, match=r"'train' in common; known: val, test"):
+        write_report_page(reading, tmp_path / "page.html", split="train")
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(UsageError, match=r"Plotly.*pip install '\.\[report\]'.*leave --html out"):
+        write_report_page(reading, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
