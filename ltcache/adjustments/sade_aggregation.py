@@ -37,7 +37,9 @@ class SadeAggregation(Adjustment):
             of them while there are any.
         lr: 0.025 on ImageNet-LT, 0.1 on CIFAR, 0.01 on Places-LT, 0.2 on iNaturalist; never to be
             chosen on test rows. weight_decay: of a. batch: rows of a step.
-        epochs: at most; 0 leaves all experts equal weights.
+        epochs: at most; 0 leaves all experts equal weights. min_steps: where ``epochs`` passes over
+            the rows are fewer steps than this, more passes are made: the weights cannot leave 1/E
+            in the ten steps that are five passes over 244 rows.
         least: smallest weight of an expert that learning goes on with.
     """
 
@@ -56,6 +58,7 @@ class SadeAggregation(Adjustment):
         weight_decay: float = 5e-4,
         batch: int = 128,
         epochs: int = 5,
+        min_steps: int = 0,
         least: float = 0.05,
     ) -> None:
         super().__init__(base, context)
@@ -65,13 +68,13 @@ class SadeAggregation(Adjustment):
                 f"{type(self).__name__} weighs the experts of a head that takes their mean, which "
                 f"{type(base).__name__} is not: take head=experts in the stage before it"
             )
-        if lr <= 0 or batch < 1 or epochs < 0:
+        if lr <= 0 or batch < 1 or epochs < 0 or min_steps < 0:
             raise FitError(
-                f"adjustment.lr={lr:g}, batch={batch} and epochs={epochs} must be above 0, at "
-                "least 1 and at least 0"
+                f"adjustment.lr={lr:g}, batch={batch}, epochs={epochs} and min_steps={min_steps} "
+                "must be above 0, at least 1, at least 0 and at least 0"
             )
         self.view, self.lr, self.weight_decay = view, lr, weight_decay
-        self.batch, self.epochs, self.least = batch, epochs, least
+        self.batch, self.epochs, self.min_steps, self.least = batch, epochs, min_steps, least
         self.register_buffer("weights", None, persistent=False)
 
     def adapt(self, unlabelled: PredictedRows) -> JsonObject:
@@ -100,7 +103,8 @@ class SadeAggregation(Adjustment):
             [exponents], self.lr, _MOMENTUM, weight_decay=self.weight_decay, nesterov=True
         )
         epoch, self.weights = 0, exponents.detach().softmax(dim=0)
-        while epoch < self.epochs and self._may_go_on():
+        epochs = self._epochs_to_make(len(crops))
+        while epoch < epochs and self._may_go_on():
             first, second = map(experts, pairs[epoch % len(pairs)])
             for part in torch.randperm(len(crops), generator=generator).split(self.batch):
                 part = part.to(crops.device)
@@ -111,6 +115,10 @@ class SadeAggregation(Adjustment):
                 optimiser.step()
             epoch, self.weights = epoch + 1, exponents.detach().softmax(dim=0)
         return {"weights": self.weights.tolist(), "epochs": epoch}
+
+    def _epochs_to_make(self, rows: int) -> int:
+        steps_per_epoch = max(1, -(-rows // self.batch))
+        return self.epochs and max(self.epochs, -(-self.min_steps // steps_per_epoch))
 
     def _may_go_on(self) -> bool:
         assert self.weights is not None

@@ -90,6 +90,15 @@ def test_without_epochs_the_prediction_is_the_mean_of_the_experts() -> None:
     torch.testing.assert_close(ready(_crops()[:, 0]), ready.base(_crops()[:, 0]))
 
 
+def test_few_rows_are_gone_through_until_the_steps_are_made() -> None:
+    options = {"batch": 8, "min_steps": 10, "least": 0.0}  # 20 rows are three batches
+    few, many = (_learned(_crops(), epochs=epochs, **options)[1][0].learned for epochs in (2, 5))
+    assert few["epochs"] == 4 and many["epochs"] == 5
+    assert _learned(_crops(), epochs=0, **options)[1][0].learned["epochs"] == 0
+    made = _learned(_crops(), epochs=4, batch=8, least=0.0)[1][0].learned
+    assert few == made
+
+
 def test_a_seed_repeats_the_weights_and_batches_are_shuffled_by_it() -> None:
     same = [_learned(_crops(), 3, batch=4, lr=0.2)[1][0].learned for _ in range(2)]
     assert same[0] == same[1]
@@ -147,7 +156,7 @@ def test_what_it_cannot_weigh_is_refused() -> None:
             make(started(name), context)
     with pytest.raises(FitError, match="take head=experts"):
         make(ADJUSTMENTS["posthoc"](started("experts"), context), context)
-    for options in ({"lr": 0.0}, {"batch": 0}, {"epochs": -1}):
+    for options in ({"lr": 0.0}, {"batch": 0}, {"epochs": -1}, {"min_steps": -1}):
         with pytest.raises(FitError, match=r"adjustment\.lr"):
             make(started("experts"), context, **options)
     with pytest.raises(FitError, match=r"'flip' has one: ltcache extract .* --views center,rrc:2"):

@@ -94,12 +94,13 @@ TADE = replace(
     SADE,
     name="tade",
     title="the experts of sade, weighed by how alike two crops of the test images come out",
-    stages=(*SADE.stages, Adjust("sade_aggregation")),
+    stages=(*SADE.stages, Adjust("sade_aggregation", {"min_steps": LEAST_STEPS})),
     reference="Zhang et al., Self-supervised aggregation of diverse experts (SADE, first named "
     "TADE), NeurIPS 2022",
     differs=f"{_FEATURE_LEVEL}; the crops are those of the cache (view rrc:2), without the colour, "
-    "grey and blur of the original. It is transductive: it learns three weights from the images of "
-    "the split that it predicts, without their labels.",
+    f"grey and blur of the original, and few images are gone through until {LEAST_STEPS} steps are "
+    "made. It is transductive: it learns three weights from the images of the split that it "
+    "predicts, without their labels.",
     mechanism="weights of the experts learned from unlabelled rows to be predicted",
     ablation={"adjustment.epochs": 0},
 )
