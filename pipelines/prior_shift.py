@@ -10,6 +10,25 @@ each unlabelled image says (`tade`, transductive). Both share the training, so t
 alone differs; nothing is tuned but the epoch, on the validation split. Accuracy over images, which
 is the published measure, and the weights that were learned; mean over seeds. The cache needs
 random crops (`extract --views rrc:2`), which are extracted where it is not named.
+
+Measured on Emoji-LT with the embedded encoder, five seeds; mean ± sd of the accuracy over images in
+%, and the mean of the learned weights of the experts that are trained for the prior of the training
+set, for none and for the reverse:
+
+                 images         sade         tade  difference  weights
+    forward-50      244   53.3 ± 2.8   54.6 ± 2.6   1.3 ± 0.3  .43 .31 .26
+    forward-10      369   49.0 ± 2.2   49.4 ± 2.8   0.4 ± 1.0  .38 .32 .30
+    forward-2       701   43.5 ± 0.7   43.7 ± 0.4   0.2 ± 0.4  .32 .31 .38
+    uniform        1651   43.3 ± 0.5   43.4 ± 0.6   0.1 ± 0.3  .29 .30 .41
+    backward-2      701   38.7 ± 0.5   39.5 ± 0.4   0.8 ± 0.7  .28 .29 .43
+    backward-10     369   34.0 ± 1.6   37.6 ± 1.9   3.6 ± 0.8  .23 .26 .52
+    backward-50     244   30.2 ± 1.3   36.2 ± 1.0   6.0 ± 1.2  .20 .24 .56
+
+The weights move from the first expert to the third as the prior turns, and most is gained where the
+prior of the test set is the reverse of the training set's. On a uniform test set the third expert,
+not the second, gets the most, here at no cost. With the ten steps that five epochs over 244 images
+are (`adjustment.min_steps=0`) all weights stay within .02 of a third; the floor of 96 steps is that
+of all other schedules, and was not chosen on these sets.
 """
 
 from __future__ import annotations

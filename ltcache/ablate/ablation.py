@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.ablate.folds import TrainFolds, divide, require_same_rows
+from ltcache.ablate.fold_scores import pooled_outcomes, require_same_rows, with_folds
+from ltcache.ablate.folds import TrainFolds, divide
 from ltcache.ablate.plan import AblationSetting, Grid, settings_of
 from ltcache.ablate.resident import resident
 from ltcache.ablate.runs import (
@@ -99,6 +100,7 @@ def ablate(
     tune: bool = False,
     tuner: str = "grid",
     trials: int = TRIALS,
+    tune_folds: int | None = None,
     prompts: str | None = None,
     view: str | None = None,
     device: str = "cpu",
@@ -132,7 +134,7 @@ def ablate(
             folds of them and scored on the other, and an entry's scores are of all folds together.
             No test row is read; tuning chooses anew within the rows of each run.
         tune: choose the settings of each line on validation data, with seed 0, before its runs.
-        tuner, trials: see :func:`tune`; every line has the same number of trials.
+        tuner, trials, tune_folds: see :func:`tune`; every line has the same number of trials.
         prompts, view, device, allow_stale, allow_double_correction, extra: see
             :func:`ltcache.fit.fit_adapter`.
         workers: processes; None: one per core on a CPU. With one the fits use all threads.
@@ -174,6 +176,8 @@ def ablate(
     if extra is not None:  # left out where there is none: the runs of before are taken
         fit["extra"] = extra
     search = {"grid": _plain(grid), "tuner": tuner, "trials": trials, "seed": 0}
+    if tune_folds is not None:  # left out where it is not given: the runs of before are taken
+        search["tune_folds"] = tune_folds
     together = device != "cpu" if together is None else together
     how = None if parts is None else parts.record()
     options = RunOptions(fit, search if tune else None, together, how)
@@ -188,7 +192,8 @@ def ablate(
         outcomes = execute(cache)
     else:
         split, each = parts.name, range(parts.count)
-        outcomes = parts.pooled([execute(resident(parts.without(k)), fold=k + 1) for k in each])
+        of_folds = [execute(resident(parts.without(k)), fold=k + 1) for k in each]
+        outcomes = pooled_outcomes(parts, of_folds)
     comparison = _compared(cache, settings, outcomes, named, out, notes, parts)
     if extra is not None:
         comparison = {**comparison, "extra": extra.to_dict()}
@@ -280,7 +285,8 @@ def _compared(
         rows = {split: ScoredRows.of(cache, split) for split in splits}
         found = compare(entries, rows, baseline)
     else:
-        found = parts.told(compare(entries, {parts.name: parts.scored_rows}, baseline), entries)
+        compared = compare(entries, {parts.name: parts.scored_rows}, baseline)
+        found = with_folds(parts, compared, entries)
     return {
         **found,
         "cache": os.path.relpath(cache.path, out.absolute()),

@@ -8,26 +8,20 @@ a class says nothing about a method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ltcache.ablate.choice import class_mean
 from ltcache.ablate.resident import resident
-from ltcache.ablate.runs import JobOutcome
 from ltcache.cache import Cache, labelled_split
 from ltcache.errors import UsageError
 from ltcache.extract import image_blocks
 from ltcache.manifest import ImageBlocks, SplitRecipe, some
-from ltcache.metrics import UNGROUPED, evaluate_logits, paired_bootstrap
-from ltcache.records import JsonObject, one_line, record_there
-from ltcache.report import ComparisonEntry, ScoredRows, ScoredRun
-from ltcache.runs import LEFT_OUT, LabelledLogits, open_run
+from ltcache.records import JsonObject, one_line
+from ltcache.report import ScoredRows
+from ltcache.runs import LEFT_OUT
 
 ALWAYS = -1
 """In place of a fold's number: a row that every run is fitted on."""
@@ -70,12 +64,16 @@ class TrainFolds:
         units = np.concatenate([np.asarray(part.units) for part in parts])
         return ScoredRows(np.concatenate([part.labels for part in parts]), units)
 
-    def without(self, fold: int) -> Cache:
-        """Return the cache with a fold as a split of its own in place of test."""
+    def without(self, fold: int, name: str = LEFT_OUT) -> Cache:
+        """Return the cache with a fold as a split of its own in place of test.
+
+        Args:
+            name: of that split; ``val``: in place of the validation rows of the cache, too.
+        """
         table = self.cache.manifest.rows
         split = np.array(table["split"].to_pylist(), dtype=object)
-        split[split != "val"] = _UNUSED
-        split[self.rows] = np.where(self.fold == fold, LEFT_OUT, "train")
+        split[(split != "val") | (name == "val")] = _UNUSED
+        split[self.rows] = np.where(self.fold == fold, name, "train")
         own = table["unit" if "unit" in table.column_names else "key"].to_pylist()
         unit = np.array([str(name) for name in own], dtype=object)
         unit[self.rows] = [f"block {block}" for block in self.blocks]
@@ -106,74 +104,6 @@ class TrainFolds:
             f"{len(unscored)} class(es) are trained on in every fold and scored in none, since "
             f"their images belong together or are one alone: {names}"
         ]
-
-    def pooled(self, of_folds: Sequence[Sequence[JobOutcome]]) -> list[JobOutcome]:
-        """Return one outcome for each setting and seed, and the failures of single folds.
-
-        Args:
-            of_folds: the outcomes of each fold, in the order of the folds.
-        """
-        together: dict[tuple[str, int], list[JobOutcome]] = {}
-        found = []
-        for outcome in (outcome for outcomes in of_folds for outcome in outcomes):
-            if outcome.reason is not None:
-                reason = f"fold {outcome.job.fold}: {outcome.reason}"
-                found.append(replace(outcome, reason=reason))
-            else:
-                key = (outcome.job.setting.name, outcome.job.seed)
-                together.setdefault(key, []).append(outcome)
-        whole = [outcomes for outcomes in together.values() if len(outcomes) == self.count]
-        return [*found, *map(self._one, whole)]
-
-    def _one(self, outcomes: Sequence[JobOutcome]) -> JobOutcome:
-        """Return the outcome of the runs of all folds of one setting and seed: each image is scored
-        by the run that was not fitted on it."""
-        runs = [open_run(outcome.job.place) for outcome in outcomes]
-        pairs = zip(runs, self.left_out, strict=True)
-        parts = [LabelledLogits.of(run, cache, LEFT_OUT) for run, cache in pairs]
-        logits, rows = np.concatenate([part.logits for part in parts]), self.scored_rows
-        counts, record = self.cache.class_counts("train"), runs[0].record
-        metrics = evaluate_logits(
-            logits, rows.labels, counts, groups=record.groups, units=rows.units
-        )
-        adaptations = tuple(one for part in parts for one in part.adaptations)
-        metrics = replace(metrics, adaptations=adaptations, stale=record.stale)
-        seconds = float(np.mean([run.record.cost.head_seconds for run in runs]))
-        record = replace(
-            record,
-            class_counts=tuple(counts.tolist()),
-            cost=replace(record.cost, head_seconds=seconds),
-            tuning=_tunings([run.record.tuning for run in runs]),
-        )
-        right = {self.name: logits.argmax(axis=1) == rows.labels}
-        path = str(outcomes[0].job.place.parent)
-        warned = tuple(dict.fromkeys(text for one in outcomes for text in one.warnings))
-        value = ScoredRun({self.name: metrics}, right, record, path)
-        return JobOutcome(outcomes[0].job, value, warnings=warned)
-
-    def told(
-        self, comparison: Mapping[str, Any], entries: Sequence[ComparisonEntry]
-    ) -> Mapping[str, Any]:
-        """Return a comparison with how the rows were divided, and the scores of each fold."""
-        lines = [
-            {**line, **self._spread(entry)}
-            for line, entry in zip(comparison["entries"], entries, strict=True)
-        ]
-        return {**comparison, "entries": lines, "folds": self.record()}
-
-    def _spread(self, entry: ComparisonEntry) -> JsonObject:
-        """Return ``interval`` of the mean accuracy per class, and it in each fold: ``by_fold``."""
-        rows, classes = self.scored_rows, len(self.cache.classes)
-        right = np.mean([run.right[self.name] for run in entry.runs], axis=0)
-        borders = np.cumsum([len(labelled_split(c, LEFT_OUT).labels) for c in self.left_out])[:-1]
-        parts = zip(np.split(right, borders), np.split(rows.labels, borders), strict=True)
-        ungrouped = np.full(classes, UNGROUPED)
-        nothing = np.zeros(len(right))  # the difference to a run that is never right is the score
-        found = paired_bootstrap(nothing, right, rows.labels, rows.units, groups=ungrouped)
-        return {
-            "interval": {self.name: [found.low, found.high]},
-            "by_fold": [class_mean(part, labels, classes) for part, labels in parts],
-        }
 
 
 def divide(cache: Cache, count: int) -> TrainFolds:
@@ -215,33 +145,3 @@ def fold_of_rows(images: ImageBlocks, count: int) -> np.ndarray:
     for alone in np.flatnonzero((filled > 0).sum(axis=0) == 1):
         fold[images.blocks[images.labels == alone]] = ALWAYS
     return np.asarray(fold[images.blocks])
-
-
-def require_same_rows(out: Path, parts: TrainFolds | None) -> None:
-    """Refuse to replace tables of one kind of rows by those of another.
-
-    Raises:
-        UsageError: an ablation on folds is there and this one is not, or the other way round.
-    """
-    place = out / "results.json"
-    before = record_there(place) if place.is_file() else None
-    name = "a split" if parts is None else parts.name
-    if before is not None and name != (there := _rows_in_words(before)):
-        raise UsageError(
-            f"{out} holds an ablation that compares on {there}, and this one compares on {name}; "
-            "choose another --out"
-        )
-
-
-def _rows_in_words(results: Mapping[str, Any]) -> str:
-    folds = results.get("folds")
-    return "a split" if folds is None else f"{folds['folds']} folds of train"
-
-
-def _tunings(of_folds: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
-    """Return what was tuned, with what was chosen in each fold."""
-    first = of_folds[0]
-    if first is None:
-        return None
-    chosen = {f"fold {n}": dict((t or first)["chosen"]) for n, t in enumerate(of_folds, start=1)}
-    return {**first, "chosen": chosen}

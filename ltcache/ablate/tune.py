@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.ablate.fold import TuningFold, fit_fold, validation
+from ltcache.ablate.folds import divide
 from ltcache.ablate.resident import resident
 from ltcache.ablate.views import view_space
 from ltcache.cache import Cache, open_cache
@@ -126,6 +127,7 @@ def tune(
     grid: Grid | None = None,
     tuner: str = "grid",
     trials: int = TRIALS,
+    tune_folds: int | None = None,
     seed: int = 0,
     overrides: Overrides | None = None,
     prompts: str | None = None,
@@ -148,6 +150,9 @@ def tune(
             cache, unless ``view`` says which.
         tuner: ``grid``, or ``optuna`` (its TPE sampler, between the smallest and largest values).
         trials: at most so many settings; a larger grid is drawn from, the method's own first.
+        tune_folds: K, to choose by K folds of the training rows, each scored by a fit to the
+            others, in place of the validation rows: for sets without them, or whose validation
+            rows lack classes. K times the fits.
         progress: called with each trial.
         memo: see :func:`ltcache.fit.fit_head`.
         Others: see :func:`ltcache.fit.fit_adapter`.
@@ -165,18 +170,21 @@ def tune(
     space = search_space(method, grid)
     if grid is None and view is None:
         space |= view_space(cache, method)
-    fold_of = partial(
-        validation, cache, prompts=prompts, seed=seed, allow_stale=allow_stale, extra=extra
-    )
-    tuned_on = fold_of(method).tuned_on
-    options = {"seed": seed, "device": device, "memo": memo,
-               "allow_double_correction": allow_double_correction}  # fmt: skip
-    trial = _FoldTrials(method, fold_of, options, progress)
-    search = {"grid": _search_grid, "optuna": _search_optuna}[tuner]
-    search(trial, space, trials, seed)
-    best, tried = trial.best(), tuple(trial.tried)
-    score = best.scores["val_mean_per_class"]
-    return Tuning(best.settings, tuned_on, score, len(tried), tuner, seed, space, tried)
+    at: dict[str, Any] = {
+        "prompts": prompts,
+        "seed": seed,
+        "allow_stale": allow_stale,
+        "extra": extra,
+    }
+    chosen_on = partial(validation, **at)
+    if tune_folds is None:
+        folds, tuned_on = [_SharingFold(cache, memo)], chosen_on(cache, method).tuned_on
+    else:
+        folds, tuned_on = _folds_of_train(cache, tune_folds), f"{tune_folds} folds of train"
+    options = {"seed": seed, "device": device, "allow_double_correction": allow_double_correction}
+    trial = _FoldTrials(method, folds, chosen_on, options, progress)
+    {"grid": _search_grid, "optuna": _search_optuna}[tuner](trial, space, trials, seed)
+    return trial.chosen(tuned_on, tuner, seed, space)
 
 
 def _require_search(tuner: str, trials: int) -> None:
@@ -218,15 +226,30 @@ def _acts(method: Method, key: str) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class _SharingFold:
+    """A cache to train and to choose on, and what all fits to it share."""
+
+    cache: Cache
+    memo: Memo | None
+
+
+def _folds_of_train(cache: Cache, count: int) -> list[_SharingFold]:
+    parts = divide(cache, count)
+    return [_SharingFold(resident(parts.without(fold, "val")), {}) for fold in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
 class _FoldTrials:
     """Trials of one method; a setting may decide which features a trial is fitted to.
 
     Args:
-        fold_of: method with its settings -> its fold. options: of :func:`fit_fold`.
+        folds: that choose together. chosen_on: cache and method with its settings -> its rows.
+        options: of :func:`fit_fold`.
     """
 
     method: Method
-    fold_of: Callable[[Method], TuningFold]
+    folds: Sequence[_SharingFold]
+    chosen_on: Callable[[Cache, Method], TuningFold]
     options: Mapping[str, Any]
     progress: Callable[[TuningTrial], None] | None
     tried: list[TuningTrial] = field(default_factory=list)
@@ -243,19 +266,27 @@ class _FoldTrials:
         return trial
 
     def _scores(self, method: Method) -> dict[str, float]:
-        fold = self.fold_of(method)
-        logits, labels = fit_fold(method, fold, **self.options), fold.images.labels.numpy()
+        folds = [self.chosen_on(shared.cache, method) for shared in self.folds]
+        fitted = [
+            fit_fold(method, fold, memo=shared.memo, **self.options)
+            for fold, shared in zip(folds, self.folds, strict=True)
+        ]
+        logits = np.concatenate(fitted)
+        labels = np.concatenate([fold.images.labels.numpy() for fold in folds])
         if not np.isfinite(logits).all():
             raise FitError("its logits are not finite")
-        found = evaluate_logits(logits, labels, fold.context.class_counts.numpy(), bootstrap=0)
+        counts = folds[0].context.class_counts.numpy()
+        found = evaluate_logits(logits, labels, counts, bootstrap=0)
         return {"val_mean_per_class": found.mean_per_class, "val_nll": found.nll}
 
-    def best(self) -> TuningTrial:
-        """Return the best trial; of equal ones the first."""
+    def chosen(self, tuned_on: str, tuner: str, seed: int, space: Grid) -> Tuning:
+        """Return the choice of the best trial; of equal ones the first."""
         fitted = [trial for trial in self.tried if trial.failed is None]
         if not fitted:
             raise FitError(f"no trial of {self.method.name} can be fitted: {self.tried[0].failed}")
-        return max(fitted, key=lambda trial: validation_rank(trial.scores))
+        best, tried = max(fitted, key=lambda t: validation_rank(t.scores)), tuple(self.tried)
+        score, axes = best.scores["val_mean_per_class"], {k: tuple(v) for k, v in space.items()}
+        return Tuning(best.settings, tuned_on, score, len(tried), tuner, seed, axes, tried)
 
 
 def _search_grid(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:

@@ -22,6 +22,8 @@ from ltcache.records import JsonObject
 
 _BLOCK = 8192
 _MOMENTUM = 0.9
+LEAST_WEIGHT = 0.05
+"""Smallest weight of an expert that learning goes on with."""
 
 
 class SadeAggregation(Adjustment):
@@ -30,7 +32,8 @@ class SadeAggregation(Adjustment):
     x1 and x2 are two random crops of each row that is to be predicted; its label is not looked at.
     All but the E numbers a stays as it was trained. They start at 1/E and are learned by SGD with
     Nesterov momentum 0.9 on shuffled batches; after each epoch learning stops where a weight,
-    rounded to two digits, is below ``least``. Logits of two crops of all rows, (E, N, C), are held.
+    rounded to two digits, is below :data:`LEAST_WEIGHT`. Logits of two crops of all rows,
+    (E, N, C), are held.
 
     Args:
         view: random crops of the cache, two or more of each image; every epoch takes another pair
@@ -40,7 +43,6 @@ class SadeAggregation(Adjustment):
         epochs: at most; 0 leaves all experts equal weights. min_steps: where ``epochs`` passes over
             the rows are fewer steps than this, more passes are made: the weights cannot leave 1/E
             in the ten steps that are five passes over 244 rows.
-        least: smallest weight of an expert that learning goes on with.
     """
 
     transductive = True
@@ -59,7 +61,6 @@ class SadeAggregation(Adjustment):
         batch: int = 128,
         epochs: int = 5,
         min_steps: int = 0,
-        least: float = 0.05,
     ) -> None:
         super().__init__(base, context)
         averages = not isinstance(base, Adjustment) and type(base).combine is Head.combine
@@ -74,7 +75,7 @@ class SadeAggregation(Adjustment):
                 "must be above 0, at least 1, at least 0 and at least 0"
             )
         self.view, self.lr, self.weight_decay = view, lr, weight_decay
-        self.batch, self.epochs, self.min_steps, self.least = batch, epochs, min_steps, least
+        self.batch, self.epochs, self.min_steps = batch, epochs, min_steps
         self.register_buffer("weights", None, persistent=False)
 
     def adapt(self, unlabelled: PredictedRows) -> JsonObject:
@@ -122,7 +123,7 @@ class SadeAggregation(Adjustment):
 
     def _may_go_on(self) -> bool:
         assert self.weights is not None
-        return min(round(weight, 2) for weight in self.weights.tolist()) >= self.least
+        return min(round(weight, 2) for weight in self.weights.tolist()) >= LEAST_WEIGHT
 
     @torch.no_grad()
     def _experts(self, features: Tensor) -> Tensor:

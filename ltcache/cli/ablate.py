@@ -75,6 +75,7 @@ FAILED = 3
 @general
 @option_rules(
     needs("trials", "tune"),
+    needs("tune_folds", "tune"),
     needs("tuner", "tune"),
     needs("extra_weight", "extra"),
     excludes("as_json", "split", why="JSON holds every split"),

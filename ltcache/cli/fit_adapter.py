@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 @general
 @option_rules(
     needs("trials", "tune"),
+    needs("tune_folds", "tune"),
     needs("tuner", "tune"),
     needs("grid", "tune", why="it says what --tune tries; ltcache ablate compares its values"),
     needs("extra_weight", "extra"),
@@ -131,7 +132,7 @@ def _choose(
     from ltcache.ablate import choose_method, tune
     from ltcache.methods import has_setting, method_by_name
 
-    search = {name: options.pop(name) for name in ("tuner", "trials")}
+    search = {name: options.pop(name) for name in ("tuner", "trials", "tune_folds")}
     tuned, grid = options.pop("tune"), parse_grid(options.pop("grid"))
     same = ("prompts", "device", "allow_stale", "allow_double_correction", "extra")
     fit = {name: options[name] for name in same}

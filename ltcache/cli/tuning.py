@@ -19,12 +19,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def tuning_options(grid_help: str) -> Callable[[F], F]:
-    """Add ``--tune``, ``--tuner``, ``--trials`` and ``--grid``."""
+    """Add ``--tune``, ``--tuner``, ``--trials``, ``--tune-folds`` and ``--grid``."""
 
     def add(function: F) -> F:
         for option in (
             click.option(
                 "--grid", multiple=True, metavar="KEY=V1,V2,...", help=f"Repeatable. {grid_help}"
+            ),
+            click.option(
+                "--tune-folds", type=click.IntRange(2), metavar="K",
+                help="Choose by K folds of the training images in place of validation data.",
             ),
             click.option(
                 "--trials", type=click.IntRange(1), default=9, show_default=True,

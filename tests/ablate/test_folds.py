@@ -14,7 +14,9 @@ import pytest
 
 from ltcache.ablate import Ablation, ablate
 from ltcache.ablate.folds import ALWAYS, divide, fold_of_rows
+from ltcache.ablate.tune import tune
 from ltcache.errors import UsageError
+from ltcache.fit import fit_adapter
 from ltcache.manifest import ImageBlocks
 from ltcache.methods import METHODS, override
 from ltcache.metrics import evaluate_logits
@@ -201,3 +203,32 @@ def test_the_command_line_shows_the_folds_and_reports_them_again(
     assert f"accuracy in %, {found.split}" in shown
     status, _, error = call("report", tmp_path / "out", "--split", "test")
     assert status == 2 and "no scores on split 'test'" in error
+
+
+def test_folds_choose_settings_by_the_rows_that_each_fit_has_not_seen() -> None:
+    cache = HashedCache()
+    grid = {"optimisation.lr": [1e-6, 1e-2]}
+    found = tune(cache, "ce", grid=grid, overrides=SHORT, tune_folds=3, seed=1)
+    assert found.tuned_on == "3 folds of train" and found.chosen["optimisation.lr"] == 1e-2
+    parts = divide(cache, 3)
+    for trial in found.tried:
+        logits, labels = [], []
+        for number in range(3):
+            there = parts.without(number, "val")
+            assert set(there.manifest.rows["split"].to_pylist()) == {"train", "val", "unused"}
+            run = fit_adapter(there, "ce", seed=1, overrides={**SHORT, **trial.settings})
+            scored = LabelledLogits.of(run, there, "val")
+            logits.append(scored.logits)
+            labels.append(scored.labels)
+        expected = evaluate_logits(np.concatenate(logits), np.concatenate(labels), COUNTS)
+        assert trial.scores["val_mean_per_class"] == pytest.approx(expected.mean_per_class)
+        assert trial.scores["val_nll"] == pytest.approx(expected.nll, rel=1e-5)
+
+
+def test_an_ablation_says_that_folds_chose_and_keeps_such_runs_apart(tmp_path: Path) -> None:
+    tuned = {"folds": None, "tune": True, "trials": 2, "methods": ("ce",), "seeds": 1}
+    by_val, by_folds = (_ablate(tmp_path / "one", **tuned, tune_folds=count) for count in (None, 2))
+    before, after = (found.comparison["entries"][0] for found in (by_val, by_folds))
+    assert "2 folds of train" not in before["tuned_on"].values()
+    assert "2 folds of train" in after["tuned_on"].values()
+    assert before["runs"] != after["runs"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltcache.adjustments import ADJUSTMENTS, PredictedRows, adapted
-from ltcache.adjustments.sade_aggregation import agreement
+from ltcache.adjustments import ADJUSTMENTS, PredictedRows, adapted, sade_aggregation
+from ltcache.adjustments.sade_aggregation import LEAST_WEIGHT, agreement
 from ltcache.errors import FitError
 from ltcache.evaluate.prior_shift import draw_rows
 from ltcache.heads import HEADS, HeadContext
@@ -62,9 +62,11 @@ def _crops(count: int = 2) -> Tensor:
     return (make_rows()[0][:, None] + 0.4 * noise).double()
 
 
-def _learned(crops: Tensor, seed: int = 0, **options: Any) -> Any:
+def _learned(crops: Tensor, seed: int = 0, least: float = LEAST_WEIGHT, **options: Any) -> Any:
     head = ADJUSTMENTS["sade_aggregation"](_experts(), make_context(), **options)
-    return adapted(head, PredictedRows("test", "center", lambda view: crops, seed))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sade_aggregation, "LEAST_WEIGHT", least)
+        return adapted(head, PredictedRows("test", "center", lambda view: crops, seed))
 
 
 def test_learning_is_nesterov_steps_with_decay_up_the_agreement() -> None:
