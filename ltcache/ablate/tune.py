@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,13 +169,10 @@ def tune(
     space = search_space(method, grid)
     if grid is None and view is None:
         space |= view_space(cache, method)
-    at: dict[str, Any] = {
-        "prompts": prompts,
-        "seed": seed,
-        "allow_stale": allow_stale,
-        "extra": extra,
-    }
-    chosen_on = partial(validation, **at)
+
+    def chosen_on(part: Cache, tried: Method) -> TuningFold:
+        return validation(part, tried, prompts, seed, allow_stale, extra)
+
     if tune_folds is None:
         folds, tuned_on = [_SharingFold(cache, memo)], chosen_on(cache, method).tuned_on
     else:
