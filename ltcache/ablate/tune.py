@@ -166,9 +166,8 @@ def tune(
     if view is not None:
         method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
     method = method.on_views(cache.views)
-    space = search_space(method, grid)
-    if grid is None and view is None:
-        space |= view_space(cache, method)
+    views = view_space(cache, method) if grid is None and view is None else {}
+    space = search_space(method, grid) | views
 
     def chosen_on(part: Cache, tried: Method) -> TuningFold:
         return validation(part, tried, prompts, seed, allow_stale, extra)
