@@ -152,8 +152,7 @@ def tune(
         tune_folds: K, to choose by K folds of the training rows, each scored by a fit to the
             others, in place of the validation rows: for sets without them, or whose validation
             rows lack classes. K times the fits.
-        progress: called with each trial.
-        memo: see :func:`ltcache.fit.fit_head`.
+        progress: called with each trial. memo: see :func:`ltcache.fit.fit_head`.
         Others: see :func:`ltcache.fit.fit_adapter`.
 
     Raises:
