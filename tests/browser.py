@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ from tests.conftest import PATIENCE
 
 PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 """Program -> Debian's package of it."""
+ARGUMENTS = (
+    "--headless=new",
+    "--window-size=1300,900",
+    # a container has no user namespaces for the sandbox and a small /dev/shm, which end a tab
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    # fewer processes that a small machine has to keep: pages are drawn by the CPU all the same
+    "--disable-gpu",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
 REQUIRED = "LTCACHE_REQUIRE_BROWSER"
 """Set to 1, as ``.ci/run`` does, a missing browser fails these tests."""
 
@@ -45,10 +59,8 @@ class Browser:
         self.folder = folder
         options = webdriver.ChromeOptions()
         options.binary_location = places["chromium"]
-        for argument in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1300,900"):
+        for argument in ARGUMENTS:
             options.add_argument(argument)
-        if os.geteuid() == 0:  # as root it has no sandbox
-            options.add_argument("--no-sandbox")
         options.add_experimental_option(
             "prefs", {"download.default_directory": str(folder), "download.prompt_for_download": 0}
         )
@@ -110,6 +122,16 @@ class Browser:
         """Take the light or the dark colours."""
         feature = {"name": "prefers-color-scheme", "value": name}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    @contextmanager
+    def narrow(self, width: int = 400) -> Iterator[None]:
+        """Be a phone that is held upright."""
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def contrast_of(self, selector: str) -> float:
         """Return the contrast of an element's text to what is behind it (WCAG 2.1)."""
