@@ -15,6 +15,7 @@ from ltcache.errors import UsageError
 if TYPE_CHECKING:
     from ltcache.cache import Cache
     from ltcache.images import ImageStore
+    from ltcache.pages import PageSummary
     from ltcache.retrieval import RetrievalResult
 
 Stores = tuple["ImageStore | None", "ImageStore"]
@@ -134,7 +135,7 @@ def find_images(
     Raises:
         UsageError: nothing says where the pool's images are.
     """
-    from ltcache.retrieval import find_store
+    from ltcache.pages import find_store
 
     store, pool_store = find_store(source, *images), find_store(pool_source, *pool_images)
     if pool_store is None:
@@ -153,15 +154,20 @@ def write_for_review(
             report = write_gallery(
                 result, cache, images=stores[0], pool_images=stores[1], progress=bar
             )
-        click.echo(
-            f"{report.path}: {report.classes} classes, {report.images} images, "
-            f"{report.bytes / 1e6:.1f} MB; open it in a browser",
-            err=True,
-        )
-        for reason, count in sorted(report.missing.items()):
-            click.echo(f"warning: {count} images are not shown: {reason}", err=True)
+        tell_page(report, f"{len(result.classes)} classes, ")
     if tsne:
         click.echo(f"{write_tsne(result, cache)}: t-SNE of embeddings", err=True)
+
+
+def tell_page(page: PageSummary, classes: str = "") -> None:
+    """Say where a page is, and how many images it could not show."""
+    click.echo(
+        f"{page.path}: {classes}{page.images} images, {page.bytes / 1e6:.1f} MB; open it in a "
+        "browser",
+        err=True,
+    )
+    for reason, count in sorted(page.missing.items()):
+        click.echo(f"warning: {count} images are not shown: {reason}", err=True)
 
 
 class GalleryBar(ProgressBar):

@@ -3,7 +3,7 @@
 from ltcache.retrieval.merge import extra_rows
 from ltcache.retrieval.result import RetrievalResult, open_retrieved
 from ltcache.retrieval.review.decisions import apply_decisions, read_decisions
-from ltcache.retrieval.review.gallery import GALLERY, find_store, write_gallery
+from ltcache.retrieval.review.gallery import GALLERY, write_gallery
 from ltcache.retrieval.review.tsne import write_tsne
 from ltcache.retrieval.scoring.cached_queries import make_queries
 from ltcache.retrieval.scoring.index import KINDS, PoolIndex, build_index, open_index
@@ -25,7 +25,6 @@ __all__ = [
     "apply_decisions",
     "build_index",
     "extra_rows",
-    "find_store",
     "make_queries",
     "open_index",
     "open_retrieved",

@@ -1,37 +1,9 @@
-
-"use strict";
-// Texts of the data become text nodes and attributes alone, never markup.
-
-const page = JSON.parse(document.getElementById("page").textContent);
-const place = (name) => document.getElementById(name);
 const store = "ltcache-decisions:" + page.key;
 const VERDICT = { accept: "accepted", reject: "rejected" };
 
-const state = { shown: -1, data: null, cards: [], at: -1, undo: [], decisions: new Map() };
-
-// --- small builders -----------------------------------------------------------------------------
-
-function make(tag, properties, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties || {})) {
-    if (name in node) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
+const state = { shown: -1, data: null, cards: [], headings: [], at: -1, undo: [], decisions: new Map() };
 
 function say(text) { place("message").textContent = text; }
-
-function picture(image, alt, kind) {
-  const box = make("div", { className: "picture" + (kind ? " " + kind : "") });
-  if (image && image.data) {
-    box.append(make("img", { src: image.data, alt, decoding: "async" }));
-  } else {
-    box.append(make("span", {}, "no picture: " + (image ? image.error : "not in this page")));
-  }
-  return box;
-}
 
 function probability(p) {
   if (p >= 0.9995) return "> 0.999";
@@ -39,8 +11,6 @@ function probability(p) {
 }
 
 const counted = (n) => n + (n === 1 ? " decision" : " decisions");
-
-function web(text) { return /^https?:\/\//i.test(text); }
 
 // --- decisions ----------------------------------------------------------------------------------
 
@@ -79,23 +49,32 @@ function put(changes) {
   refresh();
 }
 
+// an image has one class: where a person gave it to another one, it is rejected there
+function decided(item, label, decision) {
+  const others = [...state.decisions].filter(([other, found]) => {
+    const [otherLabel, key] = parts(other);
+    return decision === "accept" && found === "accept" && key === item.key && otherLabel !== label;
+  });
+  return [[id(label, item.key), decision], ...others.map(([other]) => [other, "reject"])];
+}
+
+function acceptVisible() {
+  const label = state.data.label, items = state.cards.map((card) => card.item);
+  const open = items.filter((item) => !item.locked && state.decisions.get(id(label, item.key)) !== "accept");
+  if (open.length) change(open.flatMap((item) => decided(item, label, "accept")), label, open[0].key);
+  const locked = items.filter((item) => item.locked).length;
+  say(open.length + " of " + items.length + " visible images accepted" + (locked ? "; " + locked + " cannot be" : "") + ".");
+}
+
 function decide(decision, goOn) {
   const item = state.cards[state.at] && state.cards[state.at].item;
   if (!item) return say("No image is in focus.");
   if (item.locked && decision === "accept") return say(item.key + " cannot be accepted: " + page.reasons[item.reason] + ".");
   const label = state.data.label, name = id(label, item.key);
   const same = state.decisions.get(name) === decision && !goOn;
-  const changes = [[name, same ? null : decision]];
+  const changes = same ? [[name, null]] : decided(item, label, decision);
   let told = same ? "Decision taken back: " : VERDICT[decision] + ": ";
-  if (decision === "accept" && !same) {
-    for (const [other, found] of state.decisions) {
-      const [otherLabel, key] = parts(other);
-      if (found === "accept" && key === item.key && otherLabel !== label) {
-        changes.push([other, "reject"]);
-        told = "accepted here and rejected for class " + otherLabel + ": ";
-      }
-    }
-  }
+  if (changes.length > 1) told = "accepted here and rejected for class " + changes.slice(1).map(([other]) => parts(other)[0]).join(", ") + ": ";
   change(changes, label, item.key);
   say(told + item.key);
   if (goOn) move(state.at + 1);
@@ -115,6 +94,33 @@ function undo() {
 function verdict(item, label) {
   const found = state.decisions.get(id(label, item.key));
   return { hand: found || null, is: found ? VERDICT[found] : item.status };
+}
+
+// what the guards said of the images of a class, which need not be the one that is shown
+const statuses = new Map();
+function guards(label) {
+  if (!statuses.has(label)) {
+    const block = place("class-" + label);
+    const items = block ? JSON.parse(block.textContent).items : [];
+    statuses.set(label, new Map(items.map((item) => [item.key, item])));
+  }
+  return statuses.get(label);
+}
+
+// label -> images that each class has with the decisions in force, as ltcache review counts them
+function taken() {
+  const found = new Map(page.classes.map((entry) => [entry.label, entry.accepted]));
+  const labels = new Map(page.classes.map((entry) => [entry.name, entry.label]));
+  const add = (label, n) => found.set(label, found.get(label) + n);
+  for (const [name, decision] of state.decisions) {
+    const [label, key] = parts(name), item = guards(label).get(key);
+    if (!item) continue;
+    const before = item.status === "accepted";
+    if ((decision === "accept") !== before) add(label, before ? -1 : 1);
+    const owner = labels.get(item.taken_for);
+    if (decision === "accept" && owner !== undefined && !state.decisions.has(id(owner, key))) add(owner, -1);
+  }
+  return found;
 }
 
 // --- files --------------------------------------------------------------------------------------
@@ -184,15 +190,43 @@ function card(item, label, number) {
   return { item, node, accept, reject, told };
 }
 
-function grid(title, items, label, more) {
-  const list = make("ul", { className: "grid" });
+// what sorts the images of a class -> their number, and whether the largest comes first
+const SORTS = {
+  rank: (item) => -item.rank,
+  p_k: (item) => item.p,
+  "log-odds": (item) => item.log_odds,
+  "margin over the next class": (item) => item.margin,
+  "likeness to a training image": (item) => item.nearest_similarity,
+};
+const SHOWN = {
+  "all images": () => true,
+  undecided: (now) => !now.hand,
+  accepted: (now) => now.is === "accepted",
+  rejected: (now) => now.is === "rejected",
+};
+
+function looked(items, label) {
+  const [sort, shown] = [SORTS[place("sort").value], SHOWN[place("verdict").value]];
+  return items
+    .filter((item) => shown(verdict(item, label)) && holds([item.key, item.caption, badge(item, label)], place("filter").value))
+    .sort((one, other) => sort(other) - sort(one) || one.rank - other.rank);
+}
+
+function grid(title, all, label, more) {
+  const list = make("ul", { className: "grid" }), heading = make("h3");
+  const items = looked(all, label);
   for (const item of items) {
     const made = card(item, label, state.cards.length);
     state.cards.push(made);
     list.append(made.node);
   }
-  const nodes = [make("h3", {}, title + " (" + items.length + (more ? " of " + (items.length + more) : "") + ")")];
-  return items.length ? [...nodes, list] : nodes;
+  state.headings.push(() => {
+    const accepted = all.filter((item) => verdict(item, label).is === "accepted").length;
+    const hidden = all.length - items.length;
+    heading.textContent = title + " (" + all.length + (more ? " of " + (all.length + more) : "") + "; " + accepted + " accepted"
+      + (hidden ? ", " + hidden + " hidden by the filter" : "") + ")";
+  });
+  return items.length ? [heading, list] : [heading];
 }
 
 function training(data) {
@@ -206,41 +240,59 @@ function training(data) {
 }
 
 function zero(data) {
-  const taken = data.items.filter((item) => item.status === "accepted").length;
-  if (taken) return [];
   let text = "No image was taken for this class.";
   if (!data.quota) text += " It has " + data.train + " training images and wants no more.";
   else if (!data.candidates) text += " The pool has no candidate for it.";
   else text += " None of its " + data.candidates + " candidates passed the guards.";
-  return [make("p", { className: "zero" }, text)];
+  return make("p", { className: "zero" }, text);
 }
 
 function show(number) {
   if (number < 0 || number >= page.classes.length) return;
   const entry = page.classes[number];
-  const data = { ...entry, ...JSON.parse(place("class-" + entry.label).textContent) };
-  Object.assign(state, { shown: number, data, cards: [], at: -1 });
-  const prompts = data.prompts.slice(0, 5).map((text) => "“" + text + "”").join(" · ");
-  const more = data.prompts.length > 5 ? " and " + (data.prompts.length - 5) + " more" : "";
-  const picks = data.items.filter((item) => item.status === "accepted");
-  const misses = data.items.filter((item) => item.status !== "accepted");
-  const reasons = Object.entries(data.rejected).map(([name, n]) => n + " × " + (page.reasons[name] || name));
-  place("class").replaceChildren(
-    make("h2", {}, data.name + " "),
-    make("p", { className: "note" }, "class " + data.label + ", " + data.train + " training images, " + data.quota + " wanted, " + data.accepted + " taken"),
-    make("p", { className: "prompts" }, "prompt: " + prompts + more),
-    ...training(data), ...zero(data),
-    ...grid("Retrieved", picks, data.label, data.accepted - picks.length),
-    ...grid("Rejected near misses", misses, data.label, data.candidates - data.accepted - misses.length),
-    make("p", { className: "note" }, reasons.length ? "rejected: " + reasons.join(" · ") : ""));
+  state.shown = number;
+  state.data = { ...entry, ...JSON.parse(place("class-" + entry.label).textContent) };
+  draw();
   place("class").scrollTop = 0;
   for (const [n, node] of [...place("classes").children].entries()) {
     node.firstChild.setAttribute("aria-current", String(n === number));
     if (n === number) node.scrollIntoView({ block: "nearest" });
   }
-  refresh();
   if (state.cards.length) focus(0, true);
-  else { place("detail").replaceChildren(); place("classes").children[number].firstChild.focus(); }
+  else place("classes").children[number].firstChild.focus();
+}
+
+// the next class that is listed, in a direction
+function step(direction) {
+  const nodes = place("classes").children;
+  let number = state.shown + direction;
+  while (nodes[number] && nodes[number].hidden) number += direction;
+  show(number);
+}
+
+function draw() {
+  const data = state.data;
+  Object.assign(state, { cards: [], headings: [], at: -1 });
+  const prompts = data.prompts.slice(0, 5).map((text) => "“" + text + "”").join(" · ");
+  const more = data.prompts.length > 5 ? " and " + (data.prompts.length - 5) + " more" : "";
+  const picks = data.items.filter((item) => item.status === "accepted");
+  const misses = data.items.filter((item) => item.status !== "accepted");
+  const reasons = Object.entries(data.rejected).map(([name, n]) => n + " × " + (page.reasons[name] || name));
+  const counts = make("p", { className: "note counts" }), nothing = zero(data);
+  state.headings.push((now) => {
+    counts.textContent = "class " + data.label + ", " + data.train + " training images, " + data.quota + " wanted, " + now + " taken";
+    nothing.hidden = now > 0;
+  });
+  place("class").replaceChildren(
+    make("h2", {}, data.name + " "), counts,
+    make("p", { className: "prompts" }, "prompt: " + prompts + more),
+    ...training(data), nothing,
+    ...grid("Retrieved", picks, data.label, data.accepted - picks.length),
+    ...grid("Rejected near misses", misses, data.label, data.candidates - data.accepted - misses.length),
+    make("p", { className: "note" }, reasons.length ? "rejected: " + reasons.join(" · ") : ""));
+  place("detail").replaceChildren();
+  place("all").disabled = !state.cards.length;
+  refresh();
 }
 
 function rows(data, item) {
@@ -319,13 +371,13 @@ const KEYS = {
   r: () => decide("reject", false),
   y: () => decide("accept", true),
   n: () => decide("reject", true),
-  j: () => show(state.shown + 1),
-  k: () => show(state.shown - 1),
+  j: () => step(1),
+  k: () => step(-1),
   u: undo,
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
   const action = Object.hasOwn(KEYS, event.key) ? KEYS[event.key] : null;
   if (!action) return;
   event.preventDefault();
@@ -349,21 +401,28 @@ function refresh() {
     perClass.set(label, (perClass.get(label) || 0) + 1);
   }
   place("tally").textContent = counted(state.decisions.size) + ": " + counts.accept + " accepted, " + counts.reject + " rejected";
+  const now = taken();
+  for (const tell of state.headings) tell(now.get(state.data.label));
   for (const [n, entry] of page.classes.entries()) {
     const decided = perClass.get(entry.label) || 0;
     const small = place("classes").children[n].querySelector("small");
-    small.textContent = entry.accepted + " of " + entry.quota + " taken" + (decided ? ", " + decided + " by hand" : "");
+    small.textContent = now.get(entry.label) + " of " + entry.quota + " taken" + (decided ? ", " + decided + " by hand" : "");
   }
   if (state.at >= 0) detail();
 }
 
 function begin() {
   place("about").textContent = page.about;
+  place("explained").textContent = page.explained;
   for (const [n, entry] of page.classes.entries()) {
     const button = make("button", { type: "button" }, entry.label + " " + entry.name, make("small"));
     button.addEventListener("click", () => show(n));
-    place("classes").append(make("li", {}, button));
+    place("classes").append(make("li", { hidden: !entry.quota && !entry.accepted }, button));
   }
+  const idle = [...place("classes").children].filter((node) => node.hidden);
+  const more = make("button", { type: "button", id: "idle", hidden: !idle.length }, "show " + idle.length + " classes that wanted nothing");
+  more.addEventListener("click", () => { for (const node of [...idle, more]) node.hidden = !node.hidden; });
+  place("classes").after(more);
   load();
   place("undo").addEventListener("click", undo);
   place("export").addEventListener("click", save);
@@ -381,7 +440,12 @@ function begin() {
   window.addEventListener("storage", (event) => {  // the same page in another tab
     if (event.key === store) { load(); refresh(); }
   });
-  if (page.classes.length) show(0);
+  place("all").addEventListener("click", acceptVisible);
+  options(place("sort"), Object.keys(SORTS));
+  options(place("verdict"), Object.keys(SHOWN));
+  controls(draw);
+  const first = page.classes.findIndex((entry, n) => !place("classes").children[n].hidden);
+  if (page.classes.length) show(Math.max(0, first));
 }
 
 begin();

@@ -1,10 +1,8 @@
 """A result of a retrieval as one HTML page: look at every class, accept and reject, export.
 
-The page is one file that is opened from disk. Thumbnails are in it as data URIs, one block of data
-for each class, so that a browser decodes one class at a time: a page of 100 classes with 100
-photographs each was 26 MB and opened in 0.6 s. Nothing is loaded from elsewhere, and a content
-security policy holds the page to that. What stands in it of names, captions and addresses
-is data, never markup.
+The page is one file that is opened from disk (:mod:`ltcache.pages`). Thumbnails are in it as data
+URIs, one block of data for each class, so that a browser decodes one class at a time: a page of 100
+classes with 100 photographs each was 26 MB and opened in 0.6 s.
 
 Decisions are kept by the browser under the key of the retrieval, and leave as a JSON file
 (:mod:`ltcache.retrieval.review.decisions`).
@@ -12,12 +10,9 @@ Decisions are kept by the browser under the key of the retrieval, and leave as a
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.cache import Cache
-from ltcache.errors import ImageError, UsageError
-from ltcache.images import ImageStore, open_store, thumbnail_uri
-from ltcache.manifest import image_root, root_of
+from ltcache.errors import UsageError
+from ltcache.images import ImageStore
+from ltcache.pages import PagePictures, PageSummary, PictureFile, write_page
 from ltcache.records import (
     JsonObject,
-    committed,
     digest,
     json_element,
     require_equal,
     require_local,
-    source_hash,
 )
 from ltcache.retrieval.guards.verdicts import REASONS
 from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tallied
@@ -51,37 +44,6 @@ _COPIED = ("key", "uri", "p", "log_odds", "margin", "rank", "status", "reason", 
 _WORKERS = 4
 
 
-@dataclass(frozen=True)
-class GalleryReport:
-    """What was written.
-
-    Args:
-        path: the page. bytes: its size. classes: on it. images: thumbnails in it.
-        missing: why an image has none -> how many.
-    """
-
-    path: Path
-    bytes: int
-    classes: int
-    images: int
-    missing: dict[str, int]
-
-
-def find_store(source: str | Path | None, folder: Path, name: str) -> ImageStore | None:
-    """Return where images can be read, or None where nothing says it.
-
-    Args:
-        source: what the cache was extracted from, as ``ltcache extract`` takes it; None: where
-            the cache says that they are (:func:`ltcache.manifest.image_root`).
-        folder: of the cache, or of a result for its pool. name: of the cache's manifest.
-
-    Raises:
-        ManifestError: the source cannot be read.
-    """
-    root = image_root(folder, name) if source is None else root_of(source)
-    return None if root is None else open_store(root)
-
-
 def write_gallery(
     result: RetrievalResult,
     cache: Cache,
@@ -90,7 +52,7 @@ def write_gallery(
     pool_images: ImageStore | None = None,
     out: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> GalleryReport:
+) -> PageSummary:
     """Write the page of a result.
 
     Args:
@@ -110,11 +72,10 @@ def write_gallery(
         raise UsageError("the result was not written: say where the gallery shall be")
     path = require_local(out) if out is not None else Path(result.path or "") / GALLERY
     page = _GalleryPage(result, cache, images, pool_images)
-    with committed(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(page.parts(progress))
-        size = temporary.stat().st_size
-    return GalleryReport(path, size, len(result.classes), page.pictures, dict(page.missing))
+    title = f"{result.record.pool} for the rare classes of {result.record.cache}"
+    size = write_page(path, Path(__file__).with_name(GALLERY), title, page.data(progress))
+    pictures = page.pictures
+    return PageSummary(path, size, pictures.made, dict(pictures.missing))
 
 
 def require_same_cache(result: RetrievalResult, cache: Cache) -> None:
@@ -153,31 +114,16 @@ class _GalleryPage:
         self.taken_for = dict(pairs)
         self.train = cache.rows("train") if "train" in cache.splits else np.zeros(0, np.int64)
         self.train_labels = cache.manifest.rows["label"].to_numpy()[self.train]
-        self.pictures = 0
-        self.missing: Counter[str] = Counter()
+        self.pictures = PagePictures()
 
-    def parts(self, progress: Callable[[int, int], None] | None) -> Iterator[str]:
-        """Yield the page's text, class by class, so that one class is in memory at a time."""
-        style, script = _asset("gallery.css"), _asset("gallery.js")
-        policy = (
-            "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-            f"style-src '{source_hash(style)}'; script-src '{source_hash(script)}'"
-        )
-        record = self.result.record
-        title = html.escape(f"{record.pool} for the rare classes of {record.cache}")
-        values = {"policy": policy, "title": title, "style": style, "script": script}
-        for piece in re.split(r"(\{\{\w+\}\})", _asset("gallery.html")):
-            name = piece.strip("{}")
-            if piece != "{{data}}":
-                yield values[name] if piece == f"{{{{{name}}}}}" else piece
-                continue
-            yield json_element("page", self._header())
-            classes = self.result.classes
-            with ThreadPoolExecutor(_WORKERS) as workers:
-                for done, entry in enumerate(classes, 1):
-                    yield json_element(f"class-{entry.label}", self._class(entry.label, workers))
-                    if progress is not None:
-                        progress(done, len(classes))
+    def data(self, progress: Callable[[int, int], None] | None) -> Iterator[str]:
+        """Yield the page's data, class by class, so that one class is in memory at a time."""
+        yield json_element("page", self._header())
+        classes = self.result.classes
+        for done, entry in enumerate(classes, 1):
+            yield json_element(f"class-{entry.label}", self._class(entry.label))
+            if progress is not None:
+                progress(done, len(classes))
 
     def _header(self) -> Mapping[str, Any]:
         least = self.result.record.thresholds.p.value
@@ -186,15 +132,18 @@ class _GalleryPage:
         return {
             "key": digest(identity),
             "retrieval": identity,
-            "about": f"{len(self.result.classes)} classes; p_k is the softmax over all "
-            f"{len(self.cache.classes)} classes, taken from {least:.3g} up; at most {PICKS} taken "
-            f"and {NEAR_MISSES} rejected images of a class are shown",
+            "about": f"{len(self.result.classes)} classes; images are taken from p_k = {least:.3g} "
+            f"up; at most {PICKS} taken and {NEAR_MISSES} rejected images of a class are shown",
+            "explained": "p_k is the share that class k has in the softmax over all "
+            f"{len(self.cache.classes)} classes: at 0.5 it is as probable as all others together. "
+            "Log-odds are log(p_k / (1 - p_k)): 0 at p_k = 0.5, and they still rank images whose "
+            "p_k rounds to 1.",
             "reasons": REASONS,
             "classes": [asdict(tallied(entry, self.table)) for entry in self.result.classes],
             "decisions": [[f"{label}\t{key}", found] for (label, key), found in chosen.items()],
         }
 
-    def _class(self, label: int, workers: ThreadPoolExecutor) -> Mapping[str, Any]:
+    def _class(self, label: int) -> Mapping[str, Any]:
         """Return the data of one class: items, training images and the pictures of both."""
         mine = self.table.filter(pc.equal(self.table["label"], label))
         candidates = mine.take(pa.array(_shown(mine), pa.int64())).to_pylist()
@@ -217,9 +166,7 @@ class _GalleryPage:
             for key, row in zip(keys, own, strict=True)
         ]
         files = {row["pool_row"]: (row["uri"], row["sha256"]) for row in candidates}
-        pictures = list(workers.map(lambda at: self._picture(at, files), wanted))
-        self.pictures += sum("data" in picture for picture in pictures)
-        self.missing.update(picture["error"] for picture in pictures if "error" in picture)
+        pictures = self.pictures.of(self._file(at, files) for at in wanted)
         return {"items": items, "training": training, "images": pictures}
 
     def _neighbour(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -235,18 +182,11 @@ class _GalleryPage:
             "locked": row["reason"] in LOCKED,
         }
 
-    def _picture(self, at: tuple[str, int], files: dict[int, tuple[str, str]]) -> dict[str, str]:
-        """Return ``{"data": data URI}``, or ``{"error": why there is none}``."""
+    def _file(self, at: tuple[str, int], files: dict[int, tuple[str, str]]) -> PictureFile:
         side, row = at
-        store = self.pool_images if side == "pool" else self.images
-        if store is None:
-            what = "the pool" if side == "pool" else "the labelled images"
-            return {"error": f"where {what} lie was not said"}
-        uri, content = files[row] if side == "pool" else self._training_file(row)
-        try:
-            return {"data": thumbnail_uri(store.read(uri), content)}
-        except ImageError as error:
-            return {"error": str(error)}
+        if side == "pool":
+            return PictureFile(self.pool_images, *files[row], "the pool")
+        return PictureFile(self.images, *self._training_file(row), "the labelled images")
 
     def _training_file(self, row: int) -> tuple[str, str]:
         rows = self.cache.manifest.rows
@@ -277,7 +217,3 @@ def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     if len(rows) <= most:
         return rows
     return np.asarray(rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)])
-
-
-def _asset(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")

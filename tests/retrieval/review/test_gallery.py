@@ -20,6 +20,7 @@ from PIL import Image
 from ltcache.errors import IdentityError, ManifestError, UsageError
 from ltcache.images.thumbnails import EDGE
 from ltcache.manifest import packaged_names
+from ltcache.pages import find_store
 from ltcache.retrieval import (
     RetrievalResult,
     RetrievalSettings,
@@ -42,7 +43,6 @@ from ltcache.retrieval.review.gallery import (
     PICKS,
     TRAINING,
     _shown,
-    find_store,
     write_gallery,
 )
 from ltcache.retrieval.review.tsne import TsnePoints, collect, place, write_tsne

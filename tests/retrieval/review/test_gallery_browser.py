@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 import ltcache.images.thumbnails
 from ltcache.images import thumbnail
-from ltcache.retrieval import RetrievalResult, RetrievalSettings, open_retrieved, retrieve_tail
-from ltcache.retrieval.review.gallery import find_store, write_gallery
+from ltcache.pages import find_store
+from ltcache.retrieval import (
+    RetrievalResult,
+    RetrievalSettings,
+    apply_decisions,
+    open_retrieved,
+    read_decisions,
+    retrieve_tail,
+)
+from ltcache.retrieval.review.gallery import write_gallery
 from tests.browser import Browser, luminance
 from tests.conftest import Call
 from tests.retrieval.looks import SCRIPT, Shop, wide_result
@@ -176,7 +187,17 @@ def test_an_image_of_another_split_cannot_be_accepted(browser: Browser, shop: Sh
 def test_both_colour_schemes_can_be_read(browser: Browser, shop: Shop, scheme: str) -> None:
     browser.scheme(scheme)
     browser.open(shop.out / "gallery.html")
-    for selector in ("body", ".note", "#help", "#detail dt", ".card .badge", "nav small"):
+    for selector in (
+        "body",
+        ".note",
+        "#help",
+        "#explained",
+        "#look",
+        "#sort",
+        "#detail dt",
+        ".card .badge",
+        "nav small",
+    ):
         assert browser.contrast_of(selector) >= 4.5
     dark = luminance(browser.script("return getComputedStyle(document.body).backgroundColor"))
     assert (dark < 0.1) == (scheme == "dark")
@@ -195,7 +216,7 @@ def test_a_hundred_classes_of_a_hundred_images(
 
     page = tmp_path / "wide.html"
     report = write_gallery(result, cache, images=Store(), pool_images=Store(), out=page)
-    assert (report.classes, report.images) == (100, 100 * (100 + 5))
+    assert report.images == 100 * (100 + 5)
     browser.open(page)
     assert len(browser.all("#classes button")) == 100
     browser.all("#classes button")[98].click()
@@ -209,3 +230,112 @@ def test_a_hundred_classes_of_a_hundred_images(
     assert stored == [6]
     found = json.loads(browser.saved().read_text())["decisions"]
     assert [entry["key"] for entry in found] == [f"w{9900 + n}" for n in range(6)]
+
+
+def keys_of(browser: Browser) -> list[str]:
+    return [str(card.get_attribute("data-key")) for card in browser.all(".card")]
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    """Choose an option of a list."""
+    Select(browser.one(f"#{name}")).select_by_visible_text(value)
+
+
+def test_images_sort_filter_and_grow(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    rows = {r["key"]: r for r in shop.result.table.to_pylist() if r["label"] == 3}
+    choose(browser, "sort", "likeness to a training image")
+    picks, misses = keys_of(browser)[:4], keys_of(browser)[4:]
+    for keys in (picks, misses):
+        values = [rows[key]["train_similarity"] for key in keys]
+        assert values == sorted(values, reverse=True)
+    choose(browser, "sort", "rank")
+    assert [rows[key]["rank"] for key in keys_of(browser)[:4]] == [1, 2, 3, 4]
+    browser.one("#filter").send_keys(picks[0])
+    assert keys_of(browser) and all(picks[0] in key for key in keys_of(browser))
+    assert "hidden by the filter" in browser.text("#class h3:last-of-type")
+    assert browser.script("return document.activeElement.id") == "filter"
+    browser.one("#filter").clear()
+    choose(browser, "verdict", "accepted")
+    assert keys_of(browser) == sorted(picks, key=lambda key: rows[key]["rank"])
+    before = browser.all(".card img")[0].size["width"]
+    browser.one("#size").send_keys(Keys.END)
+    assert before == 96 and browser.all(".card img")[0].size["width"] == 240
+
+
+def test_all_that_is_visible_is_accepted_in_one_step_and_counts_follow(
+    browser: Browser, shop: Shop, call: Call, tmp_path: Path
+) -> None:
+    browser.open(shop.out / "gallery.html")
+    browser.press("r")
+    assert "3 taken" in browser.text(".counts")
+    assert browser.text("#classes li:first-child small").startswith("3 of 4 taken, 1 by hand")
+    choose(browser, "verdict", "rejected")
+    assert len(keys_of(browser)) == 25
+    browser.one("#all").click()
+    assert browser.text("#message") == "25 of 25 visible images accepted."
+    assert "28 taken" in browser.text(".counts")
+    counts = [int(node.text.split(" of ")[0]) for node in browser.all("#classes small")]
+    applied = apply_decisions(shop.result, read_decisions(browser.saved()))
+    assert counts == list(applied.counts().values())  # as ltcache review counts them
+    browser.one("#undo").click()
+    assert "3 taken" in browser.text(".counts")
+    assert browser.text("#tally").startswith("1 decision:")
+
+
+def test_an_image_that_is_taken_over_is_counted_once(browser: Browser, shop: Shop) -> None:
+    rows = shop.result.table.to_pylist()
+    picks = {r["key"] for r in rows if not r["reason"]}
+    n = next(n for n, r in enumerate(rows) if r["reason"] and r["key"] in picks)
+    label, pick = rows[n]["label"], rows[n]["key"]
+    ranks = [row["rank"] for row in rows]
+    ranks[n] = 0  # so that it is on the page
+    table = shop.result.table
+    table = table.set_column(table.column_names.index("rank"), "rank", pa.array(ranks))
+    result = RetrievalResult(table, shop.result.record)
+    browser.open(write(shop, result, shop.out.parent / "over.html"))
+    browser.press(*["j"] * [entry.label for entry in result.classes].index(label))
+    browser.script("state.cards.find(c => c.item.key === arguments[0]).accept.click()", pick)
+    assert browser.verdict(pick) == "accepted"
+    counts = [int(node.text.split(" of ")[0]) for node in browser.all("#classes small")]
+    applied = apply_decisions(result, read_decisions(browser.saved()))
+    assert counts == list(applied.counts().values())
+
+
+def test_classes_that_wanted_nothing_are_hidden(browser: Browser, shop: Shop) -> None:
+    first, *others = shop.result.classes
+    table = shop.result.table.filter(pc.not_equal(shop.result.table["label"], first.label))
+    record = replace(shop.result.record, classes=(replace(first, quota=0, accepted=0), *others))
+    browser.open(write(shop, RetrievalResult(table, record), shop.out.parent / "idle.html"))
+    assert browser.text("#class h2").strip() == others[0].name
+    shown = [node.is_displayed() for node in browser.all("#classes li")]
+    assert shown == [False, *(True for _ in others)]
+    browser.press("k")
+    assert browser.text("#class h2").strip() == others[0].name
+    browser.one("#idle").click()
+    assert all(node.is_displayed() for node in browser.all("#classes li"))
+    browser.press("k")
+    assert "wants no more" in browser.text(".zero")
+
+
+def test_a_line_explains_the_numbers(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.out / "gallery.html")
+    told = browser.text("#explained")
+    assert f"softmax over all {len(shop.cache.classes)} classes" in told and "log(p_k" in told
+
+
+def test_a_phone_shows_all_of_it(browser: Browser, shop: Shop) -> None:
+    with browser.narrow():
+        browser.open(shop.out / "gallery.html")
+        assert browser.script("return document.documentElement.scrollWidth") <= 400
+        reject = browser.all(".card")[1].find_elements(By.TAG_NAME, "button")[1]
+        browser.script("arguments[0].scrollIntoView({block: 'center'})", reject)
+        reject.click()
+        key = keys_of(browser)[1]
+        assert browser.verdict(key) == "rejected"
+        box = browser.script("return document.getElementById('detail').getBoundingClientRect()")
+        assert 0 < box["top"] < 800  # what is in focus is in sight
+        assert key in browser.text("#detail")
+        browser.all("#classes button")[1].click()
+        assert browser.text("#class h2").strip() == shop.result.classes[1].name
+        assert browser.visible() and min(browser.visible()) > 0
