@@ -9,13 +9,13 @@ import click
 
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import LocalPath, general, print_json
+from ltcache.cli.pages import tell_page
 from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
     from ltcache.images import ImageStore
-    from ltcache.pages import PageSummary
     from ltcache.retrieval import RetrievalResult
 
 Stores = tuple["ImageStore | None", "ImageStore"]
@@ -157,17 +157,6 @@ def write_for_review(
         tell_page(report, f"{len(result.classes)} classes, ")
     if tsne:
         click.echo(f"{write_tsne(result, cache)}: t-SNE of embeddings", err=True)
-
-
-def tell_page(page: PageSummary, classes: str = "") -> None:
-    """Say where a page is, and how many images it could not show."""
-    click.echo(
-        f"{page.path}: {classes}{page.images} images, {page.bytes / 1e6:.1f} MB; open it in a "
-        "browser",
-        err=True,
-    )
-    for reason, count in sorted(page.missing.items()):
-        click.echo(f"warning: {count} images are not shown: {reason}", err=True)
 
 
 class GalleryBar(ProgressBar):

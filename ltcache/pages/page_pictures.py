@@ -52,18 +52,18 @@ class PictureFile:
     Args:
         store: where it is read; None: nowhere. uri: its place there.
         content: SHA-256 of what was encoded; empty: not known.
-        whose: what the page calls images without a place.
+        nowhere: the reason that is given where there is no store.
     """
 
     store: ImageStore | None
     uri: str
     content: str = ""
-    whose: str = "the images"
+    nowhere: str = "where the images lie was not said"
 
     def picture(self) -> dict[str, str]:
         """Return ``{"data": data URI}``, or ``{"error": why there is none}``."""
         if self.store is None:
-            return {"error": f"where {self.whose} lie was not said"}
+            return {"error": self.nowhere}
         try:
             return {"data": thumbnail_uri(self.store.read(self.uri), self.content)}
         except ImageError as error:

@@ -63,8 +63,9 @@ def write_pictures_page(
         {"key": card.key, "image": n, "facts": card.facts, "point": card.point}
         for n, card in enumerate(cards)
     ]
+    missing = [f"{n} images are not shown: {why}." for why, n in sorted(pictures.missing.items())]
     header = {
-        "about": listing.about,
+        "about": [*listing.about, *missing],
         "facets": listing.facets,
         "sorts": listing.sorts,
         "captions": listing.captions,

@@ -4,12 +4,13 @@ from ltcache.retrieval.merge import extra_rows
 from ltcache.retrieval.result import RetrievalResult, open_retrieved
 from ltcache.retrieval.review.decisions import apply_decisions, read_decisions
 from ltcache.retrieval.review.gallery import GALLERY, write_gallery
-from ltcache.retrieval.review.tsne import write_tsne
+from ltcache.retrieval.review.tsne import tsne_coordinates, write_tsne
 from ltcache.retrieval.scoring.cached_queries import make_queries
 from ltcache.retrieval.scoring.index import KINDS, PoolIndex, build_index, open_index
 from ltcache.retrieval.scoring.pool import CachedPool
 from ltcache.retrieval.scoring.ranking import ExactPass, IndexRequest
 from ltcache.retrieval.search import search_pool
+from ltcache.retrieval.search_page import write_search_page
 from ltcache.retrieval.settings import RetrievalSettings
 from ltcache.retrieval.tail import retrieve_tail
 
@@ -31,6 +32,8 @@ __all__ = [
     "read_decisions",
     "retrieve_tail",
     "search_pool",
+    "tsne_coordinates",
     "write_gallery",
+    "write_search_page",
     "write_tsne",
 ]

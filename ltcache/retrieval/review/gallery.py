@@ -185,8 +185,11 @@ class _GalleryPage:
     def _file(self, at: tuple[str, int], files: dict[int, tuple[str, str]]) -> PictureFile:
         side, row = at
         if side == "pool":
-            return PictureFile(self.pool_images, *files[row], "the pool")
-        return PictureFile(self.images, *self._training_file(row), "the labelled images")
+            return PictureFile(
+                self.pool_images, *files[row], "where the images of the pool lie was not said"
+            )
+        nowhere = "where the labelled images lie was not said"
+        return PictureFile(self.images, *self._training_file(row), nowhere)
 
     def _training_file(self, row: int) -> tuple[str, str]:
         rows = self.cache.manifest.rows

@@ -80,13 +80,18 @@ def collect(result: RetrievalResult, cache: Cache, seed: int = 0) -> TsnePoints:
 
 def place(points: TsnePoints, seed: int = 0) -> np.ndarray:
     """Return float (n, 2)."""
-    from sklearn.manifold import TSNE
-
     text = points.kinds == "prompt"
     values = points.values.copy()
     for kind in (text, ~text):
         if kind.sum() > 1:
             values[kind] -= values[kind].mean(axis=0)
+    return tsne_coordinates(values, seed)
+
+
+def tsne_coordinates(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return float (n, 2): rows (n, D), five at least, by their directions."""
+    from sklearn.manifold import TSNE
+
     perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
     return np.asarray(tsne.fit_transform(unit(values).astype(np.float32)))
