@@ -16,6 +16,7 @@ from ltcache import __version__
 from ltcache.cli import (
     ablate,
     bench,
+    browse,
     demo,
     diff,
     doctor,
@@ -103,6 +104,7 @@ for _command in (
     retrieve_tail.command,
     review.command,
     search.command,
+    browse.command,
     finetune.command,
     report.command,
     evaluate.command,

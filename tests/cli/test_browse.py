@@ -1,0 +1,84 @@
+"""Pages of a cache's images, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltcache.browse import MAPPED, browse_cache
+from ltcache.cache import open_cache
+from tests.conftest import Call
+from tests.report.html.conftest import write_named_cache
+from tests.retrieval.looks import write_pictures
+
+COUNTS = np.array([9, 3, 1])
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return write_named_cache(tmp_path / "cache", COUNTS, ("fox", "jay", "moth"), 1)
+
+
+def header(page: Path) -> dict[str, object]:
+    """Return the data of a page."""
+    text = page.read_text(encoding="utf-8")
+    found: dict[str, object] = json.loads(text.split('id="page">')[1].split("</script>")[0])
+    return found
+
+
+def test_images_that_are_gone_are_counted_and_found_by_root(
+    call: Call, cache: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    status, out, err = call("browse", cache, "--html", page)
+    assert (status, out) == (0, "")
+    told = "warning: 19 images are not shown: the place of the images was not said: --root says"
+    assert told in err
+    photos = tmp_path / "photos"
+    write_pictures(photos, 19)
+    status, out, err = call("browse", cache, "--html", page, "--root", photos, "--json")
+    assert status == 0 and "warning" not in err
+    assert json.loads(out)["images"] == 19
+    (cache / "root.json").write_text(json.dumps({"root": [str(tmp_path / "moved")]}))
+    assert "moved) is gone: --root says where they are" in call("browse", cache, "--html", page)[2]
+
+
+def test_a_bounded_page_takes_of_each_class_alike_and_says_so(cache: Path, tmp_path: Path) -> None:
+    opened = open_cache(cache)
+    browse_cache(opened, tmp_path / "page.html", split="train", most=6)
+    found = header(tmp_path / "page.html")
+    names = [item["facts"]["class"] for item in found["items"]]  # type: ignore[attr-defined]
+    assert [names.count(name) for name in ("fox", "jay", "moth")] == [3, 2, 1]
+    assert found["about"][0] == "6 of 13 images that were asked for, of photos."  # type: ignore[index]
+    again = tmp_path / "again.html"
+    browse_cache(opened, again, split="train", most=6)
+    assert header(again) == found
+
+
+def test_the_map_is_bounded_and_says_so(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAPPED == 1000
+    monkeypatch.setattr("ltcache.browse.MAPPED", 8)
+    browse_cache(open_cache(cache), tmp_path / "page.html")
+    found = header(tmp_path / "page.html")
+    points = [item["point"] for item in found["items"] if item["point"]]  # type: ignore[attr-defined]
+    assert len(points) == 8
+    assert "of 8 images chosen at random." in found["about"][1]  # type: ignore[index]
+    browse_cache(open_cache(cache), tmp_path / "page.html", classes=["moth"])
+    assert "3 images are too few" in str(header(tmp_path / "page.html")["about"])
+
+
+def test_what_is_not_there_is_refused(call: Call, cache: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    for words, told in (
+        (("--class", "mooth"), "did you mean 'moth'?"),
+        (("--split", "dev"), "dev"),
+        (("--root", tmp_path / "nowhere"), "nowhere"),
+    ):
+        status, out, err = call("browse", cache, "--html", page, *words)
+        assert (status != 0, out) == (True, "") and told in err
+    assert not page.exists()
