@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltcache.cli.combinations import excludes, option_rules
+from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import LocalPath, general, print_json, terminal_width
+
+if TYPE_CHECKING:
+    from ltcache.report import ReportedRuns
 
 
 @click.command("report", short_help="A table over runs or ablations.")
@@ -18,6 +21,11 @@ from ltcache.cli.options import LocalPath, general, print_json, terminal_width
 @click.option("--split", help="Of the table.  [default: test; or the folds of ablate --folds]")
 @click.option("--cache", type=LocalPath(), help="Of the runs.  [default: where each run says]")
 @click.option("--html", type=LocalPath(), help="Write one page that opens from disk to this file.")
+@click.option(
+    "--source",
+    help="Of the page: what the cache was extracted from, where its images are.  [default: where "
+    "the cache says]",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Every split as CSV.")
 @click.option("--md", "as_md", is_flag=True, help="Markdown.")
 @click.option("--latex", "as_latex", is_flag=True, help="A booktabs tabular.")
@@ -26,6 +34,7 @@ from ltcache.cli.options import LocalPath, general, print_json, terminal_width
 )
 @general
 @option_rules(
+    needs("source", "html", why="images are for the page"),
     excludes("confusions", "baseline", "as_csv", "as_md", "as_latex", why="it is another table"),
     excludes("html", "confusions", why="the page shows them"),
     excludes("html", "as_json", "as_csv", "as_md", "as_latex", why="one form at a time"),
@@ -40,6 +49,7 @@ def command(
     split: str | None,
     cache: Path | None,
     html: Path | None,
+    source: str | None,
     as_json: bool,
     **forms: bool,
 ) -> None:
@@ -56,7 +66,10 @@ def command(
     from ltcache.report import WRITERS, comparison_table, report
 
     if html is not None:
-        _write_page(runs, html, cache, baseline, split or "test")
+        from ltcache.report import read_runs
+
+        options = {"baseline": baseline, "split": split or "test", "source": source}
+        _write_page(read_runs(runs, cache), html, **options)
         return
     if forms.pop("confusions"):
         _confusions(runs, cache, split or "test", as_json)
@@ -86,11 +99,8 @@ def _confusions(runs: tuple[Path, ...], cache: Path | None, split: str, as_json:
         click.echo(confusions_table(found, split, width=terminal_width()))
 
 
-def _write_page(
-    runs: tuple[Path, ...], html: Path, cache: Path | None, baseline: str | None, split: str
-) -> None:
-    from ltcache.report import read_runs
+def _write_page(reading: ReportedRuns, html: Path, **options: Any) -> None:
     from ltcache.report.html import write_report_page
 
-    written = write_report_page(read_runs(runs, cache), html, baseline=baseline, split=split)
+    written = write_report_page(reading, html, **options)
     click.echo(f"{written.path}: {written.bytes / 1e6:.1f} MB; open it in a browser", err=True)

@@ -65,7 +65,7 @@ def confusions(
         runs += 1
     if found is None:
         raise UsageError(f"no runs to look at; {'; '.join(reading.notes)}")
-    names, cosine = found.classes.names, _text_cosines(found)
+    names, cosine = found.classes.names, text_cosines(found)
     return [
         ConfusedClasses(
             names[pair.label],
@@ -108,7 +108,7 @@ def confusions_table(
     )
 
 
-def _text_cosines(cache: Cache) -> np.ndarray | None:
+def text_cosines(cache: Cache) -> np.ndarray | None:
     """Return (C, C), the cosines of the mean class prompts of the first set; None: no prompts."""
     if not cache.prompt_names:
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ltcache.metrics import percent
 from ltcache.records import one_line
+from ltcache.report.html.pictures import ShownImage
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,13 @@ class PageCell:
 
     Args:
         text: what is read, plain text. value: what a column is sorted by; None: by the text.
-        best: whether it is the best of its column.
+        best: whether it is the best of its column. images: what stands before the text.
     """
 
     text: str
     value: float | None = None
     best: bool = False
+    images: Sequence[ShownImage] = ()
 
     @classmethod
     def percent(cls, value: float | None, *, signed: bool = False) -> PageCell:

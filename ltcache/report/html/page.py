@@ -26,7 +26,10 @@ from ltcache.report.html.figures import (
     reliability_plot,
     training_plot,
 )
-from ltcache.report.html.predictions import calibration_table, pairs_table, predict_lines
+from ltcache.report.html.mistakes import worst_mistakes
+from ltcache.report.html.pairs import pairs_table
+from ltcache.report.html.pictures import CacheImages
+from ltcache.report.html.predictions import LinePredictions, calibration_table, predict_lines
 from ltcache.report.reading import ReportedRuns
 
 _COSTS = {
@@ -51,6 +54,7 @@ def write_report_page(
     *,
     baseline: str | None = None,
     split: str = "test",
+    source: str | Path | None = None,
 ) -> PageSize:
     """Write the page of runs.
 
@@ -59,13 +63,15 @@ def write_report_page(
         out: the file.
         baseline: what differences are taken to: see :func:`ltcache.report.report`.
         split: that the page is about.
+        source: what the cache was extracted from: its images; None: where it says that they are.
 
     Raises:
+        ManifestError: ``source`` cannot be read.
         UsageError: Plotly is not installed, the runs have no scores on the split in common, no such
             baseline, or an address in place of a file.
     """
     path, plotly = require_local(out), _plotly_source()
-    text = _render(_content(reading, baseline, split), plotly)
+    text = _render(_content(reading, baseline, split, source), plotly)
     with committed(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         size = temporary.stat().st_size
@@ -83,7 +89,9 @@ def _plotly_source() -> str:
     return str(get_plotlyjs())
 
 
-def _content(reading: ReportedRuns, baseline: str | None, split: str) -> Mapping[str, Any]:
+def _content(
+    reading: ReportedRuns, baseline: str | None, split: str, source: str | Path | None
+) -> Mapping[str, Any]:
     """Return what stands on the page, as data."""
     comparison: Comparison = reading.compared(baseline)
     require_split(comparison, split)
@@ -104,13 +112,18 @@ def _content(reading: ReportedRuns, baseline: str | None, split: str) -> Mapping
         "frequency": frequency_plot(scored, first, split),
         "training": training_plot(_histories(reading, names), first),
     }
+    cards = []
     if compared:
         counts = comparison["class_counts"]
-        tables["pairs"] = pairs_table(compared, reading.class_names, counts)
+        images = _images(compared, source)
+        tables["pairs"] = pairs_table(compared, reading.class_names, counts, images)
         tables["calibration"] = calibration_table(list(lines.values()))
         figures["reliability"] = reliability_plot(
             list(lines.values()), [line.name for line in compared]
         )
+        cards = [
+            worst_mistakes(line, reading.class_names, images[line.cache.path]) for line in compared
+        ]
     return {
         "title": f"{len(reading.entries)} lines on {split}",
         "split": split,
@@ -120,7 +133,16 @@ def _content(reading: ReportedRuns, baseline: str | None, split: str) -> Mapping
         "left_out": len(reading.entries) - len(names),
         "tables": tables,
         "figures": dict(drawn(figures)),
+        "mistakes": cards,
     }
+
+
+def _images(
+    lines: Sequence[LinePredictions], source: str | Path | None
+) -> Mapping[Path, CacheImages]:
+    """Return path -> images, of the caches of some lines."""
+    caches = {line.cache.path: line.cache for line in lines}
+    return {path: CacheImages.of(cache, source) for path, cache in caches.items()}
 
 
 def _shown_first(

@@ -22,8 +22,6 @@ from ltcache.runs import LabelledLogits, Run
 
 TUNED_ON = "val"
 """The split that the temperature is fitted on."""
-PAIRS = 60
-"""Confused pairs that are listed, at most."""
 
 
 @one_line
@@ -79,33 +77,6 @@ def predict_lines(
         if cache is not None:
             found[entry.name] = LinePredictions.of(entry.name, run, cache, split)
     return found
-
-
-def pairs_table(
-    lines: Sequence[LinePredictions], names: Sequence[str], train_rows: Sequence[int]
-) -> PageTable:
-    """Return the pairs of classes that are most often confused by any of some lines.
-
-    Args:
-        names: of the classes. train_rows: of each class.
-    """
-    found = [{(p.label, p.predicted): p.count for p in line.confusions()} for line in lines]
-    every = {pair: max(own.get(pair, 0) for own in found) for own in found for pair in own}
-    most = sorted(every, key=lambda pair: (-every[pair], pair))[:PAIRS]
-    sizes = np.bincount(lines[0].labels, minlength=len(names))
-    rows = []
-    for true, predicted in most:
-        cells = [PageCell(names[true]), PageCell.number(train_rows[true])]
-        cells += [PageCell(names[predicted]), PageCell.number(train_rows[predicted])]
-        for own in found:
-            share = own.get((true, predicted), 0) / sizes[true]
-            count = own.get((true, predicted), 0)
-            cells.append(PageCell(f"{count} of {sizes[true]} ({100 * share:.0f} %)", count))
-        rows.append(cells)
-    heading = ["class", "training images", "taken for", "training images of that"]
-    seeds = ", ".join(f"{line.name} (seed {line.seed})" for line in lines)
-    caption = f"Images of a class that were taken for another, by {seeds}; the first {len(rows)}."
-    return PageTable("pairs", caption, [*heading, *(line.name for line in lines)], rows, True)
 
 
 def calibration_table(lines: Sequence[LinePredictions]) -> PageTable:

@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 
 from ltcache.errors import IdentityError, UsageError
+from ltcache.images import thumbnail_uri
 from ltcache.metrics import PredictedClasses
-from ltcache.report import read_runs, report
+from ltcache.report import confusions, read_runs, report
 from ltcache.report.html import write_report_page
 from ltcache.report.html.facts import BEST, TIED, standing, verdict
+from ltcache.report.html.mistakes import worst_mistakes
+from ltcache.report.html.pairs import pairs_table
+from ltcache.report.html.pictures import CacheImages
+from ltcache.report.html.predictions import LinePredictions, predict_lines
 from ltcache.runs import LabelledLogits, by_frequency, open_run
 from tests.conftest import Call
 from tests.report.html.conftest import COUNTS, NAMES, MarkupShop
+from tests.retrieval.looks import write_pictures
 
 
 class PageText(HTMLParser):
@@ -38,7 +44,7 @@ class PageText(HTMLParser):
         own = dict(attrs)
         self.elements.append((tag, own))
         if tag == "section":
-            self._table = self.tables.setdefault(own["id"] or "", [])
+            self._table = self.tables.setdefault(own.get("id") or "", [])
         elif tag == "tr":
             self._table.append([])
         elif tag in ("td", "th"):
@@ -79,8 +85,10 @@ def test_names_are_text_and_nothing_is_loaded(markup_shop: MarkupShop, page: Pag
     assert page.column("classes", "class") == list(NAMES)
     scripts = [own for tag, own in page.elements if tag == "script"]
     assert [own for own in scripts if own.get("type") != "application/json"] == [{}, {}]
-    assert not [tag for tag, _ in page.elements if tag in ("b", "link", "iframe", "img")]
-    assert not [own for _, own in page.elements if {"src", "href", "onerror"} & {*own}]
+    assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "base")]
+    assert not [own for _, own in page.elements if {"href", "onerror"} & {*own}]
+    sources = [own["src"] or "" for _, own in page.elements if "src" in own]
+    assert sources and all(text.startswith("data:image/webp;base64,") for text in sources)
     (policy,) = [own["content"] for _, own in page.elements if "http-equiv" in own]
     assert policy is not None and policy.startswith("default-src 'none'; img-src data: blob:;")
     assert page.texts["verdict"].count("mean/class") == 1
@@ -125,6 +133,52 @@ def test_confusions_and_calibration_are_those_of_the_runs(
     assert {"ce", "ce, scaled"} <= set(names)
     losses = [record["loss"] for record in run.history]
     assert page.figures["training"]["data"][0]["y"] == pytest.approx(losses)
+
+
+def test_the_worst_mistakes_come_first_with_their_images(
+    markup_shop: MarkupShop, tmp_path: Path
+) -> None:
+    (cache,) = (read_runs([markup_shop.ablation], markup_shop.cache)).every_cache()
+    run = open_run(next(markup_shop.ablation.glob("runs/ce-*/seed-0")))
+    line = LinePredictions.of("ce", run, cache, "test")
+    found = worst_mistakes(line, NAMES, CacheImages.of(cache, None)).cards
+    keys = np.array(cache.manifest.rows["key"].to_pylist())[line.rows]
+    wrong = line.found.predicted != line.labels
+    assert {card.image.key for card in found} == set(keys[wrong])
+    confidence = [card.probability for card in found]
+    assert confidence == sorted(confidence, reverse=True)
+    first = int(np.flatnonzero(keys == found[0].image.key)[0])
+    names = NAMES[line.labels[first]], NAMES[line.found.predicted[first]]
+    assert (found[0].label, found[0].other) == names
+    file = markup_shop.images / f"{line.rows[first]}.png"
+    assert found[0].image.picture == thumbnail_uri(file.read_bytes())
+    write_pictures(tmp_path / "others", 1)
+    lost = worst_mistakes(line, NAMES, CacheImages.of(cache, tmp_path / "others")).cards[0].image
+    assert lost.picture is None and lost.error
+    unsaid = worst_mistakes(line, NAMES, CacheImages(cache, None)).cards[0].image
+    assert unsaid.error == "where the images lie was not said"
+
+
+def test_a_confused_pair_has_images_of_both_classes_and_the_cosine_of_their_prompts(
+    markup_shop: MarkupShop,
+) -> None:
+    reading = read_runs([markup_shop.ablation], markup_shop.cache)
+    lines = predict_lines(reading, ["ce", "ncm"], "test").values()
+    (cache,) = reading.every_cache()
+    images = CacheImages.of(cache, None)
+    table = pairs_table([*lines], NAMES, COUNTS.tolist(), {cache.path: images})
+    labels, splits = (np.array(cache.manifest.rows[n].to_pylist()) for n in ("label", "split"))
+    by_names = {(one.name, one.taken_for): one for one in confusions([markup_shop.ablation])}
+    for cells in table.rows:
+        true, other = NAMES.index(cells[0].text), NAMES.index(cells[2].text)
+        for cell, label, split in ((cells[0], true, "test"), (cells[2], other, "train")):
+            assert 0 < len(cell.images) <= 2
+            for image in cell.images:
+                row = int(image.key[1:])  # the key of row n is kn
+                assert (labels[row], splits[row]) == (label, split)
+                file = markup_shop.images / f"{row}.png"
+                assert image.picture == thumbnail_uri(file.read_bytes())
+        assert cells[4].value == pytest.approx(by_names[cells[0].text, cells[2].text].text_cosine)
 
 
 def test_best_and_what_cannot_be_told_from_it() -> None:

@@ -31,6 +31,8 @@ def test_the_page_is_whole_and_loads_nothing(browser: Browser, markup_shop: Mark
     assert browser.script("return document.querySelectorAll('main script, [onerror]').length") == 0
     shown = browser.script("return [...document.querySelectorAll('.plot .js-line')].length")
     assert shown > 3
+    widths = browser.visible()
+    assert len(widths) > 3 and min(widths) > 0
 
 
 def test_columns_sort_both_ways_and_classes_are_searched(
@@ -65,7 +67,7 @@ def test_a_click_in_the_legend_switches_a_line(browser: Browser, markup_shop: Ma
 def test_light_and_dark_can_be_read(browser: Browser, markup_shop: MarkupShop, scheme: str) -> None:
     browser.scheme(scheme)
     opened(browser, markup_shop)
-    for selector in ("body", ".note", "th button", "td", "td.best", "dt", "#verdict"):
+    for selector in ("body", ".note", "th button", "td", "td.best", "dt", "#verdict", ".card p"):
         assert browser.contrast_of(selector) >= 4.5
     dark = luminance(browser.script("return getComputedStyle(document.body).backgroundColor"))
     assert (dark < 0.1) == (scheme == "dark")
