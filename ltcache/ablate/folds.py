@@ -64,6 +64,11 @@ class TrainFolds:
         units = np.concatenate([np.asarray(part.units) for part in parts])
         return ScoredRows(np.concatenate([part.labels for part in parts]), units)
 
+    @property
+    def left_out_rows(self) -> np.ndarray:
+        """The rows of the cache's manifest behind ``scored_rows``, int64."""
+        return np.concatenate([self.rows[self.fold == fold] for fold in range(self.count)])
+
     def without(self, fold: int, name: str = LEFT_OUT) -> Cache:
         """Return the cache with a fold as a split of its own in place of test.
 

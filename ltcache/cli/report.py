@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
 from ltcache.cli.options import LocalPath, general, print_json, terminal_width
-
-if TYPE_CHECKING:
-    from ltcache.report import ReportedRuns
 
 
 @click.command("report", short_help="A table over runs or ablations.")
@@ -32,8 +29,24 @@ if TYPE_CHECKING:
 @click.option(
     "--confusions", is_flag=True, help="Which classes are taken for which, over all runs."
 )
+@click.option(
+    "--label-errors",
+    is_flag=True,
+    help="Training images whose label looks wrong; of ablate --folds.",
+)
 @general
 @option_rules(
+    excludes(
+        "label_errors",
+        "baseline",
+        "split",
+        "as_csv",
+        "as_md",
+        "as_latex",
+        "confusions",
+        why="it is another table",
+    ),
+    excludes("html", "label_errors", why="the page shows them"),
     needs("source", "html", why="images are for the page"),
     excludes("confusions", "baseline", "as_csv", "as_md", "as_latex", why="it is another table"),
     excludes("html", "confusions", why="the page shows them"),
@@ -55,21 +68,25 @@ def command(
 ) -> None:
     """Compare RUNS: runs, directories of runs, or what ablate wrote.
 
-    Runs that differ only in the seed are one line.
+    Runs that differ only in the seed are one line. --label-errors lists training images by what
+    ablate --folds wrote: predictions of runs that were not fitted on them. Nothing is fitted here;
+    the page shows that list, too, where such a folder is among RUNS.
 
     \b
     ltcache report runs/ce runs/la
     ltcache report ablation --baseline logit-adjustment --latex > table.tex
     ltcache report ablation --confusions
-    ltcache report ablation --html report.html
+    ltcache report folds --label-errors
+    ltcache report ablation folds --html report.html
     """
     from ltcache.report import WRITERS, comparison_table, report
 
     if html is not None:
-        from ltcache.report import read_runs
-
         options = {"baseline": baseline, "split": split or "test", "source": source}
-        _write_page(read_runs(runs, cache), html, **options)
+        _write_page(runs, cache, html, **options)
+        return
+    if forms.pop("label_errors"):
+        _label_errors(runs, cache, as_json)
         return
     if forms.pop("confusions"):
         _confusions(runs, cache, split or "test", as_json)
@@ -99,8 +116,36 @@ def _confusions(runs: tuple[Path, ...], cache: Path | None, split: str, as_json:
         click.echo(confusions_table(found, split, width=terminal_width()))
 
 
-def _write_page(reading: ReportedRuns, html: Path, **options: Any) -> None:
+def _label_errors(runs: tuple[Path, ...], cache: Path | None, as_json: bool) -> None:
+    from ltcache.ablate import label_errors
+    from ltcache.report import label_errors_table
+
+    if len(runs) > 1:
+        raise click.UsageError("--label-errors takes one folder that ltcache ablate --folds wrote")
+    found = label_errors(runs[0], cache)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo(label_errors_table(found, width=terminal_width()))
+
+
+def _write_page(runs: tuple[Path, ...], cache: Path | None, html: Path, **options: Any) -> None:
+    from ltcache.ablate import label_errors
+    from ltcache.records import result_folder
+    from ltcache.report import on_folds, read_runs
     from ltcache.report.html import write_report_page
 
-    written = write_report_page(reading, html, **options)
+    folds = [path for path in runs if on_folds(result_folder(path))]
+    others = [path for path in runs if path not in folds]
+    if not others:
+        raise click.UsageError(
+            f"--html: {folds[0]} compares on folds, by which a page shows training images whose "
+            "label looks wrong: name runs that are scored on a split beside it"
+        )
+    written = write_report_page(
+        read_runs(others, cache),
+        html,
+        label_errors=[label_errors(path, cache) for path in folds],
+        **options,
+    )
     click.echo(f"{written.path}: {written.bytes / 1e6:.1f} MB; open it in a browser", err=True)

@@ -6,7 +6,13 @@ from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, co
 from ltcache.report.confused import ConfusedClasses, confusions, confusions_table
 from ltcache.report.formats import WRITERS, comparison_cells, comparison_table
 from ltcache.report.frequency import comparison_figure, plot_by_frequency
-from ltcache.report.reading import ReportedRuns, read_runs, report
+from ltcache.report.label_errors import (
+    LabelError,
+    LabelErrors,
+    label_errors_table,
+    suspicious_rows,
+)
+from ltcache.report.reading import ReportedRuns, on_folds, read_runs, report
 from ltcache.report.tables import (
     COLUMNS,
     classes_table,
@@ -22,6 +28,8 @@ __all__ = [
     "WRITERS",
     "ComparisonEntry",
     "ConfusedClasses",
+    "LabelError",
+    "LabelErrors",
     "ReportedRuns",
     "ScoredRows",
     "ScoredRun",
@@ -34,11 +42,14 @@ __all__ = [
     "confusions_table",
     "details",
     "footnote",
+    "label_errors_table",
     "markdown_table",
+    "on_folds",
     "plot_by_frequency",
     "read_runs",
     "report",
     "results_table",
     "scored",
     "seeds_table",
+    "suspicious_rows",
 ]

@@ -80,16 +80,21 @@ def read_runs(paths: Sequence[str | Path], cache: Cache | str | Path | None = No
     return reading
 
 
+def on_folds(place: Path) -> bool:
+    """Return whether an ablation lies there that compares on folds of the training rows."""
+    return (place / RESULTS).is_file() and "folds" in record_there(place / RESULTS)
+
+
 def _of_folds(paths: Sequence[str | Path], baseline: str | None) -> JsonObject | None:
     """Return the comparison that an ablation on folds wrote; None: there is none, or others too.
 
     Raises:
         UsageError: another baseline is asked for.
     """
-    place = result_folder(paths[0]) / RESULTS
-    found = record_there(place) if place.is_file() else {}
-    if len(paths) > 1 or "folds" not in found:
+    place = result_folder(paths[0])
+    if len(paths) > 1 or not on_folds(place):
         return None
+    found = record_there(place / RESULTS)
     if baseline not in (None, found["baseline"]):
         raise UsageError(
             f"{paths[0]} compares on folds, whose differences are to {found['baseline']}: give "

@@ -26,10 +26,11 @@ from ltcache.report.html.figures import (
     reliability_plot,
     training_plot,
 )
-from ltcache.report.html.mistakes import worst_mistakes
+from ltcache.report.html.mistakes import suspicious_images, worst_mistakes
 from ltcache.report.html.pairs import pairs_table
 from ltcache.report.html.pictures import CacheImages
 from ltcache.report.html.predictions import LinePredictions, calibration_table, predict_lines
+from ltcache.report.label_errors import LabelErrors
 from ltcache.report.reading import ReportedRuns
 
 _COSTS = {
@@ -55,6 +56,7 @@ def write_report_page(
     baseline: str | None = None,
     split: str = "test",
     source: str | Path | None = None,
+    label_errors: Sequence[LabelErrors] = (),
 ) -> PageSize:
     """Write the page of runs.
 
@@ -64,6 +66,7 @@ def write_report_page(
         baseline: what differences are taken to: see :func:`ltcache.report.report`.
         split: that the page is about.
         source: what the cache was extracted from: its images; None: where it says that they are.
+        label_errors: training images whose label looks wrong, to be shown as well.
 
     Raises:
         ManifestError: ``source`` cannot be read.
@@ -71,7 +74,13 @@ def write_report_page(
             baseline, or an address in place of a file.
     """
     path, plotly = require_local(out), _plotly_source()
-    text = _render(_content(reading, baseline, split, source), plotly)
+    text = _render(
+        {
+            **_content(reading, baseline, split, source),
+            "label_errors": [suspicious_images(found, source) for found in label_errors],
+        },
+        plotly,
+    )
     with committed(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         size = temporary.stat().st_size

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ltcache.cache import Cache
 from ltcache.errors import ImageError
@@ -84,6 +86,6 @@ class CacheImages:
             return ShownImage(columns["key"], None, str(found))
         return ShownImage(columns["key"], uri)
 
-    def all_shown(self, rows: Iterable[int]) -> list[ShownImage]:
+    def all_shown(self, rows: np.ndarray) -> list[ShownImage]:
         """Return the images of some rows."""
         return [self.shown(int(row)) for row in rows]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ltcache.ablate import ablate, label_errors
 from ltcache.errors import IdentityError, UsageError
 from ltcache.images import thumbnail_uri
 from ltcache.metrics import PredictedClasses
@@ -179,6 +180,22 @@ def test_a_confused_pair_has_images_of_both_classes_and_the_cosine_of_their_prom
                 file = markup_shop.images / f"{row}.png"
                 assert image.picture == thumbnail_uri(file.read_bytes())
         assert cells[4].value == pytest.approx(by_names[cells[0].text, cells[2].text].text_cosine)
+
+
+def test_label_errors_of_folds_stand_in_a_list_and_on_the_page(
+    markup_shop: MarkupShop, tmp_path: Path, call: Call
+) -> None:
+    folds = str(tmp_path / "folds")
+    ablate(markup_shop.cache, ["ncm"], folds, seeds=1, folds=3, workers=1)
+    status, shown, _ = call("report", folds, "--label-errors")
+    assert status == 0 and "labels look wrong of" in shown
+    page = tmp_path / "page.html"
+    assert call("report", str(markup_shop.ablation), folds, "--html", str(page))[0] == 0
+    text = page.read_text(encoding="utf-8")
+    found = label_errors(folds)
+    assert f"of {len(found.errors)} labels that look wrong among {found.images}" in text
+    status, _, said = call("report", folds, "--html", str(page))
+    assert status == 2 and "name runs that are scored on a split beside it" in said
 
 
 def test_best_and_what_cannot_be_told_from_it() -> None:

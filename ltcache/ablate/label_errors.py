@@ -1,0 +1,91 @@
+"""Label errors among training images, by the runs of an ablation on folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from ltcache.ablate.folds import TrainFolds, divide
+from ltcache.cache import Cache, open_cache
+from ltcache.errors import UsageError
+from ltcache.records import record_there, result_folder
+from ltcache.report import LabelError, LabelErrors, on_folds, suspicious_rows
+from ltcache.report.reading import RESULTS
+from ltcache.runs import LEFT_OUT, LabelledLogits, check_features, open_run
+
+
+def label_errors(ablation: str | Path, cache: Cache | str | Path | None = None) -> LabelErrors:
+    """Return the training images whose label looks wrong to heads that were not fitted on them.
+
+    Args:
+        ablation: what ``ltcache ablate --folds K`` wrote. Of its lines the one with the highest
+            mean accuracy per class is taken, its probabilities averaged over seeds.
+        cache: that it compared on; None: where the ablation says.
+
+    Raises:
+        UsageError: it does not compare on folds, cleanlab is not installed, or the images are no
+            longer divided as they were. IdentityError: ``cache`` is another one.
+    """
+    place = result_folder(ablation)
+    if not on_folds(place):
+        raise UsageError(
+            f"{place}: label errors are found by runs that were not fitted on the images, which "
+            "ltcache ablate CACHE --methods ce --folds 5 --out FOLDS makes: name its FOLDS"
+        )
+    results = record_there(place / RESULTS)
+    opened = open_cache(place / results["cache"] if cache is None else cache)
+    parts = divide(opened, results["folds"]["folds"])
+    _require(parts.record() == results["folds"], place, opened)
+    line = _best_line(results, parts.name)
+    runs = [_probabilities(place / path, parts) for path in line["runs"]]
+    probabilities, labels = np.mean(runs, axis=0), parts.scored_rows.labels
+    errors = [
+        _label_error(opened, int(parts.left_out_rows[at]), int(labels[at]), probabilities[at])
+        for at in suspicious_rows(probabilities, labels)
+    ]
+    unlooked = len(parts.rows) - len(labels)
+    return LabelErrors(str(opened.path), line["name"], len(runs), len(labels), unlooked, errors)
+
+
+def _label_error(cache: Cache, row: int, label: int, probabilities: np.ndarray) -> LabelError:
+    names, suggested = cache.classes.names, int(probabilities.argmax())
+    return LabelError(
+        row,
+        cache.manifest.rows["key"][row].as_py(),
+        names[label],
+        names[suggested],
+        float(probabilities[label]),
+        float(probabilities[suggested]),
+    )
+
+
+def _require(same: bool, place: Path, cache: Cache) -> None:
+    if not same:
+        raise UsageError(
+            f"{cache.path}: its training images or labels are not those that {place} divided into "
+            "folds: run that ablate --folds again, into another --out"
+        )
+
+
+def _best_line(results: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+    statistic = results["statistic"]
+    found: Mapping[str, Any] = max(
+        results["entries"], key=lambda entry: entry["scores"][split][statistic]["mean"]
+    )
+    return found
+
+
+def _probabilities(place: Path, parts: TrainFolds) -> np.ndarray:
+    """Return float64 (n, C): of each image by the run of one seed that was not fitted on it."""
+    found = []
+    for number, cache in enumerate(parts.left_out, start=1):
+        run = open_run(place / f"fold-{number}")
+        check_features(run, cache)
+        _require(run.record.class_counts == tuple(cache.class_counts("train")), place, cache)
+        logits = LabelledLogits.of(run, cache, LEFT_OUT).logits
+        found.append(softmax(logits.astype(np.float64), axis=1))
+    return np.concatenate(found)
