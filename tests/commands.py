@@ -52,6 +52,12 @@ class StartedCommand:
         """Whether the process has not ended."""
         return self._process.is_alive()
 
+    @property
+    def children(self) -> list[int]:
+        """The numbers of the processes that it has started (on Linux)."""
+        place = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return [int(number) for number in place.read_text().split()]
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         assert self._process.pid is not None

@@ -37,7 +37,7 @@ from ltcache.cache.norms import cosines
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache, check_identities, open_cache
-from ltcache.cache.repair import AGAIN, check_committed, repair_shards
+from ltcache.cache.repair import AGAIN, check_committed, count_committed, repair_shards
 from ltcache.cache.shards import (
     ShardRecord,
     commit_shard,
@@ -85,6 +85,7 @@ __all__ = [
     "compared_splits",
     "content_codes",
     "cosines",
+    "count_committed",
     "dims_of",
     "equal_pairs",
     "finalise",

@@ -66,6 +66,23 @@ def check_committed(cache: Path) -> UnfinishedCache:
     return UnfinishedCache(shards, len(total), items, sum(total), size, tuple(problems))
 
 
+def count_committed(cache: Path) -> tuple[int, int]:
+    """Return how many images have features in a committed shard, and how many are to have them.
+
+    Those of each layer are counted apart. Nothing is read but the plans; before anything was begun
+    both are 0.
+    """
+    first = read_plan(cache)
+    if first is None:
+        return 0, 0
+    done = total = 0
+    for layer, plan, shard in _every_shard(begun_layers(cache, first), read_plans(cache)):
+        size = len(plan.item_range(shard))
+        total += size
+        done += size if record_path(cache, layer.folder, shard).exists() else 0
+    return done, total
+
+
 def _every_shard(
     layers: Sequence[Layer], plans: Sequence[Plan]
 ) -> Iterator[tuple[Layer, Plan, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from ltcache.cli.options import (
 
 if TYPE_CHECKING:
     from ltcache.extract import ExtractReport
+    from ltcache.manifest import Manifest
 
 
 @click.command("extract", short_help="Encode images and class prompts into a cache.")
@@ -69,6 +71,17 @@ if TYPE_CHECKING:
     help="This process is the I-th, from 1, of N that extract into one cache. Not needed under "
     "torchrun, srun and mpirun and in Slurm's job arrays.",
 )
+@click.option(
+    "--gpus",
+    metavar="all|N",
+    help="Encode on all GPUs of this machine, or on N: one process each, as with --part.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    help="The same on the CPU: so many processes, which divide its processors.",
+)
+@click.option("--quiet", is_flag=True, hidden=True, help="No progress: another process shows it.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
 @option_rules(
@@ -76,6 +89,8 @@ if TYPE_CHECKING:
     needs("split_seed", "shares"),
     needs("split_by", "shares"),
     excludes("unlabelled", "shares", why="a pool is divided into nothing"),
+    excludes("gpus", "processes", "device", why="each GPU of this machine gets a process"),
+    excludes("processes", "device", why="these processes run on the CPU; --gpus takes GPUs"),
 )
 def command(
     out: Path,
@@ -83,6 +98,9 @@ def command(
     as_json: bool,
     limit: int | None,
     templates: str | None,
+    gpus: str | None,
+    processes: int | None,
+    quiet: bool,
     **options: Any,
 ) -> int:
     """Encode every image of SOURCE and every class prompt, once.
@@ -102,12 +120,13 @@ def command(
     \b
     ltcache extract photos/ --out cache --model ViT-B-16,openai --split test=0.2,val=0.1
     ltcache extract photos/ --out cache --views rrc:4,five
+    ltcache extract photos/ --out cache --model ViT-L-14,openai --gpus all
     ltcache extract lists/ImageNet_LT --root /data/imagenet --out cache --model ViT-B-32,openai
     """
+    if gpus or processes:
+        return _together(out, as_json, gpus, processes)
     from ltcache.cli.progress import ExtractionBar
-    from ltcache.encoder import family_of
     from ltcache.extract import extract
-    from ltcache.manifest import read_manifest
 
     splitting = split_recipe(options)
     say_embedded(options["model"], "encoding")
@@ -115,6 +134,19 @@ def command(
         options[name] = options[name].split(",") if options[name] else None
     if not any(view.strip().startswith(("rrc", "cmo")) for view in options["views"] or ()):
         refuse_given(("view_seed",), "none of --views is random (rrc:K, cmo:K)")
+    manifest = _asked_for(source, limit, templates, options)
+    with ExtractionBar(quiet) as bar:
+        report = extract(manifest, out, progress=bar, splitting=splitting, **options)
+    return _tell(report, as_json, quiet)
+
+
+def _asked_for(
+    source: str, limit: int | None, templates: str | None, options: MutableMapping[str, Any]
+) -> Manifest:
+    """Return the images to encode, and take what says which they are out of the options."""
+    from ltcache.encoder import family_of
+    from ltcache.manifest import read_manifest
+
     manifest = read_manifest(
         source,
         root=options.pop("root"),
@@ -129,18 +161,24 @@ def command(
         refuse_given(("templates",), f"{source} has no classes to make texts of")
     if not family_of(options["model"]).has_texts:
         refuse_given(("templates",), f"{options['model']} has no text tower")
-    if templates:
-        from ltcache.texts import template_set
+    if not templates:
+        return manifest
+    from ltcache.texts import template_set
 
-        manifest = replace(manifest, templates=template_set(templates))
-    with ExtractionBar() as bar:
-        report = extract(manifest, out, progress=bar, splitting=splitting, **options)
-    _tell(report, as_json)
-    return report.exit_status
+    return replace(manifest, templates=template_set(templates))
 
 
-def _tell(report: ExtractReport, as_json: bool) -> None:
-    if report.shared:
+def _together(out: Path, as_json: bool, gpus: str | None, processes: int | None) -> int:
+    """Let several processes carry out the running command."""
+    from ltcache.cli.several import count_gpus, extract_by_several
+
+    count, device = (count_gpus(gpus), "cuda") if gpus else (processes or 1, "cpu")
+    ended = extract_by_several(click.get_current_context(), out, count, device)
+    return ended if isinstance(ended, int) else _tell(ended, as_json)
+
+
+def _tell(report: ExtractReport, as_json: bool, quiet: bool = False) -> int:
+    if report.shared and not quiet:
         from ltcache.cache import shared_warning
 
         click.echo(f"warning: {shared_warning(report.shared, report.path)}", err=True)
@@ -148,6 +186,7 @@ def _tell(report: ExtractReport, as_json: bool) -> None:
         print_json(report)
     else:
         _print(report)
+    return report.exit_status
 
 
 def _print(report: ExtractReport) -> None:

@@ -63,6 +63,13 @@ class ProgressBar:
         elif not self._quiet and self._due(done, total):
             click.echo(f"{self.did} {done}/{total}, {note}", err=True)
 
+    def say(self, line: str) -> None:
+        """Write a line of its own to stderr."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            click.echo(line, err=True)
+
     def _due(self, done: int, total: int) -> bool:
         now = time.monotonic()
         if now - self._last < _SECONDS and done < total:

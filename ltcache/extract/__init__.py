@@ -3,7 +3,7 @@
 from ltcache.extract.extraction import extract
 from ltcache.extract.growth import hash_images
 from ltcache.extract.kept_splits import keep_splits
-from ltcache.extract.report import ExtractionProgress, ExtractReport
+from ltcache.extract.report import ExtractionProgress, ExtractReport, joined_report
 from ltcache.extract.splitting import SplitReport, image_blocks, split_cache
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "extract",
     "hash_images",
     "image_blocks",
+    "joined_report",
     "keep_splits",
     "split_cache",
 ]

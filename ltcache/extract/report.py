@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from ltcache.cache import Cache, SharedContent
 from ltcache.extract.splitting import SplitReport
-from ltcache.records import one_line
+from ltcache.records import JsonRecord, one_line
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class StageSeconds:
 
 @one_line
 @dataclass(frozen=True)
-class ExtractReport:
+class ExtractReport(JsonRecord):
     """What an extraction did.
 
     Args:
@@ -81,6 +82,25 @@ class ExtractReport:
     def exit_status(self) -> int:
         """0, or 3 where some rows failed."""
         return 3 if self.failed else 0
+
+
+def joined_report(reports: Sequence[ExtractReport], started: float) -> ExtractReport:
+    """Return the report of processes that have made one cache together.
+
+    Args:
+        reports: of each process. started: when the first one was, as :func:`make_report` takes it.
+    """
+    longest = max(reports, key=lambda report: (_assigned(report), report.encoded))
+    return replace(
+        longest,
+        encoded=sum(report.encoded for report in reports),
+        seconds=time.perf_counter() - started,
+        binding="1 process" if len(reports) == 1 else f"{len(reports)} processes together",
+    )
+
+
+def _assigned(report: ExtractReport) -> int:
+    return report.split.assigned if report.split else 0
 
 
 def make_report(cache: Cache, encoded: int, binding: str, started: float) -> ExtractReport:

@@ -3,9 +3,11 @@ which one of several processes it is.
 """
 
 from ltcache.process.allocation import keep_freed_memory
+from ltcache.process.crew import EndedProcess, ProcessCrew
 from ltcache.process.launched import (
     TORCHRUN,
     LaunchedProcess,
+    environment_of_share,
     launched_process,
     part_of_work,
 )
@@ -14,7 +16,10 @@ from ltcache.process.processors import processor_quota, usable_processors
 
 __all__ = [
     "TORCHRUN",
+    "EndedProcess",
     "LaunchedProcess",
+    "ProcessCrew",
+    "environment_of_share",
     "keep_freed_memory",
     "launched_process",
     "part_of_work",

@@ -30,6 +30,10 @@ _LAUNCHERS = {
 there counts: under srun, torchrun starts processes of its own."""
 
 
+_OF_ARRAYS = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")
+"""Variables that number a whole job among others."""
+
+
 @dataclass(frozen=True)
 class LaunchedProcess:
     """One of several processes that were started with the same command.
@@ -100,6 +104,34 @@ def part_of_work(
         return process
     size = None if jobs is None else jobs * process.size
     return replace(process, rank=job * process.size + process.rank, size=size)
+
+
+def environment_of_share(
+    whole: LaunchedProcess, number: int, count: int, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment of one of several processes that do the part of this one together.
+
+    It says what torchrun would say, whatever has started this process.
+
+    Args:
+        whole: the part of this process. number: of the process, from 0. count: how many there are.
+
+    Raises:
+        UsageError: a launcher has started a process for each share already.
+    """
+    if whole.local_size > 1 or (whole.launcher == "srun" and whole.local_rank > 0):
+        raise UsageError(
+            f"{whole.launcher} has started several processes on this machine, which share the work "
+            "already: let it start one on each machine, or let each do its own part"
+        )
+    found = dict(os.environ if environ is None else environ)
+    rank, size = number, count
+    if whole.size is not None:  # else the process adds the number of its job, which stays there
+        rank, size = whole.rank * count + number, whole.size * count
+        for name in _OF_ARRAYS:
+            found.pop(name, None)
+    names = _LAUNCHERS[TORCHRUN]
+    return found | dict(zip(names, map(str, (rank, size, number, count)), strict=True))
 
 
 def _named_part(part: str) -> LaunchedProcess:

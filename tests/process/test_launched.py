@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ltcache.errors import UsageError
-from ltcache.process import LaunchedProcess, launched_process, part_of_work
+from ltcache.process import (
+    LaunchedProcess,
+    environment_of_share,
+    launched_process,
+    part_of_work,
+)
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8"}
+ALONE = SRUN | {"SLURM_LOCALID": "0"}
 SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
 TORCHRUN = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}
 ARRAY = {
@@ -77,3 +83,27 @@ def test_parts_that_there_are_not_are_refused(part: str) -> None:
 def test_environments_that_cannot_be_meant_are_refused(changed: dict[str, str], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         launched_process(TORCHRUN | changed)
+
+
+@pytest.mark.parametrize(
+    ("environ", "rank", "size"),
+    [
+        ({}, 1, 4),
+        (ALONE, 5 * 4 + 1, 8 * 4),
+        (ARRAY, 3 * 4 + 1, 5 * 4),
+        (ALONE | ARRAY, (3 * 8 + 5) * 4 + 1, 5 * 8 * 4),
+        ({"JOB_COMPLETION_INDEX": "6"}, 6 * 4 + 1, None),
+    ],
+)
+def test_a_process_divides_its_part_among_others(
+    environ: dict[str, str], rank: int, size: int | None
+) -> None:
+    whole = part_of_work(environ=environ)
+    found = part_of_work(environ=environment_of_share(whole, 1, 4, environ))
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (rank, size, 1, 4)
+
+
+@pytest.mark.parametrize("environ", [TORCHRUN, MPIRUN, SRUN | {"SLURM_LOCALID": "2"}])
+def test_one_of_several_on_a_machine_divides_nothing(environ: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="several processes on this machine"):
+        environment_of_share(part_of_work(environ=environ), 0, 2, environ)
