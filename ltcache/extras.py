@@ -8,6 +8,7 @@ EXTRAS = {
     "onnx": "onnxruntime",
     "report": "plotly",
     "track": "tensorboard",
+    "s3": "s3fs",
 }
 """Extra, as setup.cfg names it -> the module that tells whether it is there."""
 

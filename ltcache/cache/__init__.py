@@ -1,6 +1,7 @@
 """Write-once feature caches on disk; the only part of ltcache that knows HDF5."""
 
 from ltcache.cache.agreement import check_prompts
+from ltcache.cache.copying import CopyReport, copy_cache
 from ltcache.cache.cost import add_cost, read_cost
 from ltcache.cache.index import (
     EXTRACTED,
@@ -33,6 +34,7 @@ from ltcache.cache.likeness import (
     row_chunks,
     unit_features,
 )
+from ltcache.cache.mirror import fetched, local_folder
 from ltcache.cache.norms import cosines
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings
@@ -64,6 +66,7 @@ __all__ = [
     "Cache",
     "CacheDamage",
     "CacheSummary",
+    "CopyReport",
     "EncoderState",
     "LabelledSplit",
     "Layer",
@@ -84,10 +87,12 @@ __all__ = [
     "commit_shard",
     "compared_splits",
     "content_codes",
+    "copy_cache",
     "cosines",
     "count_committed",
     "dims_of",
     "equal_pairs",
+    "fetched",
     "finalise",
     "first_layer",
     "folder_of",
@@ -96,6 +101,7 @@ __all__ = [
     "joined_groups",
     "labelled_split",
     "likeness_field",
+    "local_folder",
     "lost_in_half",
     "merged_errors",
     "near_groups",

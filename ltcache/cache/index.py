@@ -27,6 +27,7 @@ from ltcache.cache.layout import (
     CENTER,
     index_path,
     layer_path,
+    origin_path,
     plan_path,
     record_path,
     shard_path,
@@ -34,7 +35,7 @@ from ltcache.cache.layout import (
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
 from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
-from ltcache.errors import CacheError
+from ltcache.errors import CacheError, UsageError
 from ltcache.manifest import SPLITTING, Manifest
 from ltcache.records import (
     JsonObject,
@@ -196,17 +197,32 @@ def read_index(cache: Path, *, check_sizes: bool = True) -> dict[str, Any]:
                 f"{cache}: the extraction has not finished; run the same ltcache extract again"
             )
         raise CacheError(f"not a feature cache: {not_what_is_asked(cache, PlaceKind.CACHE)}")
+    index = parse_index(path.read_bytes(), str(path))
+    if check_sizes:
+        check_file_sizes(cache, index["files"])
+    return index
+
+
+def parse_index(data: bytes, name: str) -> dict[str, Any]:
+    """Return the index that stands in a file.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        CacheError: it is of another format, or damaged.
+    """
     try:
-        index: dict[str, Any] = json.loads(path.read_text())
+        index = json.loads(data)
         if index["format"] != FORMAT:
-            raise CacheError(f"{path}: format {index['format']}, this ltcache reads {FORMAT}")
+            raise CacheError(f"{name}: format {index['format']}, this ltcache reads {FORMAT}")
         if index.pop(SEAL, None) != digest(index):
             raise ValueError("its content does not have the digest it states")
-        if check_sizes:
-            check_file_sizes(cache, index["files"])
+        if not all({"sha256", "bytes"} <= set(entry) for entry in index["files"].values()):
+            raise ValueError("it names a file without its digest")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
-            f"{path}: damaged ({error}). Remove it and run the same ltcache extract again: the "
+            f"{name}: damaged ({error}). Remove it and run the same ltcache extract again: the "
             "shards are kept, only class texts that were added later are to be added again"
         ) from None
     return index
@@ -217,7 +233,15 @@ def _write_index(cache: Path, index: Mapping[str, Any], *, replace: bool) -> boo
 
     Returns:
         Whether it was written: one that is there stays unless it is to be replaced.
+
+    Raises:
+        UsageError: the cache is a mirror, which is only read.
     """
+    if origin_path(cache).exists():
+        raise UsageError(
+            f"{cache} mirrors a cache at an address, which is only read there: fetch it with "
+            "ltcache copy, change the copy, and copy that to another address"
+        )
     data = canonical_json({**index, SEAL: digest(index)}).encode()
     if not replace:
         return create_whole(index_path(cache), data)
@@ -226,7 +250,12 @@ def _write_index(cache: Path, index: Mapping[str, Any], *, replace: bool) -> boo
 
 
 def check_file_sizes(cache: Path, files: Mapping[str, Any]) -> None:
-    """Refuse a cache of which a file is missing or of another size than the index says."""
+    """Refuse a cache of which a file is missing or of another size than the index says.
+
+    A mirror fetches what is missing or damaged when it is asked for.
+    """
+    if origin_path(cache).exists():
+        return
     for name, entry in files.items():
         path = cache / name
         size = path.stat().st_size if path.exists() else None

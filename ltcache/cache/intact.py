@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ltcache.cache.mirror import fetch_again
 from ltcache.errors import CacheError
 from ltcache.records import file_digest
 
@@ -34,6 +35,8 @@ def require_intact(cache: Path, name: str, index: Mapping[str, Any]) -> Path:
     """
     entry = index["files"].get(name)
     text = "the index does not name it" if entry is None else difference(cache / name, entry)
+    if text and entry and fetch_again(cache, name, entry["sha256"]):
+        text = difference(cache / name, entry)
     if text:
         advice = damage_remedy(name, len(index["plans"]))
         raise CacheError(f"{cache / name}: {text}: the cache is damaged. Remedy: {advice}")

@@ -11,6 +11,7 @@
                                  after growth also classes-<sha8>.json: what is there stays
       rest.safetensors           of a cache with tokens: the image tower behind them
       cost.jsonl root.json       what it cost, where its images are: no digest covers them
+      origin.json                of a mirror: the address that its files come from
 
 How a file appears there, whole or not at all: :mod:`ltcache.records.files`.
 """
@@ -51,3 +52,8 @@ def record_path(cache: Path, layer: str, shard: int) -> Path:
 def prompts_path(cache: Path, identity_digest: str) -> Path:
     """Return the path of a set of class texts, named by what made it."""
     return cache / "prompts" / f"{identity_digest[:16]}.h5"
+
+
+def origin_path(cache: Path) -> Path:
+    """Return the path of the address of which a folder is the mirror; only mirrors have it."""
+    return cache / "origin.json"

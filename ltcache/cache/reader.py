@@ -22,6 +22,7 @@ from ltcache.cache.index import named_in, read_index
 from ltcache.cache.intact import require_intact
 from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
+from ltcache.cache.mirror import local_folder
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
 from ltcache.cache.shards import map_array
 from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
@@ -35,7 +36,7 @@ from ltcache.manifest import (
     missing_split,
     with_room,
 )
-from ltcache.records import html_table, require_equal, require_local
+from ltcache.records import html_table, require_equal
 
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
 
@@ -446,6 +447,10 @@ class Cache:
 def open_cache(path: Cache | str | Path) -> Cache:
     """Open a finished cache; one that is open already is returned as it is.
 
+    Args:
+        path: its folder, or an address such as ``s3://bucket/cache`` or ``https://host/cache``,
+            whose files are fetched when they are asked for (:mod:`ltcache.cache.mirror`).
+
     Raises:
         CacheError: it does not exist, is not finished, or a file of it is missing or cut short.
 
@@ -458,7 +463,7 @@ def open_cache(path: Cache | str | Path) -> Cache:
     """
     if not isinstance(path, (str, Path)):
         return path
-    path = require_local(path)
+    path = local_folder(path)
     return Cache(path, read_index(path))
 
 

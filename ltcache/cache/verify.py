@@ -56,7 +56,7 @@ class VerifyReport(JsonRecord):
     """What a verification looked at and found.
 
     Args:
-        path: of the cache.
+        path: of the cache, or its address.
         files, bytes: whose digests were compared.
         shards, all_shards: shards that were read, and shards there are.
         rows, failed: rows of the manifest, and those whose image could not be used; None where
@@ -71,7 +71,7 @@ class VerifyReport(JsonRecord):
         repaired: shards that were removed, for extraction to encode again.
     """
 
-    path: Path
+    path: Path | str
     files: int
     bytes: int
     shards: int

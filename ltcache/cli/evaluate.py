@@ -10,14 +10,21 @@ import click
 
 from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
-from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
+from ltcache.cli.options import (
+    CachePath,
+    LocalPath,
+    allow_stale,
+    general,
+    print_json,
+    terminal_width,
+)
 from ltcache.errors import UsageError
 from ltcache.records import PlaceKind, kind_of
 
 
 @click.command("evaluate", short_help="Score a run on a split of a cache.")
 @click.argument("run", type=LocalPath())
-@click.option("--cache", type=LocalPath(), help="If not the one it was fitted on.")
+@click.option("--cache", type=CachePath(), help="If not the one it was fitted on.")
 @click.option("--split", default="test", show_default=True, shell_complete=completion.split_names)
 @click.option(
     "--test-prior",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ltcache.errors import UsageError, did_you_mean
-from ltcache.records import plain_json, result_folder
+from ltcache.records import address_of, plain_json, result_folder
 
 if TYPE_CHECKING:
     from ltcache.encoder import EncoderChoice
@@ -33,6 +33,18 @@ class LocalPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, after the text as it was given has been looked at."""
         return super().convert(result_folder(value), param, ctx)
+
+
+class CachePath(LocalPath):
+    """A cache that is only read: its folder, or the local mirror of one at an address."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the folder."""
+        if address_of(value):
+            from ltcache.cache import local_folder
+
+            value = local_folder(value)
+        return super().convert(value, param, ctx)
 
 
 class OrderedGroup(click.Group):
@@ -274,7 +286,7 @@ def say_embedded(model: str, doing: str) -> None:
         )
 
 
-cache_argument = click.argument("cache", type=LocalPath())
+cache_argument = click.argument("cache", type=CachePath())
 allow_stale = click.option(
     "--allow-stale",
     multiple=True,

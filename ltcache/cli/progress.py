@@ -132,3 +132,13 @@ class AblationBar(ProgressBar):
         if progress.failed:
             note += f", {progress.failed} failed"
         self.show(progress.done, progress.total, note)
+
+
+class CopyBar(ProgressBar):
+    """Called with files done and files in all of :func:`ltcache.cache.copy_cache`."""
+
+    doing, did = "copying", "copied files"
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show one state."""
+        self.show(done, total, "digests compared")

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from ltcache.cli.combinations import needs, option_rules
-from ltcache.cli.options import cache_argument, general, print_json
+from ltcache.cli.options import LocalPath, general, print_json
 
 
 @click.command("prompts", short_help="Add another set of class prompts to a cache.")
-@cache_argument
+@click.argument("cache", type=LocalPath())
 @click.option(
     "--templates",
     required=True,

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
-from ltcache.cli.options import LocalPath, general, print_json, terminal_width
+from ltcache.cli.options import CachePath, LocalPath, general, print_json, terminal_width
 
 
 @click.command("report", short_help="A table over runs or ablations.")
 @click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option("--baseline", help="What differences are taken to: a line or a method.")
 @click.option("--split", help="Of the table.  [default: test; or the folds of ablate --folds]")
-@click.option("--cache", type=LocalPath(), help="Of the runs.  [default: where each run says]")
+@click.option("--cache", type=CachePath(), help="Of the runs.  [default: where each run says]")
 @click.option("--html", type=LocalPath(), help="Write one page that opens from disk to this file.")
 @click.option(
     "--source",

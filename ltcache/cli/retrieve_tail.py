@@ -19,7 +19,14 @@ from ltcache.cli.former_spellings import (
     plan_review,
     run_what_it_is_now,
 )
-from ltcache.cli.options import LocalPath, allow_stale, general, print_json, terminal_width
+from ltcache.cli.options import (
+    CachePath,
+    LocalPath,
+    allow_stale,
+    general,
+    print_json,
+    terminal_width,
+)
 from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 
@@ -44,8 +51,8 @@ _OF_GUARDS = {
 
 
 @click.command("retrieve-tail", short_help="Choose images of an unlabelled pool for rare classes.")
-@click.argument("cache", required=False, metavar="CACHE", type=LocalPath())
-@click.argument("pool", required=False, metavar="POOL", type=LocalPath())
+@click.argument("cache", required=False, metavar="CACHE", type=CachePath())
+@click.argument("pool", required=False, metavar="POOL", type=CachePath())
 @click.option("--out", type=LocalPath(), help="The result to write.  [required]")
 @click.option(
     "--group",

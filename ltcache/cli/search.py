@@ -8,12 +8,19 @@ from typing import Any
 import click
 
 from ltcache.cli.combinations import needs, option_rules
-from ltcache.cli.options import LocalPath, encoder_choice, general, print_json, terminal_width
+from ltcache.cli.options import (
+    CachePath,
+    LocalPath,
+    encoder_choice,
+    general,
+    print_json,
+    terminal_width,
+)
 from ltcache.cli.pages import image_source, tell_page
 
 
 @click.command("search", short_help="Find images of a cache by a text or by an image.")
-@click.argument("cache", type=LocalPath())
+@click.argument("cache", type=CachePath())
 @click.option("--text", "texts", multiple=True, help="A sentence to search with. May be repeated.")
 @click.option(
     "--image",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ltcache.cli.options import (
-    cache_argument,
+    LocalPath,
     general,
     print_json,
     split_options,
@@ -17,7 +17,7 @@ from ltcache.cli.options import (
 
 
 @click.command("split", short_help="Divide the images of a cache into training, val and test.")
-@cache_argument
+@click.argument("cache", type=LocalPath())
 @split_options(required=True)
 @click.option(
     "--replace",

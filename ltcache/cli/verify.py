@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
-from ltcache.cli.options import cache_argument, encoder_choice, general, other_encoder, print_json
+from ltcache.cli.options import encoder_choice, general, other_encoder, print_json
 
 if TYPE_CHECKING:
     from ltcache.cache import VerifyReport
@@ -17,7 +17,7 @@ _SHOWN = 20
 
 
 @click.command("verify", short_help="Check every byte and value of a cache.")
-@cache_argument
+@click.argument("place", metavar="CACHE")
 @click.option(
     "--sample",
     type=click.IntRange(min=0),
@@ -57,7 +57,7 @@ _SHOWN = 20
     needs("pretrained", "model"),
 )
 def command(
-    cache: Path,
+    place: str,
     sample: int,
     shards: int | None,
     checks: bool,
@@ -80,7 +80,7 @@ def command(
     from ltcache.examine.verify import SampleEncoding, verify
 
     again = SampleEncoding(sample, encoder=encoder_choice(encoding), **encoding)
-    report = verify(cache, max_shards=shards, sample=again, checks=checks, repair=repair)
+    report = verify(place, max_shards=shards, sample=again, checks=checks, repair=repair)
     if as_json:
         print_json(report)
     else:

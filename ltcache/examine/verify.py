@@ -22,6 +22,7 @@ from ltcache.cache import (
     VerifyReport,
     check_committed,
     cosines,
+    fetched,
     index_path,
     open_cache,
     repair_shards,
@@ -32,7 +33,7 @@ from ltcache.errors import CacheError, ImageError, UsageError
 from ltcache.examine import check_cache
 from ltcache.images import PartnerRows, View, decode_views, open_store, partner_images
 from ltcache.manifest import image_root, kept_root, root_of
-from ltcache.records import bytes_digest, differences, require_local
+from ltcache.records import address_of, bytes_digest, differences
 
 SAME = 0.999
 """Least cosine of a feature encoded again (float16 storage costs 1e-6, other threads less)."""
@@ -83,14 +84,24 @@ def verify(
         repair: remove the records of damaged shards, so that the next extraction encodes exactly
             these again; nothing else is touched.
 
-    Of a cache that is not finished the committed shards are checked.
+    Of a cache that is not finished the committed shards are checked. One at an address is fetched
+    for it into a temporary folder, file by file, so that it is what lies there that is checked.
 
     Raises:
         CacheError: not a cache, its index is damaged, or no image can be read.
         IdentityError: the encoder for the sample is not the cache's.
         UsageError: nothing says where the images are, or which encoder to load.
     """
-    path = require_local(path)
+    if address := address_of(path):
+        if repair:
+            raise UsageError(f"{address}: caches at addresses are only read: no --repair")
+        with fetched(address) as here:
+            try:
+                found = verify(here, max_shards=max_shards, sample=sample, checks=checks)
+            except CacheError as error:
+                raise CacheError(str(error).replace(str(here), address)) from None
+        return replace(found, path=address)
+    path = Path(path)
     if index_path(path).exists():
         report = verify_files(path, max_shards=max_shards)
     else:

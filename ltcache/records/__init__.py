@@ -2,6 +2,7 @@
 there, what kind of thing lies in a place, and values that print on one line."""
 
 from ltcache.records.files import (
+    address_of,
     committed,
     create_whole,
     mend,
@@ -24,6 +25,7 @@ from ltcache.records.identity import (
     telling_classes,
 )
 from ltcache.records.json_value import JsonObject, JsonValue
+from ltcache.records.object_store import ObjectStore
 from ltcache.records.page_parts import json_element, source_hash
 from ltcache.records.place_kind import (
     OF_RUNS,
@@ -43,7 +45,9 @@ __all__ = [
     "JsonObject",
     "JsonRecord",
     "JsonValue",
+    "ObjectStore",
     "PlaceKind",
+    "address_of",
     "bytes_digest",
     "canonical_json",
     "committed",

@@ -46,15 +46,24 @@ def require_local(place: str | Path) -> Path:
     Raises:
         UsageError: it is an address, such as ``s3://bucket/run`` or what :class:`Path` makes of it.
     """
-    text = os.fspath(place)
-    if found := _ADDRESS.match(text):
-        address = f"{text[: found.end() - 1]}//{text[found.end() :].lstrip('/')}"
+    if address := address_of(place):
         raise UsageError(
-            f"{address}: caches, runs and other results are written to and read from folders of "
-            f"this machine only, not {found[1]}:// addresses. Name a local folder and copy it with "
-            "the storage's own tool (a local folder of such a name: give its absolute path)"
+            f"{address}: results are written to and read from folders of this machine only, not "
+            f"{address.partition(':')[0]}:// addresses. Name a local folder; ltcache copy brings a "
+            "cache to an address or here, and the storage's own tool anything else (a local folder "
+            "of such a name: give its absolute path)"
         )
     return Path(place)
+
+
+def address_of(place: str | Path) -> str | None:
+    """Return the address that a place is, such as ``s3://bucket/cache``; None of a local path.
+
+    :class:`Path` takes one of the two slashes away, which is put back.
+    """
+    text = os.fspath(place)
+    found = _ADDRESS.match(text)
+    return found and f"{text[: found.end() - 1]}//{text[found.end() :].lstrip('/')}"
 
 
 @contextlib.contextmanager

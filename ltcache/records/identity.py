@@ -16,7 +16,8 @@ from typing import Any
 
 from ltcache.errors import IdentityError
 
-_BLOCK = 1 << 20
+READ_BLOCK = 1 << 20
+"""Bytes that are read at a time."""
 
 
 def canonical_json(value: Any) -> str:
@@ -44,7 +45,7 @@ def file_digest(path: str | Path) -> str:
     """Return the SHA-256 (hex) of a file, read in blocks of 1 MiB."""
     sha = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(READ_BLOCK):
             sha.update(block)
     return sha.hexdigest()
 

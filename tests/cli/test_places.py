@@ -9,14 +9,12 @@ import click
 import pytest
 
 from ltcache.ablate import ablate
-from ltcache.cache import open_cache
 from ltcache.cli import cli
 from ltcache.cli.options import LocalPath
 from ltcache.demo import demo
 from ltcache.ensemble import ensemble
 from ltcache.errors import UsageError
 from ltcache.evaluate import evaluate
-from ltcache.examine.verify import verify
 from ltcache.extract import extract
 from ltcache.finetune import finetune, open_fine_tuned
 from ltcache.fit import fit_adapter, fit_seeds
@@ -30,7 +28,6 @@ from ltcache.transfer import (
     export_onnx,
     import_features,
 )
-from ltcache.zero_shot import zero_shot
 from tests.conftest import Call
 
 S3 = "s3://bucket/x"
@@ -60,15 +57,10 @@ def test_every_place_on_the_command_line_is_a_local_one() -> None:
     [
         ["extract", "emoji_lt", "--out", S3],
         ["demo", "--out", S3],
-        ["verify", S3],
         ["prompts", S3, "--templates", "openai"],
-        ["zero-shot", S3],
-        ["fit-adapter", S3, "--method", "ce", "--out", "run"],
         ["fit-adapter", "cache", "--method", "ce", "--out", S3],
         ["ablate", "cache", "--out", S3],
         ["retrieve-tail", "cache", "pool", "--out", S3],
-        ["retrieve-tail", S3, "pool", "--out", "found"],
-        ["search", S3, "--text", "a fox"],
         ["review", S3, "cache"],
         ["review", "retrieved", S3],
         ["finetune", "emoji_lt", "--method", "lift", "--out", S3],
@@ -98,9 +90,7 @@ def test_commands_refuse_addresses(
 FUNCTIONS: list[Callable[[str | Path], object]] = [
     lambda place: extract("emoji_lt", place),
     lambda place: demo(place),
-    lambda place: verify(place),
-    open_cache, open_run, open_retrieved, open_fine_tuned, evaluate,
-    lambda place: zero_shot(open_cache(place)),
+    open_run, open_retrieved, open_fine_tuned, evaluate,
     lambda place: fit_adapter("cache", "ce", place),
     lambda place: fit_seeds("cache", "ce", place, seeds=[0]),
     lambda place: ablate("cache", ["ce"], place),

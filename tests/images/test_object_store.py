@@ -5,43 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from ltcache.cache import open_cache
 from ltcache.errors import ManifestError
 from ltcache.extract import extract
 from ltcache.manifest import missing_files, read_manifest
 from tests.conftest import write_images
+from tests.object_store import NOISE, served_bucket
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = NOISE
 
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Return the address of a folder of class folders in a bucket, and its local twin."""
     local = write_images(tmp_path_factory.mktemp("store"), {"moth": 5, "red fox": 3})
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import fsspec
-
-        store = fsspec.filesystem("s3", skip_instance_cache=True)
-        store.mkdir("photos")
+    with served_bucket("photos") as address:
+        store = fsspec.filesystem("s3")
         for path in sorted(local.rglob("*.png")):
             store.pipe_file(f"photos/set/{path.relative_to(local)}", path.read_bytes())
-        yield "s3://photos/set", local
-    server.stop()
+        yield f"{address}/set", local
 
 
 def test_a_bucket_is_read_as_the_folder_that_it_holds(bucket: tuple[str, Path]) -> None:
