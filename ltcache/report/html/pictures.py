@@ -70,7 +70,7 @@ class CacheImages:
         Raises:
             ManifestError: the source cannot be read.
         """
-        from ltcache.retrieval import find_store
+        from ltcache.pages import find_store
 
         return cls(cache, find_store(source, cache.path, cache.manifest.name))
 
