@@ -1,0 +1,78 @@
+"""The comparison on photographs: from a folder of its shape to tables and ranks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import photos
+from pipelines.method_ranks import critical_difference, ranked
+
+
+def _features(counts: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    features = np.eye(8)[labels] + 0.4 * rng.standard_normal((len(labels), 8))
+    return features.astype(np.float16), labels
+
+
+def _write(path: Path, **splits: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, counts in splits.items():
+        arrays[f"{split}_features"], arrays[f"{split}_labels"] = _features(counts, rng)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def test_sets_without_validation_images_are_tuned_by_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path / "clip/caltech101_lt.npz", train=(30, 12, 6), val=(6, 6, 6), test=(9, 9, 9))
+    _write(tmp_path / "clip/fgvc_lt.npz", train=(24, 12, 6), test=(9, 9, 9))
+    out = tmp_path / "out"
+    line = ["photos", "--data", str(tmp_path), "--out", str(out), "--seeds", "2", "--trials", "2",
+            "--sets", "caltech101_lt,fgvc_lt", "--methods", "ce,ncm,zero-shot",
+            "--workers", "1"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", line)
+    photos.main()
+    printed = capsys.readouterr().out
+    assert "3 folds of train" in printed.split("## fgvc_lt")[1].split("| method")[0]
+    assert "3 folds of train" not in printed.split("## fgvc_lt")[0]
+    assert "did not run: zero-shot" in printed and "2 methods on 2 sets" in printed
+    scores = json.loads((out / "photos.json").read_text())["mean_per_class"]
+    assert set(scores["fgvc_lt"]) == {"ce", "ncm"} and min(scores["fgvc_lt"].values()) > 0.5
+    before = sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
+    photos.main()
+    assert before == sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
+
+
+def test_an_unknown_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["photos", "--data", str(tmp_path), "--sets", "cars"])
+    with pytest.raises(SystemExit, match="no such set: cars; known: caltech101_lt"):
+        photos.main()
+
+
+def test_ranks_are_means_over_sets_and_ties_share_theirs() -> None:
+    scores = {
+        "one": {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.1},
+        "two": {"a": 0.5, "b": 0.5, "c": 0.4},
+        "three": {"a": 0.6, "b": 0.3, "c": 0.7},
+    }
+    found = ranked(scores)
+    assert found.ranks == pytest.approx({"a": (1 + 1.5 + 2) / 3, "b": 6.5 / 3, "c": 7 / 3})
+    assert list(found.ranks) == ["a", "b", "c"] and found.left_out == ("d",) and found.sets == 3
+    assert "not on every set: d" in found.sentence()
+    assert found.p is not None and 0 < found.p <= 1
+    with pytest.raises(ValueError, match="at least 2 each"):
+        ranked({"one": {"a": 1.0, "b": 0.0}})
+
+
+def test_the_critical_difference_is_that_of_published_tables() -> None:
+    """q at 5 % is 2.343 for 3 and 3.164 for 10 methods (Demsar, 2006, table 5)."""
+    for methods, q in ((3, 2.343), (10, 3.164)):
+        expected = q * np.sqrt(methods * (methods + 1) / (6 * 14))
+        assert critical_difference(methods, 14) == pytest.approx(expected, rel=1e-3)
