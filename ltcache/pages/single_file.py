@@ -29,7 +29,8 @@ def write_page(path: Path, template: Path, title: str, data: Iterable[str]) -> i
     )
     values = {"policy": policy, "title": html.escape(title), "style": style, "script": script}
     with committed(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
+        # bytes of a file name that are no text: in JSON, too, the escape is theirs
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             for piece in re.split(r"(\{\{\w+\}\})", template.read_text(encoding="utf-8")):
                 if piece == "{{data}}":
                     file.writelines(data)

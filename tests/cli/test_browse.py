@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +23,10 @@ def cache(tmp_path: Path) -> Path:
     return write_named_cache(tmp_path / "cache", COUNTS, ("fox", "jay", "moth"), 1)
 
 
-def header(page: Path) -> dict[str, object]:
+def header(page: Path) -> dict[str, Any]:
     """Return the data of a page."""
     text = page.read_text(encoding="utf-8")
-    found: dict[str, object] = json.loads(text.split('id="page">')[1].split("</script>")[0])
+    found: dict[str, Any] = json.loads(text.split('id="page">')[1].split("</script>")[0])
     return found
 
 
@@ -50,9 +51,9 @@ def test_a_bounded_page_takes_of_each_class_alike_and_says_so(cache: Path, tmp_p
     opened = open_cache(cache)
     browse_cache(opened, tmp_path / "page.html", split="train", most=6)
     found = header(tmp_path / "page.html")
-    names = [item["facts"]["class"] for item in found["items"]]  # type: ignore[attr-defined]
+    names = [item["facts"]["class"] for item in found["items"]]
     assert [names.count(name) for name in ("fox", "jay", "moth")] == [3, 2, 1]
-    assert found["about"][0] == "6 of 13 images that were asked for, of photos."  # type: ignore[index]
+    assert found["about"][0] == "6 of 13 images that were asked for, of photos."
     again = tmp_path / "again.html"
     browse_cache(opened, again, split="train", most=6)
     assert header(again) == found
@@ -65,9 +66,9 @@ def test_the_map_is_bounded_and_says_so(
     monkeypatch.setattr("ltcache.browse.MAPPED", 8)
     browse_cache(open_cache(cache), tmp_path / "page.html")
     found = header(tmp_path / "page.html")
-    points = [item["point"] for item in found["items"] if item["point"]]  # type: ignore[attr-defined]
+    points = [item["point"] for item in found["items"] if item["point"]]
     assert len(points) == 8
-    assert "of 8 images chosen at random." in found["about"][1]  # type: ignore[index]
+    assert "of 8 images chosen at random." in found["about"][1]
     browse_cache(open_cache(cache), tmp_path / "page.html", classes=["moth"])
     assert "3 images are too few" in str(header(tmp_path / "page.html")["about"])
 
@@ -82,3 +83,16 @@ def test_what_is_not_there_is_refused(call: Call, cache: Path, tmp_path: Path) -
         status, out, err = call("browse", cache, "--html", page, *words)
         assert (status != 0, out) == (True, "") and told in err
     assert not page.exists()
+
+
+def test_a_search_is_a_page_with_its_images(call: Call, few_images: Path, tmp_path: Path) -> None:
+    cache, page = tmp_path / "cache", tmp_path / "found.html"
+    assert call("extract", few_images, "--out", cache)[0] == 0
+    image = next(few_images.rglob("*.png"))
+    query = ("search", cache, "--text", "moth", "--image", image, "--top", 3)
+    status, out, err = call(*query, "--json", "--html", page)
+    assert (status, out) == (0, call(*query, "--json")[1])
+    assert "6 images" in err and "not shown" not in err
+    found = header(page)
+    assert [item["key"] for item in found["items"]] == [hit["key"] for hit in json.loads(out)]
+    assert all("data" in picture for picture in found["images"])

@@ -39,6 +39,10 @@ def test_odd_names_all_the_way(call: Call, tiny_clip: Path, tmp_path: Path) -> N
     search = ("search", tmp_path / "cache", "--image", root / "ant" / NAMES[0], *model)
     out = call(*search, "--top", "20")[1]
     assert len(out.splitlines()) == 2 + len(NAMES) + 1 and r"a\nb.png" in out
+    by_bytes = ("search", tmp_path / "cache", "--image", root / "ant" / NAMES[-1], *model)
+    for words in ((*by_bytes, "--top", "20"), ("browse", tmp_path / "cache")):
+        status, _, err = call(*words, "--html", tmp_path / "page.html")
+        assert status == 0 and f"{len(NAMES) + 1} images" in err and "not shown" not in err
     assert call("export", tmp_path / "cache", "--out", tmp_path / "arrays")[0] == 0
     (rows,) = (tmp_path / "arrays").glob("rows*.parquet")
     assert pq.read_table(rows)["key"].to_pylist() == keys
