@@ -53,7 +53,8 @@ def browse_cache(
         source: what the cache was extracted from; None: where the cache says that its images are.
 
     Raises:
-        UsageError: no such class, no row, or an address in place of a file.
+        UsageError: no such class, no row, no labelled row for the run to predict, or an address
+            in place of a file.
         CacheError: no such split.
         IdentityError: the run was fitted on other features (status 4).
         ManifestError: the source cannot be read.
@@ -62,6 +63,8 @@ def browse_cache(
     shown = _alike(rows, cache.manifest.rows["label"].to_numpy()[rows], most, seed)
     facts = _facts(cache, shown)
     about = [f"{len(shown)} of {len(rows)} images that were asked for, of {cache.manifest.name}."]
+    if failed := cache.manifest.rows.num_rows - len(cache.rows()):
+        about.append(f"{failed} more have no features, so that they are not here.")
     if run is not None:
         about.append(_add_predictions(facts, run, cache, shown))
     points, told = _map(cache, shown, seed)
@@ -134,6 +137,11 @@ def _add_predictions(facts: dict[int, Facts], run: Run, cache: Cache, rows: np.n
                 right = "right" if best[0] == label else "wrong"
                 facts[row] |= {"prediction": name[0], "probability": share[0], "right": right}
                 done += 1
+    if not done:
+        raise UsageError(
+            f"{cache.path}: no image there has a label, and predictions of a run are shown for "
+            "labelled ones: leave --run out, or classify the images with ltcache predict"
+        )
     name = run.path.name if run.path is not None else run.method.name
     left = f"; {len(facts) - done} have no label, and none" if done < len(facts) else ""
     return f"Predictions are of the run {name} for {done} images{left}."

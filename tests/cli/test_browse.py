@@ -13,6 +13,7 @@ from ltcache.browse import MAPPED, browse_cache
 from ltcache.cache import open_cache
 from tests.conftest import Call
 from tests.report.html.conftest import write_named_cache
+from tests.retrieval.conftest import CLASSES, World
 from tests.retrieval.looks import write_pictures
 
 COUNTS = np.array([9, 3, 1])
@@ -96,3 +97,19 @@ def test_a_search_is_a_page_with_its_images(call: Call, few_images: Path, tmp_pa
     found = header(page)
     assert [item["key"] for item in found["items"]] == [hit["key"] for hit in json.loads(out)]
     assert all("data" in picture for picture in found["images"])
+
+
+def test_a_pool_without_labels_has_a_page_but_no_predictions(
+    call: Call, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "world").mkdir()
+    world = World(tmp_path / "world")
+    pool = world.pool(world.labelled(), np.arange(CLASSES)).path
+    status, _, err = call("browse", pool, "--html", tmp_path / "page.html")
+    assert status == 0, err
+    found = header(tmp_path / "page.html")
+    assert {item["facts"]["class"] for item in found["items"]} == {"unlabelled"}
+    run = tmp_path / "run"
+    assert call("fit-adapter", cache, "--method", "ncm", "--out", run)[0] == 0
+    status, _, err = call("browse", pool, "--run", run, "--html", tmp_path / "page.html")
+    assert status == 2 and "no image there has a label" in err and "ltcache predict" in err
