@@ -9,6 +9,7 @@ EXTRAS = {
     "report": "plotly",
     "track": "tensorboard",
     "s3": "s3fs",
+    "ray": "ray",
 }
 """Extra, as setup.cfg names it -> the module that tells whether it is there."""
 

@@ -81,6 +81,17 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="The same on the CPU: so many processes, which divide its processors.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["ray"]),
+    help="What starts the processes: actors of a Ray cluster, or of this machine where there is "
+    "none.",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(1),
+    help="Of --engine ray: one for each GPU of the cluster, or for each machine.",
+)
 @click.option("--quiet", is_flag=True, hidden=True, help="No progress: another process shows it.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
@@ -90,6 +101,8 @@ if TYPE_CHECKING:
     needs("split_by", "shares"),
     excludes("unlabelled", "shares", why="a pool is divided into nothing"),
     excludes("gpus", "processes", "device", why="each GPU of this machine gets a process"),
+    excludes("engine", "gpus", "processes", "part", why="Ray starts as many as --actors says"),
+    needs("actors", "engine"),
     excludes("processes", "device", why="these processes run on the CPU; --gpus takes GPUs"),
 )
 def command(
@@ -100,7 +113,6 @@ def command(
     templates: str | None,
     gpus: str | None,
     processes: int | None,
-    quiet: bool,
     **options: Any,
 ) -> int:
     """Encode every image of SOURCE and every class prompt, once.
@@ -126,17 +138,21 @@ def command(
     if gpus or processes:
         return _together(out, as_json, gpus, processes)
     from ltcache.cli.progress import ExtractionBar
+    from ltcache.cli.several import extract_in_actors
     from ltcache.extract import extract
 
-    splitting = split_recipe(options)
+    engine, actors, quiet = (options.pop(name) for name in ("engine", "actors", "quiet"))
+    options["splitting"] = split_recipe(options)
     say_embedded(options["model"], "encoding")
     for name in ("views", "fields"):
         options[name] = options[name].split(",") if options[name] else None
     if not any(view.strip().startswith(("rrc", "cmo")) for view in options["views"] or ()):
         refuse_given(("view_seed",), "none of --views is random (rrc:K, cmo:K)")
     manifest = _asked_for(source, limit, templates, options)
+    if engine:
+        return _tell(extract_in_actors(manifest, out, actors, options), as_json)
     with ExtractionBar(quiet) as bar:
-        report = extract(manifest, out, progress=bar, splitting=splitting, **options)
+        report = extract(manifest, out, progress=bar, **options)
     return _tell(report, as_json, quiet)
 
 

@@ -1,4 +1,4 @@
-"""``ltcache extract --gpus`` and ``--processes``: one command several times on this machine."""
+"""``ltcache extract --gpus``, ``--processes`` and ``--engine``: one command, several processes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import json
 import logging
 import sys
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ltcache.cli.combinations import is_given
+from ltcache.cli.options import encoder_choice
 from ltcache.errors import CacheError, EncoderError, UsageError
 
 if TYPE_CHECKING:
     from ltcache.cli.progress import ExtractionBar
     from ltcache.extract import ExtractReport
+    from ltcache.manifest import Manifest
     from ltcache.process import EndedProcess
 
 ALL = "all"
-_OWN = ("gpus", "processes", "part", "device", "as_json", "config")
+_OWN = ("gpus", "processes", "engine", "actors", "part", "device", "as_json", "config")
 """Options that the processes do not get, neither typed nor from the environment."""
 _FINE = (0, 3)
 
@@ -69,12 +72,32 @@ def extract_by_several(
     started = time.perf_counter()
     words = ["--json", "--quiet", f"--device={device}", *words_given(context, _OWN)]
     with ExtractionBar() as bar:
-        shown = _CommittedImages(out, bar, count)
+        shown = _CommittedImages(out, bar, f"{count} processes")
         crew = ProcessCrew(_command(context, words), _environments(context, count), bar.say)
         ended = crew.run(_FINE, shown.show)
     if ended[0].status not in _FINE and ended[0].status > 0:
         return ended[0].status
     return joined_report(_reports(ended, out), started)
+
+
+def extract_in_actors(
+    manifest: Manifest, out: Path, actors: int | None, options: MutableMapping[str, Any]
+) -> ExtractReport:
+    """Let actors of a Ray cluster carry out the running command; its options are used up."""
+    from ltcache.cli.progress import ExtractionBar
+    from ltcache.extract import extract_on_ray
+
+    options.pop("part")
+    with ExtractionBar() as bar:
+        return extract_on_ray(
+            manifest,
+            out,
+            choice=encoder_choice(options),
+            actors=actors,
+            modules=_modules(click.get_current_context()),
+            waiting=_CommittedImages(out, bar, "Ray's actors").show,
+            **options,
+        )
 
 
 def words_given(context: click.Context, without: tuple[str, ...]) -> list[str]:
@@ -98,11 +121,14 @@ def words_given(context: click.Context, without: tuple[str, ...]) -> list[str]:
 
 def _command(context: click.Context, words: list[str]) -> list[str]:
     """Return the command line of each process, with what the group in front of it was given."""
-    group = context.parent.params if context.parent else {}
-    before = [f"--import={module}" for module in group.get("modules", ())]
+    before = [f"--import={module}" for module in _modules(context)]
     if logging.getLogger("ltcache").level == logging.DEBUG:
         words = ["-v", *words]
     return [sys.executable, "-m", "ltcache", *before, str(context.command.name), *words]
+
+
+def _modules(context: click.Context) -> tuple[str, ...]:
+    return () if context.parent is None else context.parent.params["modules"]
 
 
 def _environments(context: click.Context, count: int) -> list[dict[str, str]]:
@@ -148,8 +174,8 @@ def _reports(ended: list[EndedProcess], out: Path) -> list[ExtractReport]:
 class _CommittedImages:
     """Shows how far all processes are together: what is committed, which they share anyway."""
 
-    def __init__(self, out: Path, bar: ExtractionBar, count: int) -> None:
-        self.out, self.bar, self.by = out, bar, f"{count} processes"
+    def __init__(self, out: Path, bar: ExtractionBar, by: str) -> None:
+        self.out, self.bar, self.by = out, bar, by
         self._began: tuple[float, int] | None = None
         self._last, self._shown = time.monotonic(), 0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ltcache.errors import first_line
 from ltcache.extras import EXTRAS, how_to_install
-from ltcache.process import processor_quota, usable_processors
+from ltcache.process import launched_process, processor_quota, usable_processors
 from ltcache.records import JsonRecord
 
 OK, NOTE, FAILED = "ok", "note", "failed"
@@ -108,6 +108,21 @@ def processors() -> DoctorFinding:
     return DoctorFinding("processors", OK, detail)
 
 
+def several_processes() -> DoctorFinding:
+    """Return by what one extraction can be carried out in several processes from here."""
+    import torch
+
+    here, usable = launched_process(), usable_processors()
+    ways = [f"--gpus all starts {torch.cuda.device_count()}"] if torch.cuda.is_available() else []
+    ways += [f"--processes N up to {usable}"] if usable > 1 else []
+    ways += ["--engine ray"] if importlib.util.find_spec("ray") else []
+    ways += [name for name in ("srun", "sbatch", "mpirun", "torchrun") if shutil.which(name)]
+    detail = f"extract: {', '.join([*ways, '--part I/N'])}"
+    if here.launcher:
+        detail += f"; this process is {here.rank + 1} of {here.size} of {here.launcher}"
+    return DoctorFinding("several processes", OK, detail)
+
+
 def device() -> DoctorFinding:
     """Return the device that ``--device auto`` takes, after computing something on it."""
     import torch
@@ -182,6 +197,7 @@ def extraction() -> DoctorFinding:
 
 CHECKS: tuple[Callable[[], DoctorFinding], ...] = (
     processors,
+    several_processes,
     device,
     shared_memory,
     downloaded_weights,

@@ -3,6 +3,7 @@
 from ltcache.extract.extraction import extract
 from ltcache.extract.growth import hash_images
 from ltcache.extract.kept_splits import keep_splits
+from ltcache.extract.on_ray import extract_on_ray
 from ltcache.extract.report import ExtractionProgress, ExtractReport, joined_report
 from ltcache.extract.splitting import SplitReport, image_blocks, split_cache
 
@@ -11,6 +12,7 @@ __all__ = [
     "ExtractionProgress",
     "SplitReport",
     "extract",
+    "extract_on_ray",
     "hash_images",
     "image_blocks",
     "joined_report",

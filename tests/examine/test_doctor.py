@@ -83,6 +83,22 @@ def test_more_threads_than_processors_are_told(monkeypatch: pytest.MonkeyPatch) 
     assert doctor.processors().status == OK
 
 
+def test_by_what_an_extraction_can_be_shared_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(doctor, "usable_processors", lambda: 6)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/srun" if name == "srun" else None)
+    for name, text in (("RANK", "2"), ("WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, text)
+    assert doctor.several_processes() == DoctorFinding(
+        "several processes",
+        OK,
+        "extract: --gpus all starts 4, --processes N up to 6, srun, --part I/N; this process is 3 "
+        "of 8 of torchrun",
+    )
+
+
 @pytest.mark.parametrize(("free", "status"), [(64 << 20, NOTE), (8 << 30, OK)])
 def test_little_shared_memory_is_told(
     monkeypatch: pytest.MonkeyPatch, free: int, status: str
