@@ -55,6 +55,7 @@ from ltcache.cache.shared_images import (
     shared_warning,
     warn_of_shared,
 )
+from ltcache.cache.staging import staged_at, staging_folder
 from ltcache.cache.summary import CacheSummary, summarise_cache
 from ltcache.cache.verify import CacheDamage, VerifyReport, verify_files
 
@@ -120,6 +121,8 @@ __all__ = [
     "shard_path",
     "shared_content",
     "shared_warning",
+    "staged_at",
+    "staging_folder",
     "store_prompts",
     "stored",
     "summarise_cache",

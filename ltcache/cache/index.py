@@ -35,6 +35,7 @@ from ltcache.cache.layout import (
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
 from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
+from ltcache.cache.staging import create_file, send_files
 from ltcache.errors import CacheError, UsageError
 from ltcache.manifest import SPLITTING, Manifest
 from ltcache.records import (
@@ -144,6 +145,7 @@ def finalise(
     }
     if splitting is not None:
         index[SPLITTING] = splitting
+    send_files(cache, {name: listed[name] for name in sorted(set(listed) - set(shards.files))})
     return _write_index(cache, index, replace=again)
 
 
@@ -237,14 +239,14 @@ def _write_index(cache: Path, index: Mapping[str, Any], *, replace: bool) -> boo
     Raises:
         UsageError: the cache is a mirror, which is only read.
     """
-    if origin_path(cache).exists():
+    if replace and origin_path(cache).exists():
         raise UsageError(
             f"{cache} mirrors a cache at an address, which is only read there: fetch it with "
             "ltcache copy, change the copy, and copy that to another address"
         )
     data = canonical_json({**index, SEAL: digest(index)}).encode()
     if not replace:
-        return create_whole(index_path(cache), data)
+        return create_file(cache, index_path(cache), data)
     write_whole(index_path(cache), data)
     return True
 

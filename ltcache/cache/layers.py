@@ -28,8 +28,9 @@ from typing import Any
 
 from ltcache.cache.layout import CENTER, layer_path
 from ltcache.cache.plan import FORMAT, Plan
+from ltcache.cache.staging import create_file
 from ltcache.errors import CacheError
-from ltcache.records import JsonObject, canonical_json, create_whole, require_equal
+from ltcache.records import JsonObject, canonical_json, require_equal
 
 Shape = int | Sequence[int]
 """Of one crop's features: D, or (T, P) of a field that has several vectors."""
@@ -105,7 +106,7 @@ def claim_layer(cache: Path, layer: Layer) -> bool:
     """
     path = layer_path(cache, layer.folder)
     value = {"format": FORMAT, **layer.to_dict()}
-    if create_whole(path, canonical_json(value).encode()):
+    if create_file(cache, path, canonical_json(value).encode()):
         return True
     require_equal(
         "view",

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ltcache.cache.layout import plan_path
+from ltcache.cache.staging import create_file
 from ltcache.errors import CacheError
 from ltcache.records import (
     JsonRecord,
     canonical_json,
-    create_whole,
     one_line,
     read_record,
     require_equal,
@@ -111,7 +111,8 @@ def claim_plan(cache: Path, plan: Plan) -> bool:
     Raises:
         IdentityError: the cache was begun with another plan; names every differing field.
     """
-    if create_whole(plan_path(cache, plan.number), canonical_json(plan.to_dict()).encode()):
+    data = canonical_json(plan.to_dict()).encode()
+    if create_file(cache, plan_path(cache, plan.number), data):
         return True
     existing = read_plan(cache, plan.number)
     assert existing is not None

@@ -20,9 +20,11 @@ import h5py
 import numpy as np
 
 from ltcache.cache.layout import CENTER, record_path, shard_path
+from ltcache.cache.staging import staged_at
 from ltcache.errors import CacheError
 from ltcache.records import (
     JsonRecord,
+    ObjectStore,
     bytes_digest,
     canonical_json,
     create_whole,
@@ -87,6 +89,8 @@ def commit_shard(
     data = array_file({name: stored(array) for name, array in features.items()})
     result = ShardRecord(sha256=bytes_digest(data), bytes=len(data), **record)
     path, waiting = record_path(cache, layer, shard), _waiting_path(cache, layer, shard, result)
+    if store := staged_at(cache):
+        return _commit_at(store, cache, layer, shard, result, data)
     if path.exists() and read_shard_record(cache, layer, shard) is None:
         path.unlink(missing_ok=True)  # its features are lost, and it must not vouch for these
     write_whole(waiting, data)
@@ -106,18 +110,54 @@ def read_shard_record(cache: Path, layer: str, shard: int) -> ShardRecord | None
     Raises:
         CacheError: the record cannot be read.
     """
-    path = record_path(cache, layer, shard)
+    path, store = record_path(cache, layer, shard), staged_at(cache)
     try:
+        if store is not None and not path.exists():
+            _fetch_record(store, cache, layer, shard)
         record = read_record(ShardRecord, json.loads(path.read_text()), name="the record")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{path}: not a shard record ({error}); remove it to redo") from None
+    if store is not None:
+        return record
     _take_place(cache, layer, shard, record)
     data = shard_path(cache, layer, shard)
     if not data.exists() or data.stat().st_size != record.bytes:
         return None
     return record
+
+
+def _commit_at(
+    store: ObjectStore, cache: Path, layer: str, shard: int, record: ShardRecord, data: bytes
+) -> ShardRecord | None:
+    """Write a shard to the address where its cache is made, in the steps of a local one."""
+    path, waiting = record_path(cache, layer, shard), _waiting_path(cache, layer, shard, record)
+    names = [place.relative_to(cache).as_posix() for place in (path, waiting)]
+    written = canonical_json(record.to_dict()).encode()
+    store.create(names[1], data)
+    while not store.create(names[0], written):
+        if read_shard_record(cache, layer, shard) is not None:
+            store.remove(names[1])
+            return None
+        store.remove(names[0])  # its features are lost, and it must not vouch for these
+    _fetch_record(store, cache, layer, shard)
+    return record
+
+
+def _fetch_record(store: ObjectStore, cache: Path, layer: str, shard: int) -> None:
+    """Fetch a shard's record once its features are in their place, to which they are helped."""
+    path, place = record_path(cache, layer, shard), shard_path(cache, layer, shard)
+    data = store.read(path.relative_to(cache).as_posix())
+    if data is None:
+        return
+    record = read_record(ShardRecord, json.loads(data), name=str(path))
+    waiting = _waiting_path(cache, layer, shard, record).relative_to(cache).as_posix()
+    name = place.relative_to(cache).as_posix()
+    if store.size(name) != record.bytes or store.size(waiting) is not None:
+        store.move(waiting, name)
+    if store.size(name) == record.bytes:
+        write_whole(path, data)
 
 
 def _waiting_path(cache: Path, layer: str, shard: int, record: ShardRecord) -> Path:

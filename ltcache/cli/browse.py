@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ltcache.cli.options import LocalPath, general, print_json
+from ltcache.cli.options import CachePath, LocalPath, general, print_json
 from ltcache.cli.pages import image_source, tell_page
 
 
 @click.command("browse", short_help="A page of a cache's images, by class, split and prediction.")
-@click.argument("cache", type=LocalPath())
+@click.argument("cache", type=CachePath())
 @click.option(
     "--html",
     type=LocalPath(),

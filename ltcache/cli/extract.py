@@ -12,7 +12,7 @@ import click
 from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
 from ltcache.cli.options import (
-    LocalPath,
+    CacheTarget,
     echo_warnings,
     encoder_options,
     general,
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 @click.command("extract", short_help="Encode images and class prompts into a cache.")
 @click.argument("source")
-@click.option("--out", required=True, type=LocalPath(), help="The cache to make.")
+@click.option(
+    "--out", required=True, type=CacheTarget(), help="The cache to make: a folder, or s3://..."
+)
 @click.option("--root", type=click.Path(path_type=Path), help="Where the images are.")
 @click.option("--classes", type=click.Path(path_type=Path), help="Class names, in label order.")
 @label_column_option
@@ -124,10 +126,10 @@ def command(
 
     An interrupted extraction goes on where it stopped when the same command runs again. A finished
     cache is reused at once, and where SOURCE has changed only new content is encoded: new labels,
-    splits and deletions change the manifest alone. Every row ends as ok or failed with a reason;
-    the exit status is 3 if some failed.
+    splits and deletions change the manifest alone. Exit status 3: some rows failed, with a reason.
 
-    --split divides images that lie in no splits, as ltcache split does.
+    --split divides images that lie in no splits, as ltcache split does. Several processes may make
+    one cache at an s3:// address, without a disk in common; once it is finished it is only read.
 
     \b
     ltcache extract photos/ --out cache --model ViT-B-16,openai --split test=0.2,val=0.1

@@ -35,6 +35,14 @@ class LocalPath(click.Path):
         return super().convert(result_folder(value), param, ctx)
 
 
+class CacheTarget(LocalPath):
+    """A cache to be made: a folder, or an address, which stays as it is given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path or the address."""
+        return address_of(value) or super().convert(value, param, ctx)
+
+
 class CachePath(LocalPath):
     """A cache that is only read: its folder, or the local mirror of one at an address."""
 

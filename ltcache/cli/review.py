@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ltcache.cli.combinations import refuse_given
-from ltcache.cli.options import LocalPath, general, print_json
+from ltcache.cli.options import CachePath, LocalPath, general, print_json
 from ltcache.cli.pages import tell_page
 from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
@@ -24,7 +24,7 @@ Stores = tuple["ImageStore | None", "ImageStore"]
 
 @click.command("review", short_help="Look at a retrieval, accept and reject its images.")
 @click.argument("retrieved", type=LocalPath())
-@click.argument("cache", required=False, type=LocalPath())
+@click.argument("cache", required=False, type=CachePath())
 @click.option(
     "--decisions",
     type=LocalPath(),

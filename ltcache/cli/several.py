@@ -175,7 +175,7 @@ class _CommittedImages:
     """Shows how far all processes are together: what is committed, which they share anyway."""
 
     def __init__(self, out: Path, bar: ExtractionBar, by: str) -> None:
-        self.out, self.bar, self.by = out, bar, by
+        self.out, self.bar, self.by = Path(out), bar, by  # of an address nothing is shown
         self._began: tuple[float, int] | None = None
         self._last, self._shown = time.monotonic(), 0
 

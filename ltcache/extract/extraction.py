@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Cache, Plan, index_path, read_index, read_plan
+from ltcache.extract.at_address import to_address
 from ltcache.extract.checks import require_choice
 from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.layers import first_fields
@@ -28,6 +29,7 @@ SHARD_SIZE = 1024
 _MANY_SHARDS, _LARGEST_SHARD = 4096, 8192
 
 
+@to_address
 def extract(
     source: str | Path | Manifest,
     out: str | Path,
@@ -63,7 +65,8 @@ def extract(
 
     Args:
         source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
-        out: the cache's directory.
+        out: the cache's directory, or an ``s3://`` address at which a new cache is made
+            (:mod:`ltcache.cache.staging`); a finished one there is reused, never changed.
         encoder: loaded already; else ``model``, ``pretrained``, ``device``, ``precision`` and
             ``activation`` say what to load (:func:`ltcache.encoder.load_encoder`).
         root: where the images are, if not where the source says.

@@ -56,7 +56,7 @@ class ExtractReport(JsonRecord):
     """What an extraction did.
 
     Args:
-        path: of the cache.
+        path: of the cache, or its address.
         rows: rows of the manifest; ``items`` are its distinct images.
         encoded: items that this call encoded; 0 when the cache was there already.
         failed: rows whose image could not be used.
@@ -67,7 +67,7 @@ class ExtractReport(JsonRecord):
         split: how the images were divided, in a cache that was divided.
     """
 
-    path: Path
+    path: Path | str
     rows: int
     items: int
     encoded: int

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 
-from ltcache.cache import index_path, open_cache
+from ltcache.cache import index_path, open_cache, staged_at
 from ltcache.errors import UsageError
+from ltcache.extract.at_address import reuse
 from ltcache.extract.begin import begin
 from ltcache.extract.grow import grow
 from ltcache.extract.kept_splits import keep_splits
@@ -56,7 +57,9 @@ def _divided(request: ExtractRequest, report: ExtractReport) -> ExtractReport:
 
 
 def _first(request: ExtractRequest) -> ExtractReport:
-    return grow(request) if index_path(request.out).exists() else begin(request)
+    if not index_path(request.out).exists():
+        return begin(request)
+    return grow(request) if staged_at(request.out) is None else reuse(request)
 
 
 def _require_training_rows(request: ExtractRequest, views: Sequence[str]) -> None:

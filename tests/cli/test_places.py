@@ -15,7 +15,6 @@ from ltcache.demo import demo
 from ltcache.ensemble import ensemble
 from ltcache.errors import UsageError
 from ltcache.evaluate import evaluate
-from ltcache.extract import extract
 from ltcache.finetune import finetune, open_fine_tuned
 from ltcache.fit import fit_adapter, fit_seeds
 from ltcache.report import report
@@ -55,7 +54,6 @@ def test_every_place_on_the_command_line_is_a_local_one() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["extract", "emoji_lt", "--out", S3],
         ["demo", "--out", S3],
         ["prompts", S3, "--templates", "openai"],
         ["fit-adapter", "cache", "--method", "ce", "--out", S3],
@@ -88,7 +86,6 @@ def test_commands_refuse_addresses(
 
 
 FUNCTIONS: list[Callable[[str | Path], object]] = [
-    lambda place: extract("emoji_lt", place),
     lambda place: demo(place),
     open_run, open_retrieved, open_fine_tuned, evaluate,
     lambda place: fit_adapter("cache", "ce", place),
