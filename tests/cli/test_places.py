@@ -60,7 +60,6 @@ def test_every_place_on_the_command_line_is_a_local_one() -> None:
         ["ablate", "cache", "--out", S3],
         ["retrieve-tail", "cache", "pool", "--out", S3],
         ["review", S3, "cache"],
-        ["review", "retrieved", S3],
         ["finetune", "emoji_lt", "--method", "lift", "--out", S3],
         ["report", S3],
         ["evaluate", S3],
