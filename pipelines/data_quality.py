@@ -17,6 +17,19 @@ minutes on one core), mean ± sd in %:
 
 The list is long because the encoder is weak; its order is what helps: of the first 98 images two
 thirds are wrong, thirteen times as many as by chance.
+
+More images: `ce` is fitted on 25, 35, 50 and 70 % of the training images of each class (nested,
+drawn by the seed), and the power law of these four foretells the error on all of them, which is
+then measured. Three seeds, test split, three minutes on one core:
+
+    error, %   70 %   foretold for 100 %   95 % over seeds   measured   off, points   if it stayed
+    all        66.4                 66.0         65.4–66.2       64.6          +1.4           +1.7
+    many       34.2                 34.3         33.4–35.5       34.0          +0.2           +0.2
+    medium     72.3                 72.0         71.2–72.3       70.2          +1.8           +2.1
+    few        84.2                 83.1         82.5–83.3       81.7          +1.5           +2.5
+
+The law is nearer than to say that nothing changes, and too cautious; its interval over seeds holds
+the measured value in the many-shot group alone, since it does not know whether the law holds.
 """
 
 from __future__ import annotations
@@ -28,11 +41,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ltcache.ablate import ablate, label_errors
+from ltcache.ablate import ablate, label_errors, more_images
 from ltcache.cache import Cache
 from ltcache.metrics import GroupScheme, percent
 from ltcache.records import write_json
-from ltcache.report import markdown_table
+from ltcache.report import GroupGrowth, markdown_table, more_images_table
 from pipelines.comparisons import cache_of, options
 
 METHODS = ("ce", "gda")
@@ -49,8 +62,10 @@ def main() -> None:
         for method in METHODS
         for seed in range(chosen.seeds)
     ]
-    write_json(chosen.out / "data-quality.json", {"label_errors": flips})
-    print(errors_table(flips))
+    grown = more_images(cache, "ce", chosen.out / "more", seeds=chosen.seeds)
+    told = [foretold(growth) for growth in grown.groups]
+    write_json(chosen.out / "data-quality.json", {"label_errors": flips, "more_images": told})
+    print(errors_table(flips), foretold_table(told), more_images_table(grown), sep="\n\n")
 
 
 def with_flipped(cache: Cache, seed: int) -> tuple[Cache, np.ndarray]:
@@ -90,6 +105,39 @@ def flipped_and_found(
         "recall_by_chance": len(listed) / rows,
         **{f"recall_{g}": float(hit[groups == g].mean()) for g in ("many", "medium", "few")},
     }
+
+
+def foretold(growth: GroupGrowth) -> dict[str, Any]:
+    """Return the error that the parts before the last foretell for all images, and the true one."""
+    (ahead,) = growth.first(len(growth.images) - 1).foretold(growth.images[-1])
+    known = np.mean(growth.errors, axis=0)
+    return {
+        "group": growth.group,
+        "before": float(known[-2]),
+        "foretold": ahead.error,
+        "low": ahead.low,
+        "high": ahead.high,
+        "measured": float(known[-1]),
+        "off": ahead.error - float(known[-1]),
+        "off_unchanged": float(known[-2] - known[-1]),
+    }
+
+
+def foretold_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was foretold beside what was measured, as Markdown."""
+    heading = ["error, %", "70 % of rows", "foretold for 100 %", "95 %", "measured", "off, points"]
+    rows = [
+        [
+            r["group"],
+            *(percent(r[name]) for name in ("before", "foretold")),
+            f"{percent(r['low'])}–{percent(r['high'])}",
+            percent(r["measured"]),
+            f"{100 * r['off']:+.1f}",
+            f"{100 * r['off_unchanged']:+.1f}",
+        ]
+        for r in records
+    ]
+    return markdown_table([*heading, "off, if it stayed"], rows)
 
 
 def errors_table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from ltcache.ablate.ablation import Ablation, ablate
 from ltcache.ablate.auto import MethodChoice, choose_method
 from ltcache.ablate.choice import PairedChoice
-from ltcache.ablate.label_errors import label_errors
+from ltcache.ablate.growth import PARTS, more_images
+from ltcache.ablate.mislabelled import label_errors
 from ltcache.ablate.plan import AblationSetting, settings_of
 from ltcache.ablate.runs import AblationProgress
 from ltcache.ablate.tune import TuningTrial, tune
 
 __all__ = [
+    "PARTS",
     "Ablation",
     "AblationProgress",
     "AblationSetting",
@@ -20,6 +22,7 @@ __all__ = [
     "ablate",
     "choose_method",
     "label_errors",
+    "more_images",
     "settings_of",
     "tune",
 ]

@@ -388,10 +388,15 @@ def _check(cache: Cache, seeds: Sequence[int], split: str | None, tuner: str, tr
     if trials < 1:
         raise UsageError(f"trials={trials} must be at least 1")
     if split is not None:
-        _check_split(cache, split)
+        require_scored(cache, split)
 
 
-def _check_split(cache: Cache, split: str) -> None:
+def require_scored(cache: Cache, split: str) -> None:
+    """Refuse a split that runs are not scored on.
+
+    Raises:
+        UsageError: it is another, or not there, or without labels.
+    """
     if split not in SCORED:
         raise UsageError(f"split {split!r} cannot be compared on: choose {' or '.join(SCORED)}")
     if split not in cache.splits:

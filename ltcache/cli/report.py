@@ -70,14 +70,15 @@ def command(
 
     Runs that differ only in the seed are one line. --label-errors lists training images by what
     ablate --folds wrote: predictions of runs that were not fitted on them. Nothing is fitted here;
-    the page shows that list, too, where such a folder is among RUNS.
+    the page shows that list, too, where such a folder is among RUNS, and what more images would
+    buy where one that more-images wrote is.
 
     \b
     ltcache report runs/ce runs/la
     ltcache report ablation --baseline logit-adjustment --latex > table.tex
     ltcache report ablation --confusions
     ltcache report folds --label-errors
-    ltcache report ablation folds --html report.html
+    ltcache report ablation folds more --html report.html
     """
     from ltcache.report import WRITERS, comparison_table, report
 
@@ -132,20 +133,22 @@ def _label_errors(runs: tuple[Path, ...], cache: Path | None, as_json: bool) -> 
 def _write_page(runs: tuple[Path, ...], cache: Path | None, html: Path, **options: Any) -> None:
     from ltcache.ablate import label_errors
     from ltcache.records import result_folder
-    from ltcache.report import on_folds, read_runs
+    from ltcache.report import GROWTH, MoreImages, on_folds, read_runs
     from ltcache.report.html import write_report_page
 
     folds = [path for path in runs if on_folds(result_folder(path))]
-    others = [path for path in runs if path not in folds]
+    grown = [path for path in runs if (path / GROWTH).is_file()]
+    others = [path for path in runs if path not in (*folds, *grown)]
     if not others:
         raise click.UsageError(
-            f"--html: {folds[0]} compares on folds, by which a page shows training images whose "
-            "label looks wrong: name runs that are scored on a split beside it"
+            "--html: folds and what more-images wrote stand on a page of other runs: name runs "
+            "that are scored on a split beside them"
         )
     written = write_report_page(
         read_runs(others, cache),
         html,
         label_errors=[label_errors(path, cache) for path in folds],
+        more_images=[MoreImages.read(path) for path in grown],
         **options,
     )
     click.echo(f"{written.path}: {written.bytes / 1e6:.1f} MB; open it in a browser", err=True)

@@ -16,17 +16,21 @@ from ltcache.metrics.calibration import PredictedClasses, ReliabilityCurve, fit_
 from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
 from ltcache.metrics.confusion import ConfusedPair, confused_pairs
 from ltcache.metrics.groups import GROUP_NAMES, UNGROUPED, GroupScheme
+from ltcache.metrics.growth import FARTHEST, ForetoldError, PowerLaw, foretell
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
 from ltcache.metrics.summaries import class_accuracy, summaries
 
 __all__ = [
+    "FARTHEST",
     "GROUP_NAMES",
     "UNGROUPED",
     "ConfusedPair",
     "EpochRecord",
+    "ForetoldError",
     "GroupScheme",
     "Metrics",
     "PairedDifference",
+    "PowerLaw",
     "PredictedClasses",
     "ReliabilityCurve",
     "RowAdaptation",
@@ -35,6 +39,7 @@ __all__ = [
     "confused_pairs",
     "evaluate_logits",
     "fit_temperature",
+    "foretell",
     "is_better",
     "paired_bootstrap",
     "percent",

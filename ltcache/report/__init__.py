@@ -12,7 +12,15 @@ from ltcache.report.label_errors import (
     label_errors_table,
     suspicious_rows,
 )
-from ltcache.report.reading import ReportedRuns, on_folds, read_runs, report
+from ltcache.report.more_images import (
+    GROWTH,
+    GroupGrowth,
+    MoreImages,
+    more_images_cells,
+    more_images_note,
+    more_images_table,
+)
+from ltcache.report.reading import RESULTS, ReportedRuns, on_folds, read_runs, report
 from ltcache.report.tables import (
     COLUMNS,
     classes_table,
@@ -25,11 +33,15 @@ from ltcache.report.tables import (
 
 __all__ = [
     "COLUMNS",
+    "GROWTH",
+    "RESULTS",
     "WRITERS",
     "ComparisonEntry",
     "ConfusedClasses",
+    "GroupGrowth",
     "LabelError",
     "LabelErrors",
+    "MoreImages",
     "ReportedRuns",
     "ScoredRows",
     "ScoredRun",
@@ -44,6 +56,9 @@ __all__ = [
     "footnote",
     "label_errors_table",
     "markdown_table",
+    "more_images_cells",
+    "more_images_note",
+    "more_images_table",
     "on_folds",
     "plot_by_frequency",
     "read_runs",

@@ -26,11 +26,13 @@ from ltcache.report.html.figures import (
     reliability_plot,
     training_plot,
 )
+from ltcache.report.html.growth import growth_table
 from ltcache.report.html.mistakes import suspicious_images, worst_mistakes
 from ltcache.report.html.pairs import pairs_table
 from ltcache.report.html.pictures import CacheImages
 from ltcache.report.html.predictions import LinePredictions, calibration_table, predict_lines
 from ltcache.report.label_errors import LabelErrors
+from ltcache.report.more_images import MoreImages
 from ltcache.report.reading import ReportedRuns
 
 _COSTS = {
@@ -57,6 +59,7 @@ def write_report_page(
     split: str = "test",
     source: str | Path | None = None,
     label_errors: Sequence[LabelErrors] = (),
+    more_images: Sequence[MoreImages] = (),
 ) -> PageSize:
     """Write the page of runs.
 
@@ -67,6 +70,7 @@ def write_report_page(
         split: that the page is about.
         source: what the cache was extracted from: its images; None: where it says that they are.
         label_errors: training images whose label looks wrong, to be shown as well.
+        more_images: errors by training images, to be continued.
 
     Raises:
         ManifestError: ``source`` cannot be read.
@@ -78,6 +82,7 @@ def write_report_page(
         {
             **_content(reading, baseline, split, source),
             "label_errors": [suspicious_images(found, source) for found in label_errors],
+            "growth": [growth_table(found, number) for number, found in enumerate(more_images)],
         },
         plotly,
     )

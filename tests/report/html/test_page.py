@@ -195,7 +195,19 @@ def test_label_errors_of_folds_stand_in_a_list_and_on_the_page(
     found = label_errors(folds)
     assert f"of {len(found.errors)} labels that look wrong among {found.images}" in text
     status, _, said = call("report", folds, "--html", str(page))
-    assert status == 2 and "name runs that are scored on a split beside it" in said
+    assert status == 2 and "name runs that are scored on a split beside them" in said
+
+
+def test_what_more_images_would_buy_stands_on_the_page(
+    markup_shop: MarkupShop, tmp_path: Path, call: Call
+) -> None:
+    more, page = tmp_path / "more", tmp_path / "page.html"
+    few = ("--method", "ncm", "--out", more, "--rows", "0.3,0.6,1", "--seeds", "2")
+    status, shown, _ = call("more-images", markup_shop.cache, *few)
+    assert status == 0 and "foretold by a power law" in shown and "x 4" in shown
+    assert call("report", markup_shop.ablation, more, "--html", page)[0] == 0
+    text = page.read_text(encoding="utf-8")
+    assert 'id="growth-0"' in text and "What would more images buy" in text
 
 
 def test_best_and_what_cannot_be_told_from_it() -> None:

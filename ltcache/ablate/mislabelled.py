@@ -13,8 +13,7 @@ from ltcache.ablate.folds import TrainFolds, divide
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import UsageError
 from ltcache.records import record_there, result_folder
-from ltcache.report import LabelError, LabelErrors, on_folds, suspicious_rows
-from ltcache.report.reading import RESULTS
+from ltcache.report import RESULTS, LabelError, LabelErrors, on_folds, suspicious_rows
 from ltcache.runs import LEFT_OUT, LabelledLogits, check_features, open_run
 
 
