@@ -23,6 +23,7 @@ from ltcache.extract.extraction import extract
 from ltcache.extract.report import ExtractReport, joined_report
 from ltcache.extras import how_to_install
 from ltcache.manifest import Manifest
+from ltcache.records import require_local
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, EncoderChoice
@@ -100,11 +101,12 @@ def extract_on_ray(
         options: of :func:`ltcache.extract.extract`.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster is too small for the actors.
+        UsageError: Ray is not installed, the cluster is too small for the actors, or an address
+            in place of a folder.
         LtcacheError: what the extraction of an actor has refused.
     """
     started = time.perf_counter()
-    ray, out = _ray(), Path(out).absolute()
+    ray, out = _ray(), require_local(out).absolute()
     mine = not ray.is_initialized()
     if mine:
         ray.init(include_dashboard=False, logging_level="warning", log_to_driver=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ltcache.cache import Cache
-from ltcache.errors import ImageError
-from ltcache.images import ImageStore, thumbnail_uri
+from ltcache.images import ImageStore
+from ltcache.pages import PictureFile, find_store
 from ltcache.records import one_line
 
 
@@ -70,21 +70,14 @@ class CacheImages:
         Raises:
             ManifestError: the source cannot be read.
         """
-        from ltcache.pages import find_store
-
         return cls(cache, find_store(source, cache.path, cache.manifest.name))
 
     def shown(self, row: int) -> ShownImage:
         """Return the image of a row of the cache's manifest, as it was encoded."""
         columns = self.cache.manifest.rows.slice(row, 1).to_pylist()[0]
-        if self.store is None:
-            return ShownImage(columns["key"], None, "where the images lie was not said")
-        try:
-            data = self.store.read(columns["uri"])
-            uri = thumbnail_uri(data, columns.get("sha256") or "")
-        except ImageError as found:
-            return ShownImage(columns["key"], None, str(found))
-        return ShownImage(columns["key"], uri)
+        file = PictureFile(self.store, columns["uri"], columns.get("sha256") or "")
+        found = file.picture()
+        return ShownImage(columns["key"], found.get("data"), found.get("error", ""))
 
     def all_shown(self, rows: np.ndarray) -> list[ShownImage]:
         """Return the images of some rows."""
