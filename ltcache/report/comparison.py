@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,9 @@ def compare(
         Plain JSON: ``baseline``, ``statistic``, ``splits`` (split -> rows, units, group scheme),
         ``class_counts`` and ``entries``, each with ``name``, ``method``, ``overrides``, ``seeds``,
         ``scores`` (split -> score -> mean, sd, values), ``rank`` (split -> mean over seeds),
-        ``difference`` (split -> paired difference to the baseline, or None), ``per_class``,
-        ``tuned_on``, ``chosen``, ``cost`` and ``runs``.
+        ``difference`` (split -> paired difference to the baseline, or None), ``behind_best`` (the
+        same to the entry with the highest statistic), ``per_class``, ``tuned_on``, ``chosen``,
+        ``cost`` and ``runs``.
 
     Raises:
         UsageError: nothing to compare, or no such baseline.
@@ -119,6 +121,7 @@ def compare(
     known = dict.fromkeys([*SPLITS, *entries[0].runs[0].metrics])
     splits = [s for s in known if all(_has(entry, s) for entry in entries)]
     ranks = {split: _ranks(entries, split) for split in splits}
+    best = {split: max(entries, key=partial(_statistic, split)) for split in splits}
     record = entries[0].runs[0].record
     return {
         "statistic": STATISTIC,
@@ -130,9 +133,11 @@ def compare(
                 **_summary(entry, splits),
                 "rank": {split: ranks[split][entry.name] for split in splits},
                 "difference": {
-                    split: None if entry is base else _difference(
-                        base, entry, split, rows.get(split), bootstrap
-                    )
+                    split: _difference(base, entry, split, rows.get(split), bootstrap)
+                    for split in splits
+                },
+                "behind_best": {
+                    split: _difference(best[split], entry, split, rows.get(split), bootstrap)
                     for split in splits
                 },
             }
@@ -150,6 +155,10 @@ def _baseline(entries: Sequence[ComparisonEntry], name: str | None) -> Compariso
                 return entry
     names = ", ".join(entry.name for entry in entries)
     raise UsageError(f"baseline {name!r} has no finished run; there are: {names}")
+
+
+def _statistic(split: str, entry: ComparisonEntry) -> float:
+    return float(np.mean([getattr(run.metrics[split], STATISTIC) for run in entry.runs]))
 
 
 def _has(entry: ComparisonEntry, split: str) -> bool:
@@ -220,8 +229,13 @@ def _difference(
     rows: ScoredRows | None,
     bootstrap: int,
 ) -> JsonObject | None:
-    """Return the paired difference to the baseline; None where the right rows are not known."""
-    if rows is None or not all(split in run.right for run in (*base.runs, *entry.runs)):
+    """Return the paired difference to another entry; None where the right rows are not known, and
+    of an entry to itself."""
+    if (
+        entry is base
+        or rows is None
+        or not all(split in run.right for run in (*base.runs, *entry.runs))
+    ):
         return None
     record = entry.runs[0].record
     before, after = (np.stack([run.right[split] for run in e.runs]) for e in (base, entry))

@@ -12,15 +12,16 @@ from ltcache.errors import UsageError
 from ltcache.manifest import how_to_split
 from ltcache.metrics import percent
 from ltcache.records import JsonObject
+from ltcache.report.standing import BEST, TIED, Comparison, standing, verdict
 from ltcache.report.tables import COLUMNS, markdown_table, mean_and_spread
-
-Comparison = Mapping[str, Any]
 
 
 def comparison_table(
     comparison: Comparison, split: str = "test", *, width: int | None = None
 ) -> str:
-    """Return the comparison on one split as a Markdown table with what must be said of it.
+    """Return the comparison on one split as a table with what must be said of it.
+
+    The best line is the first; a mark says which it is, and which cannot be told from it.
 
     Args:
         width: see :func:`ltcache.report.markdown_table`.
@@ -28,9 +29,21 @@ def comparison_table(
     Raises:
         UsageError: the runs were not scored on that split.
     """
-    return "\n".join(
-        [markdown_table(*comparison_cells(comparison, split), width), *remarks(comparison, split)]
-    )
+    heading, rows = comparison_cells(comparison, split)
+    stands, statistic = standing(comparison, split), comparison["statistic"]
+    marked = [
+        (entry["scores"][split][statistic]["mean"], [_marked(entry["name"], stands), *cells])
+        for entry, (_, *cells) in zip(comparison["entries"], rows, strict=True)
+    ]
+    ordered = [cells for _, cells in sorted(marked, key=lambda line: -line[0])]
+    table = markdown_table(heading, ordered, width)
+    closing = f"{verdict(comparison, split)} Marked: * the best, = not told from the best."
+    return "\n".join([table, *remarks(comparison, split), closing])
+
+
+def _marked(name: str, stands: Mapping[str, str | None]) -> str:
+    mark = {BEST: " *", TIED: " ="}.get(stands[name] or "", "")
+    return name + mark
 
 
 def to_markdown(comparison: Comparison, split: str = "test") -> str:

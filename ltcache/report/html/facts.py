@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ltcache.manifest import some
 from ltcache.metrics import percent
 from ltcache.report.comparison import ComparisonEntry
 from ltcache.report.formats import Comparison, difference_interval
 from ltcache.report.html.cells import PageCell, PageTable
 from ltcache.report.reading import ReportedRuns
+from ltcache.report.standing import NAMED, best_entry, standing
 from ltcache.report.tables import COLUMNS, mean_and_spread
-
-_NAMED = 12
-"""Names in a sentence, at most; the table has all."""
-BEST, TIED = "best", "not told from the best"
 
 
 def facts(reading: ReportedRuns) -> list[tuple[str, str]]:
@@ -47,74 +45,18 @@ def _seeds(entries: Sequence[ComparisonEntry]) -> str:
         lines.setdefault(seeds, []).append(entry.name)
     if len(lines) == 1:
         return next(iter(lines))
-    return "; ".join(f"{seeds} ({_names(names)})" for seeds, names in lines.items())
+    return "; ".join(f"{seeds} ({some(names, NAMED)})" for seeds, names in lines.items())
 
 
-def best_entry(comparison: Comparison, split: str) -> str:
-    """Return the name of the line with the highest statistic on a split; the first of equals."""
-    statistic = comparison["statistic"]
-    best = max(comparison["entries"], key=lambda entry: entry["scores"][split][statistic]["mean"])
-    return str(best["name"])
-
-
-def standing(to_best: Comparison, split: str) -> dict[str, str | None]:
-    """Return name -> ``best``, ``not told from the best``, nothing (it is told), None (unknown).
-
-    Args:
-        to_best: the comparison whose baseline is the best line.
-    """
-    found: dict[str, str | None] = {}
-    for entry in to_best["entries"]:
-        difference = entry["difference"][split]
-        if entry["name"] == to_best["baseline"]:
-            found[entry["name"]] = BEST
-        elif difference is None:
-            found[entry["name"]] = None
-        else:
-            found[entry["name"]] = "" if difference["high"] < 0 else TIED
-    return found
-
-
-def verdict(to_best: Comparison, split: str) -> str:
-    """Return the sentence that says what can be told from the best line and what cannot."""
-    best, stands = to_best["baseline"], standing(to_best, split)
-    if len(stands) == 1:
-        return f"{best} stands alone: there is nothing to tell it from."
-    scores = next(e["scores"][split] for e in to_best["entries"] if e["name"] == best)
-    mean = percent(scores[to_best["statistic"]]["mean"])
-    kinds = {
-        "it can be told from": [name for name, stand in stands.items() if stand == ""],
-        "it cannot be told from": [name for name, stand in stands.items() if stand == TIED],
-        "nothing can be said without the cache of the runs about": [
-            name for name, stand in stands.items() if stand is None
-        ],
-    }
-    said = "; ".join(f"{words} {_names(names)}" for words, names in kinds.items() if names)
-    return (
-        f"{best} has the highest mean/class of these {len(stands)} on {split} ({mean} %); {said} "
-        "(95 % interval of the paired difference over the same images; not corrected for the "
-        "number of comparisons)."
-    )
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def comparison_rows(
-    reading: ReportedRuns, comparison: Comparison, to_best: Comparison, split: str
-) -> PageTable:
+def comparison_rows(reading: ReportedRuns, comparison: Comparison, split: str) -> PageTable:
     """Return the table of all lines on a split."""
-    stands = standing(to_best, split)
+    stands = standing(comparison, split)
     most = {score: _most(comparison, split, score) for score in COLUMNS}
     rows = []
-    for entry, other, scored in zip(
-        comparison["entries"], to_best["entries"], reading.entries, strict=True
-    ):
+    for entry, scored in zip(comparison["entries"], reading.entries, strict=True):
         scores, stand = entry["scores"][split], stands[entry["name"]]
         cells = [_score(scores[score], most[score]) for score in COLUMNS]
-        cells.insert(2, _interval_of(scored, split, to_best["statistic"]))
+        cells.insert(2, _interval_of(scored, split, comparison["statistic"]))
         rows.append(
             [
                 PageCell(entry["name"]),
@@ -123,12 +65,12 @@ def comparison_rows(
                 PageCell.number(entry["rank"][split], 1),
                 _difference(entry["difference"][split]),
                 PageCell.number((entry["difference"][split] or {}).get("p"), 3),
-                _difference(other["difference"][split]),
+                _difference(entry["behind_best"][split]),
             ]
         )
     names = list(COLUMNS.values())
-    heading = ["line", "", *names[:2], f"95 % of {names[1]}", *names[2:], "rank",
-               f"vs {comparison['baseline']}", "p", f"vs {to_best['baseline']}"]  # fmt: skip
+    against = [f"vs {comparison['baseline']}", "p", f"vs {best_entry(comparison, split)}"]
+    heading = ["line", "", *names[:2], f"95 % of {names[1]}", *names[2:], "rank", *against]
     caption = (
         f"Accuracy in %, {split} split, mean ± sd over seeds; the interval of {names[1]} is over "
         "images, the mean of the ends over seeds; differences of mean/class in points with their "

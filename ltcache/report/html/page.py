@@ -18,7 +18,7 @@ from ltcache.report.formats import Comparison, remarks, require_split
 from ltcache.report.frequency import shown_entries
 from ltcache.report.html.cells import PageCell, PageTable
 from ltcache.report.html.classes import class_table
-from ltcache.report.html.facts import best_entry, comparison_rows, facts, verdict
+from ltcache.report.html.facts import comparison_rows, facts
 from ltcache.report.html.figures import (
     SHOWN,
     drawn,
@@ -34,6 +34,7 @@ from ltcache.report.html.predictions import LinePredictions, calibration_table, 
 from ltcache.report.label_errors import LabelErrors
 from ltcache.report.more_images import MoreImages
 from ltcache.report.reading import ReportedRuns
+from ltcache.report.standing import best_entry, verdict
 
 _COSTS = {
     "head_seconds": "fit, s",
@@ -110,7 +111,6 @@ def _content(
     comparison: Comparison = reading.compared(baseline)
     require_split(comparison, split)
     best = best_entry(comparison, split)
-    to_best = reading.compared(best)
     entries = shown_entries(comparison, split)
     names = [str(entry["name"]) for entry in entries]
     lines = predict_lines(reading, names, split)
@@ -118,7 +118,7 @@ def _content(
     scored = [entry for entry in reading.entries if entry.name in names]
     first = _shown_first(comparison, entries, best, split)
     tables = {
-        "comparison": comparison_rows(reading, comparison, to_best, split),
+        "comparison": comparison_rows(reading, comparison, split),
         "classes": class_table(reading, comparison, entries, split, lines.get(best)),
         "cost": cost_table(comparison),
     }
@@ -143,7 +143,7 @@ def _content(
         "split": split,
         "facts": facts(reading),
         "remarks": remarks(comparison, split),
-        "verdict": verdict(to_best, split),
+        "verdict": verdict(comparison, split),
         "left_out": len(reading.entries) - len(names),
         "tables": tables,
         "figures": dict(drawn(figures)),

@@ -17,11 +17,11 @@ from ltcache.images import thumbnail_uri
 from ltcache.metrics import PredictedClasses
 from ltcache.report import confusions, read_runs, report
 from ltcache.report.html import write_report_page
-from ltcache.report.html.facts import BEST, TIED, standing, verdict
 from ltcache.report.html.mistakes import worst_mistakes
 from ltcache.report.html.pairs import pairs_table
 from ltcache.report.html.pictures import CacheImages
 from ltcache.report.html.predictions import LinePredictions, predict_lines
+from ltcache.report.standing import BEST, TIED, standing, verdict
 from ltcache.runs import LabelledLogits, by_frequency, open_run
 from tests.conftest import Call
 from tests.report.html.conftest import COUNTS, NAMES, MarkupShop
@@ -214,7 +214,7 @@ def test_best_and_what_cannot_be_told_from_it() -> None:
     def entry(name: str, mean: float, high: float | None) -> dict[str, Any]:
         difference = None if high is None else {"high": high}
         score = {"mean_per_class": {"mean": mean}}
-        return {"name": name, "scores": {"test": score}, "difference": {"test": difference}}
+        return {"name": name, "scores": {"test": score}, "behind_best": {"test": difference}}
 
     entries = [entry("a", 0.5, None), entry("b", 0.4, -0.01), entry("c", 0.45, 0.02)]
     found = {"baseline": "a", "statistic": "mean_per_class", "entries": entries}
