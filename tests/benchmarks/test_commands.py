@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import bench_faults, bench_wait, commands
+from tests.benchmarks import bench_faults, bench_report_page, bench_wait, commands
 from tests.benchmarks.commands import WORK, Usage, busy, compared, run
 from tests.conftest import Call
 
@@ -43,6 +43,16 @@ def test_waiting(toy: tuple[list[Mapping[str, str]], list[str]]) -> None:
     bench_wait.main([*options, "--work", "extract", "--burners", "1"])
     _, *measured = seen
     assert measured == [bench_wait.SPINS, bench_wait.SLEEPS] * 2
+
+
+def test_the_page_of_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_report_page, "PACKAGES", {"no-such-browser": ""})
+    bench_report_page.main(["--classes", "4", "--rows", "40", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "4 classes, 40 test images" in printed and "MB (at most 15)" in printed
+    assert "not loaded: Chromium is not installed" in printed
 
 
 def test_a_process_is_measured_beside_others() -> None:
