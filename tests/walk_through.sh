@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A newcomer's walk from `inspect` to `predict`, on a folder of class folders without splits.
+# A newcomer's walk from `inspect` to `predict`, on a folder of class folders without splits, with a
+# page of the report and one of the images on the way.
 #
 #     tests/walk_through.sh [LTCACHE]     the executable; by default `ltcache` of PATH
 #
@@ -51,27 +52,16 @@ walk() {
 }
 
 walk inspect "my photos"
-walk extract "my photos" --out cache
+walk extract "my photos" --out cache --split test=0.2,val=0.1
 walk inspect cache
 walk verify cache
-walk zero-shot cache --split train
+walk zero-shot cache
+walk ablate cache --methods ce,logit-adjustment,lift-lp --seeds 2 --out ablation
+walk report ablation
+walk report ablation --html report.html
 walk fit-adapter cache --method logit-adjustment --out runs/la
-walk evaluate runs/la --split train
+walk evaluate runs/la
+walk browse cache --run runs/la --html browse.html
 walk predict runs/la "new ones"
 walk export runs/la --out bundle
-
-# scores and comparisons need a test split: every third image, as the messages above advise
-for folder in "my photos"/*; do
-    class=$(basename "$folder")
-    mkdir -p "split/train/$class" "split/test/$class"
-    number=0
-    for image in "$folder"/*; do
-        number=$((number + 1))
-        if [ $((number % 3)) = 0 ]; then part=test; else part=train; fi
-        cp "$image" "split/$part/$class/"
-    done
-done
-walk extract split --out split-cache
-walk ablate split-cache --methods ce,ncm --seeds 2 --out ablation
-walk report ablation
 echo "walk_through: all well"
