@@ -37,13 +37,12 @@ def comparison_table(
     ]
     ordered = [cells for _, cells in sorted(marked, key=lambda line: -line[0])]
     table = markdown_table(heading, ordered, width)
-    closing = f"{verdict(comparison, split)} Marked: * the best, = not told from the best."
+    closing = f"{verdict(comparison, split)} Marked: * the best, ~ not told from the best."
     return "\n".join([table, *remarks(comparison, split), closing])
 
 
 def _marked(name: str, stands: Mapping[str, str | None]) -> str:
-    mark = {BEST: " *", TIED: " ="}.get(stands[name] or "", "")
-    return name + mark
+    return name + {BEST: "*", TIED: "~"}.get(stands[name] or "", "")
 
 
 def to_markdown(comparison: Comparison, split: str = "test") -> str:

@@ -90,7 +90,7 @@ def test_the_difference_of_equal_runs_is_nothing_and_of_better_ones_is_seen() ->
 def test_the_best_line_is_first_and_what_cannot_be_told_from_it_is_marked() -> None:
     found = _comparison(ce=0.5, better=3.0, equal=3.0)
     table = comparison_table(found).splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:5]] == ["better *", "equal =", "ce"]
+    assert [line.split("|")[1].strip() for line in table[2:5]] == ["better*", "equal~", "ce"]
     assert "it can be told from ce; it cannot be told from equal" in table[-1]
     assert found["entries"][0]["behind_best"]["test"]["high"] < 0
     assert found["entries"][1]["behind_best"]["test"] is None
