@@ -95,6 +95,7 @@ def _run(
     environ: Mapping[str, str],
 ) -> None:
     """Become the process that was asked for: its streams, environment and folder; then the task."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by tests in the background
     for descriptor, place in zip((1, 2), places, strict=True):
         file = os.open(place, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, descriptor)

@@ -70,7 +70,8 @@ class ProcessCrew:
         members: list[_CrewMember] = []
         try:
             with _raised_when_told_to_end():
-                members += (_CrewMember(self._command, e, self._tell) for e in self._environs)
+                with _interruptible():
+                    members += (_CrewMember(self._command, e, self._tell) for e in self._environs)
                 while any(member.running for member in members):
                     if failed := [m for m in members if m.failed(fine)]:
                         return [failed[0].ended()]
@@ -171,6 +172,21 @@ def _raised_when_told_to_end() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let what is started here be interrupted, also where this process ignores interruptions: a job
+    in the background of a script does, and what it starts would inherit that."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(number: int, _: FrameType | None) -> None:

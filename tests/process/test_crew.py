@@ -58,3 +58,14 @@ def test_a_signal_to_end_stops_all_and_leaves_the_handlers_as_they_were(tmp_path
     assert end.value.code == 128 + signal.SIGTERM
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_processes_are_interrupted_by_one_that_ignores_interruptions_itself(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        ends = f"trap 'touch {tmp_path}/ended; exit 0' INT; while :; do sleep 0.05; done"
+        ended, _ = run(f"[ $N = 1 ] && sleep 0.5 && exit 1; {ends}", 2)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [EndedProcess(1, "")] and (tmp_path / "ended").is_file()
