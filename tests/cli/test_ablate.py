@@ -69,7 +69,7 @@ def test_a_grid_and_a_failure_with_status_3(call: Call, cache: Path, tmp_path: P
         "--grid", "init=random,previous",
     )  # fmt: skip
     assert status == 3 and "1 runs failed" in err
-    assert "| ce, init=random " in table
+    assert "| ce, init=random" in table
     assert "failed: ce, init=previous, seed 0: init=previous needs a stage before it" in table
     wrong = ("ablate", cache, "--methods", "ce", "--out", tmp_path / "wrong")
     status, _, err = call(*wrong, "--grid", "loss.tua=1")

@@ -107,7 +107,7 @@ def test_a_report_names_the_folders_that_it_leaves_out(
     (runs / "notes").mkdir()
     status, out, err = call("report", runs)
     assert (status, err) == (0, "")
-    lines = {line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")}
+    lines = {line.split("|")[1].strip(" *~") for line in out.splitlines() if line.startswith("|")}
     assert {"ce", "ncm"} < lines and not lines & {"broken", "odd", "both"}
     for name in ("aside", "bare", "broken", "odd", "torn", "both"):
         assert f"left out: {runs / name}:" in out, name
