@@ -20,7 +20,7 @@ from ltcache.records import one_line
 from ltcache.retrieval.scoring.block_screen import BlockScreen
 from ltcache.retrieval.scoring.block_screen import log_odds as log_odds
 from ltcache.retrieval.scoring.pool import Pool
-from ltcache.retrieval.scoring.queries import ClassQueries
+from ltcache.retrieval.scoring.queries import ClassQueries, two_halves
 from ltcache.retrieval.scoring.top_lists import Exact, TopLists
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -150,43 +150,56 @@ def exact_scores(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return float64 log-odds and margins and int64 runners-up of pairs, in float64 throughout.
 
+    What a pair gets is the same to the bit, whatever other pairs are asked for with it and on
+    whatever device: parts of a pool are scored apart, and their lists are merged.
+
     Args:
         rows: int64 (n,), pool rows, in any order and as often as wanted. labels: int64 (n,).
     """
     distinct, inverse = np.unique(rows, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     bounds = np.searchsorted(inverse[order], np.arange(0, len(distinct) + _EXACT_ROWS, _EXACT_ROWS))
-    scaled = torch.from_numpy(queries.scaled).to(device)
+    sentences = [torch.from_numpy(halves).to(device) for halves in queries.halves]  # M x (2, C, D)
     odds, margin = np.empty(len(rows)), np.empty(len(rows))
     runner_up = np.empty(len(rows), np.int64)
     for number, start in enumerate(range(0, len(distinct), _EXACT_ROWS)):
         pairs = order[bounds[number] : bounds[number + 1]]
-        values = torch.from_numpy(pool.unit(distinct[start : start + _EXACT_ROWS])).to(device)
-        place = torch.from_numpy(inverse[pairs] - start).to(device)
-        wanted = torch.from_numpy(np.asarray(labels)[pairs]).to(device)
-        found = _exact(_logits(values, scaled), place, wanted)
-        odds[pairs], margin[pairs], runner_up[pairs] = (part.cpu().numpy() for part in found)
+        values = torch.from_numpy(two_halves(pool.unit(distinct[start : start + _EXACT_ROWS])))
+        logits = _logits(values.to(device), sentences) / queries.tau
+        place, wanted = inverse[pairs] - start, np.asarray(labels)[pairs]
+        odds[pairs], margin[pairs], runner_up[pairs] = _exact(logits, place, wanted)
     return np.round(odds, DECIMALS), np.round(margin, DECIMALS), runner_up
 
 
-def _exact(logits: Tensor, place: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _exact(
+    logits: np.ndarray, place: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return log-odds, margins and runners-up, (n,), of rows ``place`` and classes ``wanted``.
 
-    The sum over the others is that: nothing is subtracted from a sum over all classes.
+    The sum over the others is that: nothing is subtracted from a sum over all classes. numpy sums
+    a row as if it were alone, which torch does not promise.
     """
-    own = logits[place, wanted]
-    once = len(place) == len(logits)  # every row is in a pair: each in one, in their order
-    others = logits if once else logits[place]
-    others.scatter_(1, wanted[:, None], -torch.inf)
-    second, runner_up = others.max(dim=1)
-    total = others.sub_(second[:, None]).exp_().sum(dim=1)
-    return own - second - total.log(), own - second, runner_up
+    pairs = np.arange(len(place))
+    own, others = logits[place, wanted], logits[place]
+    others[pairs, wanted] = -np.inf
+    runner_up = others.argmax(axis=1)
+    second = others[pairs, runner_up]
+    total = np.exp(others - second[:, None]).sum(axis=1)
+    return own - second - np.log(total), own - second, runner_up
 
 
-def _logits(values: Tensor, scaled: Tensor) -> Tensor:
-    """Return (n, C): the largest product with a class's queries (M, C, D)."""
-    products = [values @ rows.T for rows in scaled]
-    return products[0] if len(products) == 1 else torch.stack(products).amax(dim=0)
+def _logits(values: Tensor, sentences: list[Tensor]) -> np.ndarray:
+    """Return (n, C): the largest cosine with a class's sentences, in a sum without rounding.
+
+    Args:
+        values: (2, n, D), see :func:`ltcache.retrieval.scoring.queries.two_halves`.
+        sentences: M times (2, C, D).
+    """
+    products = [
+        values[0] @ high.T + (values[0] @ low.T + values[1] @ high.T) for high, low in sentences
+    ]
+    best = products[0] if len(products) == 1 else torch.stack(products).amax(dim=0)
+    return np.asarray(best.cpu().numpy())
 
 
 def _slack(queries: ClassQueries) -> float:

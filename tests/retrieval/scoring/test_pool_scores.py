@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltcache.errors import CacheError, UsageError
+from ltcache.retrieval.scoring import pool_scores
 from ltcache.retrieval.scoring.pool_scores import RankedPairs, exact_scores, log_odds, score_pool
 from ltcache.retrieval.scoring.queries import ClassQueries, class_queries, mixed_queries, unit
 from tests.fakes import FakeCache, long_tail_counts
@@ -116,6 +117,24 @@ def test_margin_and_runner_up_name_the_best_other_class() -> None:
         assert margin[n] == pytest.approx(expected, abs=2e-9)
     probability = 1 / (1 + np.exp(-odds))
     np.testing.assert_allclose(probability.reshape(50, 6).sum(axis=1), 1, atol=1e-7)
+
+
+@pytest.mark.parametrize("sentences", [1, 2])
+def test_scores_do_not_depend_on_what_else_is_scored(
+    monkeypatch: pytest.MonkeyPatch, sentences: int
+) -> None:
+    monkeypatch.setattr(pool_scores, "DECIMALS", 16)  # as if rounding hid nothing
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=(700, 512)).astype(np.float16)
+    queries = ClassQueries(unit(rng.normal(size=(sentences, 83, 512))), 0.01)
+    rows, labels = rng.integers(0, 700, 900), rng.integers(0, 83, 900)
+    together = exact_scores(ArrayPool(values), queries, rows, labels)
+    for size in (1, 2, 7, 100):
+        for start in (0, 3, 311, 899):
+            some = slice(start, start + size)
+            alone = exact_scores(ArrayPool(values), queries, rows[some], labels[some])
+            for own, whole in zip(alone, together, strict=True):
+                assert own.tobytes() == whole[some].tobytes()
 
 
 def test_several_sentences_count_as_their_mean_or_as_their_best() -> None:
