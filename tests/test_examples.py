@@ -15,7 +15,7 @@ from ltcache.cache import open_cache
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.manifest import read_manifest
-from ltcache.retrieval import retrieve_tail
+from ltcache.retrieval import retrieve_part, retrieve_tail
 from tests.class_folders import write_images
 
 COUNTS = {
@@ -23,7 +23,9 @@ COUNTS = {
     "val": {"cat": 4, "newt": 4},
     "test": {"cat": 4, "newt": 4},
 }
-ENTRY_POINTS = (extract, open_cache, fit_adapter, ablate, retrieve_tail, LongTailClassifier)
+ENTRY_POINTS = (
+    extract, open_cache, fit_adapter, ablate, retrieve_tail, retrieve_part, LongTailClassifier,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from ltcache.cache.likeness import (
     row_chunks,
     unit_features,
 )
-from ltcache.cache.mirror import fetched, local_folder
+from ltcache.cache.mirror import fetched, local_folder, place_of
 from ltcache.cache.norms import cosines
 from ltcache.cache.plan import Plan, claim_plan, read_plan, read_plans
 from ltcache.cache.prompt_set import PromptEmbeddings
@@ -108,6 +108,7 @@ __all__ = [
     "near_groups",
     "near_threshold",
     "open_cache",
+    "place_of",
     "read_cost",
     "read_index",
     "read_plan",

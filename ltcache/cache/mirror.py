@@ -42,15 +42,22 @@ def local_folder(place: str | Path) -> Path:
     return folder
 
 
+def place_of(cache: Path) -> str:
+    """Return where a cache is: the address that its folder mirrors, or the folder's whole path."""
+    try:
+        return str(json.loads(origin_path(cache).read_text())["address"])
+    except FileNotFoundError:
+        return str(cache.resolve())
+
+
 def fetch_again(cache: Path, name: str, sha256: str) -> bool:
     """Fetch a file of a mirror, in the place of a damaged one; returns whether it is a mirror.
 
     Raises:
         CacheError: it is missing or damaged at the address, too.
     """
-    try:
-        address = json.loads(origin_path(cache).read_text())["address"]
-    except FileNotFoundError:
+    address = address_of(place_of(cache))
+    if address is None:
         return False
     (cache / name).unlink(missing_ok=True)
     bring(ObjectStore(address), LocalFiles(cache), name, sha256)

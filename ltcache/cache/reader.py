@@ -241,6 +241,11 @@ class Cache:
         """
         return self.row_features(self.rows(split), field, view)
 
+    def shard_places(self, rows: np.ndarray, view: str = "center") -> np.ndarray:
+        """Return int64 (n,): where the shard of each of ``rows`` stands in :meth:`shards`."""
+        items = self._values("item").astype(np.int64)[rows]
+        return _owners(self._view(view)["shards"], items)[1]
+
     def row_features(
         self, rows: np.ndarray, field: str = "embedding", view: str = "center"
     ) -> np.ndarray:
@@ -319,8 +324,7 @@ class Cache:
     ) -> np.ndarray | None:
         """Collect items of all shards, which need not be sorted nor distinct; None of no items."""
         result: np.ndarray | None = None
-        first = np.array([start for _, start, _ in shards])
-        owner = np.searchsorted(first, items, side="right") - 1
+        first, owner = _owners(shards, items)
         for position in np.unique(owner).tolist():
             mapped = self._mapped(layer, shards[position][0], field)
             where = np.flatnonzero(owner == position)
@@ -348,8 +352,7 @@ class Cache:
         Args:
             mapped: the shard that the block before came from; holds at most one.
         """
-        first = np.array([start for _, start, _ in shards])
-        owner = np.searchsorted(first, items, side="right") - 1
+        first, owner = _owners(shards, items)
         position = int(owner[0])
         if (owner == position).all():
             if position not in mapped:
@@ -497,6 +500,12 @@ def check_identities(
         "numerics", expected.get("numerics"), found.get("numerics"), allow_stale=["numerics"]
     )
     return stale, warnings
+
+
+def _owners(shards: Sequence[Sequence[int]], items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first item of each shard, and the place of the shard of each of ``items``."""
+    first = np.array([start for _, start, _ in shards])
+    return first, np.searchsorted(first, items, side="right") - 1
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ end them, delete this file and what of it :mod:`ltcache.cli.retrieve_tail` names
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ltcache.cache import Cache
 
 F = TypeVar("F", bound=Callable[..., Any])
-_SHOWN = ("gallery", "source", "pool_source")
+_SHOWN = ("gallery", "source", "pool_sources")
 _REVIEW = ("decisions", "tsne", *_SHOWN)
 
 former_rules = (
     *(needs(name, "texts", "images") for name in ("top", "model", "pretrained")),
-    excludes("gallery=False", "source", "pool_source", why="images are for the gallery"),
+    excludes("gallery=False", "source", "pool_sources", why="images are for the gallery"),
 )
 
 
@@ -46,7 +46,7 @@ def former_options(function: F) -> F:
         click.option("--gallery/--no-gallery", default=None, hidden=True, help=of_review),
         click.option("--tsne", is_flag=True, hidden=True, help=of_review),
         click.option("--source", hidden=True, help=of_review),
-        click.option("--pool-source", hidden=True, help=of_review),
+        click.option("--pool-source", "pool_sources", multiple=True, hidden=True, help=of_review),
     ):
         function = option(function)
     return function
@@ -61,7 +61,7 @@ def run_what_it_is_now() -> bool:
     else:
         return False
     command = review.command if named == "there" else search.command
-    places = ("there", "cache", "pool") if named == "there" else ("cache", "pool")
+    places = ("there", "cache", "pools") if named == "there" else ("cache", "pools")
     words = list(_words(context, places))
     _tell(context, named, [str(command.name), *words])
     with command.make_context(command.name, words, parent=context.parent) as anew:
@@ -70,12 +70,12 @@ def run_what_it_is_now() -> bool:
 
 
 def plan_review(
-    cache: Cache, pool: Cache, out: Path, options: Mapping[str, Any]
+    cache: Cache, pools: Sequence[Cache], out: Path, options: Mapping[str, Any]
 ) -> tuple[review.Stores | None, bool]:
     """Return what of a review follows on a retrieval into ``out``, and say how to type it now.
 
     Args:
-        cache, pool: of the retrieval. options: of the running command.
+        cache, pools: of the retrieval. options: of the running command.
 
     Returns:
         Where the images of a gallery are, or None without one; whether t-SNE is drawn.
@@ -94,9 +94,9 @@ def plan_review(
     words = ["--gallery"] if shown and "gallery" not in given else []
     words += [word for name in given for word in _typed(context, name)]
     _tell(context, given[0], ["review", str(out), *drawn, *words])
-    folders = (cache.path, cache.manifest.name), (pool.path, pool.manifest.name)
-    places = options["source"], options["pool_source"]
-    return review.find_images(*folders, *places) if shown else None, options["tsne"]
+    images, *of_pools = ((one.path, one.manifest.name) for one in (cache, *pools))
+    places = options["source"], options["pool_sources"]
+    return review.find_images(images, of_pools, *places) if shown else None, options["tsne"]
 
 
 def _tell(context: click.Context, named: str, words: list[str]) -> None:
@@ -109,7 +109,10 @@ def _tell(context: click.Context, named: str, words: list[str]) -> None:
 
 def _words(context: click.Context, places: tuple[str, ...]) -> Iterator[str]:
     """Yield what the user gave: ``places`` as arguments, then everything else as options."""
-    yield from (str(context.params[name]) for name in places if is_given(context, name))
+    for name in places:
+        if is_given(context, name):
+            value = context.params[name]
+            yield from map(str, value if isinstance(value, tuple) else (value,))
     for param in context.command.params:
         name = str(param.name)
         if name in context.params and name not in places and is_given(context, name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from ltcache.cli.options import (
     allow_stale,
     general,
     print_json,
+    tell_part,
     terminal_width,
 )
 from ltcache.cli.progress import ProgressBar
@@ -33,7 +34,6 @@ from ltcache.errors import UsageError
 if TYPE_CHECKING:
     from ltcache.cache import Cache
     from ltcache.retrieval import (
-        CachedPool,
         ExactPass,
         IndexRequest,
         PoolIndex,
@@ -50,9 +50,18 @@ _OF_GUARDS = {
 """Guard that is switched off -> what it would have been set by."""
 
 
+_OF_PARTS = (
+    "groups", "max_count", "labels", "per_class", "up_to", "threshold", "precision", "margin",
+    "tau", "prompts", "pooling", "mean_weight", "false_alarm", "per_source", "source_column", "off",
+    "candidates", "index", "device", "of_pass", "allow_stale",
+)  # fmt: skip
+_OF_RESULTS = ("decisions", "gallery", "tsne", "source", "pool_sources")
+"""Options that say what is retrieved; and former ones about what follows."""
+
+
 @click.command("retrieve-tail", short_help="Choose images of an unlabelled pool for rare classes.")
 @click.argument("cache", required=False, metavar="CACHE", type=CachePath())
-@click.argument("pool", required=False, metavar="POOL", type=CachePath())
+@click.argument("pools", nargs=-1, metavar="POOL...", type=CachePath())
 @click.option("--out", type=LocalPath(), help="The result to write.  [required]")
 @click.option(
     "--group",
@@ -135,6 +144,18 @@ _OF_GUARDS = {
     show_default=True,
     help="Of the first pass; candidates are scored again in float64 either way.",
 )
+@click.option(
+    "--part",
+    metavar="I/N|auto",
+    help="Score the I-th, from 1, of N parts of the pool alone, into the folder OUT, for --merge; "
+    "auto: as torchrun, srun, mpirun, a job array or an indexed Job numbers this process.",
+)
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Merge parts, which are given in place of CACHE and POOL as files or folders: the result "
+    "is that of one pass, to the bit.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a result of other settings.")
 @former_options
 @allow_stale
@@ -149,11 +170,17 @@ _OF_GUARDS = {
     needs("save_index", "index", why="choose one that is built"),
     needs("factor", "index"),
     excludes("index", "of_pass", why="only a pass over all of the pool has one"),
+    excludes("merge", *_OF_PARTS, "part", why="the parts were made with their own"),
+    excludes("merge", *_OF_RESULTS, why="type ltcache review, once the parts are merged"),
+    excludes("part", "index", why="each part is scored as a whole"),
+    excludes("part", "of_pass", why="the parts of a pass in bf16 do not give its lists"),
+    excludes("part", "overwrite", *_OF_RESULTS, why="the parts are merged first"),
 )
 def command(
-    cache: Path | None, pool: Path | None, out: Path | None, as_json: bool, **options: Any
+    cache: Path | None, pools: tuple[Path, ...], out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Choose images of the unlabelled POOL for the rare classes of CACHE, by class prompts.
+    Several pools are searched as one.
 
     Images are ranked by the softmax over all class prompts. Guards keep out what is improbable, as
     near to another class, a copy of a training image or of another pick, or the same as a
@@ -164,42 +191,94 @@ def command(
     ltcache extract web/ --unlabelled --out pool
     ltcache retrieve-tail cache pool --out retrieved --to-precision 0.8
     ltcache retrieve-tail cache pool --out retrieved --max-count 20 --up-to 50 --per-source 10
+    ltcache retrieve-tail cache pool --part 1/4 --out parts    # and 2/4, 3/4, 4/4, anywhere
+    ltcache retrieve-tail --merge parts --out retrieved
     ltcache review retrieved cache --source photos/ --pool-source web/
     """
     if run_what_it_is_now():
         return
-    if cache is None or pool is None or out is None:
+    merge, part = (options.pop(name) for name in ("merge", "part"))
+    if merge:
+        _merge(cache, pools, out, as_json, options["overwrite"])
+        return
+    if cache is None or not pools or out is None:
         raise UsageError("give CACHE, POOL and --out")
     from ltcache.cache import open_cache
     from ltcache.cli.review import write_for_review
     from ltcache.retrieval import RetrievalSettings
 
-    opened, source = open_cache(cache), open_cache(pool)
-    stores, tsne = plan_review(opened, source, out, options)
+    opened, sources = open_cache(cache), [open_cache(pool) for pool in pools]
+    stores, tsne = plan_review(opened, sources, out, options)
     options |= {"labels": _labels(options["labels"]), "up_to": _up_to(options["up_to"])}
     names = (field.name for field in fields(RetrievalSettings))
     settings = RetrievalSettings(**{name: options[name] for name in names if name in options})
-    result = _retrieve(opened, source, out, settings, options)
+    if part:
+        path = _retrieve_part(opened, sources, part, out, settings, options)
+        tell_part(path, "retrieve-tail", " --out RETRIEVED", as_json)
+        return
+    result = _retrieve(opened, sources, out, settings, options)
     write_for_review(result, opened, stores, tsne)
     if as_json:
         print_json(result.record.to_dict() | {"path": str(out)})
     else:
-        _show(result, cache)
+        _show(result, str(cache))
+
+
+def _merge(
+    cache: Path | None, pools: tuple[Path, ...], out: Path | None, as_json: bool, overwrite: bool
+) -> None:
+    from ltcache.retrieval import merge_retrieval
+
+    if cache is None or out is None:
+        raise UsageError("--merge: give what --part has written, files or folders, and --out")
+    result = merge_retrieval([cache, *pools], out, overwrite=overwrite)
+    if as_json:
+        print_json(result.record.to_dict() | {"path": str(out)})
+    else:
+        _show(result, "CACHE")
+
+
+def _retrieve_part(
+    cache: Cache,
+    pools: Sequence[Cache],
+    part: str,
+    out: Path,
+    settings: RetrievalSettings,
+    options: Mapping[str, Any],
+) -> Path:
+    from ltcache.retrieval import retrieve_part
+
+    device = _device(options["device"])
+    with ScoringBar() as bar:
+        return retrieve_part(
+            cache,
+            pools,
+            part,
+            out,
+            settings,
+            device=device,
+            progress=bar,
+            allow_stale=options["allow_stale"],
+        )
 
 
 def _retrieve(
-    cache: Cache, pool: Cache, out: Path, settings: RetrievalSettings, options: Mapping[str, Any]
+    cache: Cache,
+    pools: Sequence[Cache],
+    out: Path,
+    settings: RetrievalSettings,
+    options: Mapping[str, Any],
 ) -> RetrievalResult:
-    from ltcache.retrieval import CachedPool, read_decisions, retrieve_tail
+    from ltcache.retrieval import read_decisions, retrieve_tail
 
     decisions = read_decisions(options["decisions"]) if options["decisions"] else None
     with ScoringBar() as bar:
         return retrieve_tail(
             cache,
-            pool,
+            pools,
             out,
             settings,
-            ranking=_ranking(CachedPool(pool, settings.view), bar, options),
+            ranking=_ranking(pools, settings.view, bar, options),
             allow_stale=options["allow_stale"],
             overwrite=options["overwrite"],
             decisions=decisions,
@@ -207,10 +286,17 @@ def _retrieve(
 
 
 def _ranking(
-    pool: CachedPool, bar: ScoringBar, options: Mapping[str, Any]
+    pools: Sequence[Cache], view: str, bar: ScoringBar, options: Mapping[str, Any]
 ) -> ExactPass | IndexRequest | PoolIndex:
     """Return what ranks: an exact pass, or the index that the options name."""
-    from ltcache.retrieval import KINDS, ExactPass, IndexRequest, open_index
+    from ltcache.retrieval import (
+        KINDS,
+        CachedPool,
+        ExactPass,
+        IndexRequest,
+        JoinedPool,
+        open_index,
+    )
 
     wanted, keep = options["index"], options["save_index"]
     exact = ExactPass(_device(options["device"]), options["of_pass"], bar)
@@ -220,7 +306,7 @@ def _ranking(
     if wanted in KINDS:
         return IndexRequest(wanted, options["factor"], partial(_keep_index, keep), exact)
     refuse_given(("factor",), f"{wanted} was saved with its own")
-    index = open_index(wanted, pool)
+    index = open_index(wanted, JoinedPool([CachedPool(pool, view) for pool in pools]))
     _keep_index(keep, index)
     return index
 
@@ -244,7 +330,7 @@ def _keep_index(keep: Path | None, index: PoolIndex | None) -> None:
         index.save(keep)
 
 
-def _show(result: RetrievalResult, cache: Path) -> None:
+def _show(result: RetrievalResult, typed: str) -> None:
     from ltcache.report import markdown_table
 
     heading = ["class", "training images", "wanted", "taken", "rejected, by reason"]
@@ -263,7 +349,7 @@ def _show(result: RetrievalResult, cache: Path) -> None:
         f"({result.record.group_scheme}); p_k >= {least.value:.4g} ({how}); near duplicates "
         f"calibrated on {near.images} training images at {near.false_alarm:.2%} false alarms"
     )
-    click.echo(f"look at them: ltcache review {shlex.join([str(result.path), str(cache)])}")
+    click.echo(f"look at them: ltcache review {shlex.join([str(result.path), typed])}")
     if not sum(result.counts().values()):
         click.echo("no image was taken: lower --threshold, or look at the reasons", err=True)
 

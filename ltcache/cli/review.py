@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from ltcache.images import ImageStore
     from ltcache.retrieval import RetrievalResult
 
-Stores = tuple["ImageStore | None", "ImageStore"]
-"""Where the images of the labelled cache and of the pool are."""
+Stores = tuple["ImageStore | None", "list[ImageStore]"]
+"""Where the images of the labelled cache and of each pool are."""
 
 
 @click.command("review", short_help="Look at a retrieval, accept and reject its images.")
@@ -41,7 +42,12 @@ Stores = tuple["ImageStore | None", "ImageStore"]
     "--source",
     help="What CACHE was extracted from: its images, for the gallery.  [default: where they were]",
 )
-@click.option("--pool-source", help="What the pool was extracted from: its images, too.")
+@click.option(
+    "--pool-source",
+    "pool_sources",
+    multiple=True,
+    help="What the pool was extracted from: its images, too. Once for each of several pools.",
+)
 @general
 def command(
     retrieved: Path,
@@ -50,7 +56,7 @@ def command(
     gallery: bool,
     tsne: bool,
     source: str | None,
-    pool_source: str | None,
+    pool_sources: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Look at RETRIEVED, a result of ltcache retrieve-tail, and decide about its images.
@@ -69,11 +75,11 @@ def command(
     ltcache review retrieved cache --tsne
     """
     from ltcache.cache import open_cache
-    from ltcache.retrieval import open_retrieved
+    from ltcache.retrieval import open_retrieved, pool_folders
 
     gallery = gallery or not (decisions or tsne)
     if not gallery:
-        refuse_given(("source", "pool_source"), "images are for --gallery")
+        refuse_given(("source", "pool_sources"), "images are for --gallery")
         if not tsne:
             refuse_given(("cache",), "only --gallery and --tsne look at training images")
     if (gallery or tsne) and cache is None:
@@ -82,8 +88,10 @@ def command(
     opened = open_cache(cache) if cache is not None else None
     stores = None
     if gallery and opened is not None:
-        places = (opened.path, result.record.cache), (retrieved, result.record.pool)
-        stores = find_images(*places, source, pool_source)
+        record = result.record
+        names = record.pools or (record.pool,)
+        pools = list(zip(pool_folders(retrieved, record.pools), names, strict=True))
+        stores = find_images((opened.path, record.cache), pools, source, pool_sources)
     if decisions is not None:
         result = _decided(result, retrieved, decisions, quiet=as_json)
     if opened is not None:
@@ -97,11 +105,12 @@ def _decided(
 ) -> RetrievalResult:
     """Put decisions into force in a result, write it, and say what changed."""
     from ltcache.manifest import ROOT_FILE
-    from ltcache.retrieval import GALLERY, apply_decisions, read_decisions
+    from ltcache.retrieval import GALLERY, apply_decisions, pool_folders, read_decisions
 
     after = apply_decisions(before, read_decisions(decisions))
+    roots = [str(folder / ROOT_FILE) for folder in pool_folders(Path(), before.record.pools)]
     # the gallery shows what the guards said, so it stays true; the picture does not
-    after.save(retrieved, overwrite=True, keep=[GALLERY, ROOT_FILE])
+    after.save(retrieved, overwrite=True, keep=[GALLERY, *roots])
     if not quiet:
         click.echo(_told(retrieved, before.counts(), after))
     return after
@@ -122,25 +131,33 @@ def _told(retrieved: Path, before: dict[int, int], result: RetrievalResult) -> s
 
 def find_images(
     images: tuple[Path, str],
-    pool_images: tuple[Path, str],
+    pools: Sequence[tuple[Path, str]],
     source: str | None,
-    pool_source: str | None,
+    pool_sources: Sequence[str],
 ) -> Stores:
     """Return where the images of a gallery can be read, before any long work.
 
     Args:
-        images, pool_images: folder that may say where the images of the cache and of the pool are,
-            and name of the manifest. source, pool_source: as the user gave them.
+        images, pools: folder that may say where the images of the cache and of each pool are,
+            and name of the manifest. source, pool_sources: as the user gave them.
 
     Raises:
-        UsageError: nothing says where the pool's images are.
+        UsageError: nothing says where the images of a pool are, or not for each.
     """
     from ltcache.pages import find_store
 
-    store, pool_store = find_store(source, *images), find_store(pool_source, *pool_images)
-    if pool_store is None:
+    if pool_sources and len(pool_sources) != len(pools):
+        names = ", ".join(name for _, name in pools)
+        raise UsageError(
+            f"--pool-source is given {len(pool_sources)} times, for {len(pools)} pools ({names}): "
+            "give it once for each, in this order"
+        )
+    given: Sequence[str | None] = pool_sources or [None] * len(pools)
+    found = [find_store(named, *pool) for named, pool in zip(given, pools, strict=True)]
+    stores = [store for store in found if store is not None]
+    if len(stores) < len(pools):
         raise UsageError("a gallery shows the pool's images: say where they are, --pool-source")
-    return store, pool_store
+    return find_store(source, *images), stores
 
 
 def write_for_review(

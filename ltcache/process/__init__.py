@@ -10,6 +10,7 @@ from ltcache.process.launched import (
     environment_of_share,
     launched_process,
     part_of_work,
+    part_to_merge,
 )
 from ltcache.process.openmp import spin_briefly, wait_asleep
 from ltcache.process.processors import processor_quota, usable_processors
@@ -23,6 +24,7 @@ __all__ = [
     "keep_freed_memory",
     "launched_process",
     "part_of_work",
+    "part_to_merge",
     "processor_quota",
     "spin_briefly",
     "usable_processors",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ltcache.errors import UsageError
 
-TORCHRUN = "torchrun"
+TORCHRUN, AUTO = "torchrun", "auto"
 
 _LAUNCHERS = {
     TORCHRUN: ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
@@ -104,6 +104,27 @@ def part_of_work(
         return process
     size = None if jobs is None else jobs * process.size
     return replace(process, rank=job * process.size + process.rank, size=size)
+
+
+def part_to_merge(part: str, environ: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """Return which part of work this process does that is merged when all parts are there.
+
+    Args:
+        part: ``I/N``, or ``auto``: as launchers, job arrays and indexed Jobs say.
+
+    Returns:
+        Its number, from 0, and how many parts there are.
+
+    Raises:
+        UsageError: no such part, or nothing says how many there are.
+    """
+    process = part_of_work(None if part == AUTO else part, environ)
+    if process.size is None:
+        raise UsageError(
+            f"--part {AUTO}: the environment says that this process is number {process.rank}, and "
+            f"not of how many; give --part {process.rank + 1}/N"
+        )
+    return process.rank, process.size
 
 
 def environment_of_share(

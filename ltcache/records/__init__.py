@@ -27,6 +27,7 @@ from ltcache.records.identity import (
 from ltcache.records.json_value import JsonObject, JsonValue
 from ltcache.records.object_store import ObjectStore
 from ltcache.records.page_parts import json_element, source_hash
+from ltcache.records.partial import PartialResult, parts_folder, read_parts
 from ltcache.records.place_kind import (
     OF_RUNS,
     PlaceKind,
@@ -46,6 +47,7 @@ __all__ = [
     "JsonRecord",
     "JsonValue",
     "ObjectStore",
+    "PartialResult",
     "PlaceKind",
     "address_of",
     "bytes_digest",
@@ -62,8 +64,10 @@ __all__ = [
     "mend_below",
     "not_what_is_asked",
     "one_line",
+    "parts_folder",
     "places_in",
     "plain_json",
+    "read_parts",
     "read_record",
     "record_there",
     "remove_leftovers",

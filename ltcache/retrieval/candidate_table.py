@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from ltcache.cache import Cache
 from ltcache.retrieval.columns import numbers_of, texts_of
 from ltcache.retrieval.guards.verdicts import GuardEvidence, GuardVerdicts
-from ltcache.retrieval.result import ACCEPTED, REJECTED
+from ltcache.retrieval.result import ACCEPTED, POOL, REJECTED
+from ltcache.retrieval.scoring.pool import JoinedPool
 
 
 def candidate_table(
-    cache: Cache, pool: Cache, evidence: GuardEvidence, verdicts: GuardVerdicts
+    cache: Cache, pool: JoinedPool, evidence: GuardEvidence, verdicts: GuardVerdicts
 ) -> pa.Table:
-    """Return the columns of :data:`ltcache.retrieval.result.COLUMNS`."""
+    """Return the columns of :data:`ltcache.retrieval.result.COLUMNS`, and of several pools the
+    name of each one's."""
     scores, names = evidence.scores, cache.classes.names
     train_rows, held_out_rows = evidence.train.rows[:, 0], evidence.held_out.rows[:, 0]
-    keys = texts_of(pool, "key", scores.rows)
+    keys = _keys(pool, scores.rows)
     train_keys = texts_of(cache, "key", train_rows)
     held_out_keys = texts_of(cache, "key", held_out_rows)
     columns = {
-        "pool_row": numbers_of(pool, "row_id", scores.rows),
+        "pool_row": scores.rows,
         "key": keys,
-        "uri": texts_of(pool, "uri", scores.rows),
+        "uri": _texts(pool, "uri", scores.rows),
         "label": scores.labels,
         "class_name": [names[label] for label in scores.labels],
         "p": scores.probability,
@@ -43,12 +47,32 @@ def candidate_table(
         "held_out_key": held_out_keys,
         "held_out_similarity": evidence.held_out.best,
         "sha256": list(evidence.content),
-        "width": numbers_of(pool, "width", scores.rows),
-        "height": numbers_of(pool, "height", scores.rows),
+        "width": _sizes(pool, "width", scores.rows),
+        "height": _sizes(pool, "height", scores.rows),
         "source": list(evidence.source),
-        **{name: texts_of(pool, name, scores.rows) for name in ("url", "caption", "licence")},
+        **{name: _texts(pool, name, scores.rows) for name in ("url", "caption", "licence")},
     }
+    if len(pool.pools) > 1:
+        columns[POOL] = pool.names_of(scores.rows)
     return pa.table(columns)
+
+
+def _texts(pool: JoinedPool, name: str, rows: np.ndarray) -> list[str]:
+    return pool.collected(rows, lambda cache, own: texts_of(cache, name, own))
+
+
+def _sizes(pool: JoinedPool, name: str, rows: np.ndarray) -> np.ndarray:
+    found = pool.collected(rows, lambda cache, own: numbers_of(cache, name, own))
+    return np.array(found, np.int64)
+
+
+def _keys(pool: JoinedPool, rows: np.ndarray) -> list[str]:
+    """Return the key of each row; with the name of its pool where another pool has the key, too."""
+    keys, names = _texts(pool, "key", rows), pool.names_of(rows)
+    pools = Counter(key for key, _ in {*zip(keys, names, strict=True)})
+    return [
+        f"{name}:{key}" if pools[key] > 1 else key for key, name in zip(keys, names, strict=True)
+    ]
 
 
 def _duplicate_of(

@@ -61,7 +61,8 @@ class RetrievalRecord(JsonRecord):
     Args:
         settings: with the temperature and the set of class texts that were used.
         identities: of both caches, under ``cache`` and ``pool``.
-        cache, pool: names of their manifests.
+        cache, pool: names of their manifests. pools: what each pool is called in the column
+            ``pool``, where several were given.
         thresholds: of the guards. group_scheme: what many, medium and few mean.
         classes: in the order of labels.
         index: what stands in index.json, where candidates came from an index.
@@ -82,6 +83,7 @@ class RetrievalRecord(JsonRecord):
     stale: tuple[str, ...] = ()
     seconds: float = 0.0
     decisions: tuple[AppliedDecision, ...] = ()
+    pools: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -92,8 +94,9 @@ class RetrievalRecord(JsonRecord):
     def to_dict(self) -> JsonObject:
         """Return what stands in retrieve.json, for JSON."""
         found = super().to_dict()
-        if not self.decisions:
-            del found["decisions"]
+        for name in ("decisions", "pools"):
+            if not found[name]:
+                del found[name]
         return {"format": FORMAT, "key": self.key, **found}
 
     @classmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,8 +42,9 @@ _UNREADABLE = (
     SafetensorError, pa.ArrowException,
 )  # fmt: skip
 COLUMNS = {
-    "pool_row": "row_id in the pool's cache",
-    "key": "key in the pool's cache",
+    "pool_row": "row_id in the pool's cache; of several pools, counted through all of them",
+    "key": "key in the pool's cache; after the name of its pool and a colon where a candidate of "
+    "another pool has the same",
     "uri": "where the image is, relative to the pool's root",
     "label": "the class it was chosen for, or was a candidate of",
     "class_name": "its name",
@@ -71,6 +72,9 @@ COLUMNS = {
     "licence": "as the pool names it",
 }
 """Columns of retrieved.parquet, one row per class and candidate, by label and then by rank."""
+
+POOL = "pool"
+"""One more column where several pools were given: the name of each candidate's."""
 
 
 @dataclass(eq=False, repr=False)
@@ -153,6 +157,7 @@ class RetrievalResult:
             self._write(partial)
             for name in keep:
                 if (out / name).is_file():
+                    (partial / name).parent.mkdir(exist_ok=True)
                     shutil.copy2(out / name, partial / name)
         self.path = out
         return out
@@ -193,6 +198,17 @@ def open_retrieved(path: str | Path) -> RetrievalResult:
         raise CacheError(f"{path}: the result cannot be read ({error})") from None
     features = {name.removeprefix("field."): value for name, value in tensors.items()}
     return RetrievalResult(table, record, features, rows, path)
+
+
+def pool_folders(path: Path, pools: Sequence[str]) -> list[Path]:
+    """Return the folders that say where the images of each pool are.
+
+    Args:
+        path: of a result. pools: what its record calls them.
+    """
+    if not pools:
+        return [path]
+    return [path / "pools" / str(number) for number, _ in enumerate(pools, 1)]
 
 
 def tallied(entry: RetrievedClass, table: pa.Table) -> RetrievedClass:

@@ -9,38 +9,37 @@ kept out.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ltcache.cache import Cache, check_prompts, open_cache
+from ltcache.cache import Cache
 from ltcache.manifest import keep_root, kept_root
 from ltcache.metrics import GroupScheme
-from ltcache.records import PlaceKind, require_equal, require_replaceable
+from ltcache.records import PlaceKind, require_replaceable
 from ltcache.retrieval.candidate_table import candidate_table
 from ltcache.retrieval.guards.evidence import gather
 from ltcache.retrieval.guards.lookalikes import judge_pool
 from ltcache.retrieval.guards.neighbours import calibrate_near
 from ltcache.retrieval.guards.verdicts import GuardLimits, check_guards
 from ltcache.retrieval.record import RetrievalRecord, RetrievalThresholds, RetrievedClass
-from ltcache.retrieval.result import RetrievalResult, tallied
+from ltcache.retrieval.result import RetrievalResult, pool_folders, tallied
 from ltcache.retrieval.review.decisions import ReviewDecisions, apply_decisions
-from ltcache.retrieval.scoring.cached_queries import make_queries, temperature
 from ltcache.retrieval.scoring.index import PoolIndex
-from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.pool import JoinedPool
+from ltcache.retrieval.scoring.pool_scores import RankedPairs
 from ltcache.retrieval.scoring.ranking import ExactPass, IndexRequest, best_candidates
 from ltcache.retrieval.scoring.threshold import least_probability
-from ltcache.retrieval.selection import tail_quotas, train_counts
+from ltcache.retrieval.selection import train_counts
 from ltcache.retrieval.settings import RetrievalSettings
+from ltcache.retrieval.tail_search import PoolPlace, TailSearch, open_search
 
 
 def retrieve_tail(
     cache: Cache | str | Path,
-    pool: Cache | str | Path,
+    pool: PoolPlace | Sequence[PoolPlace],
     out: str | Path | None = None,
     settings: RetrievalSettings | None = None,
     *,
@@ -52,7 +51,9 @@ def retrieve_tail(
     """Choose images of an unlabelled pool for the rare classes of a cache.
 
     Args:
-        cache: the labelled cache, with class texts. pool: the pool's, by the same encoder.
+        cache: the labelled cache, with class texts.
+        pool: the pool's, by the same encoder, or those of several pools, of which the result is
+            that of one pool that holds the rows of all in their order.
         out: directory of the result; None: it is not written.
         settings: see :class:`ltcache.retrieval.settings.RetrievalSettings`.
         ranking: where candidates come from, an exact pass on the CPU by default; the p_k of those
@@ -62,7 +63,7 @@ def retrieve_tail(
         decisions: of a person, applied last (:mod:`ltcache.retrieval.review.decisions`).
 
     Raises:
-        IdentityError: another encoder made the pool, or the class texts, or the decisions are
+        IdentityError: another encoder made a pool, or the class texts, or the decisions are
             about another retrieval (status 4).
         UsageError: settings that cannot be meant, or ``out`` is taken.
         CacheError: a cache without embeddings or texts.
@@ -73,72 +74,68 @@ def retrieve_tail(
         [('cat', 3), ('newt', 3)]
     """
     started = time.perf_counter()
-    cache, pool = open_cache(cache), open_cache(pool)
     if out is not None:
         require_replaceable(out, PlaceKind.RETRIEVED)
-    stale = check_pool(cache, pool, allow_stale)
-    settings = _in_full(settings or RetrievalSettings(), cache)
-    stale += check_prompts(cache, cache.prompts(settings.prompts), allow_stale)
-    result = _retrieve(cache, CachedPool(pool, settings.view), settings, ranking or ExactPass())
+    search, ranking = open_search(cache, pool, settings, allow_stale), ranking or ExactPass()
+    if isinstance(ranking, IndexRequest):
+        ranking = ranking.build(search.pool, search.queries)
+    found = best_candidates(
+        ranking, search.pool, search.queries, search.wanted, search.settings.candidates
+    )
+    result = judged_result(search, found, ranking)
     seconds = round(time.perf_counter() - started, 3)
-    result.record = replace(result.record, stale=tuple(stale), seconds=seconds)
+    result.record = replace(result.record, seconds=seconds)
     if decisions is not None:
         result = apply_decisions(result, decisions)
     if out is not None:
-        keep_root(result.save(out, overwrite), kept_root(pool.path))
+        write_result(result, search.pool, out, overwrite)
     return result
 
 
-def _retrieve(
-    cache: Cache,
-    pool: CachedPool,
-    settings: RetrievalSettings,
-    ranking: ExactPass | IndexRequest | PoolIndex,
+def judged_result(
+    search: TailSearch, candidates: RankedPairs, ranking: ExactPass | PoolIndex
 ) -> RetrievalResult:
-    """Rank the pool for each rare class, and reject what guards keep out.
+    """Return the candidates with what guards let through, all that needs the whole pool.
 
     Args:
-        settings: with temperature and class texts filled in.
+        candidates: the best images of each class, from ``ranking``.
     """
-    wanted = tail_quotas(cache, settings)  # label -> images
-    queries = make_queries(cache, settings)
-    least = least_probability(cache, queries, np.array([*wanted]), settings)
+    cache, pool, settings = search.cache, search.pool, search.settings
+    labels = np.array([*search.wanted])
+    least = least_probability(cache, search.queries, labels, settings)
     near = calibrate_near(
         cache, false_alarm=settings.false_alarm, view=settings.view, seed=settings.seed
     )
-    if isinstance(ranking, IndexRequest):
-        ranking = ranking.build(pool, queries)
-    candidates = best_candidates(ranking, pool, queries, wanted, settings.candidates)
     evidence = gather(cache, pool, candidates, near, settings.source_column)
     off = check_guards(settings.off)
     limits = GuardLimits(least.value, settings.margin, settings.per_source, off)
-    verdicts = judge_pool(evidence, limits, wanted, pool, near)
-    table = candidate_table(cache, pool.cache, evidence, verdicts)
+    verdicts = judge_pool(evidence, limits, search.wanted, pool, near)
+    table = candidate_table(cache, pool, evidence, verdicts)
     record = RetrievalRecord(
         settings,
-        _identities(cache, pool, settings),
+        search.identities,
         cache.manifest.name,
-        pool.cache.manifest.name,
+        ", ".join(pool.names),
         RetrievalThresholds(least, near),
         GroupScheme.from_dict(cache.manifest.groups).describe(),
-        tuple(tallied(entry, table) for entry in _classes(cache, settings, wanted)),
+        tuple(tallied(entry, table) for entry in _classes(cache, settings, search.wanted)),
         ranking.record if isinstance(ranking, PoolIndex) else None,
         ranking.precision if isinstance(ranking, ExactPass) else "fp32",
+        search.stale,
+        pools=pool.names if len(pool.pools) > 1 else (),
     )
     rows = np.unique(candidates.rows)
-    return RetrievalResult(table, record, _features(pool.cache, rows, settings.view), rows)
+    return RetrievalResult(table, record, _features(pool, rows), rows)
 
 
-def _identities(
-    cache: Cache, pool: CachedPool, settings: RetrievalSettings
-) -> Mapping[str, Mapping[str, Any]]:
-    """Return what both caches are, for the record."""
-    texts = cache.prompts(settings.prompts)
-    rows = cache.manifest.identity()["rows"]
-    return {
-        "cache": cache.identities(settings.view, texts) | {"rows": rows},
-        "pool": pool.identity() | {"numerics": pool.cache.numerics},
-    }
+def write_result(
+    result: RetrievalResult, pool: JoinedPool, out: str | Path, overwrite: bool
+) -> None:
+    """Write a result, and beside it where the images of its pool are."""
+    folders = pool_folders(result.save(out, overwrite), result.record.pools)
+    for folder, one in zip(folders, pool.pools, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        keep_root(folder, kept_root(one.cache.path))
 
 
 def _classes(
@@ -153,44 +150,21 @@ def _classes(
     ]
 
 
-def _in_full(settings: RetrievalSettings, cache: Cache) -> RetrievalSettings:
-    """Return settings with what they leave to the cache: the temperature and the class texts."""
-    tau = temperature(cache, settings.tau)
-    return replace(settings, tau=tau, prompts=cache.prompts(settings.prompts).name)
+def _features(pool: JoinedPool, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return field -> (m, v, D) as stored, of the fields of all pools that heads take.
 
-
-def check_pool(cache: Cache, pool: Cache, allow_stale: Collection[str] = ()) -> list[str]:
-    """Refuse a pool by another encoder; warn of other numerics.
-
-    Returns:
-        Identity fields that differ and were let pass.
-
-    Raises:
-        IdentityError: with every differing field.
+    Args:
+        rows: ascending.
     """
-    stale = require_equal(
-        "encoder",
-        cache.encoder,
-        pool.encoder,
-        allow_stale=allow_stale,
-        remedy=f"extract the pool {pool.path} with the encoder that made {cache.path}",
-    )
-    loose = require_equal("numerics", cache.numerics, pool.numerics, allow_stale=["numerics"])
-    if loose:
-        warnings.warn(
-            f"the pool's features were computed otherwise ({', '.join(loose)}); p_k can differ in "
-            "their last digits",
-            stacklevel=3,
-        )
-    return stale
-
-
-def _features(pool: Cache, rows: np.ndarray, view: str) -> dict[str, np.ndarray]:
-    """Return field -> (m, v, D) as stored, of the fields that heads take."""
     result = {}
-    for name, dim in pool.field_dims(view).items():
-        if name == "tokens":
+    there = [one.cache.field_dims(pool.view) for one in pool.pools]
+    for name, dim in there[0].items():
+        if name == "tokens" or not all(name in dims for dims in there):
             continue
-        parts = [values for _, values in pool.feature_blocks(rows, 4096, name, view)]
+        parts = [
+            values
+            for number, _, own in pool.divided(rows)
+            for _, values in pool.pools[number].cache.feature_blocks(own, 4096, name, pool.view)
+        ]
         result[name] = np.concatenate(parts) if parts else np.zeros((0, 1, dim), np.float16)
     return result

@@ -159,6 +159,39 @@ def test_what_is_wrong_is_said_with_a_status(
     assert not (tmp_path / "r").exists()
 
 
+def test_parts_as_a_person_types_them(
+    call: Call, caches: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, asked = tmp_path / "my parts", ("--per-class", 5, "--per-source", 2)
+    status, whole, _ = call(*caches, "--out", tmp_path / "whole", *asked)
+    assert status == 0
+    status, text, err = call(*caches, "--part", "2/2", "--out", parts, *asked)
+    assert (status, err) == (0, "")
+    merge = f"ltcache retrieve-tail --merge '{parts}' --out RETRIEVED"
+    assert text == f"{parts}/part-2-of-2.npz: when all parts are there: {merge}\n"
+    out = ("--out", tmp_path / "r")
+    status, _, err = call("--merge", parts, *out)
+    assert (status, "of 2 parts, these are missing: 1" in err) == (2, True)
+    assert not (tmp_path / "r").exists()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    status, text, _ = call(*caches, "--part", "auto", "--out", parts, *asked, "--json")
+    assert (status, json.loads(text)) == (0, {"path": str(parts / "part-1-of-2.npz")})
+    status, text, err = call("--merge", *sorted(parts.iterdir()), *out)
+    assert (status, err) == (0, "")
+    assert text.splitlines()[:-2] == whole.splitlines()[:-2]
+    both = [tmp_path / name / "retrieved.parquet" for name in ("r", "whole")]
+    assert both[0].read_bytes() == both[1].read_bytes()
+    for status, said, words in (
+        (2, "--margin has no effect with --merge", ("--merge", parts, *out, "--margin", 1)),
+        (2, "give what --part has written", ("--merge", parts)),
+        (2, "holds no part", ("--merge", caches[0], *out)),
+        (2, "part '3/2'", (*caches, "--part", "3/2", *out)),
+    ):
+        found, _, err = call(*words)
+        assert (found, said in err) == (status, True), err
+
+
 def test_another_encoder_ends_with_status_four(
     call: Call, caches: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from ltcache.process import (
     environment_of_share,
     launched_process,
     part_of_work,
+    part_to_merge,
 )
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8"}
@@ -56,6 +57,12 @@ def test_processes_that_were_started_together(environ: dict[str, str], expected:
 def test_parts_of_work(environ: dict[str, str], rank: int, size: int | None) -> None:
     part = part_of_work(environ=environ)
     assert (part.rank, part.size) == (rank, size)
+    assert part_to_merge("2/9", environ) == (1, 9)
+    if size is not None:
+        assert part_to_merge("auto", environ) == (rank, size)
+        return
+    with pytest.raises(UsageError, match=f"give --part {rank + 1}/N"):
+        part_to_merge("auto", environ)
 
 
 def test_a_named_part_counts_from_one_and_goes_before_the_environment() -> None:

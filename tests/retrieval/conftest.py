@@ -24,6 +24,8 @@ def write_cache(
     *,
     text: np.ndarray | None = None,
     encoder_of: Path | None = None,
+    dtype: type[np.floating] = np.float16,
+    shard_size: int = 50,
 ) -> Cache:
     """Write features (n, D) as a cache, with rows as a manifest's columns say."""
     rows = len(values)
@@ -42,7 +44,7 @@ def write_cache(
     names = tuple(f"class {c}" for c in range(CLASSES)) if text is not None else ()
     manifest = Manifest(out.name, table, ClassList(names, (None,) * len(names)))
     source = out.parent / f"{out.name}.npz"
-    np.savez(source, features=values.astype(np.float16))
+    np.savez(source, features=values.astype(dtype))
     import_features(
         source,
         out,
@@ -50,7 +52,7 @@ def write_cache(
         text=text,
         encoder_of=encoder_of,
         logit_scale=None if encoder_of else 20.0,
-        shard_size=50,
+        shard_size=shard_size,
     )
     return open_cache(out)
 

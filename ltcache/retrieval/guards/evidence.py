@@ -16,13 +16,13 @@ from ltcache.retrieval.guards.neighbours import (
     units_of,
 )
 from ltcache.retrieval.guards.verdicts import GuardEvidence
-from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.pool import CachedPool, JoinedPool
 from ltcache.retrieval.scoring.pool_scores import RankedPairs
 
 
 def gather(
     cache: Cache,
-    pool: CachedPool,
+    pool: JoinedPool,
     scores: RankedPairs,
     near: NearThreshold,
     source_column: str | None = None,
@@ -39,11 +39,12 @@ def gather(
     train = _nearest_of(cache, ["train"], images, pool.view).take(inverse)
     others = _nearest_of(cache, held_out, images, pool.view).take(inverse)
     both = train.joined(others)
-    content = texts_of(pool.cache, "sha256", scores.rows)
+    content = pool.collected(scores.rows, lambda held, own: texts_of(held, "sha256", own))
+    source = pool.collected(scores.rows, lambda held, own: sources_of(held, own, source_column))
     return GuardEvidence(
         scores,
         content,
-        sources_of(pool.cache, scores.rows, source_column),
+        source,
         train,
         others,
         _looks_like(train, both, near),

@@ -21,7 +21,7 @@ from ltcache.retrieval.guards.verdicts import (
     alone,
     judge,
 )
-from ltcache.retrieval.scoring.pool import CachedPool
+from ltcache.retrieval.scoring.pool import Pool
 
 Close = dict[int, np.ndarray]
 """Candidate -> candidates that look like it, by their places in the list of all."""
@@ -34,7 +34,7 @@ def judge_pool(
     evidence: GuardEvidence,
     limits: GuardLimits,
     quotas: Mapping[int, int],
-    pool: CachedPool,
+    pool: Pool,
     near: NearThreshold,
 ) -> GuardVerdicts:
     """Return which candidates are taken, no two of which are near duplicates.

@@ -11,7 +11,7 @@ Decisions are kept by the browser under the key of the retrieval, and leave as a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from ltcache.records import (
     require_local,
 )
 from ltcache.retrieval.guards.verdicts import REASONS
-from ltcache.retrieval.result import ACCEPTED, RetrievalResult, tallied
+from ltcache.retrieval.result import ACCEPTED, POOL, RetrievalResult, tallied
 from ltcache.retrieval.review.decisions import LOCKED, decisions_of, retrieval_identity, undecided
 
 GALLERY = "gallery.html"
@@ -49,7 +49,7 @@ def write_gallery(
     cache: Cache,
     *,
     images: ImageStore | None = None,
-    pool_images: ImageStore | None = None,
+    pool_images: ImageStore | Sequence[ImageStore] | None = None,
     out: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PageSummary:
@@ -58,8 +58,9 @@ def write_gallery(
     Args:
         result: as :func:`ltcache.retrieval.open_retrieved` gives it.
         cache: the labelled cache that it was made for, for training images.
-        images, pool_images: where the images of both caches are; without one the page says so in
-            the place of each picture. A file that is not the one that was encoded is not shown.
+        images, pool_images: where the images of the cache and of the pool are, or of each of
+            several pools; without one the page says so in the place of each picture. A file that
+            is not the one that was encoded is not shown.
         out: the file; ``gallery.html`` in the result's directory by default.
         progress: called with classes done and classes in all.
 
@@ -104,10 +105,13 @@ class _GalleryPage:
         result: RetrievalResult,
         cache: Cache,
         images: ImageStore | None,
-        pool_images: ImageStore | None,
+        pool_images: ImageStore | Sequence[ImageStore] | None,
     ) -> None:
         self.result, self.cache = result, cache
-        self.images, self.pool_images = images, pool_images
+        self.images = images
+        several = pool_images if isinstance(pool_images, Sequence) else [pool_images]
+        names = result.record.pools or ("",)
+        self.pool_images = {} if pool_images is None else dict(zip(names, several, strict=True))
         self.table = undecided(result)
         taken = self.table.filter(pc.equal(self.table["status"], ACCEPTED))
         pairs = zip(taken["key"].to_pylist(), taken["class_name"].to_pylist(), strict=True)
@@ -165,7 +169,15 @@ class _GalleryPage:
             {"key": key, "image": place("train", int(row))}
             for key, row in zip(keys, own, strict=True)
         ]
-        files = {row["pool_row"]: (row["uri"], row["sha256"]) for row in candidates}
+        files = {
+            row["pool_row"]: PictureFile(
+                self.pool_images.get(row.get(POOL, "")),
+                row["uri"],
+                row["sha256"],
+                "where the images of the pool lie was not said",
+            )
+            for row in candidates
+        }
         pictures = self.pictures.of(self._file(at, files) for at in wanted)
         return {"items": items, "training": training, "images": pictures}
 
@@ -182,12 +194,10 @@ class _GalleryPage:
             "locked": row["reason"] in LOCKED,
         }
 
-    def _file(self, at: tuple[str, int], files: dict[int, tuple[str, str]]) -> PictureFile:
+    def _file(self, at: tuple[str, int], files: dict[int, PictureFile]) -> PictureFile:
         side, row = at
         if side == "pool":
-            return PictureFile(
-                self.pool_images, *files[row], "where the images of the pool lie was not said"
-            )
+            return files[row]
         nowhere = "where the labelled images lie was not said"
         return PictureFile(self.images, *self._training_file(row), nowhere)
 

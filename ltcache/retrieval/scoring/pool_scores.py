@@ -104,10 +104,11 @@ def score_pool(
         return exact_scores(pool, queries, rows, labels[where], device=device)[0]
 
     done, total = 0, len(pool.rows)
-    keep = min(_OVERSAMPLING[precision] * top, total)
+    most = max(1, total)  # a part of a small pool may have no row
+    keep = min(_OVERSAMPLING[precision] * top, most)
     slack = _slack(queries) if precision == "fp32" else 0.0
     lists = TopLists(len(labels), keep, slack, exact)
-    screen = BlockScreen(queries, labels, PRECISIONS[precision], torch.device(device), block, total)
+    screen = BlockScreen(queries, labels, PRECISIONS[precision], torch.device(device), block, most)
     for rows, values in pool.blocks(screen.block) if len(labels) else ():
         screen.collect(rows, values, lists)
         done += len(rows)
@@ -172,15 +173,15 @@ def exact_scores(
 
 
 def _exact(
-    logits: np.ndarray, place: np.ndarray, wanted: np.ndarray
+    logits: np.ndarray, positions: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return log-odds, margins and runners-up, (n,), of rows ``place`` and classes ``wanted``.
+    """Return log-odds, margins and runners-up, (n,), of rows ``positions`` and classes ``wanted``.
 
     The sum over the others is that: nothing is subtracted from a sum over all classes. numpy sums
     a row as if it were alone, which torch does not promise.
     """
-    pairs = np.arange(len(place))
-    own, others = logits[place, wanted], logits[place]
+    pairs = np.arange(len(positions))
+    own, others = logits[positions, wanted], logits[positions]
     others[pairs, wanted] = -np.inf
     runner_up = others.argmax(axis=1)
     second = others[pairs, runner_up]

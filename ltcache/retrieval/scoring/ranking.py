@@ -79,8 +79,18 @@ def best_candidates(
     Args:
         wanted: label -> images. candidates: of each class; None: more of those that want more.
     """
-    each = {label: candidates or OVERSAMPLING * quota + RESERVE for label, quota in wanted.items()}
+    each = candidates_of_each(wanted, candidates)
     labels = np.array([label for label, quota in wanted.items() if quota], np.int64)
     found = ranking.candidates(pool, queries, labels, max(each.values(), default=1))
-    most = np.array([each[int(label)] for label in found.labels], np.int64)
-    return found.take(np.flatnonzero(found.rank <= most))
+    return within_quota(found, each)
+
+
+def candidates_of_each(wanted: Mapping[int, int], candidates: int | None) -> dict[int, int]:
+    """Return label -> candidates, of the images that are wanted."""
+    return {label: candidates or OVERSAMPLING * quota + RESERVE for label, quota in wanted.items()}
+
+
+def within_quota(found: RankedPairs, most: Mapping[int, int]) -> RankedPairs:
+    """Return the first pairs of each class, ``most`` of its label."""
+    least = np.array([most[int(label)] for label in found.labels], np.int64)
+    return found.take(np.flatnonzero(found.rank <= least))
