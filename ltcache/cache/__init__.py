@@ -57,7 +57,13 @@ from ltcache.cache.shared_images import (
 )
 from ltcache.cache.staging import staged_at, staging_folder
 from ltcache.cache.summary import CacheSummary, summarise_cache
-from ltcache.cache.verify import CacheDamage, VerifyReport, verify_files
+from ltcache.cache.verify import (
+    CacheDamage,
+    VerifyReport,
+    merge_verified,
+    verify_files,
+    verify_part,
+)
 
 __all__ = [
     "AGAIN",
@@ -104,6 +110,7 @@ __all__ = [
     "likeness_field",
     "local_folder",
     "lost_in_half",
+    "merge_verified",
     "merged_errors",
     "near_groups",
     "near_threshold",
@@ -129,5 +136,6 @@ __all__ = [
     "summarise_cache",
     "unit_features",
     "verify_files",
+    "verify_part",
     "warn_of_shared",
 ]

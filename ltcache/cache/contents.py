@@ -29,35 +29,40 @@ _PROJECTED = 64  # rows of each shard whose embedding is compared with the proje
 _PROJECTION_COSINE = 0.99  # holds for bf16 towers too
 
 
+FoundProblems = list[tuple[str, str]]
+"""(file relative to the cache, what is wrong with it)."""
+
+FeatureLengths = dict[str, tuple[np.ndarray, np.ndarray]]
+"""``view/field`` -> items and lengths of the features that were read."""
+
+
 @one_line
 @dataclass
 class CacheContents:
-    """What the contents of a cache gave.
+    """What the contents of a cache, or of some of its shards, gave.
 
     Args:
         rows, failed: rows of the manifest, and those that failed; None where it cannot be read.
-        problems: (file relative to the cache, what is wrong with it).
-        warnings: what is odd but no damage.
-        norms: ``view/field`` -> statistics of lengths.
+        problems: of what all shards have in common.
+        of_shards: what was compared -> problems of the shards that were read, in their order.
     """
 
     rows: int | None = None
     failed: int | None = None
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    norms: dict[str, NormStats] = field(default_factory=dict)
+    problems: FoundProblems = field(default_factory=list)
+    of_shards: dict[str, FoundProblems] = field(default_factory=dict)
 
 
 def check_contents(
     path: Path, index: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]
-) -> CacheContents:
+) -> tuple[CacheContents, FeatureLengths]:
     """Compare plans, records, shards, rows and class texts with each other.
 
     Args:
         index: of the cache, whose files are known to be whole.
         chosen: view -> shards to read.
     """
-    result = CacheContents()
+    result, lengths = CacheContents(), FeatureLengths()
     try:
         cache = Cache(path, index)
         rows = cache.manifest.rows
@@ -65,20 +70,41 @@ def check_contents(
         result.failed = int(pc.sum(pc.equal(rows["status"], "failed")).as_py() or 0)
     except (CacheError, KeyError) as error:
         result.problems.append((index["manifest"], str(error)))
-        return result
+        return result, lengths
     result.problems += _check_plans(cache, index)
     result.problems += _check_ranges(index)
     layers = layers_of(index)
     records: dict[str, dict[int, ShardRecord]] = {}
     for layer in layers:
-        records[layer.folder] = _check_layer(cache, index, layer, chosen[layer.name], result)
+        found = result.of_shards[f"layer {layer.folder}"] = []
+        records[layer.folder] = _check_layer(
+            cache, index, layer, chosen[layer.name], found, lengths
+        )
     for view, shards in chosen.items():
-        result.problems += _check_projections(cache, view, shards, records)
+        found = list(_check_projections(cache, view, shards, records))
+        result.of_shards[f"projections of {view}"] = found
     ranges = index["views"][layers[0].name]["shards"]
-    result.problems += _check_rows(rows, index, ranges, records)
+    owner = _owner_of_rows(rows, index["manifest"], ranges, result.problems)
+    if owner is not None:
+        found = list(_check_rows(rows, index["manifest"], ranges, records, owner))
+        result.of_shards["rows"] = found
     for name in cache.prompt_names:
         result.problems += _check_prompts(cache, name, index["prompts"][name])
-    return result
+    return result, lengths
+
+
+def length_statistics(
+    path: Path, index: Mapping[str, Any], lengths: FeatureLengths
+) -> tuple[dict[str, NormStats], list[str]]:
+    """Return statistics of lengths, and a warning of each field in which some are odd."""
+    norms = {name: norm_stats(*found) for name, found in lengths.items()}
+    warnings = []
+    if any(stats.outliers for stats in norms.values()):
+        cache = Cache(path, index)
+        warnings = [
+            text for name, stats in norms.items() for text in _odd_lengths(cache, name, stats)
+        ]
+    return norms, warnings
 
 
 def _check_plans(cache: Cache, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -112,11 +138,13 @@ def _check_layer(
     index: Mapping[str, Any],
     layer: Layer,
     shards: Sequence[int],
-    result: CacheContents,
+    problems: FoundProblems,
+    lengths: FeatureLengths,
 ) -> dict[int, ShardRecord]:
-    """Check records and shards of a layer; returns the sound records."""
+    """Check records and shards of a layer, and add what is found; returns the sound records."""
     records = {}
-    lengths: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in layer.fields}
+    none = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    read = {name: [none] for name, shape in layer.fields.items()}
     wanted = set(shards)
     for shard, first, count in index["views"][layer.name]["shards"]:
         if shard not in wanted:
@@ -126,15 +154,14 @@ def _check_layer(
             records[shard] = record
             for name, shape in layer.fields.items():
                 part = check_field(cache.path, layer, shard, record, name, dims_of(shape))
-                lengths[name].append(part)
+                read[name].append(part)
         except DamagedFile as found:
             records.pop(shard, None)
-            result.problems.append((found.file, found.text))
-    for name, parts in lengths.items():
-        if parts and len(dims_of(layer.fields[name])) == 1:
+            problems.append((found.file, found.text))
+    for name, parts in read.items():
+        if len(dims_of(layer.fields[name])) == 1:
             items, norms = (np.concatenate(column) for column in zip(*parts, strict=True))
-            stats = result.norms[f"{layer.name}/{name}"] = norm_stats(items, norms)
-            result.warnings += _odd_lengths(cache, f"{layer.name}/{name}", stats)
+            lengths[f"{layer.name}/{name}"] = items, norms
     return records
 
 
@@ -264,19 +291,14 @@ def key_of(cache: Cache, item: int) -> str:
     return str(rows["key"][int(found[0])].as_py()) if len(found) else f"item {item} (no row)"
 
 
-def _check_rows(
-    rows: pa.Table,
-    index: Mapping[str, Any],
-    ranges: Sequence[Sequence[int]],
-    layers: Mapping[str, Mapping[int, ShardRecord]],
-) -> Iterator[tuple[str, str]]:
-    """Compare status, error and content hash of every row with the records of its item."""
-    name = index["manifest"]
-    whole = [shard for shard, _, _ in ranges if all(shard in found for found in layers.values())]
-    records = {shard: [found[shard] for found in layers.values()] for shard in whole}
+def _owner_of_rows(
+    rows: pa.Table, name: str, ranges: Sequence[Sequence[int]], problems: FoundProblems
+) -> np.ndarray | None:
+    """Return the place of each row's shard, -1 where it has none; None, and the problem is added,
+    where no shard holds an encoded row."""
     items = rows["item"].to_numpy()
     if unknown := set(pc.unique(rows["status"]).to_pylist()) - {"ok", "failed", "skipped"}:
-        yield name, f"unknown status {str(min(unknown, key=str))!r}"
+        problems.append((name, f"unknown status {str(min(unknown, key=str))!r}"))
     encoded = pc.fill_null(pc.not_equal(rows["status"], "skipped"), True).to_numpy()
     starts = np.array([first for _, first, _ in ranges], np.int64)
     ends = starts + np.array([count for _, _, count in ranges], np.int64)
@@ -284,11 +306,25 @@ def _check_rows(
     outside = encoded & ((owner < 0) | (items >= ends[owner]))
     if outside.any():
         row = int(np.argmax(outside))
-        yield name, f"row {row}: no shard holds its item {items[row]}"
-        return
+        problems.append((name, f"row {row}: no shard holds its item {items[row]}"))
+        return None
+    return np.asarray(np.where(encoded, owner, -1))
+
+
+def _check_rows(
+    rows: pa.Table,
+    name: str,
+    ranges: Sequence[Sequence[int]],
+    layers: Mapping[str, Mapping[int, ShardRecord]],
+    owner: np.ndarray,
+) -> Iterator[tuple[str, str]]:
+    """Compare status, error and content hash of every row with the records of its item."""
+    whole = [shard for shard, _, _ in ranges if all(shard in found for found in layers.values())]
+    records = {shard: [found[shard] for found in layers.values()] for shard in whole}
+    items, starts = rows["item"].to_numpy(), [first for _, first, _ in ranges]
     shards = [shard for shard, _, _ in ranges]
     read = np.array([shard in records for shard in shards], bool)
-    chosen = np.flatnonzero(encoded & read[owner])
+    chosen = np.flatnonzero((owner >= 0) & read[owner])
     chosen = chosen[np.argsort(owner[chosen], kind="stable")]
     borders = np.searchsorted(owner[chosen], np.arange(len(shards) + 1))
     sorted_rows = rows.select(["sha256", "error", "status", "key"]).take(pa.array(chosen))

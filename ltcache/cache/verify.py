@@ -1,34 +1,43 @@
-"""Is a finished cache what its index says, byte by byte and value by value?
+"""Is a finished cache what its index says? The report about all of it, or about its parts.
 
-First every file that the index names is compared with its size and SHA-256; the index itself states
-the digest of its own content. Only where all files are whole are their contents compared with each
-other (:mod:`ltcache.cache.contents`): counts, statuses, NaN, norms, class texts.
+What is looked at: :mod:`ltcache.cache.checking`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ltcache.cache.contents import CacheContents, check_contents
-from ltcache.cache.index import named_in, read_index
-from ltcache.cache.intact import damage_remedy, difference
-from ltcache.cache.layers import layers_of
-from ltcache.cache.layout import index_path, record_path, shard_path
+from ltcache.cache.checking import CheckedPart, check_part
+from ltcache.cache.contents import (
+    CacheContents,
+    FeatureLengths,
+    FoundProblems,
+    length_statistics,
+)
+from ltcache.cache.index import read_index
+from ltcache.cache.intact import damage_remedy
 from ltcache.cache.norms import NormStats
-from ltcache.manifest import ROOT_FILE
-from ltcache.records import JsonObject, JsonRecord, one_line, require_local
+from ltcache.process import part_to_merge
+from ltcache.records import (
+    JsonObject,
+    JsonRecord,
+    PartialResult,
+    digest,
+    one_line,
+    parts_folder,
+    read_parts,
+    read_record,
+    require_equal,
+    require_local,
+)
 
-UNCHECKED = ("cost.jsonl", ROOT_FILE)
-"""Files that nothing depends on: never part of the index."""
-
-_HERE = Path()
-_INDEX = index_path(_HERE).name
+COMMAND = "verify"
+_ITEMS, _LENGTHS = "/items", "/lengths"
 
 
 @dataclass(frozen=True)
@@ -123,84 +132,114 @@ def verify_files(path: str | Path, *, max_shards: int | None = None) -> VerifyRe
     """
     path = require_local(path)
     index = read_index(path, check_sizes=False)
-    chosen = choose_shards(index["views"], max_shards)
-    unread = set()
-    if max_shards is not None:
-        unread = _shard_files(index) - _shard_files(index, chosen)
-    problems = [*_damaged(path, index["files"], unread), *_unnamed(index)]
-    contents = CacheContents() if problems else check_contents(path, index, chosen)
+    return _report(path, index, [check_part(path, index, max_shards=max_shards)])
+
+
+def verify_part(
+    path: str | Path, part: str, out: str | Path, *, max_shards: int | None = None
+) -> Path:
+    """Check one part of the shards of a finished cache, for :func:`merge_verified`.
+
+    Args:
+        path, max_shards: as of :func:`verify_files`.
+        part: ``I/N``, the I-th of N parts from 1, or ``auto`` where a launcher, a job array or an
+            indexed Job numbers the processes.
+        out: a folder, of this part alone or of all parts.
+
+    Returns:
+        The file, ``part-I-of-N.npz`` in ``out``.
+
+    Raises:
+        UsageError: no such part, or an address in place of a folder.
+        CacheError: not a cache, not finished, or its index is damaged.
+    """
+    (number, count), folder = part_to_merge(part), parts_folder(out)
+    path = require_local(path)
+    index = read_index(path, check_sizes=False)
+    checked, lengths = check_part(path, index, number, count, max_shards)
+    arrays = {}
+    for name, both in lengths.items():
+        arrays[name + _ITEMS], arrays[name + _LENGTHS] = both
+    whole = {"index": digest(index), "max_shards": max_shards}
+    return PartialResult(COMMAND, number + 1, count, whole, checked.to_dict(), arrays).save(folder)
+
+
+def merge_verified(parts: Sequence[str | Path]) -> VerifyReport:
+    """Merge the parts of a verification into its report, which equals that of the whole.
+
+    Args:
+        parts: all that :func:`verify_part` wrote, files or folders that hold them.
+
+    Raises:
+        UsageError: a part is missing or there twice.
+        IdentityError: parts of different caches or of another number of shards, or a cache that
+            has changed since (status 4).
+        CacheError: a part is damaged, or the cache is not where the first part had it.
+    """
+    read = read_parts(parts, COMMAND)
+    checked = [read_record(CheckedPart, part.found, name="the record of a part") for part in read]
+    path = checked[0].path
+    index = read_index(path, check_sizes=False)
+    require_equal(
+        "cache",
+        read[0].whole["index"],
+        digest(index),
+        remedy=f"{path} has changed since the parts were made: make them again",
+    )
+    lengths = [_lengths_in(part.arrays) for part in read]
+    return _report(path, index, list(zip(checked, lengths, strict=True)))
+
+
+def _report(
+    path: Path, index: Mapping[str, Any], parts: Sequence[tuple[CheckedPart, FeatureLengths]]
+) -> VerifyReport:
+    """Return what all parts of a cache found."""
+    checked = [part for part, _ in parts]
+    problems = _joined_problems(checked)
+    contents = [] if problems else [part.contents for part in checked if part.contents]
+    unread = [found for found in contents if found.rows is None]
+    problems += _joined_problems(unread[:1] or contents)
+    first = (unread or contents or [CacheContents()])[0]
+    known = _joined_lengths([own for _, own in parts]) if contents and not unread else {}
+    norms, warnings = length_statistics(path, index, known)
     return VerifyReport(
         path=path,
-        files=len(index["files"]) - len(unread),
-        bytes=sum(e["bytes"] for name, e in index["files"].items() if name not in unread),
-        shards=sum(len(shards) for shards in chosen.values()),
+        files=sum(part.files for part in checked),
+        bytes=sum(part.bytes for part in checked),
+        shards=sum(part.shards for part in checked),
         all_shards=sum(len(view["shards"]) for view in index["views"].values()),
-        rows=contents.rows,
-        failed=contents.failed,
+        rows=first.rows,
+        failed=first.failed,
         problems=tuple(
             CacheDamage(file, text, damage_remedy(file, len(index["plans"])))
-            for file, text in problems + contents.problems
+            for file, text in problems
         ),
-        warnings=tuple(contents.warnings),
-        leftovers=tuple(_leftovers(path, index["files"])),
-        norms=contents.norms,
+        warnings=tuple(warnings),
+        leftovers=checked[0].leftovers,
+        norms=norms,
     )
 
 
-def choose_shards(views: Mapping[str, Any], max_shards: int | None = None) -> dict[str, list[int]]:
-    """Return view -> shards to read, the first and the last among them."""
-    chosen = {}
-    for view, entry in views.items():
-        numbers = [number for number, _, _ in entry["shards"]]
-        wanted = len(numbers) if max_shards is None else min(max_shards, len(numbers))
-        spread = np.linspace(0, len(numbers) - 1, wanted).round().astype(int)
-        chosen[view] = [numbers[position] for position in np.unique(spread)]
-    return chosen
+def _joined_problems(parts: Sequence[CheckedPart | CacheContents]) -> FoundProblems:
+    """Return what parts found in what they have in common, then in the shards of each."""
+    common = dict.fromkeys((file, text) for part in parts for file, text in part.problems)
+    result = [*common]
+    for kind in dict.fromkeys(kind for part in parts for kind in part.of_shards):
+        for part in parts:
+            result += part.of_shards.get(kind, ())
+    return result
 
 
-def _shard_files(
-    index: Mapping[str, Any], chosen: Mapping[str, Collection[int]] | None = None
-) -> set[str]:
-    """Return the names of all layers' shards and records, of all or of the chosen ones."""
-    names = set()
-    for layer in layers_of(index):
-        every = [number for number, _, _ in index["views"][layer.name]["shards"]]
-        for number in every if chosen is None else chosen[layer.name]:
-            for path in (shard_path, record_path):
-                names.add(path(_HERE, layer.folder, number).as_posix())
-    return names
+def _lengths_in(arrays: Mapping[str, np.ndarray]) -> FeatureLengths:
+    names = [name.removesuffix(_ITEMS) for name in arrays if name.endswith(_ITEMS)]
+    return {name: (arrays[name + _ITEMS], arrays[name + _LENGTHS]) for name in names}
 
 
-def _damaged(
-    path: Path, files: Mapping[str, Any], unread: Collection[str]
-) -> Iterator[tuple[str, str]]:
-    """Yield every named file that is missing, of another size or of another content."""
-    for name, entry in files.items():
-        if not _inside(name):
-            yield _INDEX, f"names {name!r}, outside the cache"
-            continue
-        if text := difference(path / name, entry, read=name not in unread, again=True):
-            yield name, text
-
-
-def _inside(name: str) -> bool:
-    return not os.path.isabs(name) and ".." not in name.split("/")
-
-
-def _unnamed(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield files that the index needs but does not name."""
-    beside = ("encoder.json", "encoder.safetensors", "classes.json")
-    needed = {index["manifest"], *(named_in(index["files"], name) or name for name in beside)}
-    needed |= {name for pair in index["prompts"].values() for name in pair}
-    needed |= _shard_files(index)
-    for name in sorted(needed - set(index["files"])):
-        yield _INDEX, f"does not name {name}, which it needs"
-
-
-def _leftovers(path: Path, files: Mapping[str, Any]) -> list[str]:
-    known = {*files, _INDEX, *UNCHECKED}
-    found = []
-    for folder, _, names in os.walk(path):
-        beginning = os.path.relpath(folder, path).replace(os.sep, "/") + "/"
-        found += [beginning.removeprefix("./") + name for name in names]
-    return sorted(set(found) - known)
+def _joined_lengths(parts: Sequence[FeatureLengths]) -> FeatureLengths:
+    return {
+        name: (
+            np.concatenate([part[name][0] for part in parts]),
+            np.concatenate([part[name][1] for part in parts]),
+        )
+        for name in parts[0]
+    }

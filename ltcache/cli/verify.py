@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
-from ltcache.cli.options import encoder_choice, general, other_encoder, print_json
+from ltcache.cli.options import (
+    LocalPath,
+    encoder_choice,
+    general,
+    other_encoder,
+    print_json,
+    tell_part,
+)
+from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ltcache.cache import VerifyReport
 
 _SHOWN = 20
+_OF_WHOLE = ("sample", "checks", "repair")
 
 
 @click.command("verify", short_help="Check every byte and value of a cache.")
-@click.argument("place", metavar="CACHE")
+@click.argument("places", nargs=-1, required=True, metavar="CACHE")
 @click.option(
     "--sample",
     type=click.IntRange(min=0),
@@ -47,8 +56,23 @@ _SHOWN = 20
     is_flag=True,
     help="Remove damaged shards, for the same ltcache extract to encode exactly these again.",
 )
+@click.option(
+    "--part",
+    metavar="I/N|auto",
+    help="Check the I-th, from 1, of N parts of the shards alone, into the folder --out, for "
+    "--merge; auto: as torchrun, srun, mpirun, a job array or an indexed Job numbers this process.",
+)
+@click.option("--out", type=LocalPath(), help="The folder of the part.")
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Merge parts, which are given in place of CACHE as files or folders, into one report.",
+)
 @general
 @option_rules(
+    excludes("merge", "part", "shards", *_OF_WHOLE, why="the parts were made with their own"),
+    excludes("part", *_OF_WHOLE, why="all of a cache is looked at for it"),
+    needs("out", "part", why="a report is printed"),
     excludes("root", "source", why="--root says where the images are"),
     *(
         needs(name, "sample", why="only a sample is encoded again")
@@ -57,13 +81,14 @@ _SHOWN = 20
     needs("pretrained", "model"),
 )
 def command(
-    place: str,
+    places: tuple[str, ...],
     sample: int,
     shards: int | None,
-    checks: bool,
-    repair: bool,
+    part: str | None,
+    out: Path | None,
+    merge: bool,
     as_json: bool,
-    **encoding: Any,
+    **options: Any,
 ) -> None:
     """Compare every file of CACHE with its digest, and the values in them with each other.
 
@@ -76,11 +101,27 @@ def command(
     ltcache verify cache --repair
     ltcache verify cache --sample 100
     ltcache verify cache --sample 100 --root /data/images
+    ltcache verify cache --part 1/4 --out parts    # and 2/4, 3/4, 4/4, anywhere
+    ltcache verify --merge parts
     """
+    from ltcache.cache import merge_verified, verify_part
     from ltcache.examine.verify import SampleEncoding, verify
 
-    again = SampleEncoding(sample, encoder=encoder_choice(encoding), **encoding)
-    report = verify(place, max_shards=shards, sample=again, checks=checks, repair=repair)
+    place, *others = places
+    if others and not merge:
+        raise UsageError(f"verify {' '.join(places)}: give one CACHE at a time")
+    if part is not None:
+        if out is None:
+            raise UsageError("--part: say where the parts shall be, --out")
+        path = verify_part(place, part, out, max_shards=shards)
+        tell_part(path, "verify", "", as_json)
+        return
+    if merge:
+        report = merge_verified(places)
+    else:
+        checks, repair = options.pop("checks"), options.pop("repair")
+        again = SampleEncoding(sample, encoder=encoder_choice(options), **options)
+        report = verify(place, max_shards=shards, sample=again, checks=checks, repair=repair)
     if as_json:
         print_json(report)
     else:

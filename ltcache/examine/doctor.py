@@ -109,7 +109,7 @@ def processors() -> DoctorFinding:
 
 
 def several_processes() -> DoctorFinding:
-    """Return by what one extraction can be carried out in several processes from here."""
+    """Return by what work can be carried out in several processes from here."""
     import torch
 
     here, usable = launched_process(), usable_processors()
@@ -117,7 +117,7 @@ def several_processes() -> DoctorFinding:
     ways += [f"--processes N up to {usable}"] if usable > 1 else []
     ways += ["--engine ray"] if importlib.util.find_spec("ray") else []
     ways += [name for name in ("srun", "sbatch", "mpirun", "torchrun") if shutil.which(name)]
-    detail = f"extract: {', '.join([*ways, '--part I/N'])}"
+    detail = f"extract: {', '.join([*ways, '--part I/N'])}; retrieve-tail and verify: --part"
     if here.launcher:
         detail += f"; this process is {here.rank + 1} of {here.size} of {here.launcher}"
     return DoctorFinding("several processes", OK, detail)

@@ -15,17 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from ltcache.cache import open_cache
+from ltcache.cache.checking import UNCHECKED
 from ltcache.cache.index import SEAL
 from ltcache.cache.norms import norm_stats
 from ltcache.cache.repair import repair_shards
 from ltcache.cache.shards import array_file, map_array
-from ltcache.cache.verify import UNCHECKED, VerifyReport, verify_files
+from ltcache.cache.verify import VerifyReport, merge_verified, verify_files, verify_part
 from ltcache.encoder import Encoder, load_encoder
-from ltcache.errors import CacheError, LtcacheError
+from ltcache.errors import CacheError, IdentityError, LtcacheError, UsageError
 from ltcache.extract import extract
 from ltcache.records.identity import canonical_json, digest, file_digest
+from ltcache.retrieval.scoring.queries import unit
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
+from tests.retrieval.conftest import write_cache
 
 SMALL = {"shard_size": 4, "batch_size": 2, "threads": 1}
 SHARD, RECORD = "views/center/00000.h5", "views/center/00000.json"
@@ -474,3 +477,78 @@ def test_norms() -> None:
 def test_failed_rows_are_told(made: Path) -> None:
     rows = open_cache(made).manifest.rows
     assert pc.sum(pc.equal(rows["status"], "failed")).as_py() == verify_files(made).failed
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of nine shards, in which some features are of odd length."""
+    rng = np.random.default_rng(0)
+    values = unit(rng.normal(size=(90, 16))) * rng.uniform(9, 11, (90, 1))
+    values[[3, 41, 88]] *= 7
+    out = tmp_path_factory.mktemp("shelf") / "cache"
+    return write_cache(out, values, {}, shard_size=10).path
+
+
+def damage_shard(cache: Path) -> None:
+    path = cache / "views/center/00004.h5"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def damage_several(cache: Path) -> None:
+    damage_shard(cache)
+    (cache / "views/center/00007.json").unlink()
+    (cache / "encoder.json").write_text("{}")
+    (cache / "left over").touch()
+
+
+def misname(cache: Path) -> None:
+    for shard in (2, 6):
+        record = cache / f"views/center/{shard:05d}.json"
+        value = json.loads(record.read_text())
+        record.write_text(json.dumps({**value, "first": value["first"] + 1}))
+    reseal(cache)
+
+
+@pytest.mark.parametrize("max_shards", [None, 4])
+@pytest.mark.parametrize("damage", [None, damage_shard, damage_several, misname])
+@pytest.mark.parametrize("parts", [1, 2, 5, 12])
+def test_merged_parts_equal_the_whole(
+    shelf: Path,
+    tmp_path: Path,
+    parts: int,
+    damage: Callable[[Path], None] | None,
+    max_shards: int | None,
+) -> None:
+    cache = Path(shutil.copytree(shelf, tmp_path / "cache"))
+    if damage is not None:
+        damage(cache)
+    whole = verify_files(cache, max_shards=max_shards)
+    for number in range(parts, 0, -1):
+        verify_part(cache, f"{number}/{parts}", tmp_path / "parts", max_shards=max_shards)
+    merged = merge_verified([tmp_path / "parts"])
+    assert merged == whole
+    assert canonical_json(merged.to_dict()) == canonical_json(whole.to_dict())
+    if max_shards is None:
+        assert whole.ok == (damage is None)
+        assert len(whole.warnings) == (damage in (None, misname))  # else no value was looked at
+
+
+def test_parts_of_another_verification_are_refused(shelf: Path, made: Path, tmp_path: Path) -> None:
+    one = verify_part(shelf, "1/2", tmp_path)
+    other = verify_part(made, "2/2", tmp_path / "other")
+    with pytest.raises(IdentityError, match=rf"the work of {other} differs[^;]*index"):
+        merge_verified([one, other])
+    some = verify_part(shelf, "2/2", tmp_path / "some", max_shards=3)
+    with pytest.raises(IdentityError, match="max_shards: expected None, found 3"):
+        merge_verified([one, some])
+    with pytest.raises(UsageError, match=r"missing: 2; .*--part 2/2"):
+        merge_verified([one])
+    with pytest.raises(CacheError, match="not finished|no index|not a feature cache"):
+        verify_part(tmp_path, "1/2", tmp_path)
+    cache = Path(shutil.copytree(shelf, tmp_path / "cache"))
+    whole = verify_part(cache, "1/1", tmp_path / "whole")
+    index = json.loads((cache / "cache.json").read_text())
+    del index[SEAL], index["files"]["views/center/00000.h5"]
+    (cache / "cache.json").write_text(canonical_json({**index, SEAL: digest(index)}))
+    with pytest.raises(IdentityError, match="has changed since the parts were made"):
+        merge_verified([whole])

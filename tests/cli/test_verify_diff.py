@@ -61,6 +61,31 @@ def test_a_sound_cache(call: Call, made: Path) -> None:
     assert found["problems"] == []
 
 
+def test_parts_are_merged_into_the_report_of_the_whole(
+    call: Call, cache: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    for number in (1, 2):
+        status, out, err = call("verify", cache, "--part", f"{number}/2", "--out", parts)
+        assert (status, err) == (0, "")
+        assert out.endswith(f": when all parts are there: ltcache verify --merge {parts}\n")
+    assert call("verify", "--merge", parts) == call("verify", cache)
+    shard = cache / "views" / "center" / "00000.h5"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    for number in (1, 2):
+        assert call("verify", cache, "--part", f"{number}/2", "--out", parts)[0] == 0
+    merged = call("verify", "--merge", *sorted(parts.iterdir()), "--json")
+    assert merged == call("verify", cache, "--json") and merged[0] == 1
+    for words, said in (
+        ((cache, "--part", "1/2"), "say where the parts shall be, --out"),
+        ((cache, "--out", parts), "--out has no effect without --part"),
+        (("--merge", parts, "--repair"), "--repair has no effect with --merge"),
+        ((cache, cache), "give one CACHE at a time"),
+    ):
+        status, _, err = call("verify", *words)
+        assert (status, said in err) == (2, True), err
+
+
 def test_damage_has_a_file_a_remedy_and_a_status(call: Call, cache: Path) -> None:
     shard = cache / "views" / "center" / "00000.h5"
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")

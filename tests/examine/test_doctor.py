@@ -94,8 +94,8 @@ def test_by_what_an_extraction_can_be_shared_is_told(monkeypatch: pytest.MonkeyP
     assert doctor.several_processes() == DoctorFinding(
         "several processes",
         OK,
-        "extract: --gpus all starts 4, --processes N up to 6, srun, --part I/N; this process is 3 "
-        "of 8 of torchrun",
+        "extract: --gpus all starts 4, --processes N up to 6, srun, --part I/N; retrieve-tail "
+        "and verify: --part; this process is 3 of 8 of torchrun",
     )
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 import ltcache.texts  # noqa: F401  (imported before the fork, as everything heavy is)
 from ltcache.cache import open_cache
-from ltcache.cache.verify import UNCHECKED
+from ltcache.cache.checking import UNCHECKED
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import extract
