@@ -10,6 +10,7 @@ from ltcache.adjustments.base import Adjustment
 from ltcache.errors import FitError
 from ltcache.heads import Head, HeadContext, spaced_rows, zero_shot_logits
 from ltcache.losses import class_prior
+from ltcache.process import to_device
 
 _HELD = 1 << 27  # zero-shot logits held while the prior is estimated, 512 MiB
 _BLOCK = 4096
@@ -93,7 +94,8 @@ def balanced_log_prior(logits: Tensor, labels: Tensor, weights: Tensor | None) -
     """Return log q, (C,), float64: see :class:`GeneralizedLogitAdjustment`.
 
     L-BFGS in double precision on log q; a softmax has no use for the constant, so that no
-    constraint is needed, and q is brought to sum 1 at the end.
+    constraint is needed, and q is brought to sum 1 at the end. It decides by numbers, step after
+    step: log q is moved on the host, and what rows say of it is read once per evaluation.
 
     Args:
         logits: zero-shot, (N, C). labels: (N,). weights: of the rows, (N,), or None.
@@ -108,7 +110,7 @@ def balanced_log_prior(logits: Tensor, labels: Tensor, weights: Tensor | None) -
     if bool((total <= 0).any()):
         raise FitError("every class needs a training row to estimate the prior of zero-shot")
     share = own / total[labels] / classes  # sums to 1, and to 1 / C in each class
-    log_q = own.new_zeros(classes).requires_grad_()
+    log_q = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS(
         [log_q], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14,
         line_search_fn="strong_wolfe",
@@ -116,13 +118,15 @@ def balanced_log_prior(logits: Tensor, labels: Tensor, weights: Tensor | None) -
 
     def closure() -> Tensor:
         risk, named = own.new_zeros(()), own.new_zeros(classes)
+        shift = to_device(log_q.detach(), labels.device)
         for start in range(0, len(labels), _BLOCK):
             part = slice(start, start + _BLOCK)
-            logs = torch.log_softmax(logits[part].double() - log_q.detach(), dim=1)
+            logs = torch.log_softmax(logits[part].double() - shift, dim=1)
             risk -= share[part] @ logs.gather(1, labels[part, None])[:, 0]
             named += share[part] @ logs.exp()
-        log_q.grad = 1 / classes - named  # of the risk, in log q
-        return risk
+        found = torch.cat([named, risk[None]]).cpu()
+        log_q.grad = 1 / classes - found[:-1]  # of the risk, in log q
+        return found[-1]
 
     optimiser.step(closure)
-    return torch.log_softmax(log_q.detach(), dim=0)
+    return to_device(torch.log_softmax(log_q.detach(), dim=0), labels.device)

@@ -113,9 +113,11 @@ class ObjectiveValue:
 
     Attributes:
         loss: in float64. gradient: (C, D + 1), the last column of b. curvature: s, (C,).
+        steepest: the largest entry of the gradient.
     """
 
     loss: float
+    steepest: float
     gradient: Tensor
     curvature: Tensor
 
@@ -177,14 +179,14 @@ class ConvexProblem:
         """Return the objective: two products per block of rows, sums over rows in float64."""
         weight, shift = point[:, :-1].contiguous(), point[:, -1]
         shift = shift if self.offset is None else shift + self.offset
-        loss = 0.5 * self.decay * float(weight.double().square().sum())
+        loss = 0.5 * self.decay * weight.double().square().sum()
         gradient, curvature = torch.zeros_like(weight), torch.zeros_like(shift)
         by_class = torch.zeros_like(shift)
         for start in range(0, len(self.rows), _BLOCK):
             rows, part = self.rows[start : start + _BLOCK], slice(start, start + _BLOCK)
             labels, weights = self.labels[part], self.weights[part]
             change = torch.addmm(shift, rows, weight.T)
-            loss += float((softmax_residual_(change, labels) * weights).double().sum())
+            loss += (softmax_residual_(change, labels) * weights).double().sum()
             # the residual r is p but for 1 at the label: p (1 - p) = |r| (1 - |r|) in both cases
             size = change.abs()
             curvature += weights @ size.mul_(1 - size)
@@ -193,7 +195,10 @@ class ConvexProblem:
             by_class += change.sum(dim=0)
         gradient.add_(weight, alpha=self.decay)
         moving = by_class if self.has_bias else torch.zeros_like(by_class)
-        return ObjectiveValue(loss, torch.cat([gradient, moving[:, None]], dim=1), curvature)
+        gradient = torch.cat([gradient, moving[:, None]], dim=1)
+        read = torch.stack([loss, gradient.abs().max().double()])  # both at once, for the host
+        value, steepest = read.tolist()
+        return ObjectiveValue(value, steepest, gradient, curvature)
 
     def metric(self, curvature: Tensor, iteration: int) -> Tensor:
         """Return the inverse of the nearly diagonal Hessian, (C, D + 1); see the module."""
@@ -225,13 +230,12 @@ def _minimise(
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
     yield 0, here.loss
     for iteration in range(1, limit + 1):
-        if float(here.gradient.abs().max()) <= tolerance:
+        if here.steepest <= tolerance:
             return
         direction = _direction(here.gradient, problem.metric(here.curvature, iteration), pairs)
         found = _along(problem, point, here, direction)
         if found is None:  # the limit of the precision, or pairs that mislead
-            near = float(here.gradient.abs().max()) <= 10 * tolerance
-            if near or not pairs:
+            if here.steepest <= 10 * tolerance or not pairs:
                 return
             pairs.clear()
             continue

@@ -20,6 +20,7 @@ from ltcache.fit.rows import LabelledRows
 from ltcache.fusion import Fusion
 from ltcache.heads import Head
 from ltcache.objectives import HeadOutputs, Objective, TrainingBatch
+from ltcache.process import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ class CompositeStep(AutogradStep):
         drawn = self.schedule.draw(progress, len(index))
         if drawn is None or made is None:
             return plain
-        number = drawn.to(index.device)
+        number = to_device(drawn, index.device)
         return replace(
             plain,
             features=made.features[index, number],

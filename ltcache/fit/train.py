@@ -21,6 +21,7 @@ from ltcache.heads import Head
 from ltcache.methods import Optimisation, Train, hyper_parameters
 from ltcache.metrics import EpochRecord, is_better
 from ltcache.objectives import Objective, TrainingBatch
+from ltcache.process import to_device
 from ltcache.records import one_line
 from ltcache.sampling import PAIRINGS, SAMPLERS, RowsByClass
 
@@ -100,7 +101,7 @@ def draw(
 ) -> Sequence[Tensor]:
     """Return the row numbers of each step of an epoch."""
     order = SAMPLERS[sampler].draw(by_class, task.generator, progress)
-    return torch.tensor_split(order.to(task.device), steps)
+    return torch.tensor_split(to_device(order, task.device), steps)
 
 
 def draw_pairs(
@@ -109,11 +110,12 @@ def draw_pairs(
     """Yield the rows of each step of an epoch and those of its second batch, if there is one."""
     order = SAMPLERS[stage.sampler].draw(by_class, task.generator, progress)
     partner = _partner(stage.partner, order, by_class, task, progress)
-    batches = torch.tensor_split(order.to(task.device), steps)
+    batches = torch.tensor_split(to_device(order, task.device), steps)
     if partner is None:
         yield from ((batch, None) for batch in batches)
     else:
-        yield from zip(batches, torch.tensor_split(partner.to(task.device), steps), strict=True)
+        others = torch.tensor_split(to_device(partner, task.device), steps)
+        yield from zip(batches, others, strict=True)
 
 
 def _partner(
@@ -238,18 +240,19 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 def choose_by(head: Head, val: LabelledRows) -> dict[str, float]:
     """Return what is chosen by: overall and mean accuracy per class, and NLL."""
     head, _ = adapted(head.eval(), PredictedRows.on_one_view("val", val.features[:, None]))
-    right, nll = torch.zeros(len(val)), 0.0
+    right = val.features.new_zeros(len(val), dtype=torch.bool)
+    nll = val.features.new_zeros((), dtype=torch.float64)
     for start in range(0, len(val), _BLOCK):
         labels = val.labels[start : start + _BLOCK]
         logits = head(val.features[start : start + _BLOCK])
-        right[start : start + _BLOCK] = (logits.argmax(dim=1) == labels).float().cpu()
-        nll += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    labels = val.labels.cpu()
+        right[start : start + _BLOCK] = logits.argmax(dim=1) == labels
+        nll += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    labels, right = val.labels.cpu(), right.cpu()
     rows = torch.bincount(labels, minlength=head.num_classes)
     hits = torch.bincount(labels, weights=right.double(), minlength=head.num_classes)
     present = rows > 0
     return {
         "val_overall": float(right.double().mean()),
         "val_mean_per_class": float((hits[present] / rows[present]).mean()),
-        "val_nll": nll / len(val),
+        "val_nll": float(nll) / len(val),
     }

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from ltcache.errors import FitError
 from ltcache.fusion.base import FusedBatch, Fusion
+from ltcache.process import to_device
 
 
 class H2T(Fusion):
@@ -46,5 +47,5 @@ class H2T(Fusion):
         chosen = torch.zeros(experts, dim, dtype=torch.bool)
         for channels in chosen:
             channels[torch.randperm(dim, generator=generator)[: int(self.ratio * dim)]] = True
-        swap = chosen.to(representation.device)[:, None]  # (E, 1, D')
+        swap = to_device(chosen, representation.device)[:, None]  # (E, 1, D')
         return FusedBatch(torch.where(swap, partner, representation))

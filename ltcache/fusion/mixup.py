@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from ltcache.errors import FitError
 from ltcache.fusion.base import FusedBatch, Fusion
+from ltcache.process import to_device
 
 
 class Mixup(Fusion):
@@ -44,7 +45,7 @@ class Mixup(Fusion):
         """See :meth:`Fusion.forward`."""
         share = self.draw_share(generator)
         order = torch.randperm(representation.shape[1], generator=generator)
-        order = order.to(representation.device)
+        order = to_device(order, representation.device)
         return FusedBatch(torch.lerp(representation[:, order], representation, share), order, share)
 
     def draw_share(self, generator: Generator) -> float:

@@ -27,7 +27,7 @@ from ltcache.heads.lws import LWSHead
 from ltcache.heads.marc import MARCHead
 from ltcache.heads.meta_embedding import MetaEmbeddingHead
 from ltcache.heads.ncm import NCMHead
-from ltcache.heads.neighbours import spaced_rows
+from ltcache.heads.neighbours import label_counts, spaced_rows
 from ltcache.heads.nested_experts import NestedExpertsHead, class_reach
 from ltcache.heads.reslt import ResLTHead
 from ltcache.heads.scored import uniform
@@ -81,6 +81,7 @@ __all__ = [
     "gated",
     "gated_tokens",
     "keyword_arguments",
+    "label_counts",
     "large_kernel",
     "predict_logits",
     "spaced_rows",

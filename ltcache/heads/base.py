@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
+from ltcache.heads.neighbours import label_counts
 from ltcache.records import one_line
 
 _TOKEN_ROWS = 1024  # of which the rest of an encoder is computed at once
@@ -344,7 +345,7 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return the unit-normalised mean feature of each class, (C, D); zero for an empty class."""
     sums = torch.zeros(num_classes, features.shape[1], dtype=features.dtype, device=features.device)
     sums.index_add_(0, labels, features)
-    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    counts = label_counts(labels, num_classes).clamp(min=1)
     return F.normalize(sums / counts[:, None], dim=1)
 
 

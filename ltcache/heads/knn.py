@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads.base import Head, HeadContext
-from ltcache.heads.neighbours import row_blocks
+from ltcache.heads.neighbours import label_counts, row_blocks
 
 FLOOR = 1e-6  # share of the votes that all classes split evenly, so that logarithms are finite
 
@@ -67,7 +67,7 @@ class KNNHead(Head):
         # Relative to the nearest, so that no temperature over- or underflows.
         votes = torch.exp((near - near[:, :1]) / self.temperature)
         if self.balanced:
-            votes = votes / torch.bincount(self.key_labels, minlength=self.num_classes)[owner]
+            votes = votes / label_counts(self.key_labels, self.num_classes)[owner]
         shares = votes.new_zeros(len(rows), self.num_classes).scatter_add(1, owner, votes)
         shares = shares / shares.sum(dim=1, keepdim=True)
         return torch.log((1 - FLOOR) * shares + FLOOR / self.num_classes)

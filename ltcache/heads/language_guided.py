@@ -99,7 +99,7 @@ class LanguageGuidedHead(Head):
         plain, text = logits.log_softmax(dim=2)
         tiny = torch.finfo(logits.dtype).tiny
         parts = [
-            part + logits.new_tensor(weight).clamp(min=tiny).log()
+            part + logits.new_full((), weight).clamp(min=tiny).log()
             for part, weight in ((plain, self.alpha), (text, 1 - self.alpha))
         ]
         return torch.logaddexp(*parts)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ltcache.errors import FitError
 from ltcache.heads.base import Head, HeadContext
 from ltcache.heads.modulated import ModulatedAttention
+from ltcache.heads.neighbours import label_counts
 from ltcache.heads.recalibrated import product_before
 from ltcache.heads.scored import uniform
 
@@ -165,7 +166,7 @@ class MetaEmbeddingHead(Head):
 
 def _centroids(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return the mean of each class, (C, D); a class without rows gets the mean of all rows."""
-    rows = torch.bincount(labels, minlength=num_classes)
+    rows = label_counts(labels, num_classes)
     sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
     means = sums / rows.clamp(min=1)[:, None]
     return torch.where(rows[:, None] > 0, means, features.mean(dim=0))

@@ -8,6 +8,14 @@ from torch import Tensor
 PAIRS = 1 << 25  # similarities held at once, 128 MiB
 
 
+def label_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """Return how often each label comes, int64 (C,).
+
+    For ``torch.bincount`` the host waits until a GPU has found the largest label.
+    """
+    return labels.new_zeros(num_classes).index_add(0, labels, torch.ones_like(labels))
+
+
 def spaced_rows(labels: Tensor, num_classes: int, most: int) -> Tensor:
     """Return up to ``most`` row numbers of each class, (K,), by class, then in their order.
 
@@ -18,7 +26,7 @@ def spaced_rows(labels: Tensor, num_classes: int, most: int) -> Tensor:
         labels: (N,).
     """
     by_class = torch.argsort(labels, stable=True)
-    counts = torch.bincount(labels, minlength=num_classes)
+    counts = label_counts(labels, num_classes)
     kept = counts.clamp(max=most)
     starts, owner = counts.cumsum(0) - counts, torch.arange(num_classes, device=labels.device)
     owner = owner.repeat_interleave(kept)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads.base import Head, HeadContext
-from ltcache.heads.neighbours import row_blocks, spaced_rows
+from ltcache.heads.neighbours import label_counts, row_blocks, spaced_rows
 from ltcache.heads.zero_shot import zero_shot_logits
 
 
@@ -84,7 +84,7 @@ class TipAdapterHead(Head):
         """Return a_c, (N, C), for unit rows (N, D)."""
         near = torch.exp(self.beta * (rows @ self.keys.T - 1))
         if self.balanced:
-            counts = torch.bincount(self.key_labels, minlength=self.num_classes)
+            counts = label_counts(self.key_labels, self.num_classes)
             near = near * (self.shots / counts[self.key_labels].to(near.dtype))
         return near.new_zeros(len(rows), self.num_classes).index_add(1, self.key_labels, near)
 

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from ltcache.errors import FitError
 from ltcache.heads import NestedExpertsHead
 from ltcache.losses import Loss
-from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch, TrainingStart
+from ltcache.objectives.base import (
+    HeadOutputs,
+    Objective,
+    TrainingBatch,
+    TrainingStart,
+    rows_of_each,
+)
 
 
 class ACEObjective(Objective):
@@ -66,6 +72,7 @@ class ACEObjective(Objective):
             )
         self._heads = (head,)
         self.register_buffer("responsible", head.responsible())  # (E, C)
+        self._never_seen = rows_of_each(~self.responsible)  # classes of each expert
         seen = self.responsible.cpu() * self.loss.prior.cpu()
         rates = seen.sum(dim=1).clamp(max=1) ** self.rate_exponent
         self.register_buffer("rates", rates.to(head.weight))  # (E,)
@@ -80,17 +87,18 @@ class ACEObjective(Objective):
 
     def _value(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         total = outputs.experts.new_zeros(())
-        for own, logits in zip(self.responsible, outputs.experts, strict=True):  # (C,), (N, C)
-            rows = torch.nonzero(own[batch.labels]).flatten()
+        members = rows_of_each(self.responsible[:, batch.labels])
+        experts = zip(self.responsible, self._never_seen, members, outputs.experts, strict=True)
+        for own, others, rows, logits in experts:  # (C,), (C - own,), (n,), (N, C)
             if len(rows):
                 part, seen = batch.take(rows), logits[rows]
                 among = self.mean_loss(seen.masked_fill(~own, -torch.inf), part, progress)
-                total = total + among + self.complementary * self._others(seen, ~own, part)
+                total = total + among + self.complementary * self._others(seen, others, part)
         return total
 
     def _others(self, logits: Tensor, others: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return the mean softplus of the classes ``others`` (C,) over the rows of a batch."""
-        if not others.any():
+        """Return the mean softplus of the classes ``others`` over the rows of a batch."""
+        if not len(others):
             return logits.new_zeros(())
         raised = F.softplus(logits[:, others]).mean(dim=1)
         return raised @ self.sample_weights(batch).to(raised.dtype)

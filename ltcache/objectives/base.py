@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from ltcache.errors import FitError
 from ltcache.heads import Head
 from ltcache.losses import Loss
+from ltcache.process import to_device
 from ltcache.records import one_line
 
 _LEAST = 1e-12  # of a sum of weights, so that rows of no weight give 0 and not 0 / 0
@@ -72,6 +73,14 @@ class TrainingBatch:
             taken(self.partner_labels),
             taken(self.rows),
         )
+
+
+def rows_of_each(chosen: Tensor) -> list[Tensor]:
+    """Return the numbers of the rows that are chosen, for each of K, of a mask (K, N).
+
+    How many there are is known on the host alone, so the masks are read at once.
+    """
+    return [to_device(rows.nonzero().flatten(), chosen.device) for rows in chosen.cpu()]
 
 
 class LabelShare(NamedTuple):

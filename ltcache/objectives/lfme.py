@@ -11,7 +11,13 @@ from ltcache.errors import FitError
 from ltcache.heads import Head, class_reach, predict_logits
 from ltcache.losses import Loss
 from ltcache.metrics import GroupScheme
-from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch, TrainingStart
+from ltcache.objectives.base import (
+    HeadOutputs,
+    Objective,
+    TrainingBatch,
+    TrainingStart,
+    rows_of_each,
+)
 
 _GROUPS = 3  # many, medium and few
 
@@ -26,9 +32,11 @@ class ClassGroups(Objective):
 
     Attributes:
         group: of each class, 0 many, 1 medium, 2 few, buffer (C,), int64.
+        by_group: classes, group after group, buffer (C,), int64. group_sizes: classes of each.
     """
 
     group: Tensor
+    by_group: Tensor
 
     def __init__(
         self,
@@ -40,6 +48,8 @@ class ClassGroups(Objective):
         super().__init__(loss)
         self.many_above, self.few_below = many_above, few_below
         self.register_buffer("group", class_reach(loss.class_counts, many_above, few_below) - 1)
+        self.register_buffer("by_group", torch.argsort(self.group, stable=True))
+        self.group_sizes = torch.bincount(self.group, minlength=_GROUPS).tolist()
 
     def among_group(self, logits: Tensor, number: int) -> Tensor:
         """Return logits (N, C) with -inf for classes of other groups."""
@@ -65,8 +75,9 @@ class GroupExpertsObjective(ClassGroups):
 
     def _value(self, outputs: HeadOutputs, batch: TrainingBatch, progress: float) -> Tensor:
         total = outputs.experts.new_zeros(())
-        for number, logits in enumerate(outputs.experts):
-            rows = torch.nonzero(self.group[batch.labels] == number).flatten()
+        groups = torch.arange(_GROUPS, device=self.group.device)[:, None]
+        members = rows_of_each(self.group[batch.labels] == groups)
+        for number, (rows, logits) in enumerate(zip(members, outputs.experts, strict=True)):
             if len(rows):
                 own = self.among_group(logits[rows], number)
                 total = total + self.mean_loss(own, batch.take(rows), progress)
@@ -161,8 +172,7 @@ class LFMEObjective(ClassGroups):
     def _softmax_by_group(self, logits: Tensor, log: bool = False) -> Tensor:
         """Return (log) probabilities (N, C) that sum to 1 within each group of classes."""
         result = torch.empty_like(logits)
-        for number in self.group.unique().tolist():
-            members = torch.nonzero(self.group == number).flatten()
+        for members in self.by_group.split(self.group_sizes):
             within = logits[:, members]
             made = F.log_softmax(within, dim=1) if log else F.softmax(within, dim=1)
             result = result.index_copy(1, members, made)

@@ -12,6 +12,7 @@ from ltcache.errors import FitError
 from ltcache.heads import Head
 from ltcache.losses import Loss
 from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch, TrainingStart
+from ltcache.process import to_device
 
 
 class MBJObjective(Objective):
@@ -93,7 +94,8 @@ class MBJObjective(Objective):
             return
         rows, batch = self._fresh
         drawn = torch.rand(len(batch.labels), generator=self._generator, dtype=torch.float64)
-        admitted = torch.nonzero(drawn.to(self.chance) < self.chance[batch.labels]).flatten()
+        chance = self.chance[batch.labels].cpu()  # the host must know how many are admitted
+        admitted = to_device(torch.nonzero(drawn.to(chance) < chance).flatten(), rows.device)
         weights = batch.weights
         given = rows.new_ones(len(batch.labels)) if weights is None else weights.to(rows)
         every = torch.cat([self.bank_rows, rows[:, admitted]], dim=1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ltcache.errors import FitError
-from ltcache.heads import MetaEmbeddingHead
+from ltcache.heads import MetaEmbeddingHead, label_counts
 from ltcache.losses import Loss
 from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch, TrainingStart
 
@@ -80,6 +80,6 @@ def attraction(rows: Tensor, memory: Tensor, labels: Tensor, weights: Tensor) ->
 
 def _memory_rule(rows: Tensor, memory: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return a zero whose gradient in the memory is the rule of the released code."""
-    of_class = labels.bincount(minlength=len(memory))[labels]  # rows of each row's class
+    of_class = label_counts(labels, len(memory))[labels]  # rows of each row's class
     pull = attraction(rows, memory, labels, weights / (1 + of_class))
     return pull - pull.detach()

@@ -154,7 +154,7 @@ class GPaCoObjective(Objective):
         every = torch.cat([queries, keys, self.queue_keys.to(keys.dtype)])  # (2 N + queue, width)
         scores = anchors @ every.T / self.temperature
         number = torch.arange(len(anchors), device=scores.device)
-        scores = scores.index_put((number, number), scores.new_tensor(-torch.inf))
+        scores = scores.index_put((number, number), scores.new_full((), -torch.inf))
         return parametric_contrast(
             logits + self.offset.to(logits.dtype),
             labels[: len(anchors)],

@@ -9,7 +9,7 @@ from ltcache.errors import FitError
 from ltcache.heads import class_reach
 from ltcache.losses import Loss
 from ltcache.metrics import GroupScheme
-from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch
+from ltcache.objectives.base import HeadOutputs, Objective, TrainingBatch, rows_of_each
 
 
 class ResLT(Objective):
@@ -63,7 +63,7 @@ class ResLT(Objective):
                 for part in batch.by_label()
             )
             return first + second
-        reach = self.reach[batch.labels]  # (N,)
-        taken = [torch.nonzero(reach > branch).flatten() for branch in range(3)]
+        branches = torch.arange(3, device=self.reach.device)[:, None]
+        taken = rows_of_each(self.reach[batch.labels] > branches)
         logits = torch.cat([experts[branch, rows] for branch, rows in enumerate(taken)])
         return self.mean_loss(logits, batch.take(torch.cat(taken)), progress)

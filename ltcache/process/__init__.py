@@ -14,6 +14,7 @@ from ltcache.process.launched import (
 )
 from ltcache.process.openmp import spin_briefly, wait_asleep
 from ltcache.process.processors import processor_quota, usable_processors
+from ltcache.process.transfer import to_device
 
 __all__ = [
     "TORCHRUN",
@@ -27,6 +28,7 @@ __all__ = [
     "part_to_merge",
     "processor_quota",
     "spin_briefly",
+    "to_device",
     "usable_processors",
     "wait_asleep",
 ]

@@ -24,6 +24,7 @@ from ltcache.fit.together.runs_alike import (
 from ltcache.fit.together.stacked_heads import StackedHeads, StackOptimiser
 from ltcache.fit.train import TrainingOutcome, draw, parameters_to_train
 from ltcache.metrics import EpochRecord, is_better
+from ltcache.process import to_device
 from ltcache.sampling import RowsByClass
 
 
@@ -121,7 +122,7 @@ class _BatchedFits:
             done = (epoch * steps + number) / (self.epochs * steps)
             total += self.step(index, done)
             self.optimiser.step((1 + math.cos(math.pi * done)) / 2)
-        return [float(loss) / steps for loss in total]
+        return [loss / steps for loss in total.tolist()]
 
     def _draw(self, epoch: int, steps: int) -> Sequence[Tensor]:
         """Return the row numbers (R, B) of each step; a run that is over draws no more."""
@@ -130,7 +131,8 @@ class _BatchedFits:
         for run, training in enumerate(self.trainings):
             if epoch < self.stops[run]:
                 self.orders[run] = order_of(training, self.by_class, epoch / self.epochs)
-        return torch.tensor_split(torch.stack(self.orders).to(self.task.device), steps, dim=1)
+        orders = to_device(torch.stack(self.orders), self.task.device)
+        return torch.tensor_split(orders, steps, dim=1)
 
     def _record(self, epoch: int, losses: Sequence[float]) -> None:
         """Keep each run's record, and its parameters where this is its best epoch or its last."""

@@ -14,6 +14,7 @@ from ltcache.fit.rows import LabelledRows
 from ltcache.fit.stages import StageTraining
 from ltcache.fit.train import optimiser_of, parameters_to_train, set_lr
 from ltcache.heads import Head
+from ltcache.process import to_device
 
 BLOCK = 8192  # rows predicted at once, over all runs
 
@@ -38,9 +39,12 @@ class StackedHeads:
 
     def copy_to(self, kept: dict[str, Tensor], runs: Sequence[int]) -> None:
         """Copy the parameters of some runs to the same places of other tensors."""
-        if runs:
-            for name, value in self.values.items():
-                kept[name][runs] = value.detach()[runs]
+        if not runs:
+            return
+        device = next(iter(self.values.values())).device
+        places = to_device(torch.tensor(runs), device)
+        for name, value in self.values.items():
+            kept[name][places] = value.detach()[places]
 
     @torch.no_grad()
     def write(self, values: dict[str, Tensor]) -> None:
@@ -104,16 +108,17 @@ def scores_of(logits: Any, val: LabelledRows, runs: int, classes: int) -> list[d
         logits: features (n, D) -> (n, R, C).
     """
     block = max(1, BLOCK // runs)
-    right, nll = torch.zeros(len(val), runs), torch.zeros(runs, dtype=torch.float64)
+    right = val.features.new_zeros((len(val), runs), dtype=torch.bool)
+    nll = val.features.new_zeros(runs, dtype=torch.float64)
     for start in range(0, len(val), block):
         labels = val.labels[start : start + block]
         found = logits(val.features[start : start + block])
-        right[start : start + block] = (found.argmax(dim=2) == labels[:, None]).float().cpu()
+        right[start : start + block] = found.argmax(dim=2) == labels[:, None]
         losses = F.cross_entropy(
             found.flatten(0, 1), labels.repeat_interleave(runs), reduction="none"
         )
-        nll += losses.view(-1, runs).sum(dim=0).double().cpu()
-    labels = val.labels.cpu()
+        nll += losses.view(-1, runs).sum(dim=0).double()
+    labels, right = val.labels.cpu(), right.cpu()
     rows = torch.bincount(labels, minlength=classes)
     hits = torch.zeros(classes, runs, dtype=torch.float64).index_add_(0, labels, right.double())
     present = rows > 0
