@@ -426,7 +426,7 @@ def _freeze_unreached(step: TrainingStep, preprocessing: Preprocessing) -> None:
     fields = step.embed(grey)
     reached = [rows.sum() for rows in fields.values()]
     if step.texts is not None:
-        label = torch.zeros(1, dtype=torch.long, device=step.device)
+        label = torch.zeros(1, dtype=torch.long)
         reached += [step.texts(label).sum(), step.logit_scale.sum()]
     if step.head is not None:
         reached.append(step.head(fields[step.field]).sum())

@@ -27,12 +27,18 @@ def gathered_rows(*tensors: Tensor) -> list[Tensor]:
     the tensors come back as they are. A collective call: every rank has to make it.
 
     Args:
-        tensors: (n, ...) each, n the rows of this rank's share.
+        tensors: (n, ...) each, n the rows of this rank's share, on any device.
     """
     if ranks() == 1:
         return list(tensors)
-    sizes = _sizes(len(tensors[0]), tensors[0].device)
-    return [_joined(tensor, sizes) for tensor in tensors]
+    place = _place()
+    sizes = _sizes(len(tensors[0]), place)
+    return [_joined(tensor.to(place), sizes).to(tensor.device) for tensor in tensors]
+
+
+def _place() -> torch.device:
+    """Return where the processes exchange tensors."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def _sizes(own: int, device: torch.device) -> list[int]:

@@ -235,7 +235,7 @@ class _EpochRun:
             loss = accumulate(
                 training.distributed or training.step,
                 batch.pixels.to(self.device, non_blocking=True),
-                batch.labels.to(self.device, non_blocking=True),
+                batch.labels,
                 share=batch.share,
                 micro_batch=training.micro_batch,
                 progress=number / (self.epochs * self.steps),

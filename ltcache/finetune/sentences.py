@@ -53,7 +53,7 @@ class DrawnSentences:
 
     def rows(self, labels: Tensor) -> Tensor:
         """Return the unit embedding of one sentence of each label's class, (N, D), of (N,) labels
-        of the joined batch; with gradients where the tower trains."""
+        of the joined batch, on the CPU; with gradients where the tower trains."""
         return self.texts.drawn(labels, self._uniform(labels))
 
     def teacher_logits(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -67,4 +67,4 @@ class DrawnSentences:
 
     def _uniform(self, labels: Tensor) -> Tensor:
         uniform = counted_draws(self.seed, _STREAM, 0, 0, self.step).random(len(labels))
-        return torch.from_numpy(uniform).to(labels.device)
+        return torch.from_numpy(uniform)

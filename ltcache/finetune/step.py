@@ -27,6 +27,7 @@ from ltcache.finetune.sentences import DrawnSentences
 from ltcache.finetune.spec import CONTRASTIVE
 from ltcache.heads import Head
 from ltcache.images import Preprocessing
+from ltcache.process import to_device
 from ltcache.records import one_line
 
 EMBEDDING = "embedding"
@@ -156,7 +157,11 @@ class TrainingStep(nn.Module):
         return scale
 
     def loss(self, fields: Fields, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
-        """Return the objective of a (joined) batch's fields (N, dim), labels and share."""
+        """Return the objective of a (joined) batch's fields (N, dim), labels and share.
+
+        Args:
+            labels: on the CPU: which texts a batch needs is found there, without a wait for a GPU.
+        """
         texts, classes, sentences, teacher_logits = None, None, None, None
         own, pasted = own_and_pasted(labels)
         scored = bool(self.objective.means) and self.head is None  # by the texts of all classes
@@ -170,9 +175,13 @@ class TrainingStep(nn.Module):
             teacher_logits = self.sentences.teacher_logits(fields[TEACHER], own)
         logits = None if self.head is None else self.head(fields[self.field])
         images = fields[EMBEDDING if EMBEDDING in fields else self.field]
+        others, known = (
+            None if numbers is None else to_device(numbers, self.device)
+            for numbers in (pasted, classes)
+        )
         embedded = EmbeddedBatch(
-            images, own, self.logit_scale, texts, classes, logits,
-            other_labels=pasted, share=share, sentences=sentences, teacher_logits=teacher_logits,
+            images, to_device(own, self.device), self.logit_scale, texts, known, logits,
+            other_labels=others, share=share, sentences=sentences, teacher_logits=teacher_logits,
         )  # fmt: skip
         return self.objective(embedded, progress)
 
@@ -189,10 +198,11 @@ class TrainingStep(nn.Module):
 
         Args:
             pixels: uint8 (n, 3, H, W). progress: 0..1 of the training.
-            labels, share: see :class:`ltcache.finetune.reader.ImageBatch`.
+            labels, share: see :class:`ltcache.finetune.reader.ImageBatch`; labels on the CPU.
             weight: of a micro-batch of a loss over rows; None: this is all of the rank's share.
             cached: of a micro-batch's second pass.
         """
+        labels = labels.cpu()  # from where data parallelism has moved them
         fields = self.embed(pixels) if cached is not None else self.fields(pixels)
         if cached is not None:
             back = [(fields[name] * grad).sum() for name, grad in cached.gradients.items()]
@@ -234,7 +244,8 @@ def accumulate(
 
     Args:
         step: a :class:`TrainingStep`, or DistributedDataParallel around one.
-        pixels, labels: of this rank's part of the batch. share: of the first labels, if pasted.
+        pixels, labels: of this rank's part of the batch, labels on the CPU.
+        share: of the first labels, if pasted.
         micro_batch: largest number of images in one pass.
         backward: goes back from a scalar (and scales it, where gradients are).
         seeded: sets the random state of a micro-batch by its number, for layers that draw.
@@ -243,10 +254,10 @@ def accumulate(
     assert isinstance(inner, TrainingStep)
     micro = list(zip(pixels.split(micro_batch), labels.split(micro_batch), strict=True))
     (everything,) = gathered_rows(labels)
-    inner.objective.observe(own_and_pasted(everything)[0])
+    inner.objective.observe(to_device(own_and_pasted(everything)[0], inner.device))
     if inner.objective.by_rows:
         return _by_rows(step, micro, progress, share, len(everything), backward, seeded)
-    if _largest(len(micro), labels.device) == 1:
+    if _largest(len(micro), inner.device) == 1:
         seeded(0)
         loss = step(pixels, labels, progress, share=share)
         backward(loss)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltcache.encoder import load_encoder
+from ltcache.encoder import Encoder, load_encoder
 from ltcache.encoder.adapters import set_trainable
 from ltcache.encoder.fields import fields_of
 from ltcache.finetune.classifier import ClassTexts
@@ -37,34 +37,39 @@ TERMS = {
 }
 
 
-def make_step(folder: str, terms: tuple[ObjectiveTerm, ...], head: bool) -> TrainingStep:
+def make_step(
+    folder: str, terms: tuple[ObjectiveTerm, ...], head: bool, device: torch.device = CPU
+) -> TrainingStep:
     """Return a tiny dual encoder of which everything trains."""
-    encoder = load_encoder(folder, device="cpu")
+    encoder = load_encoder(folder, device=str(device))
     set_trainable(encoder.model, image="full", text="full", logit_scale=True)
-    texts = ClassTexts(encoder.model, encoder.tokenizer, SENTENCES, trains=True, device=CPU)
-    embed = FieldEmbedder(
-        encoder.model, fields_of(encoder.model), ("embedding",), encoder.preprocessing, device=CPU
-    )
+    texts = ClassTexts(encoder.model, encoder.tokenizer, SENTENCES, trains=True, device=device)
+    embed = embedder(encoder, device)
     classifier = None
     if head:
         classifier = HEADS["cosine"](HeadContext(32, CLASSES, COUNTS))
         with torch.no_grad():
             classifier.set_weight(classifier.random_weight(torch.Generator().manual_seed(0)))
     objective = TuningObjective(terms, COUNTS)
-    sentences = drawn_sentences(folder, texts) if terms == TERMS["sentences"] else None
+    sentences = drawn_sentences(folder, texts, device) if terms == TERMS["sentences"] else None
     return TrainingStep(
         embed, objective, head=classifier, field="embedding", texts=texts, sentences=sentences
-    )
+    ).to(device)
 
 
-def drawn_sentences(folder: str, texts: ClassTexts, scale: float = 20.0) -> DrawnSentences:
+def embedder(encoder: Encoder, device: torch.device) -> FieldEmbedder:
+    """Return what embeds images by an encoder."""
+    fields, needed = fields_of(encoder.model), ("embedding",)
+    return FieldEmbedder(encoder.model, fields, needed, encoder.preprocessing, device=device)
+
+
+def drawn_sentences(
+    folder: str, texts: ClassTexts, device: torch.device, scale: float = 20.0
+) -> DrawnSentences:
     """Return sentences with a teacher, which is the encoder as it is but for its scale."""
-    known = load_encoder(folder, device="cpu")
-    embed = FieldEmbedder(
-        known.model, fields_of(known.model), ("embedding",), known.preprocessing, device=CPU
-    )
-    other = ClassTexts(known.model, known.tokenizer, SENTENCES, trains=False, device=CPU)
-    return DrawnSentences(texts, FrozenTeacher(embed, other, scale), seed=3)
+    known = load_encoder(folder, device=str(device))
+    other = ClassTexts(known.model, known.tokenizer, SENTENCES, trains=False, device=device)
+    return DrawnSentences(texts, FrozenTeacher(embedder(known, device), other, scale), seed=3)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -86,7 +91,7 @@ def gradients(
         labels = torch.stack([labels, labels.flip(0)], dim=1)
     step.begin_step(0)
     loss = accumulate(
-        wrapped or step, pixels[rows], labels[rows], share=share,
+        wrapped or step, pixels[rows].to(step.device), labels[rows], share=share,
         micro_batch=micro_batch, progress=0.5,
         backward=lambda value: value.backward(), seeded=lambda number: None,
     )  # fmt: skip
