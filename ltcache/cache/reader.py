@@ -320,24 +320,39 @@ class Cache:
         return map_array(self._intact(name), field)
 
     def _gather(
-        self, layer: str, field: str, items: np.ndarray, shards: Sequence[Sequence[int]]
+        self,
+        layer: str,
+        field: str,
+        items: np.ndarray,
+        shards: Sequence[Sequence[int]],
+        *,
+        as_stored: bool = False,
     ) -> np.ndarray | None:
-        """Collect items of all shards, which need not be sorted nor distinct; None of no items."""
+        """Collect items of all shards, which need not be sorted nor distinct; None of no items.
+
+        Args:
+            as_stored: float16 where all shards are, else float32 in any case.
+        """
         result: np.ndarray | None = None
         first, owner = _owners(shards, items)
         for position in np.unique(owner).tolist():
             mapped = self._mapped(layer, shards[position][0], field)
             where = np.flatnonzero(owner == position)
             if result is None:
-                result = np.empty((len(items), *mapped.shape[1:]), np.float32)
+                kind = mapped.dtype if as_stored else np.float32
+                result = np.empty((len(items), *mapped.shape[1:]), kind)
+            result = result.astype(np.promote_types(result.dtype, mapped.dtype), copy=False)
             try:
-                result[where] = mapped[items[where] - first[position]]
+                result[where] = _taken(mapped, items[where] - first[position])
             except (IndexError, ValueError):
-                raise CacheError(
-                    f"{self.path}: shard {position} of {layer!r} does not hold the items that the "
-                    "manifest names: damaged, see ltcache verify"
-                ) from None
+                raise self._lacks_items(position, layer) from None
         return result
+
+    def _lacks_items(self, position: int, layer: str) -> CacheError:
+        return CacheError(
+            f"{self.path}: shard {position} of {layer!r} does not hold the items that the "
+            "manifest names: damaged, see ltcache verify"
+        )
 
     def _block(
         self,
@@ -358,11 +373,11 @@ class Cache:
             if position not in mapped:
                 mapped.clear()
                 mapped[position] = self._mapped(layer, shards[position][0], field)
-            places = items - first[position]
-            if (np.diff(places) == 1).all():
-                return mapped[position][int(places[0]) : int(places[-1]) + 1]
-            return np.asarray(mapped[position][places])
-        found = self._gather(layer, field, items, shards)
+            try:
+                return _taken(mapped[position], items - first[position])
+            except IndexError:
+                raise self._lacks_items(position, layer) from None
+        found = self._gather(layer, field, items, shards, as_stored=True)
         assert found is not None
         return found
 
@@ -544,3 +559,14 @@ def _read_rows(path: Path, names: list[str] | None, coded: Sequence[str] = ()) -
     if missing := set(names or ()) - set(rows.column_names):
         raise CacheError(f"{path}: no column {min(missing)!r}: damaged")
     return pa.table([with_room(column) for column in rows.columns], names=rows.column_names)
+
+
+def _taken(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return rows at some places: a view where they lie together, else a copy.
+
+    Raises:
+        IndexError: a place that is not there.
+    """
+    start, stop = int(places[0]), int(places[0]) + len(places)
+    together = start >= 0 and stop <= len(rows) and (np.diff(places) == 1).all()
+    return np.asarray(rows[start:stop] if together else rows[places])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import CacheError
+from ltcache.process import to_device
 from ltcache.retrieval.scoring.queries import ClassQueries
 from ltcache.retrieval.scoring.top_lists import TopLists
 
@@ -86,7 +87,8 @@ class BlockScreen:
         if bool((lists.thresholds == -np.inf).all()):
             lists.raise_thresholds(log_odds(logits.float(), self._columns).cpu().numpy())
         thresholds = torch.full((logits.shape[1],), torch.inf, device=logits.device)
-        thresholds[self._columns] = torch.from_numpy(lists.thresholds).to(logits.device)
+        known = torch.from_numpy(lists.thresholds)
+        thresholds[self._columns] = to_device(known, logits.device)
         best = logits.view(len(logits), self._slots, _GROUPS).amax(dim=1).float()
         top, group = best.max(dim=1)
         least = thresholds.view(self._slots, _GROUPS).amin(dim=0)
@@ -102,8 +104,7 @@ class BlockScreen:
 
     def _products(self, values: np.ndarray) -> Tensor:
         """Return (n, columns) logits in the precision of the pass, of rows of any length."""
-        copied = np.array(values)  # a memory map is read-only, torch wants no such
-        block = self._unit[: len(copied)].copy_(torch.from_numpy(copied))
+        block = self._unit[: len(values)].copy_(self._on_device(values))
         lengths = torch.linalg.vector_norm(block, dim=1, keepdim=True)
         if not bool(torch.isfinite(lengths).all()):
             raise CacheError("the pool's embeddings hold NaN or infinity: run ltcache verify")
@@ -116,6 +117,14 @@ class BlockScreen:
             if number:
                 torch.maximum(logits, out, out=logits)
         return logits
+
+    def _on_device(self, values: np.ndarray) -> Tensor:
+        """Return (n, D) as they are stored: a GPU takes half the bytes, and widens them itself."""
+        like = torch.from_numpy(np.empty(0, values.dtype))
+        pinned = self._unit.is_cuda  # read into memory from which a GPU copies at once
+        copied = torch.empty(values.shape, dtype=like.dtype, pin_memory=pinned)
+        copied.numpy()[...] = values
+        return to_device(copied, self._unit.device)
 
     def _above(
         self, logits: Tensor, chosen: Tensor, top: Tensor, group: Tensor, thresholds: Tensor
