@@ -91,12 +91,13 @@ def ours(setting: Setting, method: str, variant: str) -> Callable[[], None]:
     optimiser = encoder_optimiser(training)
     parts.step.train()
     train_mode(parts.step.model)
+    labels = setting.labels.cpu()  # as a loader gives them
 
     def step() -> None:
         accumulate(
             parts.step,
             setting.pixels,
-            setting.labels,
+            labels,
             micro_batch=setting.micro_batch,
             progress=0.0,
             backward=lambda value: value.backward(),
