@@ -21,7 +21,7 @@ from ltcache.cache import (
 )
 from ltcache.errors import CacheError
 from ltcache.manifest import missing_split
-from ltcache.metrics import GroupScheme, Metrics, evaluate_logits
+from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import one_line
 
 
@@ -131,13 +131,10 @@ def cached_logits(
 def _score(cache: Cache, split: str, logits: np.ndarray) -> Metrics:
     rows = labelled_split(cache, split)
     trained = "train" in cache.splits
-    groups = GroupScheme.from_dict(cache.manifest.groups)
-    if not trained and groups.explicit is None:
-        groups = GroupScheme(explicit=())  # no training counts, so nothing is many or few
     return evaluate_logits(
         logits[rows.positions],
         rows.labels,
         cache.class_counts("train") if trained else np.zeros(len(cache.classes), np.int64),
-        groups=groups,
+        groups=cache.manifest.groups,
         units=rows.units,
     )

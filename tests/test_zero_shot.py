@@ -161,6 +161,7 @@ def test_without_a_training_split_no_class_is_few(cache: FakeCache) -> None:
     metrics = zero_shot(cache).metrics
     assert metrics.overall == 1
     assert metrics.group_sizes == {"many": 0, "medium": 0, "few": 0}
+    assert metrics.group_scheme.startswith("unknown")
 
 
 def test_crops_are_averaged(cache: FakeCache) -> None:

@@ -369,7 +369,7 @@ def _shown(run: ScoredRun, out: Path) -> ScoredRun:
 
 def _divided(cache: Cache, folds: int, split: str, extra: ExtraRows | None) -> TrainFolds:
     if split != "test":
-        raise UsageError(f"split={split} has no effect with folds, which compare on train alone")
+        raise UsageError(f"--split {split} has no effect with folds, which compare on train alone")
     if extra is not None:
         raise UsageError(
             "extra images cannot train with folds: they were chosen by all training images, those "
@@ -386,7 +386,7 @@ def _check(cache: Cache, seeds: Sequence[int], split: str | None, tuner: str, tr
     if tuner not in TUNERS:
         raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
     if trials < 1:
-        raise UsageError(f"trials={trials} must be at least 1")
+        raise UsageError(f"--trials {trials} must be at least 1")
     if split is not None:
         require_scored(cache, split)
 

@@ -185,7 +185,7 @@ def _require_search(tuner: str, trials: int) -> None:
     if tuner not in TUNERS:
         raise UsageError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
     if trials < 1:
-        raise UsageError(f"trials={trials} must be at least 1")
+        raise UsageError(f"--trials {trials} must be at least 1")
 
 
 def search_space(method: Method, grid: Grid | None = None) -> dict[str, tuple[Any, ...]]:

@@ -1,20 +1,18 @@
 """Writing what ``finetune`` has made: a folder that appears whole, of one of two kinds.
 
-Where nothing is left in the image tower the folder is an open_clip model like any other; adapters
+Where nothing is left in the image tower the folder is a model of open_clip or timm like any other
+(:mod:`ltcache.encoder.plain_model`); adapters
 that are no function of weights alone are written apart from their parent
 (:mod:`ltcache.encoder.child`).
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 
@@ -29,9 +27,10 @@ from ltcache.encoder.child import (
     short_name,
 )
 from ltcache.encoder.encoder import Encoder
-from ltcache.encoder.identity import ACTIVATIONS, float_state, tokenizer_identity, tower_digests
-from ltcache.encoder.record import CONFIG_FILE, LOCAL, known_values
-from ltcache.encoder.tokens import load_tokenizer
+from ltcache.encoder.identity import float_state, tower_digests
+from ltcache.encoder.load import family_of
+from ltcache.encoder.plain_model import apart
+from ltcache.encoder.record import LOCAL
 from ltcache.errors import UsageError
 from ltcache.records import (
     PlaceKind,
@@ -39,8 +38,6 @@ from ltcache.records import (
     result_folder,
     whole_folder,
 )
-
-WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 def save_checkpoint(
@@ -69,9 +66,12 @@ def save_checkpoint(
     folder = result_folder(folder)
     require_place(folder, parent)
     state, before = _current_state(encoder, "encoder"), float_state(parent.model)
+    family = family_of(encoder.family or "")
+    assert family.write is not None  # of every encoder that require_place lets pass
     content = {
         "format": FORMAT,
         "kind": ADAPTED if encoder.adapters else WHOLE,
+        "family": encoder.family,
         "ltcache": ltcache.__version__,
         "parent": {**_placed(parent.provenance), "identity": parent.identity},
         "record": dict(record),
@@ -88,9 +88,9 @@ def save_checkpoint(
         if extra is not None:
             extra(partial)
         if encoder.adapters:
-            save_file(_apart(own), partial / ADAPTERS_FILE)
+            save_file(apart(own), partial / ADAPTERS_FILE)
         else:
-            identity = {**identity, "tokenizer": _write_model(partial, encoder, state)}
+            identity = {**identity, "tokenizer": family.write(partial, encoder, state)}
         record_text = _json({**content, "identity": identity})
         (partial / RECORD_FILE).write_text(record_text, encoding="utf-8")
     named = {"model": f"{LOCAL}{folder}", "pretrained": None, "activation": None}
@@ -127,11 +127,17 @@ def mix_weights(model: Any, parent: Mapping[str, torch.Tensor], alpha: float) ->
 
 
 def require_place(folder: Path, parent: Encoder) -> None:
-    """Refuse a folder that :func:`save_checkpoint` could not write to, before there is anything.
+    """Refuse what :func:`save_checkpoint` could not write, before there is anything.
 
     Raises:
-        UsageError: something else lies there, or it is the parent.
+        UsageError: something else lies there, it is the parent, or no checkpoint can be written of
+            the parent's family.
     """
+    if parent.family is None or family_of(parent.family).write is None:
+        raise UsageError(
+            f"{parent.identity['architecture']['name']} is not tuned: checkpoints are written of "
+            "open_clip's and timm's encoders"
+        )
     folder = require_replaceable(folder, PlaceKind.CHECKPOINT)
     above = parent.source.folder, *(layer.folder for layer in parent.source.layers)
     if any(place is not None and place.resolve() == folder.resolve() for place in above):
@@ -180,47 +186,3 @@ def _json(content: Mapping[str, Any]) -> str:
 
 def _differs(value: torch.Tensor, before: torch.Tensor | None) -> bool:
     return before is None or value.shape != before.shape or not torch.equal(value, before)
-
-
-def _write_model(
-    folder: Path, encoder: Encoder, state: Mapping[str, torch.Tensor]
-) -> Mapping[str, Any]:
-    """Write what plain open_clip reads: configuration, weights, and the tokenizer's own files.
-
-    Returns:
-        The identity of the tokenizer that open_clip loads from the folder.
-    """
-    config = copy.deepcopy(dict(encoder.source.config))
-    config["quick_gelu"] = encoder.source.activation == ACTIVATIONS[True]
-    _copy_vocabulary(folder, encoder.source.folder, config["text_cfg"])
-    preprocess = known_values(encoder.preprocessing.to_dict())
-    record = {"model_cfg": config, "preprocess_cfg": preprocess}
-    (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    save_file(_apart(state), folder / WEIGHTS_FILE)
-    if not hasattr(encoder.tokenizer, "save_pretrained"):
-        found: Mapping[str, Any] = encoder.identity["tokenizer"]
-        return found
-    # open_clip looks for a tokenizer's files in the folder; they are those of a fresh one, since a
-    # tokenizer that has been used would be saved with its padding
-    load_tokenizer(encoder.source).save_pretrained(folder)
-    return tokenizer_identity(open_clip.get_tokenizer(f"{LOCAL}{folder}"))
-
-
-def _copy_vocabulary(folder: Path, source: Path | None, text: dict[str, Any]) -> None:
-    """Take a vocabulary along that lies in the parent's folder."""
-    options = text.get("tokenizer_kwargs") or {}
-    path = options.get("bpe_path")
-    if path and source is not None and not Path(path).is_absolute():
-        shutil.copyfile(source / path, folder / Path(path).name)
-        options["bpe_path"] = Path(path).name
-
-
-def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors as safetensors wants them: contiguous, none sharing another's memory."""
-    seen: set[int] = set()
-    found = {}
-    for name, tensor in tensors.items():
-        shared = tensor.untyped_storage().data_ptr() in seen
-        seen.add(tensor.untyped_storage().data_ptr())
-        found[name] = tensor.clone() if shared else tensor
-    return {name: tensor.contiguous() for name, tensor in found.items()}

@@ -4,11 +4,13 @@
       ltcache.json               kind, identity, parent, and what the tuning has to say
       open_clip_config.json open_clip_model.safetensors
                                  kind open_clip: a model like any other, which plain open_clip loads
+      config.json model.safetensors
+                                 the same of an image-only encoder, which plain timm loads
       adapters.safetensors       kind adapters: the adapters and every tensor that is not the
                                  parent's; without the parent and ltcache this is no model
 
-A checkpoint of the second kind has no ``open_clip_config.json``, so that nothing loads its bare
-base by mistake; its parent is loaded by name and has to have the weights that were tuned.
+A checkpoint with adapters has no configuration for others, so that nothing loads its bare base by
+mistake; its parent is loaded by name and has to have the weights that were tuned.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from ltcache.records import differences, mend, one_line, result_folder
 FORMAT = 1
 RECORD_FILE, ADAPTERS_FILE = "ltcache.json", "adapters.safetensors"
 WHOLE, ADAPTED = "open_clip", "adapters"
+"""Kinds; the first is named after the family that was tuned first, and holds any whole model."""
 
 
 @one_line
@@ -41,7 +44,9 @@ class TunedCheckpoint:
     """A checkpoint's record.
 
     Attributes:
-        folder: where it lies. kind: ``open_clip`` or ``adapters``.
+        folder: where it lies. kind: ``open_clip`` (a whole model) or ``adapters``.
+        family: how its encoder's names begin (:data:`ltcache.encoder.ENCODER_FAMILIES`); empty:
+            open_clip's.
         identity: of the encoder that it holds.
         parent: ``model``, ``pretrained``, ``activation`` and ``identity`` of what was tuned.
         record: what the tuning has to say: method, settings, history, metrics.
@@ -52,6 +57,7 @@ class TunedCheckpoint:
     identity: Mapping[str, Any]
     parent: Mapping[str, Any]
     record: Mapping[str, Any]
+    family: str = ""
 
     @property
     def adapters(self) -> list[Mapping[str, Any]]:
@@ -85,6 +91,7 @@ def read_checkpoint(folder: str | Path) -> TunedCheckpoint:
         found = TunedCheckpoint(
             folder,
             **{name: content[name] for name in ("kind", "identity", "parent", "record")},
+            family=content.get("family", ""),
         )
         _require_whole(found)
     except OSError as error:
@@ -100,7 +107,7 @@ def _require_whole(child: TunedCheckpoint) -> None:
         raise ValueError("kind and adapters contradict each other")
     for adapter in child.adapters:
         dict(adapter["options"], name=adapter["name"])
-    for tower in ("image", "text"):
+    for tower in {"image": None, **child.identity["towers"]}:
         len(child.parent["identity"]["towers"][tower])
     for name in ("model", "pretrained", "activation"):
         if not isinstance(child.parent[name], str | None) or (
@@ -175,7 +182,7 @@ def _require_parent(state: Mapping[str, torch.Tensor], child: TunedCheckpoint) -
 def parent_remedy(folder: Path) -> str:
     """Return how a user says where a checkpoint's parent is."""
     return (
-        f"Say where the parent is: give it as pretrained (--pretrained {LOCAL}/path/to/parent), "
+        f"Say where the parent is: give it as --pretrained {LOCAL}/path/to/parent, "
         f"put its folder beside {folder}, or correct parent.model in {folder / RECORD_FILE}"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,10 @@ class Encoder:
     """A dual encoder that is ready to run; build one with :func:`ltcache.encoder.load_encoder`.
 
     Attributes:
+        has_texts: whether it has a text tower.
+        family: how the names of its kind begin (:data:`ltcache.encoder.ENCODER_FAMILIES`), which
+            its checkpoints record; empty: open_clip's. None: it cannot be tuned, since no
+            checkpoint of it can be written and read again.
         model, tokenizer: open_clip's own, for what this class does not offer.
         preprocessing: how images become its input.
         identity: architecture, tower digests, tokenizer, preprocessing, dims; JSON-able, and the
@@ -48,6 +52,9 @@ class Encoder:
         logit_scale: exponentiated, or None; logit_bias: or None.
         device: a ``torch.device``; precision: ``fp32``, ``bf16`` or ``fp16``.
     """
+
+    has_texts: ClassVar[bool] = True
+    family: ClassVar[str | None] = ""
 
     def __init__(
         self,
@@ -122,15 +129,21 @@ class Encoder:
         parent = short_name(self.provenance) if self.provenance.get("model") else None
         named = {"model": None, "pretrained": None, "activation": None, "parent": parent}
         left = adapters_of(model) if adapters is None else adapters
-        return encoder_of(
+        records = [_adapter_record(adapter) for adapter in left]
+        return type(self)(
             model.eval(),
-            replace(self.source, provenance=named, child=None),
             self.tokenizer,
+            replace(self.source, provenance=named, child=None),
+            fields_of(model),
+            self.preprocessing,
+            identity={
+                "architecture": {**self.identity["architecture"], "adapters": records or None},
+                "towers": tower_digests(float_state(model)),
+                # one that has been used remembers how it padded, and would look like another
+                "tokenizer": self.identity["tokenizer"],
+            },
             device=next(model.parameters()).device,
             precision=self.precision,
-            adapters=[_adapter_record(adapter) for adapter in left],
-            # a tokenizer that has been used remembers how it padded, and would look like another
-            tokenized=self.identity["tokenizer"],
         )
 
     @property
@@ -298,7 +311,6 @@ def encoder_of(
     device: torch.device,
     precision: str,
     adapters: Sequence[Mapping[str, Any]] = (),
-    tokenized: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Return the encoder of a model in memory, identified by the tensors that it has now.
 
@@ -307,12 +319,11 @@ def encoder_of(
         source: what it was built from.
         adapters: what was inserted into its image tower and not merged, ``{name, options}`` each;
             such a tower has no tokens, because the rest behind them would lack the adapters.
-        tokenized: the tokenizer's part of the identity, where it is known already.
     """
     identity = {
         "architecture": architecture(source.config, source.activation, adapters),
         "towers": tower_digests(float_state(model)),
-        "tokenizer": dict(tokenized or tokenizer_identity(tokenizer)),
+        "tokenizer": tokenizer_identity(tokenizer),
     }
     return Encoder(
         model,

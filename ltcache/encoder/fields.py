@@ -1,8 +1,9 @@
-"""The fields of an image that one forward gives: ``embedding`` and, where it exists, ``pooled``.
+"""The fields of an image that one forward gives: ``embedding`` and ``pooled``, where they exist.
 
 ``embedding`` (N, D) is exactly what ``model.encode_image`` returns, in the joint space and not
 normalised. ``pooled`` (N, P) is what the last layer of the tower projects from. Where that layer
-is linear, ``embedding = pooled @ projection + projection_bias``.
+is linear, ``embedding = pooled @ projection + projection_bias``. An image tower without texts has
+``pooled`` alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from open_clip.model import CustomTextCLIP
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
+from ltcache.errors import UsageError
 from ltcache.records import one_line
 
 EMBEDDING, POOLED = "embedding", "pooled"
@@ -48,9 +50,32 @@ class FieldForward(Protocol):
         ...
 
 
+class ImageOnly(torch.nn.Module):
+    """A tower where a dual encoder has its image tower, and nothing else."""
+
+    def __init__(self, visual: torch.nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the tower compute its blocks' activations again, as open_clip's models do.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        visual: Any = self.visual
+        try:
+            visual.set_grad_checkpointing(enable)
+        except AssertionError as error:  # timm's own, of architectures that it is not written for
+            name = type(visual).__name__
+            raise UsageError(f"{name}: {error}; leave --checkpointing out") from None
+
+
 def fields_of(model: Any) -> FieldForward:
     """Return how the fields of a model's image tower are computed."""
     visual = model.visual
+    if isinstance(model, ImageOnly):
+        return PooledOnly(visual)
     if isinstance(model, (CLIP, CustomTextCLIP)):
         if type(visual) is VisionTransformer and _gives_one_vector(visual):
             return VitFields(visual)
@@ -66,6 +91,19 @@ class HookNotes(threading.local):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookNotes:
         return HookNotes()
+
+
+class PooledOnly:
+    """The field of a tower whose end is its pooling."""
+
+    projection: Projection | None = None
+    dims: dict[str, int] | None = None
+
+    def __init__(self, tower: torch.nn.Module) -> None:
+        self._tower = tower
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {POOLED: self._tower(images)}
 
 
 class EmbeddingOnly:

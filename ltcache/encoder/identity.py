@@ -63,7 +63,7 @@ def architecture(
 
 
 def tower_digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return the SHA-256 of the image and of the text tower of a loaded model.
+    """Return the SHA-256 of each tower of a loaded model: ``image``, and ``text`` where it is.
 
     The logit scale and bias belong to neither; a decoder of captions is left out. A text tower
     has the same names, and so the same digest, whether open_clip nests it (``text.``) or not.
@@ -77,7 +77,7 @@ def tower_digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
         for name, tensor in state.items()
         if not name.startswith(("visual.", "text_decoder.")) and name not in _APART
     }
-    return {"image": tensors_digest(image), "text": tensors_digest(text)}
+    return {"image": tensors_digest(image), **({"text": tensors_digest(text)} if text else {})}
 
 
 def float_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any
 import open_clip
 import torch
 
-from ltcache.encoder.child import require_recorded, restore
+from ltcache.encoder.child import read_checkpoint, require_recorded, restore
 from ltcache.encoder.choice import EncoderChoice
 from ltcache.encoder.device import PRECISIONS, choose_device
 from ltcache.encoder.encoder import Encoder, encoder_of
 from ltcache.encoder.identity import ACTIVATIONS
+from ltcache.encoder.plain_model import write_open_clip, write_timm
 from ltcache.encoder.random_start import skip_random_start
-from ltcache.encoder.source import EncoderSource, resolve
+from ltcache.encoder.source import EncoderSource, checkpoint_named, resolve
 from ltcache.encoder.timm_tower import TIMM, load_timm
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.weights import load_weights
@@ -94,20 +95,30 @@ class EncoderFamily:
     Args:
         load: called as ``load(choice, device=device, precision=precision)``, both chosen already.
         has_texts: whether they have a text tower.
+        write: of encoders that can be tuned, called as ``write(folder, encoder, state)``: writes a
+            whole model as its own library reads it, and returns its tokenizer's part of the
+            identity; ``load`` takes such a folder by its checkpoint's name.
     """
 
     load: Callable[..., Encoder]
     has_texts: bool = True
+    write: Callable[..., Mapping[str, Any] | None] | None = None
 
 
-ENCODER_FAMILIES = {TIMM: EncoderFamily(load_timm, has_texts=False)}
+ENCODER_FAMILIES = {TIMM: EncoderFamily(load_timm, has_texts=False, write=write_timm)}
 """Beginning of a model's name -> family; all other names are open_clip's."""
 
 
 def family_of(name: str) -> EncoderFamily:
-    """Return the family of a model's name."""
-    found = (family for start, family in ENCODER_FAMILIES.items() if name.startswith(start))
-    return next(found, EncoderFamily(_load_open_clip))
+    """Return the family of a model's name; of a checkpoint's that of its encoder.
+
+    Raises:
+        EncoderError: a checkpoint that cannot be read.
+    """
+    checkpoint = checkpoint_named(name)
+    begins = name if checkpoint is None else read_checkpoint(checkpoint).family
+    found = (family for start, family in ENCODER_FAMILIES.items() if begins.startswith(start))
+    return next(found, EncoderFamily(_load_open_clip, write=write_open_clip))
 
 
 def build(source: EncoderSource, cache_dir: str | None = None) -> Any:

@@ -48,7 +48,7 @@ def agreed_activation(
     if chosen == ACTIVATIONS[trained]:
         return chosen
     subject = f"activation {wanted!r}" if wanted else f"{architecture} (activation {chosen!r})"
-    remedy = f"give activation={ACTIVATIONS[trained]!r}"
+    remedy = f"give --activation {ACTIVATIONS[trained]}"
     if wanted and built == trained:
         remedy = "leave the option out"
     elif architecture is not None and not wanted:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from open_clip import (
     get_model_config,
@@ -43,7 +43,7 @@ HUB = "hf-hub:"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 _OFFLINE = (
     "Where the network is not reachable, copy the model's folder here and name it "
-    f"{LOCAL}/path/to/folder, or give the path of its weights file as pretrained."
+    f"{LOCAL}/path/to/folder, or give the path of its weights file as --pretrained."
 )
 
 
@@ -88,35 +88,32 @@ def resolve(choice: EncoderChoice) -> EncoderSource:
         raise UsageError(f"activation {choice.activation!r} is not one of {known}")
     model, pretrained = choice.name, choice.pretrained
     if model == "embedded":
-        _refuse_pretrained(model, pretrained)
+        refuse_pretrained(model, pretrained)
         from ltcache.embedded import encoder_path
 
         return _from_folder(Path(encoder_path()), choice)
-    if not model.startswith((LOCAL, HUB)) and _is_path_of_checkpoint(model):
-        model = f"{LOCAL}{model}"
-        choice = replace(choice, model=model)
+    if (checkpoint := checkpoint_named(model)) is not None:
+        return _from_checkpoint(checkpoint, choice)
     if model.startswith(LOCAL):
-        folder = Path(model[len(LOCAL) :]).expanduser()
-        if is_checkpoint(folder):
-            return _from_checkpoint(folder, choice)
-        _refuse_pretrained(model, pretrained)
-        return _from_folder(folder, choice)
+        refuse_pretrained(model, pretrained)
+        return _from_folder(Path(model[len(LOCAL) :]).expanduser(), choice)
     if model.startswith(HUB):
-        _refuse_pretrained(model, pretrained)
+        refuse_pretrained(model, pretrained)
         return _from_hub(choice)
     if "," in model:
         model, _, tag = (part.strip() for part in model.partition(","))
         if pretrained is not None:
-            raise UsageError(f"{choice.model!r} names its weights: leave out pretrained")
+            raise UsageError(f"{choice.model!r} names its weights: leave out --pretrained")
         pretrained = tag
         choice = replace(choice, model=model, pretrained=tag)  # recorded apart, as it may be named
     return _from_architecture(model, pretrained, choice)
 
 
-def _refuse_pretrained(model: str, pretrained: str | None) -> None:
+def refuse_pretrained(model: str, pretrained: str | None) -> None:
+    """Refuse weights for a model that brings its own."""
     if pretrained is not None:
         raise UsageError(
-            f"{model!r} brings its own weights, so pretrained={pretrained!r} would be ignored: "
+            f"{model!r} brings its own weights, so --pretrained {pretrained} would be ignored: "
             "leave it out, or name an architecture instead"
         )
 
@@ -144,26 +141,45 @@ def _described(
     )
 
 
-def _is_path_of_checkpoint(model: str) -> bool:
-    return get_model_config(model.replace("/", "-")) is None and is_checkpoint(
-        Path(model).expanduser()
-    )
+def checkpoint_named(model: str) -> Path | None:
+    """Return the folder of the checkpoint that a model's name means, also by its plain path, or
+    None where it means something else."""
+    if model == "embedded" or model.startswith(HUB):
+        return None
+    if not model.startswith(LOCAL) and get_model_config(model.replace("/", "-")) is not None:
+        return None
+    folder = Path(model.removeprefix(LOCAL)).expanduser()
+    return folder if is_checkpoint(folder) else None
+
+
+def child_provenance(child: TunedCheckpoint, choice: EncoderChoice) -> dict[str, str | None]:
+    """Return how the encoder of a checkpoint is named, its parent too."""
+    named, model = choice.provenance, f"{LOCAL}{choice.name.removeprefix(LOCAL)}"
+    return {**named, "model": model, "parent": child.parent_name}
 
 
 def _from_checkpoint(folder: Path, choice: EncoderChoice) -> EncoderSource:
     child = read_checkpoint(folder)
-    named = {**choice.provenance, "parent": child.parent_name}
+    named = child_provenance(child, choice)
     if child.kind != ADAPTED:
-        _refuse_pretrained(f"{LOCAL}{folder}", choice.pretrained)
+        refuse_pretrained(f"{LOCAL}{folder}", choice.pretrained)
         return replace(_from_folder(folder, choice), provenance=named, child=child)
-    parent = _parent(child, choice)
+    parent = parent_source(child, choice, resolve)
     trained = parent.activation == ACTIVATIONS[True]
     agreed_activation(choice.activation, trained, trained, str(folder / RECORD_FILE))
     return replace(parent, provenance=named, layers=(*parent.layers, child), child=child)
 
 
-def _parent(child: TunedCheckpoint, choice: EncoderChoice) -> EncoderSource:
+_Source = TypeVar("_Source")
+
+
+def parent_source(
+    child: TunedCheckpoint, choice: EncoderChoice, resolver: Callable[[EncoderChoice], _Source]
+) -> _Source:
     """Return the source of a checkpoint's parent: as given, as recorded, or beside the checkpoint.
+
+    Args:
+        resolver: from a choice to a source, of the checkpoint's family.
 
     Raises:
         EncoderError: it cannot be had under any of these names.
@@ -182,7 +198,7 @@ def _parent(child: TunedCheckpoint, choice: EncoderChoice) -> EncoderSource:
         )
     try:
         parent = EncoderChoice(model, weights, child.parent["activation"])
-        return resolve(replace(parent, cache_dir=choice.cache_dir))
+        return resolver(replace(parent, cache_dir=choice.cache_dir))
     except (EncoderError, UsageError) as error:
         raise EncoderError(
             f"{child.folder} holds what was tuned of {child.parent_name}, which cannot be loaded: "
@@ -213,7 +229,7 @@ def _from_architecture(model: str, pretrained: str | None, choice: EncoderChoice
         )
     if pretrained is None:
         raise UsageError(
-            f"{model!r} names an architecture without weights: give pretrained (one of "
+            f"{model!r} names an architecture without weights: give --pretrained (one of "
             f"{_listed(list_pretrained_tags_by_model(name))}, or the path of a weights file); "
             "'random:0' builds it with random weights, for tests and timing only"
         )
@@ -261,9 +277,9 @@ def _from_file(
         if activation is None and not name.endswith("-quickgelu"):
             raise UsageError(
                 f"{path} does not say which activation it was trained with, and the wrong one "
-                "costs CLIP about four points without an error: give activation='quick_gelu' "
+                "costs CLIP about four points without an error: give --activation quick_gelu "
                 "(OpenAI's weights and what was tuned from them, MetaCLIP, DFN) or "
-                "activation='gelu' (most others)"
+                "--activation gelu (most others)"
             )
         chosen = activation or ACTIVATIONS[built]
         preprocess = default_preprocess(name, path)
@@ -287,7 +303,7 @@ def parse_seed(pretrained: str) -> int:
     """Return the seed of ``random:SEED``, 0 where it has none."""
     _, _, seed = pretrained.partition(":")
     if seed and not seed.isdecimal():
-        raise UsageError(f"pretrained={pretrained!r}: the seed is a whole number, as in 'random:0'")
+        raise UsageError(f"--pretrained {pretrained}: the seed is a whole number, as in 'random:0'")
     return int(seed or 0)
 
 

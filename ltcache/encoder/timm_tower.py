@@ -7,15 +7,14 @@ mixes such a backbone's classifier with CLIP, which ``ltcache ensemble`` does ro
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import timm
 import torch
@@ -28,13 +27,31 @@ from timm.models import (
     split_model_name_tag,
 )
 
+from ltcache.encoder.child import (
+    ADAPTED,
+    TunedCheckpoint,
+    read_checkpoint,
+    require_recorded,
+    restore,
+)
 from ltcache.encoder.choice import EncoderChoice
-from ltcache.encoder.encoder import Encoder
-from ltcache.encoder.fields import POOLED, Projection
-from ltcache.encoder.identity import tensors_digest
+from ltcache.encoder.fields import ImageOnly, fields_of
+from ltcache.encoder.identity import float_state, tower_digests
+from ltcache.encoder.image_only import ImageEncoder
 from ltcache.encoder.nested import describe_content, how_to_save
+from ltcache.encoder.plain_model import TIMM_CONFIG, TIMM_WEIGHTS
 from ltcache.encoder.random_start import skip_random_start
-from ltcache.encoder.source import HUB, WEIGHT_SUFFIXES, EncoderSource, parse_seed
+from ltcache.encoder.record import LOCAL
+from ltcache.encoder.source import (
+    HUB,
+    WEIGHT_SUFFIXES,
+    EncoderSource,
+    checkpoint_named,
+    child_provenance,
+    parent_source,
+    parse_seed,
+    refuse_pretrained,
+)
 from ltcache.encoder.weights import MORE_THAN_TENSORS
 from ltcache.errors import EncoderError, ImageError, UsageError, first_line
 from ltcache.images import Preprocessing
@@ -43,7 +60,6 @@ from ltcache.records import JsonObject, canonical_json
 log = logging.getLogger(__name__)
 
 TIMM = "timm:"
-_RECORD = "config.json"
 _RESIZE = {"center": "shortest", "squash": "squash"}
 _CLASSIFIERS = ("head", "fc", "classifier")  # of files in a form of their own, which timm renames
 
@@ -58,6 +74,7 @@ class TimmSource:
         arguments: of the architecture, where a model on the hub departs from it.
         weights: a file in place of those that the record names.
         seed: of random weights, in place of both.
+        layers, child, folder: see :class:`ltcache.encoder.source.EncoderSource`.
     """
 
     architecture: str
@@ -65,69 +82,30 @@ class TimmSource:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     weights: Path | None = None
     seed: int | None = None
+    layers: tuple[TunedCheckpoint, ...] = ()
+    child: TunedCheckpoint | None = None
+    folder: Path | None = None
 
 
-class ImageEncoder(Encoder):
-    """An encoder without a text tower: ``pooled`` alone."""
+class TimmEncoder(ImageEncoder):
+    """An image-only encoder of timm."""
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> NoReturn:
-        """Refuse: a network that never saw a text has no place for one.
-
-        Raises:
-            UsageError: names the remedy.
-        """
-        raise UsageError(
-            f"{self.identity['architecture']['name']} has no text tower: encode texts with a dual "
-            "encoder, such as --model ViT-B-16 --pretrained openai"
-        )
-
-    def with_model(self, model: Any, adapters: Sequence[Any] | None = None) -> NoReturn:
-        """Refuse: only dual encoders are tuned.
-
-        Raises:
-            UsageError: names the remedy.
-        """
-        raise UsageError(
-            f"{self.identity['architecture']['name']} is not tuned here: tune it with timm, and "
-            "give the file that timm saves as pretrained"
-        )
+    family = TIMM
 
     def numerics(self) -> Mapping[str, Any]:
         """Return what the last bits of the features depend on besides the identity."""
         found = super().numerics()
-        versions = {n: v for n, v in found["versions"].items() if n != "open_clip_torch"}
-        return {**found, "versions": {**versions, "timm": importlib.metadata.version("timm")}}
-
-
-class PooledOnly:
-    """The field of a tower whose end is its pooling."""
-
-    projection: Projection | None = None
-    dims: dict[str, int] | None = None
-
-    def __init__(self, tower: torch.nn.Module) -> None:
-        self._tower = tower
-
-    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {POOLED: self._tower(images)}
-
-
-class _ImageOnly(torch.nn.Module):
-    """A tower where a dual encoder has its image tower."""
-
-    def __init__(self, visual: torch.nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
+        return {**found, "versions": {**found["versions"], "timm": timm.__version__}}
 
 
 def load_timm(choice: EncoderChoice, *, device: torch.device, precision: str) -> ImageEncoder:
     """Load an image-only encoder from timm and identify it by its weights.
 
     Args:
-        choice: its model is ``timm:NAME``, ``timm:NAME.TAG`` as timm names published weights, or
-            ``timm:hf-hub:ORG/NAME``; pretrained a tag, the path of a weights file, or
-            ``random:SEED``. The preprocessing of a file is that of a ``config.json`` beside it (as
-            on the hub), or else that of the tag.
+        choice: its model is ``timm:NAME``, ``timm:NAME.TAG`` as timm names published weights,
+            ``timm:hf-hub:ORG/NAME``, or a checkpoint of ``finetune``; pretrained a tag, the path of
+            a weights file, or ``random:SEED``. The preprocessing of a file is that of a
+            ``config.json`` beside it (as on the hub), or else that of the tag.
         device, precision: chosen already.
 
     Raises:
@@ -140,29 +118,49 @@ def load_timm(choice: EncoderChoice, *, device: torch.device, precision: str) ->
     tower = resolve_tower(choice)
     trunk = build_tower(tower, model, cache_dir)
     preprocessing = preprocessing_of_tower(trunk, model)
-    digest = tensors_digest({name: tensor.detach() for name, tensor in trunk.state_dict().items()})
-    config = {"timm": tower.architecture, "arguments": dict(tower.arguments)}
+    whole = ImageOnly(trunk)
+    for layer in tower.layers:
+        restore(whole, layer)
+    whole.eval().requires_grad_(False)
+    source = _source(tower, choice)
     edge = "x".join(map(str, dict.fromkeys(preprocessing.size)))
-    seeded = None if tower.seed is None else f"random:{tower.seed}"
-    named = {**choice.provenance, "pretrained": seeded or choice.pretrained}
-    return ImageEncoder(
-        _ImageOnly(trunk),
+    encoder = TimmEncoder(
+        whole,
         None,
-        EncoderSource(model, config, tower.weights, "", seed=tower.seed, provenance=named),
-        PooledOnly(trunk),
+        source,
+        fields_of(whole),
         preprocessing,
         identity={
             "architecture": {
                 "name": f"timm {tower.architecture} at {edge} px",
-                "config": config,
+                "config": source.config,
                 "activation": None,
-                "adapters": None,
+                "adapters": (tower.child.adapters if tower.child else None) or None,
             },
-            "towers": {"image": digest},
+            "towers": tower_digests(float_state(whole)),
             "tokenizer": None,
         },
         device=device,
         precision=precision,
+    )
+    if tower.child is not None:
+        require_recorded(encoder.identity, tower.child)
+    return encoder
+
+
+def _source(tower: TimmSource, choice: EncoderChoice) -> EncoderSource:
+    seeded = None if tower.seed is None else f"random:{tower.seed}"
+    named = {**choice.provenance, "pretrained": seeded or choice.pretrained}
+    return EncoderSource(
+        choice.name,
+        {"timm": tower.architecture, "arguments": dict(tower.arguments)},
+        tower.weights,
+        "",
+        seed=tower.seed,
+        folder=tower.folder,
+        provenance=child_provenance(tower.child, choice) if tower.child else named,
+        layers=tower.layers,
+        child=tower.child,
     )
 
 
@@ -174,6 +172,8 @@ def resolve_tower(choice: EncoderChoice) -> TimmSource:
         EncoderError: unknown, missing or unreachable.
     """
     model, pretrained = choice.name, choice.pretrained
+    if (checkpoint := checkpoint_named(model)) is not None:
+        return _from_checkpoint(checkpoint, choice)
     name = model.removeprefix(TIMM)
     if name.startswith(HUB):
         return _from_hub(model, pretrained, choice.cache_dir)
@@ -184,7 +184,7 @@ def resolve_tower(choice: EncoderChoice) -> TimmSource:
         raise EncoderError(f"timm {timm.__version__} has no model {architecture!r}{hint}")
     if pretrained is None and not tag:
         raise UsageError(
-            f"{model!r} names an architecture without weights: give pretrained (one of "
+            f"{model!r} names an architecture without weights: give --pretrained (one of "
             f"{', '.join(_tags(architecture)) or 'no published tag'}, or the path of a weights "
             "file); 'random:0' builds it with random weights, for tests and timing only"
         )
@@ -197,7 +197,7 @@ def resolve_tower(choice: EncoderChoice) -> TimmSource:
         return replace(start, seed=parse_seed(pretrained))
     if pretrained in _tags(architecture):
         if tag:
-            raise UsageError(f"{model!r} names its weights: leave out pretrained={pretrained!r}")
+            raise UsageError(f"{model!r} names its weights: leave out --pretrained {pretrained}")
         return replace(start, record=_registered(architecture, pretrained))
     return _from_file(start, pretrained, tag)
 
@@ -264,9 +264,20 @@ def preprocessing_of_tower(model: Any, name: str) -> Preprocessing:
         raise EncoderError(f"{name}: {error}") from None
 
 
+def _from_checkpoint(folder: Path, choice: EncoderChoice) -> TimmSource:
+    child = read_checkpoint(folder)
+    if child.kind == ADAPTED:
+        parent = parent_source(child, choice, resolve_tower)
+        return replace(parent, layers=(*parent.layers, child), child=child)
+    refuse_pretrained(f"{LOCAL}{folder}", choice.pretrained)
+    architecture = child.identity["architecture"]["config"]["timm"]
+    start = TimmSource(architecture, _registered(architecture), child=child, folder=folder)
+    return _from_file(start, str(folder / TIMM_WEIGHTS), "")
+
+
 def _from_hub(model: str, pretrained: str | None, cache_dir: str | None) -> TimmSource:
     if pretrained is not None:
-        raise UsageError(f"{model!r} brings its own weights: leave out pretrained={pretrained!r}")
+        raise UsageError(f"{model!r} brings its own weights: leave out --pretrained {pretrained}")
     try:
         record, architecture, arguments = load_model_config_from_hf(
             model.removeprefix(TIMM + HUB), cache_dir=cache_dir
@@ -284,7 +295,7 @@ def _from_file(start: TimmSource, pretrained: str, tag: str) -> TimmSource:
         if path.suffix in WEIGHT_SUFFIXES or "/" in pretrained:
             raise EncoderError(f"{path}: no such weights file")
         raise _unknown_tag(start.architecture, pretrained)
-    beside = path.parent / _RECORD
+    beside = path.parent / TIMM_CONFIG
     if beside.is_file():
         record, arguments = _read_record(beside, start)
         return replace(start, record=record, arguments=arguments, weights=path)
@@ -401,5 +412,5 @@ def _unusable(tower: TimmSource, name: str, error: Exception) -> EncoderError:
     return EncoderError(
         f"{name}: its weights cannot be fetched or loaded ({text}). Where the network is not "
         "reachable, copy the weights file (and the config.json beside it) here and give its path "
-        "as pretrained"
+        "as --pretrained"
     )

@@ -93,7 +93,7 @@ def ensemble(
         FitError: labels of one row differ between members.
     """
     if space not in SPACES:
-        raise UsageError(f"space={space!r} is none of {', '.join(SPACES)}")
+        raise UsageError(f"--space {space!r} is none of {', '.join(SPACES)}")
     if len(members) < 2:
         raise UsageError(f"an ensemble takes two members or more, such as RUN {ZERO_SHOT}")
     given = None if weights is None else scaled_weights(weights, len(members))

@@ -168,9 +168,6 @@ def _zero_shot_member(
     identities = cache.identities("center", texts)
     trained = "train" in cache.splits
     groups = GroupScheme.from_dict(cache.manifest.groups)
-    if not trained and groups.explicit is None:
-        # no training counts, so nothing is many or few; unlike (), this can be written as JSON
-        groups = GroupScheme(explicit=(("many", ()),))
     record = MemberRecord(
         name=ZERO_SHOT,
         kind=ZERO_SHOT,

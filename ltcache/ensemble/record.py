@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ltcache.metrics import GroupScheme
 from ltcache.records import JsonObject, JsonRecord, digest, read_record
 
@@ -173,5 +175,5 @@ class EnsembleRecord(JsonRecord):
             "encoders": {"distinct": self.encoders, "note": self.encoders_note},
             "aligned_by": "key",
             "transductive": any(member.transductive for member in self.members),
-            "group_scheme": self.groups.describe(),
+            "group_scheme": self.groups.describe(np.array(self.class_counts)),
         }

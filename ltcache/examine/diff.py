@@ -327,15 +327,13 @@ def _moved(a: Cache, rows: np.ndarray, values: np.ndarray) -> FeatureMovement:
     means = np.bincount(labels[known], values[known], size) / np.maximum(counts, 1)
     classes = {int(label): float(means[label]) for label in np.flatnonzero(counts)}
     scheme = GroupScheme.from_dict(a.manifest.groups)
-    groups: dict[str, float] = {}
-    if "train" in a.splits or scheme.explicit is not None:
-        group = scheme.assign(a.manifest.class_counts("train"))
-        of_row = np.where(known, group[labels], "")
-        groups = {
-            name: float(values[of_row == name].mean())
-            for name in ("many", "medium", "few")
-            if (of_row == name).any()
-        }
+    training = a.manifest.class_counts("train")
+    of_row = np.where(known, scheme.assign(training)[labels], "")
+    groups = {
+        name: float(values[of_row == name].mean())
+        for name in ("many", "medium", "few")
+        if (of_row == name).any()
+    }
     worst = int(np.argmin(values))
     return FeatureMovement(
         rows=len(rows),
@@ -344,5 +342,5 @@ def _moved(a: Cache, rows: np.ndarray, values: np.ndarray) -> FeatureMovement:
         worst=str(a.manifest.rows["key"][int(rows[worst])].as_py()),
         classes=dict(sorted(classes.items(), key=lambda pair: pair[1])),
         groups=groups,
-        scheme=scheme.describe(),
+        scheme=scheme.describe(training),
     )

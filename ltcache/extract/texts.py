@@ -24,7 +24,7 @@ def default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddin
     """Encode the manifest's own class texts: its templates, and its descriptions if it has any."""
     from ltcache.texts import class_sentences, encode_prompts
 
-    if encoder.logit_scale is None or not len(manifest.classes):
+    if not encoder.has_texts or not len(manifest.classes):
         return []
     names = list(manifest.classes.names)
     texts = {"default": class_sentences(manifest.templates, names)}

@@ -21,11 +21,12 @@ from ltcache.encoder.adapters import (
     set_checkpointing,
     set_trainable,
 )
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import FitError
 from ltcache.finetune.augmentation import AUGMENTATIONS
 from ltcache.finetune.averaging import start_of
 from ltcache.finetune.batches import ImageBatches
 from ltcache.finetune.classifier import ClassTexts
+from ltcache.finetune.consistency import require_consistent
 from ltcache.finetune.loop import encode_split, part_of
 from ltcache.finetune.objective import SentenceContrast, TuningObjective
 from ltcache.finetune.processes import ProcessRanks
@@ -38,7 +39,6 @@ from ltcache.fit import (
     TrainingFit,
     choose_by,
     require_classes,
-    require_composite_epochs,
     training_fit,
 )
 from ltcache.heads import HEADS, Head, HeadContext
@@ -77,7 +77,9 @@ class TrainingParts:
     Attributes:
         step: what trains. batches: of the training split. val: of the validation split, or None.
         plain: makes batches of the training split without augmentation.
-        context: of heads, with the class texts of the start. templates: of the class texts.
+        context: of heads, with the class texts of the start.
+        texts, templates: the class texts, and what they are made of; None and () for an encoder
+            without a text tower.
         init: the initialisation of the head that was taken.
         residual_prior: exponent of the class prior that trained logits carry; None: unknown.
         start: tensors to average with, or empty.
@@ -90,7 +92,7 @@ class TrainingParts:
     val: ImageBatches | None
     plain: Callable[[], ImageBatches]
     context: HeadContext
-    texts: ClassTexts
+    texts: ClassTexts | None
     templates: tuple[str, ...]
     init: str
     residual_prior: float | None
@@ -113,6 +115,7 @@ class TrainingParts:
         """Return what predicts now: the head, or the class texts as a head."""
         if self.step.head is not None:
             return self.step.head.eval()
+        assert self.texts is not None and self.step.logit_scale is not None
         context = HeadContext(
             dim=self.context.dim,
             num_classes=self.context.num_classes,
@@ -160,7 +163,7 @@ def assemble(
     Raises:
         UsageError: settings that do not go together. FitError: data that cannot be trained on.
     """
-    _check(tuning, parent)
+    require_consistent(tuning, parent)
     if not manifest.num_classes:
         raise FitError(f"{manifest.name}: there are no classes to tune for")
     require_classes(manifest.class_counts("train"), manifest.classes.names)
@@ -168,15 +171,8 @@ def assemble(
     if means.checkpointing:
         set_checkpointing(model)
     field = _field(tuning, parent)
-    templates = manifest.templates if tuning.template is None else (tuning.template,)
-    sentences = class_sentences(templates, list(manifest.classes.names))
-    texts = ClassTexts(
-        model,
-        parent.tokenizer,
-        sentences,
-        trains=tuning.text.train != "none",
-        device=place.device,
-    )
+    templates = _templates(manifest, tuning, parent)
+    texts = _class_texts(manifest, tuning, model, parent, templates, place.device)
     trained_texts = texts if tuning.scores_texts or tuning.contrastive else None
     embed = FieldEmbedder(
         model,
@@ -193,14 +189,14 @@ def assemble(
     if field != EMBEDDING and fields.projection is not None:
         projection = torch.from_numpy(fields.projection.weight)
     with torch.no_grad():
-        rows = texts().cpu()
+        rows = None if texts is None else texts().cpu()
     context = HeadContext(
         dim=parent.dims[field],
         num_classes=manifest.num_classes,
         class_counts=torch.from_numpy(manifest.class_counts("train")),
         text_features=rows,
         projection=projection,
-        logit_scale=float(model.logit_scale.detach().exp()),
+        logit_scale=parent.logit_scale,
     )
 
     def features() -> LabelledRows:
@@ -228,7 +224,7 @@ def assemble(
         lambda: images.plain("train"),
         context,
         texts,
-        tuple(templates),
+        templates,
         init,
         start.residual_prior(estimated),
         start_of(step) if tuning.average is not None else {},
@@ -269,36 +265,26 @@ class _ImageSource:
         )
 
 
-def _check(tuning: FineTuning, parent: Encoder) -> None:
-    """Refuse settings that cannot be meant together.
+def _templates(manifest: Manifest, tuning: FineTuning, parent: Encoder) -> tuple[str, ...]:
+    if not parent.has_texts:
+        return ()
+    return tuple(manifest.templates) if tuning.template is None else (tuning.template,)
 
-    Raises:
-        UsageError: says which.
-    """
-    if parent.logit_scale is None:
-        raise UsageError(
-            f"{parent.identity['architecture']['name']} has no text tower: dual encoders are tuned"
-        )
-    if not tuning.scores_texts and not tuning.logit_terms:
-        raise UsageError("a head needs a loss on logits besides contrastive: name one in loss")
-    texts = tuning.scores_texts or tuning.contrastive
-    if not texts and (tuning.text.train != "none" or tuning.logit_scale == "trained"):
-        raise UsageError(
-            "text.train and logit_scale=trained have no effect: neither the classifier nor the "
-            "loss uses the text tower (classifier.head=texts, or loss=...,contrastive)"
-        )
-    require_composite_epochs(tuning.composites, tuning.optimisation.epochs)
-    if tuning.composites and any(term.name == SENTENCES for term in tuning.terms):
-        raise UsageError(
-            f"composites={tuning.composites:g} gives images two labels, and {SENTENCES} draws one "
-            "sentence for each: set composites=0, or take loss=contrastive"
-        )
-    left = [a.name for a in tuning.adapters if not TOWER_ADAPTERS[a.name].mergeable]
-    if tuning.average is not None and left:
-        raise UsageError(
-            f"average mixes weights with those of the start, which lacks {', '.join(left)}: set "
-            "average=none, or take adapters that can be merged, such as lora"
-        )
+
+def _class_texts(
+    manifest: Manifest,
+    tuning: FineTuning,
+    model: Any,
+    parent: Encoder,
+    templates: Sequence[str],
+    device: torch.device,
+) -> ClassTexts | None:
+    """Return the class texts by the text tower of the model to train, or None where it has none."""
+    if not parent.has_texts:
+        return None
+    sentences = class_sentences(templates, list(manifest.classes.names))
+    trains = tuning.text.train != "none"
+    return ClassTexts(model, parent.tokenizer, sentences, trains=trains, device=device)
 
 
 def _model(manifest: Manifest, tuning: FineTuning, parent: Encoder, seed: int) -> Any:
@@ -427,6 +413,7 @@ def _freeze_unreached(step: TrainingStep, preprocessing: Preprocessing) -> None:
     reached = [rows.sum() for rows in fields.values()]
     if step.texts is not None:
         label = torch.zeros(1, dtype=torch.long)
+        assert step.logit_scale is not None
         reached += [step.texts(label).sum(), step.logit_scale.sum()]
     if step.head is not None:
         reached.append(step.head(fields[step.field]).sum())

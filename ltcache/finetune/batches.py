@@ -84,9 +84,12 @@ class ImageBatches:
         pin: bool = False,
         start_method: str | None = None,
     ) -> None:
-        _require(batch >= ranks, f"batch={batch} must be at least 1 for each of {ranks} ranks")
-        _require(0 <= seed < 1 << 64, f"seed={seed} must be 0 to 2**64 - 1")
-        _require(workers is None or workers >= 0, f"workers={workers} must be at least 0")
+        _require(
+            batch >= ranks,
+            f"optimisation.batch={batch} must be at least 1 for each of {ranks} ranks",
+        )
+        _require(0 <= seed < 1 << 64, f"--seed {seed} must be 0 to 2**64 - 1")
+        _require(workers is None or workers >= 0, f"--workers {workers} must be at least 0")
         index = manifest.indices(split)
         labels = manifest.labels(split)
         self.index = index[labels >= 0]
@@ -236,7 +239,7 @@ class ImageBatches:
                 raise
             raise FitError(
                 f"a loading process ended: {error}. Memory or {_MEMORY} may be too small: take "
-                "fewer workers, or none (workers=0)"
+                "fewer workers, or none (--workers 0)"
             ) from None
 
 

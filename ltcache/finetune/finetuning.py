@@ -326,7 +326,7 @@ def _record(
         templates=tuple(assembly.templates),
         class_counts=tuple(assembly.context.class_counts.tolist()),
         head=None if step.head is None else TunedHead(assembly.context.dim, assembly.init),
-        logit_scale=float(step.logit_scale),
+        logit_scale=None if step.logit_scale is None else float(step.logit_scale),
         residual_prior=assembly.residual_prior,
         epoch=done.best_epoch or len(done.history),
         average=None if averaged is None else averaged.share,

@@ -41,8 +41,10 @@ class TuningRecord(JsonRecord):
         method: with every setting written out. seed: of everything random.
         source, encoder: identities of the manifest and of the encoder that was tuned.
         field: ``embedding`` or ``pooled``: what the classifier works on.
-        templates: of the class texts that were trained with. class_counts: training images.
-        head: None where the class texts are the classifier. logit_scale: after the tuning.
+        templates: of the class texts that were trained with; none without a text tower.
+        class_counts: training images.
+        head: None where the class texts are the classifier.
+        logit_scale: after the tuning; None without a text tower.
         residual_prior: exponent of the class prior that the logits carry.
         epoch: that was chosen, from 1. average: share of the tuned weights in the result, or None.
         tuned_on: what was chosen -> the rows that chose it. averaged: share -> scores.
@@ -62,7 +64,7 @@ class TuningRecord(JsonRecord):
     templates: tuple[str, ...]
     class_counts: tuple[int, ...]
     head: TunedHead | None
-    logit_scale: float
+    logit_scale: float | None
     residual_prior: float | None
     tuned_on: Mapping[str, str]
     averaged: Mapping[str, Mapping[str, float]]

@@ -124,7 +124,7 @@ def _texts_again(cache: Cache, encoder: Encoder, out: Path) -> None:
     """Encode sets of class texts that were added to the cache by hand."""
     made = set(open_cache(out).prompt_names)
     for name in cache.prompt_names:
-        if name in made or name in _FROM_MANIFEST or encoder.logit_scale is None:
+        if name in made or name in _FROM_MANIFEST or not encoder.has_texts:
             continue
         texts = [list(sentences) for sentences in cache.prompts(name).texts]
         store_prompts(out, encode_prompts(encoder, texts, name, cache.classes.identity()))

@@ -56,7 +56,7 @@ class FieldEmbedder:
     """Pixels to the fields of an image tower, with gradients where they are enabled.
 
     Args:
-        model: an open_clip model, adapters inserted. fields: images (N, 3, H, W) -> field -> rows.
+        model: an encoder's, adapters inserted. fields: images (N, 3, H, W) -> field -> rows.
         needed: which of the fields are used.
         preprocessing: of the encoder, for its mean and deviation.
         device: of the model. channels_last: the tower's memory format.
@@ -151,10 +151,10 @@ class TrainingStep(nn.Module):
         return self.embed.device
 
     @property
-    def logit_scale(self) -> Tensor:
-        """The factor on cosines, not its logarithm."""
-        scale: Tensor = self.model.logit_scale.exp()
-        return scale
+    def logit_scale(self) -> Tensor | None:
+        """The factor on cosines with texts, not its logarithm; None without a text tower."""
+        scale: Tensor | None = getattr(self.model, "logit_scale", None)
+        return None if scale is None else scale.exp()
 
     def loss(self, fields: Fields, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
         """Return the objective of a (joined) batch's fields (N, dim), labels and share.
@@ -179,9 +179,11 @@ class TrainingStep(nn.Module):
             None if numbers is None else to_device(numbers, self.device)
             for numbers in (pasted, classes)
         )
+        scale = self.logit_scale
         embedded = EmbeddedBatch(
-            images, to_device(own, self.device), self.logit_scale, texts, known, logits,
-            other_labels=others, share=share, sentences=sentences, teacher_logits=teacher_logits,
+            images, to_device(own, self.device), 1.0 if scale is None else scale, texts, known,
+            logits, other_labels=others, share=share, sentences=sentences,
+            teacher_logits=teacher_logits,
         )  # fmt: skip
         return self.objective(embedded, progress)
 

@@ -79,7 +79,7 @@ def _with_labels(
     if row is not None:
         raise ManifestError(
             f"{path} line {numbers[row]}: expected 'path label' with a whole number at the end, "
-            f"found {' '.join(pairs[row])[:120]!r} (labelled=False reads a list of paths alone)"
+            f"found {' '.join(pairs[row])[:120]!r} (--unlabelled reads a list of paths alone)"
         )
     return [pair[0] for pair in pairs], labels
 
@@ -124,6 +124,6 @@ def names_beside(path: Path) -> Path | None:
     if len(best) > 1:
         raise ManifestError(
             f"{path}: several files of class names lie beside it "
-            f"({', '.join(other.name for other in best)}); name one with classes="
+            f"({', '.join(other.name for other in best)}); name one with --classes"
         )
     return best[0]

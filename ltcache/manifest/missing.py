@@ -63,7 +63,7 @@ def missing_files(manifest: Manifest, root: Root | None = None) -> MissingFiles:
     """
     root = root or manifest.root
     if root is None:
-        raise ManifestError(f"{manifest.name}: no root is known; give one with --root (root=)")
+        raise ManifestError(f"{manifest.name}: no root is known; give one with --root")
     uris = manifest.rows["uri"]
     if not root.exists():
         hint = f"hint: {root} does not exist; give the images' place with --root"

@@ -192,7 +192,7 @@ def _fields(shard: TarIndex, files: Mapping[str, str], request: ManifestRequest)
         if request.labelled is not False and isinstance(value.get("label"), (dict, list)):
             raise ManifestError(
                 f"{where}: its label is a {type(value['label']).__name__}, not one number or name; "
-                "without labels it can be read as a pool (--unlabelled, labelled=False)"
+                "without labels it can be read as a pool (--unlabelled)"
             )
         kept = {k: v for k, v in value.items() if not isinstance(v, (dict, list))}
         fields |= {k: v for k, v in kept.items() if k not in ("key", "split")}

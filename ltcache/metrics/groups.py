@@ -81,9 +81,12 @@ class GroupScheme(JsonRecord):
         """Return the group of each class, (C,) of ``many``, ``medium``, ``few`` or ``-``.
 
         Args:
-            class_counts: training images per class, (C,).
+            class_counts: training images per class, (C,); where there are none at all, thresholds
+                say nothing, and every class is ``-``.
         """
         counts = np.asarray(class_counts)
+        if self._says_nothing_of(counts):
+            return np.full(counts.shape, UNGROUPED, dtype="<U6")
         if self.explicit is None:
             names = np.full(counts.shape, "medium", dtype="<U6")
             names[counts > self.many_above] = "many"
@@ -100,8 +103,17 @@ class GroupScheme(JsonRecord):
             names[list(labels)] = group
         return names
 
-    def describe(self) -> str:
-        """Return the scheme as the text that stands beside every group score."""
+    def _says_nothing_of(self, counts: np.ndarray) -> bool:
+        return self.explicit is None and not counts.any()
+
+    def describe(self, class_counts: np.ndarray | None = None) -> str:
+        """Return the scheme as the text that stands beside every group score.
+
+        Args:
+            class_counts: that it was applied to, as in :meth:`assign`; None: some.
+        """
+        if class_counts is not None and self._says_nothing_of(np.asarray(class_counts)):
+            return "unknown, since no training rows are counted"
         if self.explicit is None:
             return (
                 f"many n>{self.many_above}, medium {self.few_below}<=n<={self.many_above}, "

@@ -134,7 +134,7 @@ def evaluate_logits(
         num_rows=len(labels),
         num_units=len(gathered.label),
         resamples=bootstrap,
-        group_scheme=scheme.describe(),
+        group_scheme=scheme.describe(class_counts),
         group_sizes={name: int((assigned == name).sum()) for name in GROUP_NAMES},
         intervals=_intervals(gathered, assigned, bootstrap, seed, weights),
         per_class=tuple(None if np.isnan(a) else float(a) for a in accuracy),

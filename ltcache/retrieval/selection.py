@@ -44,7 +44,8 @@ def tail_classes(
     max_count: int | None = None,
     labels: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Return int64 labels, ascending; few-shot classes unless told otherwise.
+    """Return int64 labels, ascending; few-shot classes unless told otherwise, and all classes where
+    there are no training images at all.
 
     Args:
         counts: int64 (C,), training images per class.
@@ -63,6 +64,8 @@ def tail_classes(
         if not len(found):
             raise UsageError(f"no class has {max_count} training images or fewer")
         return found
+    if not groups and not counts.any() and scheme.explicit is None:
+        return np.arange(len(counts))
     wanted = tuple(groups) or ("few",)
     for group in wanted:
         if group not in GROUPS:
@@ -70,8 +73,8 @@ def tail_classes(
     found = np.flatnonzero(np.isin(scheme.assign(counts), wanted))
     if not len(found):
         raise UsageError(
-            f"no class is {' or '.join(wanted)} ({scheme.describe()}): choose other groups, or "
-            "classes by count or by list"
+            f"no class is {' or '.join(wanted)} ({scheme.describe(counts)}): choose other groups, "
+            "or classes by count or by list"
         )
     return found
 

@@ -117,7 +117,7 @@ def judged_result(
         cache.manifest.name,
         ", ".join(pool.names),
         RetrievalThresholds(least, near),
-        GroupScheme.from_dict(cache.manifest.groups).describe(),
+        GroupScheme.from_dict(cache.manifest.groups).describe(train_counts(cache)),
         tuple(tallied(entry, table) for entry in _classes(cache, settings, search.wanted)),
         ranking.record if isinstance(ranking, PoolIndex) else None,
         ranking.precision if isinstance(ranking, ExactPass) else "fp32",

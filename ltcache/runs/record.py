@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ltcache.manifest import SPLITTING
 from ltcache.metrics import GroupScheme
 from ltcache.records import JsonObject, JsonRecord, read_record
@@ -141,7 +143,8 @@ class RunRecord(JsonRecord):
 
     def to_dict(self) -> JsonObject:
         """Return plain JSON."""
-        plain = {"format": FORMAT, **super().to_dict(), "group_scheme": self.groups.describe()}
+        scheme = self.groups.describe(np.array(self.class_counts))
+        plain = {"format": FORMAT, **super().to_dict(), "group_scheme": scheme}
         for name in _LEFT_OUT:
             if plain[name] is None:
                 del plain[name]

@@ -185,7 +185,7 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     for options, match in (
         ({"folds": 1}, "at least 2"),
         ({"folds": 60}, r"fill \d+ folds: --folds \d+"),
-        ({"split": "val"}, "split=val has no effect with folds"),
+        ({"split": "val"}, "--split val has no effect with folds"),
         ({"extra": extra_of(cache, label=2)}, "extra images cannot train with folds"),
         ({"cache": HashedCache(np.array([1, 1]))}, "nothing can be scored"),
     ):

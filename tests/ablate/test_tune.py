@@ -116,7 +116,7 @@ def test_wrong_requests_are_refused() -> None:
         tune(_cache(), "ce", grid={"loss.tau": [1]})
     with pytest.raises(UsageError, match="unknown tuner 'guess'; known: grid, optuna"):
         tune(_cache(), "ce", tuner="guess")
-    with pytest.raises(UsageError, match="trials=0"):
+    with pytest.raises(UsageError, match="--trials 0"):
         tune(_cache(), "ce", trials=0)
 
 

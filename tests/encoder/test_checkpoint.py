@@ -223,8 +223,8 @@ def test_saving_replaces_an_identity_and_changes_none(
     before, kept = child.identity, copy.deepcopy(child.identity)
     child.tokenizer = SimpleNamespace(save_pretrained=None)
     files = SimpleNamespace(save_pretrained=lambda folder: None)
-    monkeypatch.setattr("ltcache.encoder.checkpoint.load_tokenizer", lambda source: files)
-    monkeypatch.setattr("ltcache.encoder.checkpoint.tokenizer_identity", lambda _: {"class": "B"})
+    monkeypatch.setattr("ltcache.encoder.plain_model.load_tokenizer", lambda source: files)
+    monkeypatch.setattr("ltcache.encoder.plain_model.tokenizer_identity", lambda _: {"class": "B"})
     save_checkpoint(tmp_path / "tuned", child, parent=parent, record={})
     assert before == kept
     assert child.identity == {**kept, "tokenizer": {"class": "B"}}

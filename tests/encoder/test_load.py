@@ -49,7 +49,7 @@ def test_a_prefix_with_pretrained_is_refused(tiny_folder: Any) -> None:
 
 
 def test_a_comma_with_pretrained_is_refused() -> None:
-    assert "leave out pretrained" in refused("ViT-B-32,openai", "openai", error=UsageError)
+    assert "leave out --pretrained" in refused("ViT-B-32,openai", "openai", error=UsageError)
 
 
 def test_an_architecture_without_weights_is_refused() -> None:
@@ -335,7 +335,7 @@ def test_a_tag_trained_with_quick_gelu_is_refused_for_plain_gelu(tag: str) -> No
     message = refused("ViT-B-32", tag)
     assert f"the tag '{tag}'" in message
     assert "ViT-B-32-quickgelu" in message
-    assert "activation='quick_gelu'" in message
+    assert "--activation quick_gelu" in message
 
 
 def test_the_remedies_for_a_tag_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_an_activation_that_contradicts_a_record_is_refused(
     assert "leave the option out" in message
     file = str(folder / "open_clip_model.safetensors")
     message = refused("tiny-vit", file)
-    assert "name the architecture tiny-vit-quickgelu, or give activation='quick_gelu'" in message
+    assert "name the architecture tiny-vit-quickgelu, or give --activation quick_gelu" in message
     assert "tiny-vit-quickgelu" not in refused("tiny-vit-quickgelu", file, activation="gelu")
     ways = [
         load_encoder("tiny-vit", file, activation="quick_gelu", device="cpu"),
@@ -389,7 +389,7 @@ def test_the_activation_is_built(tiny_folder: Any, architectures: Any, bare: Pat
 
 def test_a_bare_file_needs_the_activation(bare: Path, architectures: Any) -> None:
     message = refused("tiny-vit", str(bare), error=UsageError)
-    assert "activation='quick_gelu'" in message
+    assert "--activation quick_gelu" in message
     assert str(bare) in message
     named = load_encoder("tiny-vit-quickgelu", str(bare), device="cpu")
     assert named.identity["architecture"]["activation"] == "quick_gelu"

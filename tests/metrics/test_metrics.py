@@ -30,6 +30,18 @@ def test_groups_follow_the_thresholds_at_their_edges() -> None:
     assert "n>50" in other.describe()
 
 
+def test_without_training_rows_thresholds_say_nothing() -> None:
+    none = np.zeros(3, int)
+    assert GroupScheme().assign(none).tolist() == ["-", "-", "-"]
+    assert GroupScheme().describe(none) == "unknown, since no training rows are counted"
+    metrics = evaluate_logits(np.eye(3), np.arange(3), none, bootstrap=0)
+    assert metrics.group_sizes == {"many": 0, "medium": 0, "few": 0} and metrics.few is None
+    assert metrics.group_scheme == GroupScheme().describe(none)
+    named = GroupScheme(explicit=(("few", (1,)),))  # by name, whatever is counted
+    assert named.assign(none).tolist() == ["-", "few", "-"]
+    assert named.describe(none) == named.describe() == "explicit: few 1"
+
+
 def test_explicit_groups_leave_the_rest_out() -> None:
     scheme = GroupScheme.from_dict({"many": [0], "few": [2]})
     assert scheme.assign(np.array([5, 5, 5])).tolist() == ["many", "-", "few"]

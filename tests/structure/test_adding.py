@@ -21,9 +21,10 @@ from ltcache.cache import open_cache
 from ltcache.cli import cli
 from ltcache.cli.options import general
 from ltcache.encoder import ENCODER_FAMILIES, EncoderChoice, EncoderFamily, encoder_of_cache
+from ltcache.encoder.fields import PooledOnly
 from ltcache.encoder.identity import tensors_digest
+from ltcache.encoder.image_only import ImageEncoder
 from ltcache.encoder.source import EncoderSource
-from ltcache.encoder.timm_tower import ImageEncoder, PooledOnly
 from ltcache.errors import IdentityError
 from ltcache.fit import LabelledRows, fit_head
 from ltcache.heads import HEADS, HeadContext, LinearHead, predict_logits
@@ -210,6 +211,9 @@ def test_an_encoder_family_makes_a_cache_that_finds_its_encoder_again(
     torch.testing.assert_close(encoder.encode_images(pixels)["pooled"][0], expected)
     with pytest.raises(IdentityError, match=r"towers\.image"):
         encoder_of_cache(cache, EncoderChoice("patches:4"))
+    tuning = ("finetune", few_images, "--method", "bias", "--out", tmp_path / "tuned")
+    status, _, err = call(*tuning, "--model", "patches:3")
+    assert status == 2 and "means of patches is not tuned" in err
     assert call("verify", tmp_path / "cache", "--sample", 4, "--root", few_images)[0] == 0
     assert (
         call("fit-adapter", tmp_path / "cache", "--method", "ncm", "--out", tmp_path / "run")[0]

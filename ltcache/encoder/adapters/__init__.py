@@ -45,7 +45,7 @@ def insert_adapters(
     ``lora`` ``....parametrizations.*``).
 
     Args:
-        model: an open_clip model, in place; its device and precision are taken over.
+        model: an encoder's, in place; its device and precision are taken over.
         specs: names of :data:`TOWER_ADAPTERS` and options, each name once.
         seed: of the start values. context: of options that are not stated.
 

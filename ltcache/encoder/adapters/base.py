@@ -83,8 +83,14 @@ def generator_of(seed: int) -> Generator:
 
 def tower_name(visual: nn.Module) -> str:
     """Return what messages call an image tower."""
-    trunk = getattr(visual, "trunk", None)
+    trunk = timm_trunk(visual)
     return type(visual).__name__ if trunk is None else f"timm {type(trunk).__name__}"
+
+
+def timm_trunk(visual: nn.Module) -> Any:
+    """Return timm's model of an image tower, which it wraps or which it is, or None."""
+    trunk = getattr(visual, "trunk", visual)
+    return trunk if hasattr(trunk, "pretrained_cfg") else None
 
 
 def require_positive(name: str, **options: int) -> None:

@@ -18,7 +18,7 @@ def set_checkpointing(model: Any, enable: bool = True) -> None:
     open_clip leaves as they are, it is done here.
 
     Args:
-        model: an open_clip model, in place. enable: False undoes it.
+        model: an encoder's, in place. enable: False undoes it.
     """
     if hasattr(model, "set_grad_checkpointing"):
         model.set_grad_checkpointing(enable)

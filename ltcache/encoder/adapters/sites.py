@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from open_clip.modified_resnet import Bottleneck, ModifiedResNet
-from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from ltcache.encoder.adapters.base import tower_name
+from ltcache.encoder.adapters.base import timm_trunk, tower_name
 from ltcache.encoder.fields import HookNotes
 from ltcache.errors import EncoderError
 
@@ -67,10 +67,12 @@ def sites_of(visual: nn.Module) -> list[AdapterSite]:
         bottlenecks = (m for m in visual.modules() if isinstance(m, Bottleneck))
         found = [AdapterSite(block.bn3.num_features, block, None) for block in bottlenecks]
     else:
-        found = _timm_sites(visual) if isinstance(visual, TimmModel) else []
+        found = [] if timm_trunk(visual) is None else _timm_sites(visual)
     if not found:
-        raise EncoderError(f"adapters do not know the blocks of this image tower: "
-                           f"{tower_name(visual)}")  # fmt: skip
+        raise EncoderError(
+            f"adapters do not know the blocks of this image tower: {tower_name(visual)}; tune its "
+            "own weights, as full, bias and layer-norm do (adapters=none, image.train=full)"
+        )
     return found
 
 
@@ -104,10 +106,11 @@ class _SeriesHook:
         return output + delta
 
 
-def _timm_sites(visual: TimmModel) -> list[AdapterSite]:
+def _timm_sites(visual: nn.Module) -> list[AdapterSite]:
     """Return the sites of a timm trunk, whose blocks and widths a run of shapes alone finds."""
-    named = dict(visual.trunk.named_modules())
-    blocks: list[Any] = [named[name] for name in _block_names(visual.trunk)]
+    trunk = timm_trunk(visual)
+    named = dict(trunk.named_modules())
+    blocks: list[Any] = [named[name] for name in _block_names(trunk)]
     shapes = _run_of_shapes(visual)
     order = {module: place for place, module in enumerate(shapes)}
     found = []
@@ -144,7 +147,7 @@ def _mlp_ends(block: Any) -> tuple[nn.Module, nn.Module] | None:
     return entry, end
 
 
-def _run_of_shapes(visual: TimmModel) -> dict[nn.Module, torch.Size]:
+def _run_of_shapes(visual: Any) -> dict[nn.Module, torch.Size]:
     """Return the shape of what each module gives, in the order in which they end, of a forward
     pass on the meta device: without arithmetic."""
     shapes: dict[nn.Module, torch.Size] = {}
@@ -157,7 +160,9 @@ def _run_of_shapes(visual: TimmModel) -> dict[nn.Module, torch.Size]:
     state = {**dict(visual.named_parameters()), **dict(visual.named_buffers())}
     meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
     dtype = next(visual.parameters()).dtype
-    images = torch.empty(2, 3, *visual.image_size, device="meta", dtype=dtype)
+    known = getattr(visual, "image_size", None)  # of open_clip's wrapper
+    size = known or resolve_data_config(model=visual)["input_size"][1:]
+    images = torch.empty(2, 3, *size, device="meta", dtype=dtype)
     try:
         torch.func.functional_call(visual, meta, (images,))
     finally:

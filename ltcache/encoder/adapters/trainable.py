@@ -1,4 +1,4 @@
-"""Which tensors of a dual encoder train, in which mode its modules run while they do, and towers
+"""Which tensors of an encoder train, in which mode its modules run while they do, and towers
 that start from random weights."""
 
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import timm
 import torch
 from open_clip.model import _build_text_tower, _build_vision_tower
 from open_clip.transformer import PatchDropout
@@ -25,7 +26,7 @@ _SCALES = ("logit_scale", "logit_bias")
 def set_trainable(
     model: Any, *, image: str = "none", text: str = "none", logit_scale: bool = False
 ) -> None:
-    """Set ``requires_grad`` of every parameter of an open_clip model.
+    """Set ``requires_grad`` of every parameter of an encoder's model.
 
     Adapters of the image tower always train; a decoder of captions never does. Buffers, such as
     the statistics of batch norms and an adapter's descriptions, stay as they are.
@@ -75,7 +76,7 @@ def reset_tower(model: Any, tower: str, seed: int, *, architecture: Mapping[str,
     """Give a tower the random start weights of its architecture, in place (TIN, table 6).
 
     Args:
-        model: an open_clip model without adapters. tower: ``image`` or ``text``.
+        model: an encoder's, without adapters. tower: ``image`` or ``text``.
         seed: equal seeds give equal weights.
         architecture: of the encoder's identity (``encoder.identity["architecture"]``).
 
@@ -102,6 +103,8 @@ def reset_tower(model: Any, tower: str, seed: int, *, architecture: Mapping[str,
 
 def _fresh(tower: str, architecture: Mapping[str, Any]) -> nn.Module:
     config, quick = architecture["config"], architecture["activation"] == ACTIVATIONS[True]
+    if tower == "image" and "timm" in config:
+        return timm.create_model(config["timm"], num_classes=0, **config["arguments"])
     if tower == "image":
         return _build_vision_tower(config["embed_dim"], dict(config["vision"]), quick)
     text = {**config["text"], "hf_model_pretrained": False}

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ltcache.encoder.adapters.base import AdapterContext, TowerAdapter, generator_of, tower_name
+from ltcache.encoder.adapters.base import (
+    AdapterContext,
+    TowerAdapter,
+    generator_of,
+    timm_trunk,
+    tower_name,
+)
 from ltcache.encoder.rest import ends_in_a_map
 from ltcache.errors import EncoderError
 from ltcache.heads import (
@@ -58,7 +63,7 @@ class VisualAttention(TowerAdapter):
         """See :meth:`TowerAdapter.attach`."""
         place = _place_of(visual)
         if place.before is None:  # a method, no module: replaced in this one instance
-            trunk: Any = visual.trunk
+            trunk = timm_trunk(visual)
             trunk.forward_head = _GatedHead(self, trunk.forward_head)
         elif place.grid is None:
             place.before.register_forward_pre_hook(self._gate_map)
@@ -112,8 +117,7 @@ def _place_of(visual: Any) -> _AttentionPlace:
         return _AttentionPlace(visual.transformer.width, last, visual.grid_size, 1)
     if isinstance(visual, ModifiedResNet):
         return _AttentionPlace(visual.attnpool.positional_embedding.shape[1], visual.attnpool)
-    if isinstance(visual, TimmModel):
-        trunk = visual.trunk
+    if (trunk := timm_trunk(visual)) is not None:
         if ends_in_a_map(trunk) and getattr(trunk, "output_fmt", "NCHW") == "NCHW":
             return _AttentionPlace(trunk.num_features, None)
         if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "blocks"):
