@@ -99,13 +99,16 @@ def command(
     cache refuse the new features, and the tuned classifier lies in OUT/run. A training that was
     interrupted goes on when the same command runs again, with the same result. The checkpoint is
     named local-dir:OUT wherever a --model is asked for; where no adapters are left in it, plain
-    open_clip loads it too.
+    open_clip loads it too, or timm: timm.create_model("local-dir:OUT", pretrained=True). Encoders
+    of timm have no texts: their heads start from class means, and methods that train on texts are
+    refused.
 
     \b
     ltcache finetune photos/ --method lift --cache cache --out lift
     ltcache diff cache lift/cache
     ltcache fit-adapter lift/cache --method ballad --out runs/ballad
     ltcache finetune photos/ --method ballad --model ViT-B-16,openai --precision bf16 --out ballad
+    ltcache finetune photos/ --method bias --model timm:efficientnet_lite0.ra_in1k --out bias
     torchrun --nproc-per-node 8 -m ltcache finetune photos/ --method full --cache cache --out full
     """
     from ltcache.cli.progress import ExtractionBar, TuningBar

@@ -9,6 +9,8 @@
       adapters.safetensors       kind adapters: the adapters and every tensor that is not the
                                  parent's; without the parent and ltcache this is no model
 
+timm takes the folder, ``timm.create_model("local-dir:CHECKPOINT", pretrained=True)``, or the file,
+``timm.create_model(NAME, pretrained=True, num_classes=K, pretrained_cfg_overlay=dict(file=FILE))``.
 A checkpoint with adapters has no configuration for others, so that nothing loads its bare base by
 mistake; its parent is loaded by name and has to have the weights that were tuned.
 """
