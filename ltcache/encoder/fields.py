@@ -19,7 +19,7 @@ from open_clip.model import CustomTextCLIP
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, first_line
 from ltcache.records import one_line
 
 EMBEDDING, POOLED = "embedding", "pooled"
@@ -68,7 +68,7 @@ class ImageOnly(torch.nn.Module):
             visual.set_grad_checkpointing(enable)
         except AssertionError as error:  # timm's own, of architectures that it is not written for
             name = type(visual).__name__
-            raise UsageError(f"{name}: {error}; leave --checkpointing out") from None
+            raise UsageError(f"{name}: {first_line(error)}; leave --checkpointing out") from None
 
 
 def fields_of(model: Any) -> FieldForward:

@@ -106,13 +106,13 @@ class GroupScheme(JsonRecord):
     def _says_nothing_of(self, counts: np.ndarray) -> bool:
         return self.explicit is None and not counts.any()
 
-    def describe(self, class_counts: np.ndarray | None = None) -> str:
+    def describe(self, applied_to: np.ndarray | None = None) -> str:
         """Return the scheme as the text that stands beside every group score.
 
         Args:
-            class_counts: that it was applied to, as in :meth:`assign`; None: some.
+            applied_to: training images per class, as in :meth:`assign`; None: some.
         """
-        if class_counts is not None and self._says_nothing_of(np.asarray(class_counts)):
+        if applied_to is not None and self._says_nothing_of(np.asarray(applied_to)):
             return "unknown, since no training rows are counted"
         if self.explicit is None:
             return (
