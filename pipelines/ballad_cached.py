@@ -40,7 +40,9 @@ core that others used too.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
+from ltcache.cache import Cache
 from ltcache.report import WRITERS
 from pipelines.comparisons import cache_of, compared, difference_table, options
 
@@ -52,7 +54,12 @@ def main() -> None:
     parser = options(__doc__, "ballad-results")
     parser.set_defaults(trials=4)
     chosen = parser.parse_args()
-    cache = cache_of(chosen)
+    for table in tables(cache_of(chosen), chosen):
+        print(table)
+
+
+def tables(cache: Cache, chosen: argparse.Namespace) -> Iterator[str]:
+    """Yield the tables of the comparisons, as Markdown."""
     plain = argparse.Namespace(**{**vars(chosen), "trials": 1})
     variants = compared(
         cache,
@@ -70,12 +77,12 @@ def main() -> None:
         baseline="zero-shot",
     )
     for found in (variants, shares, heads):
-        print(WRITERS["md"](found.comparison, "test"))
+        yield WRITERS["md"](found.comparison, "test")
     first = variants.comparison["entries"][0]["name"]
     others = [entry["name"] for entry in variants.comparison["entries"][1:]]
-    print(difference_table(cache, variants, [(first, name) for name in others])[0])
+    yield difference_table(cache, variants, [(first, name) for name in others])[0]
     adapted = ("ballad", "ballad-linear", "ballad-cosine")
-    print(difference_table(cache, heads, [("zero-shot", name) for name in adapted])[0])
+    yield difference_table(cache, heads, [("zero-shot", name) for name in adapted])[0]
 
 
 if __name__ == "__main__":

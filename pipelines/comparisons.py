@@ -20,6 +20,7 @@ from ltcache.report import ScoredRows, markdown_table
 from ltcache.runs import LabelledLogits, open_run
 
 TRIALS = 6
+FOLDS = 3
 STATISTICS = ("mean_per_class", "many", "medium", "few")
 
 
@@ -59,12 +60,17 @@ def compared(
 ) -> Ablation:
     """Tune every method with the same number of trials on validation data, fit it, compare.
 
+    Where there are no validation images, or they lack classes of training, trials are judged by
+    three folds of the training images.
+
     Args:
         tried: what the trials try; None: what each method has of the default search space.
         more: for :func:`ltcache.ablate.ablate`.
     """
     if tried is not None and chosen.trials > 1:
         more["grid"] = tried
+    if chosen.trials > 1 and _lacks_classes(cache):
+        more["tune_folds"] = FOLDS
     return ablate(
         cache,
         methods,
@@ -77,6 +83,13 @@ def compared(
         progress=lambda step: print(step, file=sys.stderr),
         **more,
     )
+
+
+def _lacks_classes(cache: Cache) -> bool:
+    """Return whether a class of training has no validation image."""
+    if "val" not in cache.splits:
+        return True
+    return bool(((cache.class_counts("train") > 0) & (cache.class_counts("val") == 0)).any())
 
 
 def right(cache: Cache, out: Path, entry: Mapping[str, Any]) -> np.ndarray:

