@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +14,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.long_texts import is_text
 from ltcache.manifest.roots.places import Root
+from ltcache.manifest.rows_digest import rows_digest
 from ltcache.manifest.splits import in_order
 from ltcache.records import JsonObject, digest
 
@@ -31,7 +30,6 @@ COLUMNS = pa.schema(
 """The canonical columns; user columns follow them. Long texts are ``large_string``."""
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
-_SLICE = 8192  # rows turned into Python values at a time
 
 
 @dataclass(frozen=True)
@@ -161,16 +159,6 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ManifestError(f"not the header of a manifest: {error!r}") from None
-
-
-def rows_digest(rows: pa.Table) -> str:
-    """Return the SHA-256 (hex) of rows as JSON, one list a row; in bounded memory."""
-    sha = hashlib.sha256()
-    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each row
-    for start in range(0, rows.num_rows, _SLICE):
-        columns = [column.to_pylist() for column in rows.slice(start, _SLICE).columns]
-        sha.update("".join(map(encode, zip(*columns, strict=True))).encode())
-    return sha.hexdigest()
 
 
 def check_rows(rows: pa.Table, num_classes: int) -> None:
