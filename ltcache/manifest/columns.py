@@ -45,15 +45,19 @@ def decoded(where: str, name: str, values: pa.Array) -> pa.Array:
     if not is_text(kind) and not any(is_kind(kind) for is_kind in binary):
         return values
     try:
-        values = values.cast(pa.large_binary()).cast(pa.large_string())
+        if not is_text(kind):
+            values = values.cast(pa.large_binary()).cast(pa.large_string())
+        values.validate(full=True)
     except pa.ArrowInvalid:
         raise ManifestError(f"{where}: the column {name!r} holds bytes, not UTF-8 text") from None
-    return narrow(pc.utf8_ltrim(values, characters=_BYTE_ORDER_MARK))
+    if pc.any(pc.starts_with(values, _BYTE_ORDER_MARK)).as_py():
+        values = pc.utf8_ltrim(values, characters=_BYTE_ORDER_MARK)
+    return narrow(values)
 
 
 def text_column(
     where: str, columns: TableColumns, name: str, values: pa.Array, *, numbers: bool = False
-) -> list[str]:
+) -> pa.Array:
     """Return a column of texts, none of them empty.
 
     Args:
@@ -66,15 +70,13 @@ def text_column(
     if numbers:
         values = _numbers_as_texts(values)
     if not is_text(values.type):
-        if len(values) == 0:
-            return []
         if values.null_count < len(values):
             raise ManifestError(f"{where}: the column {name!r} holds {values.type}, not text")
         values = values.cast(pa.string())
     empty = pc.fill_null(pc.equal(values, ""), True)
     if (row := pc.index(empty, True).as_py()) >= 0:
         raise ManifestError(f"{where} line {columns.lines[row]}: the column {name!r} is empty")
-    return values.to_pylist()
+    return values
 
 
 def _numbers_as_texts(values: pa.Array) -> pa.Array:

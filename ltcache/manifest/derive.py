@@ -14,6 +14,7 @@ from ltcache.manifest.rows import Listing, clean_uris
 from ltcache.records import JsonObject
 
 _MOST_CLASSES = 10_000_000
+_BLOCK = 1 << 17  # rows whose folders are looked at together
 
 
 def derived_classes(listings: Sequence[Listing]) -> tuple[ClassList, JsonObject]:
@@ -69,11 +70,15 @@ def _from_folders(listings: Sequence[Listing]) -> dict[int, str] | None:
 
 def _folders(listing: Listing) -> set[tuple[int, str]]:
     """Return (label, folder of the image) as they occur."""
-    folders = pc.replace_substring_regex(clean_uris(listing), "(?s)/?[^/]*$", "")
-    encoded = folders.dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    pairs = np.unique(np.stack([listing.numbers, encoded.indices.to_numpy()]), axis=1)
-    return {(int(label), composed(names[code])) for label, code in pairs.T}
+    found: set[tuple[int, str]] = set()
+    uris, numbers = clean_uris(listing), listing.numbers
+    for start in range(0, len(uris), _BLOCK):
+        folders = pc.replace_substring_regex(uris[start : start + _BLOCK], "(?s)/?[^/]*$", "")
+        encoded = folders.dictionary_encode()
+        names, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+        pairs = np.unique(numbers[start : start + _BLOCK] * len(names) + codes)
+        found |= {(pair // len(names), names[pair % len(names)]) for pair in pairs.tolist()}
+    return {(label, composed(folder)) for label, folder in found}
 
 
 def _last(folder: str, depth: int) -> str:

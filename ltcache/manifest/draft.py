@@ -118,8 +118,10 @@ def notice(manifest: Manifest) -> list[str]:
             )
         if unlabelled < len(labels):
             found += _missing_classes(manifest, split)
-    repeated = len(manifest) - pc.count_distinct(manifest.rows["uri"]).as_py()
-    if repeated:
+    uris = manifest.rows["uri"]
+    if manifest.rows["key"].equals(uris):  # and keys are distinct
+        return found
+    if repeated := len(manifest) - pc.count_distinct(uris).as_py():
         found.append(f"{repeated} image(s) are in more than one split; their keys are SPLIT/PATH")
     return found
 

@@ -98,7 +98,10 @@ def _of_texts(where: str, values: pa.Array) -> RowLabels:
             f"{where}: {count} label(s) are whole numbers and others are not ({other!r}): all are "
             "taken as names of classes"
         )
-    return RowLabels(values.to_pylist(), tuple(notes))
+    coded = values.dictionary_encode()
+    classes = [*coded.dictionary.to_pylist(), None]  # each name once, however many rows bear it
+    codes = pc.fill_null(coded.indices, len(classes) - 1).to_pylist()
+    return RowLabels([classes[code] for code in codes], tuple(notes))
 
 
 def _taken(where: str, found: pa.Array, how: str) -> str:

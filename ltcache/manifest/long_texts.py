@@ -6,8 +6,9 @@ such limit. Smaller columns stay ``string``, so that their files stay as they we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,6 +35,19 @@ def text_array(texts: Sequence[str | None]) -> pa.Array:
         UnicodeEncodeError: one of them is not Unicode.
     """
     return whole_texts(pa.array(texts, pa.string()))  # in pieces, where one cannot hold all
+
+
+def mapped_texts(texts: pa.Array, change: Callable[[str], str]) -> pa.Array:
+    """Return a column with each text changed; each distinct one is a Python value once."""
+    coded = texts.dictionary_encode()
+    return text_array([change(text) for text in coded.dictionary.to_pylist()]).take(coded.indices)
+
+
+def numbered_texts(before: str, count: int) -> pa.Array:
+    """Return ``count`` texts: each ``before`` and its position."""
+    numbers = pa.array(np.arange(count)).cast(pa.large_string())
+    scalar = pa.scalar(before, pa.large_string())
+    return narrow(pc.binary_join_element_wise(scalar, numbers, pa.scalar("", pa.large_string())))
 
 
 def narrow(texts: pa.Array) -> pa.Array:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
+from ltcache.manifest.distinct import is_distinct
 from ltcache.manifest.long_texts import is_text
 from ltcache.manifest.roots.places import Root
 from ltcache.manifest.rows_digest import rows_digest
@@ -29,6 +30,7 @@ COLUMNS = pa.schema(
 )
 """The canonical columns; user columns follow them. Long texts are ``large_string``."""
 
+_BLOCK = 1 << 17
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
@@ -176,12 +178,18 @@ def check_rows(rows: pa.Table, num_classes: int) -> None:
         if rows[column.name].null_count:
             raise ManifestError(f"the column {column.name!r} has empty values")
     count = rows.num_rows
-    if not np.array_equal(rows["row_id"].to_numpy(), np.arange(count)):
+    if not _counts_from_zero(rows["row_id"]):
         raise ManifestError("the column 'row_id' does not count from 0 in steps of 1")
-    if pc.count_distinct(rows["key"]).as_py() != count:
+    if not is_distinct(rows["key"]):
         raise ManifestError("the column 'key' is not unique")
     labels = rows["label"].to_numpy()
     if count and (labels.min() < -1 or labels.max() >= num_classes):
         raise ManifestError(
             f"labels run from {labels.min()} to {labels.max()}, but there are {num_classes} classes"
         )
+
+
+def _counts_from_zero(numbers: pa.ChunkedArray) -> bool:
+    blocks = range(0, len(numbers), _BLOCK)
+    parts = ((start, numbers.slice(start, _BLOCK).to_numpy()) for start in blocks)
+    return all(np.array_equal(part, start + np.arange(len(part))) for start, part in parts)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.distinct import is_distinct
 from ltcache.manifest.long_texts import text_array, whole_table, with_room
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.records import one_line
@@ -29,10 +30,10 @@ class Listing:
         where: the file or folder, for messages.
         uris: n paths as they were written.
         labels: int64 (n,) with -1 = unlabelled, or n class names (None = unlabelled).
-        split: one split for all rows, or n of them.
+        split: one split for all rows, or a column of n.
         lines: the line of each row in the file; None where the rows are files in a folder or an
             archive, whose uris are right as they are.
-        keys: n keys, or None for the default (the uri).
+        keys: a column of n keys, or None for the default (the uri).
         extra: user columns of n values.
         class_names: names in label order, where the file itself gives them.
         notes: what the reader noticed and a user should see.
@@ -41,9 +42,9 @@ class Listing:
     where: str
     uris: list[str] | pa.StringArray
     labels: np.ndarray | list[str | None]
-    split: str | list[str]
+    split: str | pa.Array
     lines: Sequence[int] | None = None
-    keys: list[str] | None = None
+    keys: pa.Array | None = None
     extra: Mapping[str, pa.Array] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
@@ -82,8 +83,10 @@ def build_rows(listings: Sequence[Listing], num_classes: int) -> pa.Table:
     except pa.ArrowException as error:
         raise ManifestError(f"the lists' columns do not fit together: {error}") from None
     places = _LineFinder([listing for listing in listings if len(listing.uris)])
-    _refuse_repeated_paths(rows, places)
-    keys = _keys(rows, places)
+    distinct_uris = is_distinct(rows["uri"])
+    if not distinct_uris:
+        _refuse_repeated_paths(rows, places)
+    keys = _keys(rows, places, distinct_uris)
     order = ["label", "split", *[c for c in rows.column_names if c not in COLUMNS.names]]
     numbers = pa.array(np.arange(rows.num_rows, dtype=np.int64))
     columns = [numbers, with_room(keys), rows["uri"], *[rows[column] for column in order]]
@@ -100,7 +103,7 @@ def clean_uris(listing: Listing) -> pa.Array:
     uris = listing.uris
     if isinstance(uris, list):
         uris = _column(listing, uris)
-    if listing.lines is not None:
+    if listing.lines is not None and pc.any(pc.match_substring(uris, "\\")).as_py():
         uris = pc.replace_substring(uris, "\\", "/")
     bad = pc.match_substring_regex(uris, _LEAVES_ROOT)
     if (row := _first(bad)) is not None:
@@ -138,20 +141,18 @@ def _table(listing: Listing, num_classes: int) -> pa.Table:
             f"{listing.place(row)}: label {labels[row]}, but the class list has {num_classes} "
             f"classes ({known}); -1 stands for unlabelled"
         )
-    keys = pa.nulls(count, pa.string()) if listing.keys is None else text_array(listing.keys)
+    keys = pa.nulls(count, pa.string()) if listing.keys is None else listing.keys
     columns = {"uri": clean_uris(listing), "label": pa.array(labels), "split": _splits(listing)}
     return pa.table({**columns, "key": keys, **listing.extra})
 
 
 def _splits(listing: Listing) -> pa.Array:
     """Return the split of each row; a split is also a file name, so it must be able to be one."""
-    splits = [listing.split] if isinstance(listing.split, str) else listing.split
-    for split in dict.fromkeys(splits):
-        place = listing.place(splits.index(split)) if len(splits) > 1 else listing.where
-        checked_split(place, split)
     if isinstance(listing.split, str):
-        return pa.repeat(listing.split, len(listing.uris))
-    return text_array(listing.split)
+        return pa.repeat(checked_split(listing.where, listing.split), len(listing.uris))
+    for split in pc.unique(listing.split).to_pylist():
+        checked_split(listing.place(pc.index(listing.split, split).as_py()), split)
+    return listing.split
 
 
 def checked_split(place: str, split: str) -> str:
@@ -180,8 +181,6 @@ class _LineFinder:
 
 
 def _refuse_repeated_paths(rows: pa.Table, places: _LineFinder) -> None:
-    if _distinct(rows["uri"]):
-        return
     pairs = list(zip(rows["split"].to_pylist(), rows["uri"].to_pylist(), strict=True))
     if (repeated := _first_repeated(pairs)) is not None:
         first, second = repeated
@@ -191,34 +190,34 @@ def _refuse_repeated_paths(rows: pa.Table, places: _LineFinder) -> None:
         )
 
 
-def _keys(rows: pa.Table, places: _LineFinder) -> pa.Array:
+def _keys(rows: pa.Table, places: _LineFinder, distinct_uris: bool) -> pa.Array:
     """Return one unique key per row: the given one, the uri, or ``split/uri`` where that repeats.
 
     Raises:
         ManifestError: a given key repeats; names both lines.
     """
     uris, made = rows["uri"], pc.is_null(rows["key"])
-    keys = uris if rows["key"].null_count == rows.num_rows else pc.coalesce(rows["key"], uris)
-    if _distinct(keys):
+    if rows["key"].null_count == rows.num_rows:
+        keys, distinct = uris, distinct_uris
+    else:
+        keys = pc.coalesce(rows["key"], uris)
+        distinct = is_distinct(keys)
+    if distinct:
         return keys
     kind = uris.type
     longer = pc.binary_join_element_wise(rows["split"].cast(kind), uris, pa.scalar("/", kind))
     counts = pc.value_counts(keys)
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     keys = pc.if_else(pc.and_(made, pc.is_in(keys, repeated)), longer, keys)
-    if not _distinct(keys):  # 'val/x' in train beside 'x' in val: lengthen all
+    if not is_distinct(keys):  # 'val/x' in train beside 'x' in val: lengthen all
         keys = pc.if_else(made, longer, keys)
-    if not _distinct(keys):
+    if not is_distinct(keys):
         texts = keys.to_pylist()
         first, second = _first_repeated(texts) or (0, 0)
         raise ManifestError(
             f"{places(second)}: the key {texts[second]!r} is also at {places(first)}"
         )
     return keys
-
-
-def _distinct(column: pa.ChunkedArray) -> bool:
-    return bool(pc.count_distinct(column).as_py() == len(column))
 
 
 def _first_repeated(values: Sequence[object]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.columns import TableColumns
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
-from ltcache.manifest.long_texts import whole_texts
+from ltcache.manifest.long_texts import numbered_texts, whole_texts
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots.saved_datasets import saved_image_column, saved_splits
 from ltcache.manifest.rows import Listing
@@ -33,7 +33,7 @@ def _listing(path: Path, split: str, dataset: Any, request: ManifestRequest) -> 
     images = saved_image_column(path, dataset)
     rows = dataset.remove_columns([images])[:] if len(dataset.column_names) > 1 else pa.table({})
     values = {name.lower(): whole_texts(rows[name]) for name in rows.column_names}
-    uris = [f"{split}/{row}" for row in range(len(dataset))]
+    uris = numbered_texts(f"{split}/", len(dataset))
     named = {
         name.lower(): tuple(names)
         for name, feature in dataset.features.items()

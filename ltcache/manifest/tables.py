@@ -15,6 +15,7 @@ from ltcache.manifest.columns import TableColumns, text_column
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
+from ltcache.manifest.long_texts import mapped_texts, numbered_texts
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots.parquet import image_column, open_parquet
@@ -78,7 +79,7 @@ def read_table(path: Path, request: ManifestRequest, *, split: str | None = None
     columns = TABLE_FORMS[path.suffix.lower()](path)
     values = dict(columns.values)
     if images_inside(path):
-        uris = [f"{path.name}/{row}" for row in range(len(columns.lines))]
+        uris = numbered_texts(f"{path.name}/", len(columns.lines))
         return known_rows(str(path), columns, values, uris, request, split=split)
     uri = _pick(values, PATH_COLUMNS)
     if uri is None:
@@ -94,7 +95,7 @@ def known_rows(
     where: str,
     columns: TableColumns,
     values: dict[str, pa.Array],
-    uris: list[str],
+    uris: pa.Array,
     request: ManifestRequest,
     *,
     split: str | None = None,
@@ -103,7 +104,7 @@ def known_rows(
 
     Args:
         where: the file, for messages; its name may tell the split.
-        values: the columns besides that of the uris, n values each.
+        values: the columns besides that of the uris, n values each. uris: n texts.
 
     Raises:
         ManifestError: a column of labels, splits or keys that is none, or several that could be
@@ -116,10 +117,10 @@ def known_rows(
         if request.labelled is not False:
             labels = read_labels(where, label, column)
     told = split or split_in(Path(where).stem)[0] or ("pool" if label is None else "train")
-    splits: str | list[str] = told
+    splits: str | pa.Array = told
     if split is None and "split" in values:
         texts = text_column(where, columns, "split", values["split"], numbers=True)
-        splits = [canonical_split(text) for text in texts]
+        splits = mapped_texts(texts, canonical_split)
     values.pop("split", None)
     keys = None
     if "key" in values:

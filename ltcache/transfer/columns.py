@@ -35,6 +35,8 @@ def texts_of_array(what: str, array: np.ndarray) -> list[str]:
         ManifestError: other values, or an empty one; names its position from 1 on.
     """
     column = arrow_column(what, array)
-    return text_column(
-        what, TableColumns({}, range(1, len(column) + 1)), what, column, numbers=True
-    )
+    lines = range(1, len(column) + 1)
+    texts: list[str] = text_column(
+        what, TableColumns({}, lines), what, column, numbers=True
+    ).to_pylist()
+    return texts
