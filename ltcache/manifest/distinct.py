@@ -1,11 +1,17 @@
-"""Whether the texts of a column are distinct: known, seen at once, or found by hashing them all."""
+"""Whether the texts of a column are distinct: known, seen at once, or found by numbers for them.
+
+Arrow's own count keeps every text in a table, a hundred bytes a row while it lasts. Here a text is
+eight bytes: a sum of its bytes with random weights, equal for equal texts. Only texts whose sums
+are equal are compared themselves.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_BLOCK = 1 << 17
+_BLOCK = 1 << 15  # texts at a time
 _KNOWN: dict[tuple[int, int], pa.Array] = {}
 """Addresses of the buffers of a mapped column -> the column, which keeps them where they are."""
 
@@ -17,25 +23,47 @@ def know_distinct(texts: pa.Array) -> None:
 
 
 def is_distinct(texts: pa.ChunkedArray | pa.Array) -> bool:
-    """Whether no text comes twice; hashing takes a hundred bytes a row while it lasts."""
-    whole = pa.chunked_array(texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts])
-    if is_known_distinct(whole) or _ascends(whole):
+    """Whether no text comes twice; in 16 bytes a row, or none where it is known."""
+    whole = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
+    if whole.num_chunks == 1 and _addresses(whole.chunk(0)) in _KNOWN:
         return True
-    return bool(pc.count_distinct(whole).as_py() == len(whole))
+    sums = _sums(whole)
+    ordered = np.sort(sums)
+    alike = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(alike):
+        return True
+    doubtful = whole.filter(pa.array(np.isin(sums, alike)))
+    return bool(pc.count_distinct(doubtful).as_py() == len(doubtful))
 
 
-def is_known_distinct(texts: pa.ChunkedArray) -> bool:
-    """Whether a column is one that :func:`know_distinct` was told of, or a part of it."""
-    return texts.num_chunks == 1 and _addresses(texts.chunk(0)) in _KNOWN
+def _sums(texts: pa.ChunkedArray) -> np.ndarray:
+    """Return uint64 (n,), equal for equal texts."""
+    weights = np.zeros(0, np.uint64)
+    result = np.zeros(len(texts), np.uint64)
+    for start in range(0, len(texts), _BLOCK):
+        block = texts.slice(start, _BLOCK).combine_chunks().cast(pa.large_string())
+        lengths = pc.fill_null(pc.binary_length(block), 0).to_numpy()
+        longest = int(lengths.max(initial=0))
+        if longest > len(weights):  # of one seed: the weights of shorter texts stay as they are
+            draw = np.random.default_rng(0)
+            weights = draw.integers(0, 1 << 64, longest, np.uint64, endpoint=False) | np.uint64(1)
+        result[start : start + len(block)] = _weighted(block, lengths, weights)
+    return result
 
 
-def _ascends(texts: pa.ChunkedArray) -> bool:
-    """Whether each text is greater than the one before, as in the list of a folder."""
-    for start in range(0, len(texts) - 1, _BLOCK):
-        block = texts.slice(start, _BLOCK + 1).combine_chunks()
-        if not pc.all(pc.less(block[:-1], block[1:])).as_py():
-            return False
-    return True
+def _weighted(texts: pa.Array, lengths: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return uint64 (n,): the weighted sum of each text's bytes, and its length (modulo 2^64)."""
+    result = lengths.astype(np.uint64)
+    filled = np.flatnonzero(lengths)
+    if not len(filled):
+        return result
+    _, offsets, data = texts.buffers()
+    first = np.frombuffer(offsets, np.int64)[texts.offset]
+    every = np.frombuffer(data, np.uint8)[first : first + lengths.sum()]  # a null has no bytes
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(len(every)) - np.repeat(starts, lengths)
+    result[filled] += np.add.reduceat(every * weights[place], starts[filled])
+    return result
 
 
 def _addresses(texts: pa.Array) -> tuple[int, int]:

@@ -119,7 +119,7 @@ def notice(manifest: Manifest) -> list[str]:
         if unlabelled < len(labels):
             found += _missing_classes(manifest, split)
     uris = manifest.rows["uri"]
-    if manifest.rows["key"].equals(uris):  # and keys are distinct
+    if manifest.rows["key"].equals(uris):  # a key comes once
         return found
     if repeated := len(manifest) - pc.count_distinct(uris).as_py():
         found.append(f"{repeated} image(s) are in more than one split; their keys are SPLIT/PATH")
