@@ -284,6 +284,10 @@ class _CommittedShards:
 
     def require(self, cache: Path, items: np.ndarray) -> None:
         """Refuse items that no shard holds."""
+        for start in range(0, len(items), _BLOCK):
+            self._require(cache, items[start : start + _BLOCK])
+
+    def _require(self, cache: Path, items: np.ndarray) -> None:
         _, first, count = self._ranges()
         shard = self._owners(items)
         outside = shard < 0

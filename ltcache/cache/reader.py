@@ -29,15 +29,18 @@ from ltcache.cache.shared_images import SharedContent, compared_splits, shared_c
 from ltcache.errors import CacheError, ManifestError
 from ltcache.manifest import (
     COLUMNS,
+    IDENTIFYING,
     SPLITTING,
     ClassList,
     Manifest,
     in_order,
     missing_split,
+    rows_digest,
     with_room,
 )
 from ltcache.records import html_table, require_equal
 
+_BLOCK = 1 << 17  # rows in memory at a time
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
 
 
@@ -100,7 +103,7 @@ class Cache:
     def with_rows(self, rows: pa.Table) -> Cache:
         """Return the cache with other values in its list, such as splits, of the same images."""
         found = copy.copy(self)
-        for name in ("shared_content", "_column_names"):  # are of the list before
+        for name in ("shared_content", "_column_names", "_split_names"):  # are of the list before
             found.__dict__.pop(name, None)
         found._read, found._codes = {}, {}
         found.manifest = replace(self.manifest, rows=rows)
@@ -116,6 +119,36 @@ class Cache:
             rows = self.manifest.rows
             return rows.select(names) if names else rows
         return _read_rows(self._manifest_path, list(names) or None)
+
+    def row_blocks(self, *names: str) -> Iterator[pa.Table]:
+        """Yield columns of the manifest's rows, a bounded number of rows at a time.
+
+        Raises:
+            CacheError: as :meth:`table` does.
+        """
+        if "manifest" in self.__dict__:
+            rows = self.manifest.rows.select(names)
+            yield from (rows.slice(start, _BLOCK) for start in range(0, rows.num_rows, _BLOCK))
+            return
+        with _parquet(self._manifest_path) as file:
+            _require_columns(self._manifest_path, names, file.schema_arrow.names)
+            for batch in file.iter_batches(_BLOCK, columns=list(names)):
+                batch.validate(full=True)
+                yield pa.Table.from_batches([batch])
+
+    def list_identity(self) -> dict[str, Any]:
+        """Return ``manifest.identity()`` without holding the rows.
+
+        Raises:
+            CacheError: the list is damaged.
+        """
+        if "manifest" in self.__dict__:
+            return self.manifest.identity()
+        with self._damaged():
+            empty = Manifest.from_header(self._header, COLUMNS.empty_table())
+        count = self._row_count
+        rows = rows_digest(self.row_blocks(*IDENTIFYING))
+        return {**empty.identity(), "num_rows": count, "rows": rows}
 
     def rest(self) -> dict[str, np.ndarray]:
         """Return the tensors of the image tower behind the tokens.
@@ -151,7 +184,7 @@ class Cache:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
-        return in_order(self._coded("split")[1])
+        return in_order(self._split_names)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -426,6 +459,19 @@ class Cache:
             self._codes[name] = codes, whole.dictionary.to_pylist()
         return self._codes[name]
 
+    @cached_property
+    def _split_names(self) -> list[str]:
+        """The splits as they appear."""
+        if "split" in self._codes:
+            return self._codes["split"][1]
+        texts = (block["split"].unique().to_pylist() for block in self.row_blocks("split"))
+        return list(dict.fromkeys(text for part in texts for text in part))
+
+    @property
+    def _row_count(self) -> int:
+        with _parquet(self._manifest_path) as file:
+            return int(file.metadata.num_rows)
+
     @property
     def _manifest_path(self) -> Path:
         return self._intact(self._index["manifest"])
@@ -556,8 +602,7 @@ def _read_rows(path: Path, names: list[str] | None, coded: Sequence[str] = ()) -
     with _parquet(path, coded) as file:
         rows = file.read(names)
         rows.validate(full=True)
-    if missing := set(names or ()) - set(rows.column_names):
-        raise CacheError(f"{path}: no column {min(missing)!r}: damaged")
+    _require_columns(path, names or (), rows.column_names)
     return pa.table([with_room(column) for column in rows.columns], names=rows.column_names)
 
 
@@ -570,3 +615,8 @@ def _taken(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     start, stop = int(places[0]), int(places[0]) + len(places)
     together = start >= 0 and stop <= len(rows) and (np.diff(places) == 1).all()
     return np.asarray(rows[start:stop] if together else rows[places])
+
+
+def _require_columns(path: Path, names: Collection[str], there: Collection[str]) -> None:
+    if missing := set(names) - set(there):
+        raise CacheError(f"{path}: no column {min(missing)!r}: damaged")

@@ -89,19 +89,19 @@ def grow(request: ExtractRequest) -> ExtractReport:
 
 def _rows_change(cache: Cache, request: ExtractRequest) -> bool:
     """Whether the list is another one, or images are to be looked at or tried again."""
-    if request.manifest.identity() != cache.manifest.identity() or request.rehash:
+    if request.manifest.identity() != cache.list_identity() or request.rehash:
         return True
-    return request.retry_failed and "failed" in cache.manifest.rows["status"].unique().to_pylist()
+    return request.retry_failed and "failed" in cache.table("status")["status"].unique().to_pylist()
 
 
 def _lost_shards(cache: Cache) -> set[int]:
     """Return shards of the index whose features or record are not there, in some layer."""
-    lost = set()
+    lost, files = set(), cache.files
     for layer in cache.layers:
         for shard in cache.shards(layer.name):
             for path in (shard_path, record_path):
                 place = path(cache.path, layer.folder, shard)
-                size = cache.files[place.relative_to(cache.path).as_posix()]["bytes"]
+                size = files[place.relative_to(cache.path).as_posix()]["bytes"]
                 if not place.exists() or place.stat().st_size != size:
                     lost.add(shard)
     return lost

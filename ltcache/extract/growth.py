@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from ltcache.cache import Cache, Plan, merged_errors, read_shard_record
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.images import ImageStore, open_store
-from ltcache.manifest import Manifest, Root, place_among, whole_texts
+from ltcache.manifest import Manifest, Root, is_distinct, place_among, whole_texts
 from ltcache.records import bytes_digest, canonical_json, one_line
 
 _SAMPLE = 64  # images whose content is compared when a cache is reused
@@ -160,6 +160,8 @@ def check_sample(cache: Cache, manifest: Manifest) -> None:
 
 def number_items(manifest: Manifest) -> tuple[np.ndarray, pa.StringArray]:
     """Return the item of each row, int64 (rows,), and each item's uri, in order of appearance."""
+    if is_distinct(manifest.rows["uri"]):  # nothing is copied
+        return manifest.rows["row_id"].to_numpy(), whole_texts(manifest.rows["uri"])
     encoded = whole_texts(manifest.rows["uri"]).dictionary_encode()
     items = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return items, encoded.dictionary

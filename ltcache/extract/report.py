@@ -105,17 +105,20 @@ def _assigned(report: ExtractReport) -> int:
 
 def make_report(cache: Cache, encoded: int, binding: str, started: float) -> ExtractReport:
     """Return what there is to say of a cache that is finished now."""
-    rows = cache.table("key", "status", "error", "item")
-    failed = rows.filter(pc.equal(rows["status"], "failed"))
-    first = failed.slice(0, 5)
-    items = rows["item"].to_numpy()
+    rows, items, failed = 0, 0, 0
+    failures: tuple[tuple[str, str], ...] = ()
+    for block in cache.row_blocks("key", "status", "error", "item"):
+        rows, items = rows + len(block), max(items, pc.max(block["item"]).as_py() + 1)
+        lost = block.filter(pc.equal(block["status"], "failed"))
+        pairs = zip(lost["key"].to_pylist(), lost["error"].to_pylist(), strict=True)
+        failed, failures = failed + len(lost), (*failures, *pairs)[:5]
     return ExtractReport(
         path=cache.path,
-        rows=rows.num_rows,
-        items=int(items.max()) + 1 if len(items) else 0,
+        rows=rows,
+        items=items,
         encoded=encoded,
-        failed=failed.num_rows,
-        failures=tuple(zip(first["key"].to_pylist(), first["error"].to_pylist(), strict=True)),
+        failed=failed,
+        failures=failures,
         seconds=time.perf_counter() - started,
         binding=binding,
         shared=cache.shared_content,

@@ -61,7 +61,8 @@ class ExtractRequest:
 def require_list(cache: Cache, *manifests: Manifest) -> None:
     """Refuse a cache that others have brought to another list than these since this call began."""
     lists = [undivided(manifest, cache).identity() for manifest in manifests]
-    if undivided(cache.manifest, cache).identity() not in lists:
+    held = undivided(cache.manifest, cache).identity() if cache.divided else cache.list_identity()
+    if held not in lists:
         raise CacheError(
             f"{cache.path}: other processes finished it meanwhile and gave it another list; it was "
             "left as it is. Run the command again to bring the cache to this list"

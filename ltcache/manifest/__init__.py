@@ -2,11 +2,13 @@
 
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, readable_name
 from ltcache.manifest.columns import TableColumns, text_column
+from ltcache.manifest.distinct import is_distinct
 from ltcache.manifest.file_names import uri_of
 from ltcache.manifest.image_files import NO_IMAGES, LeftOut, image_formats
 from ltcache.manifest.labels import read_labels
 from ltcache.manifest.long_texts import place_among, text_array, whole_table, whole_texts, with_room
-from ltcache.manifest.manifest import COLUMNS, DEFAULT_TEMPLATES, Manifest
+from ltcache.manifest.manifest import COLUMNS, DEFAULT_TEMPLATES, IDENTIFYING, Manifest
+from ltcache.manifest.mapped_list import write_list
 from ltcache.manifest.matching import ResolvedLabels, resolve_labels
 from ltcache.manifest.missing import MissingFiles, missing_files
 from ltcache.manifest.names import read_classes
@@ -22,6 +24,7 @@ from ltcache.manifest.roots.folders import file_input, read_file
 from ltcache.manifest.roots.limits import stable_text
 from ltcache.manifest.roots.places import Place, RemotePlace, Root, ShardedRoot, as_root
 from ltcache.manifest.roots.root_format import ImageInput, ImageStore, NamedFiles, RootFormat
+from ltcache.manifest.row_json import rows_digest
 from ltcache.manifest.rows import Listing, checked_split
 from ltcache.manifest.source import read_manifest, root_of
 from ltcache.manifest.split_fill import FREE, TRAIN, ImageBlocks, SplitFill
@@ -47,6 +50,7 @@ __all__ = [
     "COLUMNS",
     "DEFAULT_TEMPLATES",
     "FREE",
+    "IDENTIFYING",
     "NAME_NORMALISER",
     "NO_IMAGES",
     "ROOT_FILE",
@@ -82,6 +86,7 @@ __all__ = [
     "image_formats",
     "image_root",
     "in_order",
+    "is_distinct",
     "keep_root",
     "kept_root",
     "known_split",
@@ -105,6 +110,7 @@ __all__ = [
     "resolve_labels",
     "root_format",
     "root_of",
+    "rows_digest",
     "some",
     "split_in",
     "stable_text",
@@ -116,4 +122,5 @@ __all__ = [
     "whole_table",
     "whole_texts",
     "with_room",
+    "write_list",
 ]

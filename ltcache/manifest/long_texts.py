@@ -58,7 +58,10 @@ def narrow(texts: pa.Array) -> pa.Array:
 def whole_texts(texts: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return a column in one piece, whatever its size."""
     texts = with_room(texts)
-    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    if not isinstance(texts, pa.ChunkedArray):
+        return texts
+    # Arrow copies also what lies in one piece
+    return texts.chunk(0) if texts.num_chunks == 1 else texts.combine_chunks()
 
 
 def whole_table(table: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.distinct import is_distinct
 from ltcache.manifest.long_texts import is_text
 from ltcache.manifest.roots.places import Root
-from ltcache.manifest.rows_digest import rows_digest
+from ltcache.manifest.row_json import rows_digest
 from ltcache.manifest.splits import in_order
 from ltcache.records import JsonObject, digest
 
@@ -29,6 +30,9 @@ COLUMNS = pa.schema(
     ]
 )
 """The canonical columns; user columns follow them. Long texts are ``large_string``."""
+
+IDENTIFYING = ("key", "uri", "label", "split")
+"""The columns that tell one list from another."""
 
 _BLOCK = 1 << 17
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -114,15 +118,18 @@ class Manifest:
 
         The name, the root, the card and the user columns take no part.
         """
-        named = ("key", "uri", "label", "split")
         return {
             "num_rows": len(self),
-            "rows": rows_digest(self.rows.select(named)),
+            "rows": self._rows_digest,
             "classes": self.classes.identity(),
             "templates": digest(list(self.templates)),
             "groups": digest(self.groups),
             "descriptions": digest(self.header()["descriptions"]),
         }
+
+    @cached_property
+    def _rows_digest(self) -> str:
+        return rows_digest([self.rows.select(IDENTIFYING)])
 
     def header(self) -> JsonObject:
         """Return all but rows, root and warnings as a value for JSON (see `from_header`)."""

@@ -17,6 +17,7 @@ from ltcache.manifest.roots.places import Root
 from ltcache.manifest.text import printable
 
 _FIRST = 5
+_SORTED = 1 << 20  # paths that are looked for folder by folder at a time
 _BLOCK = 8192  # paths that are Python values at a time
 
 
@@ -80,8 +81,11 @@ def missing_files(manifest: Manifest, root: Root | None = None) -> MissingFiles:
 def _lost(uris: pa.ChunkedArray, exists: Callable[[str], bool]) -> np.ndarray:
     """Return which images are not there, bool (n,); looked for folder by folder."""
     lost = np.zeros(len(uris), dtype=bool)
-    order = pc.sort_indices(uris)
-    for start in range(0, len(uris), _BLOCK):
-        block = order.slice(start, _BLOCK)
-        lost[block.to_numpy()] = [not exists(uri) for uri in uris.take(block).to_pylist()]
+    for begin in range(0, len(uris), _SORTED):
+        part = uris.slice(begin, _SORTED)
+        order = pc.sort_indices(part)
+        for start in range(0, len(part), _BLOCK):
+            block = order.slice(start, _BLOCK)
+            absent = [not exists(uri) for uri in part.take(block).to_pylist()]
+            lost[begin + block.to_numpy()] = absent
     return lost

@@ -16,6 +16,7 @@ from ltcache.manifest.draft import ManifestRequest, SourceDraft, finish
 from ltcache.manifest.folder import read_folder
 from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file, read_lists
 from ltcache.manifest.manifest import Manifest
+from ltcache.manifest.mapped_list import is_list_file, map_list
 from ltcache.manifest.packaged import find_packaged, unknown_source
 from ltcache.manifest.remote import fetching
 from ltcache.manifest.roots.catalogue import root_format, root_suffixes
@@ -50,6 +51,7 @@ def read_manifest(
             beginning (``DIR/Places_LT``); tar shards (``DIR/train-{000..003}.tar``); Parquet
             files that hold the images; a saved Hugging Face dataset; a folder of unlabelled
             images. Any of these but a saved dataset may be an address of fsspec (``s3://...``).
+            A list file (:func:`ltcache.manifest.write_list`) is mapped: no process holds its rows.
         root: what paths are relative to (see `ltcache.manifest.roots`); by default what the
             source says, else the folder of the list.
         classes: a file of class names (see `names.read_classes`) or a `ClassList`.
@@ -74,6 +76,8 @@ def read_manifest(
         verify_images=verify_images,
         label_column=label_column,
     )
+    if is_list_file(source):
+        return map_list(Path(str(source)), request, splits)
     try:
         with fetching(source, lambda path: _holds_lists(path, request)) as (place, renamed):
             manifest = finish(renamed(_read(place, request)), request, splits)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ltcache.errors import ManifestError
 from ltcache.manifest.columns import TableColumns
-from ltcache.manifest.long_texts import text_array, whole_table
+from ltcache.manifest.long_texts import text_array, whole_texts
 from ltcache.manifest.roots.parquet import class_names, image_column, open_parquet
 from ltcache.manifest.text import parse_json, read_cells, read_lines
 from ltcache.records import JsonObject
@@ -73,9 +73,9 @@ def _read_parquet(path: Path) -> TableColumns:
     try:
         images = image_column(file.schema_arrow)
         names = [name for name in file.schema_arrow.names if name != images]
-        table = whole_table(file.read(columns=names))
+        table = file.read(columns=names)
         header = _header(path, table.column_names)
-        arrays = [column.combine_chunks() for column in table.columns]
+        arrays = [whole_texts(column) for column in table.columns]
         named = {n.lower(): found for n in names if (found := class_names(file.schema_arrow, n))}
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, ManifestError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +19,13 @@ from ltcache.manifest.long_texts import is_text
 _BLOCK = 1 << 15  # rows as JSON at a time
 
 
-def rows_digest(rows: pa.Table) -> str:
-    """Return the SHA-256 (hex) of rows as JSON, one list a row; in bounded memory."""
+def rows_digest(tables: Iterable[pa.Table]) -> str:
+    """Return the SHA-256 (hex) of the rows of tables as JSON, one list a row; in bounded memory."""
     sha = hashlib.sha256()
-    for start in range(0, rows.num_rows, _BLOCK):
-        block = rows.slice(start, _BLOCK).combine_chunks()
-        sha.update(_joined(block) if _is_plain(block) else _encoded(block))
+    for rows in tables:
+        for start in range(0, rows.num_rows, _BLOCK):
+            block = rows.slice(start, _BLOCK).combine_chunks()
+            sha.update(_joined(block) if _is_plain(block) else _encoded(block))
     return sha.hexdigest()
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ltcache.manifest import rows_digest as module
-from ltcache.manifest.rows_digest import rows_digest
+from ltcache.manifest import row_json
+from ltcache.manifest.row_json import rows_digest
 
 ODD = ["plain", "", 'quo"te', "back\\slash", "tab\t", "nul\x00", "\x7f", "é", "\u2028", "狐/🦊"]
 
@@ -30,22 +30,23 @@ def _rows(texts: list[str | None], kind: pa.DataType) -> pa.Table:
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 @pytest.mark.parametrize("block", [1, 3, 1 << 15])
 def test_odd_texts(kind: pa.DataType, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(row_json, "_BLOCK", block)
     for texts in (ODD, ODD[:2], ["", ""], [], *([text, text] for text in ODD)):
         rows = _rows(texts, kind)
-        assert rows_digest(rows) == _expected(rows)
+        assert rows_digest([rows]) == _expected(rows)
+        assert rows_digest([rows.slice(0, 1), rows.slice(1)]) == _expected(rows)
         pieces = pa.concat_tables([rows.slice(0, 1), rows.slice(1)])
-        assert rows_digest(pieces.slice(1)) == _expected(rows.slice(1))
+        assert rows_digest([pieces.slice(1)]) == _expected(rows.slice(1))
 
 
 def test_other_values_are_what_json_says() -> None:
     for values in ([1.5, 2.0], [True, False], [None, 3], ["a", None]):
         rows = pa.table({"key": ["a", "b"], "value": values})
-        assert rows_digest(rows) == _expected(rows)
+        assert rows_digest([rows]) == _expected(rows)
 
 
 def test_plain_rows_are_no_python_values(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _rows(["plain", "é"], pa.string())
     expected = _expected(rows)
-    monkeypatch.setattr(module, "_encoded", None)
-    assert rows_digest(rows) == expected
+    monkeypatch.setattr(row_json, "_encoded", None)
+    assert rows_digest([rows]) == expected
