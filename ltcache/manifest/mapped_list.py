@@ -18,7 +18,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.distinct import is_distinct, know_distinct
 from ltcache.manifest.draft import ManifestRequest, choose_splits
 from ltcache.manifest.long_texts import whole_table
-from ltcache.manifest.manifest import Manifest
+from ltcache.manifest.manifest import COLUMNS, Manifest
 from ltcache.manifest.roots.places import RemotePlace, Root, one_root, places_of
 from ltcache.records import canonical_json, committed
 
@@ -46,6 +46,8 @@ def write_list(manifest: Manifest, path: Path | str) -> None:
         "distinct": ["key", *(["uri"] if is_distinct(manifest.rows["uri"]) else [])],
     }
     rows = whole_table(manifest.rows)  # in one batch, so that each column lies in one piece
+    if rows["key"].equals(rows["uri"]):
+        rows = rows.drop_columns(["key"])
     rows = rows.replace_schema_metadata({_ABOUT: canonical_json(about).encode()})
     with committed(Path(path)) as temporary, pa.ipc.new_file(temporary, rows.schema) as writer:
         writer.write_table(rows)
@@ -85,6 +87,8 @@ def map_list(path: Path, request: ManifestRequest, splits: Sequence[str] | None)
 
 
 def _with_rows(rows: pa.Table, about: Mapping[str, Any], root: Root | None) -> Manifest:
+    if "key" not in rows.column_names:  # the keys are the uris
+        rows = rows.add_column(1, COLUMNS.field("key").with_type(rows["uri"].type), rows["uri"])
     for name in about["distinct"] if rows.num_rows else ():
         know_distinct(rows[name].chunk(0))
     if root is None and about["root"]:

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ltcache.cache import index, index_path, open_cache, read_plan
+from ltcache.cache import index, index_path, open_cache, read_plan, reader
 from ltcache.cache.verify import verify_files
 from ltcache.encoder import Encoder, load_encoder
+from ltcache.errors import CacheError
 from ltcache.extract import extract, extraction
-from ltcache.manifest import ClassList, Manifest, long_texts, place_among, read_manifest
+from ltcache.extract.report import make_report
+from ltcache.manifest import ClassList, Manifest, long_texts, place_among, read_manifest, write_list
 from ltcache.manifest.tables import TAKEN
 from tests.extract.kill_driver import digests
 
@@ -79,6 +81,62 @@ def test_rows_written_in_blocks_are_the_same_file(
     blocks = _extracted(few_images, tmp_path / "blocks", encoder)
     assert digests(blocks) == digests(grouped.path) and set(digests(blocks)) != set(whole)
     assert grouped.manifest.rows.equals(open_cache(tmp_path / "whole" / "cache").manifest.rows)
+
+
+def test_a_mapped_list_makes_the_same_cache(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_BLOCK", 4)
+    (tmp_path / "list.csv").write_text(_rows(few_images, [5, 3, 8, 0, 1, 7]))
+    read = read_manifest(tmp_path / "list.csv", root=few_images)
+    report = extract(read, tmp_path / "read", encoder=encoder, **SMALL)
+    write_list(read, tmp_path / "list.arrow")
+    monkeypatch.setattr(reader, "_BLOCK", 4)
+    mapped = extract(tmp_path / "list.arrow", tmp_path / "mapped", encoder=encoder, **SMALL)
+    assert digests(tmp_path / "mapped") == digests(tmp_path / "read")
+    assert (mapped.rows, mapped.items, mapped.failed) == (report.rows, report.items, 0) == (6, 6, 0)
+
+
+def test_a_finished_cache_is_reported_by_blocks(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = list(range(9))
+    (tmp_path / "list.csv").write_text(_rows(few_images, order).replace(",val", ",train"))
+    manifest = read_manifest(tmp_path / "list.csv", root=few_images)
+    out = extract(manifest, tmp_path / "cache", encoder=encoder, **SMALL).path
+    monkeypatch.setattr(reader, "_BLOCK", 2)
+    monkeypatch.setattr(reader, "_read_rows", None)  # that would hold them all
+    cache = open_cache(Path(out))
+    blocks = list(cache.row_blocks("key", "label"))
+    assert [len(block) for block in blocks] == [2, 2, 2, 2, 1]
+    assert cache.list_identity() == manifest.identity() and cache.splits == ("train",)
+    report = make_report(cache, 0, "reused", 0.0)
+    assert (report.rows, report.items, report.failures, report.shared) == (9, 9, (), ())
+    with pytest.raises(CacheError, match="no column 'absent'"):
+        next(cache.row_blocks("absent"))
+
+
+def test_of_many_shards_some_are_looked_at(
+    few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_LOOKED_AT", 3)
+    out = Path(extract(few_images, tmp_path / "cache", encoder=encoder, shard_size=1).path)
+    looked: list[Path] = []
+    stat = Path.stat
+    monkeypatch.setattr(
+        Path, "stat", lambda self, **how: (looked.append(self), stat(self, **how))[1]
+    )
+    cache = open_cache(out)
+    names = {path.name for path in looked if path.parent.name == "center"}
+    assert 0 < len(names) <= 3 < len(cache.shards())
+    data = sorted((out / "views" / "center").glob("*.h5"))
+    cut = next(path for path in data if path.name not in names)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with pytest.raises(CacheError, match=f"{cut.name}: .* the index says"):
+        open_cache(out).features()
+    cut.unlink()
+    with pytest.raises(CacheError, match=f"{cut.name}: missing"):
+        open_cache(out)
 
 
 def test_known_long_texts_are_never_narrowed() -> None:
