@@ -22,6 +22,7 @@ from ltcache.extract.report import ExtractReport, StageSeconds, make_report
 from ltcache.extract.request import ExtractRequest, require_list, warn_of_size
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.texts import default_prompts, encoder_state
+from ltcache.records import at_work, wait_for_others
 
 
 def begin(request: ExtractRequest) -> ExtractReport:
@@ -40,11 +41,14 @@ def begin(request: ExtractRequest) -> ExtractReport:
     layers, stages = [first, *added], StageSeconds()
     queue = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
     encoded = carry_out(queue, request, stages)
-    prompts = default_prompts(encoder, manifest)
-    state = encoder_state(encoder, plan, layers)
-    if index_path(out).exists() or not finalise(
-        out, [plan], manifest, items, state, prompts, layers
-    ):
+    index = index_path(out)
+    if wait_for_others(index, index.exists):  # of a long list it takes minutes, and gigabytes
+        return _finished_by_others(request, encoded)
+    with at_work(index):
+        prompts = default_prompts(encoder, manifest)
+        state = encoder_state(encoder, plan, layers)
+        mine = finalise(out, [plan], manifest, items, state, prompts, layers)
+    if not mine:
         return _finished_by_others(request, encoded)
     return make_report(open_cache(out), encoded, stages.binding(), request.started)
 

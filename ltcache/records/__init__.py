@@ -39,6 +39,7 @@ from ltcache.records.place_kind import (
 )
 from ltcache.records.printing import html_table, one_line
 from ltcache.records.replaceable import require_replaceable
+from ltcache.records.sign_of_life import at_work, wait_for_others
 from ltcache.records.versioned import JsonRecord, plain_json, read_record
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "PartialResult",
     "PlaceKind",
     "address_of",
+    "at_work",
     "bytes_digest",
     "canonical_json",
     "committed",
@@ -79,6 +81,7 @@ __all__ = [
     "seed_folders",
     "source_hash",
     "telling_classes",
+    "wait_for_others",
     "whole_folder",
     "write_json",
     "write_whole",

@@ -78,7 +78,7 @@ def committed(path: Path, named: Callable[[Path], Path] | None = None) -> Iterat
     require_local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead(path.parent, path.name)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         mode = _created(temporary)
         yield temporary
@@ -113,7 +113,7 @@ def create_whole(path: Path, data: bytes) -> bool:
     """
     require_local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(data)
         _flush(temporary)
@@ -148,7 +148,7 @@ def whole_folder(out: Path, *, replace: bool = True) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead(out.parent, out.name)
     _discard(_aside(out))  # ``out`` is there, so its replacement was complete
-    partial = _temporary(out)
+    partial = temporary_path(out)
     try:
         partial.mkdir()
         yield partial
@@ -329,7 +329,7 @@ def _aside(out: Path) -> Path:
     return out.with_name(f".{out.name}.replaced")
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     unique = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{path.name}.tmp-{unique}")
 

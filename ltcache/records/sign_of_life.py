@@ -1,0 +1,66 @@
+"""A sign that a process is at work on a file, which other processes can see, and see to stop.
+
+It is no lock: who does not see it, or waits too long, may do the same work, and the results are the
+same. It spares many processes a long piece of work that one of them is doing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ltcache.records.files import temporary_path
+
+_BEAT, _LOOK = 1.0, 0.2  # seconds between two signs of life, and between two looks for one
+_SILENCE = 20.0  # seconds without a sign of life after which a process counts as dead or stopped
+
+
+@contextmanager
+def at_work(path: Path) -> Iterator[None]:
+    """Say beside ``path``, again and again until the end, that this process is at work on it.
+
+    What a killed process has left is removed as its other temporary files are.
+    """
+    sign, ended = temporary_path(path), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(_BEAT):
+            sign.touch()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sign.touch()
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        sign.unlink(missing_ok=True)
+
+
+def wait_for_others(path: Path, done: Callable[[], bool]) -> bool:
+    """Wait as long as another process is seen at work on ``path`` and it is not done.
+
+    Returns:
+        Whether it is done; else this process may do it.
+    """
+    last, since = -1, time.monotonic()
+    while not done():
+        beat = max((_time(sign) for sign in path.parent.glob(f".{path.name}.tmp-*")), default=-1)
+        if beat != last:
+            last, since = beat, time.monotonic()
+        if beat < 0 or time.monotonic() - since > _SILENCE:
+            return done()
+        time.sleep(_LOOK)
+    return True
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return -1

@@ -1,0 +1,59 @@
+"""Who sees another process at work waits for it, as long as it lives."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ltcache.records import at_work, remove_leftovers, sign_of_life, wait_for_others
+from ltcache.records.files import temporary_path
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_of_life, "_BEAT", 0.01)
+    monkeypatch.setattr(sign_of_life, "_LOOK", 0.01)
+
+
+def test_nobody_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "index"
+    assert not wait_for_others(file, file.exists)
+    file.touch()
+    assert wait_for_others(file, file.exists)
+
+
+def test_one_at_work_is_waited_for(tmp_path: Path) -> None:
+    file, waiting = tmp_path / "folder" / "index", threading.Event()
+
+    def done() -> bool:
+        waiting.set()
+        return file.exists()
+
+    def work() -> None:
+        assert waiting.wait(60)
+        file.touch()
+
+    with at_work(file):
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert wait_for_others(file, done)
+        thread.join()
+    assert [path.name for path in file.parent.iterdir()] == ["index"]
+
+
+def test_one_that_failed_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "index"
+    with pytest.raises(ZeroDivisionError), at_work(file):
+        raise ZeroDivisionError
+    assert not wait_for_others(file, file.exists) and not list(tmp_path.iterdir())
+
+
+def test_one_that_is_silent_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_of_life, "_SILENCE", 0.05)
+    file = tmp_path / "index"
+    temporary_path(file).touch()
+    assert not wait_for_others(file, file.exists)
+    remove_leftovers(tmp_path)  # this process lives
+    assert len(list(tmp_path.iterdir())) == 1
