@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ltcache.records.files import temporary_path
 
 _BEAT, _LOOK = 1.0, 0.2  # seconds between two signs of life, and between two looks for one
-_SILENCE = 20.0  # seconds without a sign of life after which a process counts as dead or stopped
+_SILENCE = 10.0  # seconds without a sign of life after which a process counts as dead or stopped
 
 
 @contextmanager
@@ -27,8 +27,9 @@ def at_work(path: Path) -> Iterator[None]:
     sign, ended = temporary_path(path), threading.Event()
 
     def beat() -> None:
-        while not ended.wait(_BEAT):
-            sign.touch()
+        with suppress(OSError):  # of a folder that is gone: who waits there sees no sign
+            while not ended.wait(_BEAT):
+                sign.touch()
 
     path.parent.mkdir(parents=True, exist_ok=True)
     sign.touch()

@@ -17,6 +17,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
 from ltcache.extract import ExtractReport, extract
 from ltcache.manifest import Manifest
+from ltcache.records import sign_of_life
 from tests.extract.kill_driver import child, digests, finished
 from tests.extract.test_views import listed
 
@@ -26,6 +27,12 @@ SMALL: dict[str, Any] = {"shard_size": 12, "batch_size": 5, "workers": 1}
 @pytest.fixture(scope="module")
 def encoder(tiny_clip: Path) -> Encoder:
     return load_encoder(f"local-dir:{tiny_clip}")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped while it finishes a cache is waited for, but not long."""
+    monkeypatch.setattr(sign_of_life, "_SILENCE", 0.3)
 
 
 @pytest.fixture
