@@ -38,7 +38,7 @@ from ltcache.manifest import (
     rows_digest,
     with_room,
 )
-from ltcache.records import html_table, require_equal
+from ltcache.records import JsonObject, html_table, require_equal
 
 _BLOCK = 1 << 17  # rows in memory at a time
 _ENCODER = {"identity", "numerics", "provenance", "logit_scale", "logit_bias"}
@@ -136,7 +136,7 @@ class Cache:
                 batch.validate(full=True)
                 yield pa.Table.from_batches([batch])
 
-    def list_identity(self) -> dict[str, Any]:
+    def list_identity(self) -> JsonObject:
         """Return ``manifest.identity()`` without holding the rows.
 
         Raises:

@@ -19,7 +19,7 @@ from ltcache.manifest.distinct import is_distinct, know_distinct
 from ltcache.manifest.draft import ManifestRequest, choose_splits
 from ltcache.manifest.long_texts import whole_table
 from ltcache.manifest.manifest import COLUMNS, Manifest
-from ltcache.manifest.roots.places import RemotePlace, Root, one_root, places_of
+from ltcache.manifest.roots.places import Place, RemotePlace, Root, one_root, places_of
 from ltcache.records import canonical_json, committed
 
 FORMAT = 1
@@ -27,7 +27,7 @@ SUFFIX = ".arrow"
 _ABOUT = b"ltcache"
 
 
-def write_list(manifest: Manifest, path: Path | str) -> None:
+def write_list(manifest: Manifest, path: str | Path) -> None:
     """Write a manifest as a list file, which :func:`ltcache.manifest.read_manifest` maps.
 
     Args:
@@ -96,9 +96,9 @@ def _with_rows(rows: pa.Table, about: Mapping[str, Any], root: Root | None) -> M
     return Manifest.from_header(about["header"], rows.replace_schema_metadata(None), root)
 
 
-def _written(place: Path | RemotePlace) -> str:
+def _written(place: Place) -> str:
     return str(place) if isinstance(place, RemotePlace) else os.path.abspath(place)
 
 
-def _read(text: str) -> Path | RemotePlace:
+def _read(text: str) -> Place:
     return RemotePlace(text) if "://" in text else Path(text)
