@@ -43,6 +43,8 @@ class FakeCache:
         views: other views -> deviation of each of their four crops from ``center``.
     """
 
+    changed_rows = None  # `files` is of the rows that there are
+
     def __init__(
         self,
         counts: np.ndarray,

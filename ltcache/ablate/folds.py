@@ -19,7 +19,7 @@ from ltcache.cache import Cache, labelled_split
 from ltcache.errors import UsageError
 from ltcache.extract import image_blocks
 from ltcache.manifest import ImageBlocks, SplitRecipe, some
-from ltcache.records import JsonObject, one_line
+from ltcache.records import JsonObject, digest, one_line
 from ltcache.report import ScoredRows
 from ltcache.runs import LEFT_OUT
 
@@ -88,8 +88,11 @@ class TrainFolds:
 
     def record(self) -> JsonObject:
         """Return how the rows were divided, as ``results.json`` keeps it."""
+        keys, labels = self.cache.manifest.rows["key"], self.cache.manifest.labels()
+        divided = [keys.take(self.rows).to_pylist(), labels[self.rows].tolist()]
         return {
             "folds": self.count,
+            "digest": digest([*divided, self.fold.tolist()]),
             "by": list(self.recipe.by),
             "near": self.recipe.near,
             "seed": self.recipe.seed,

@@ -294,6 +294,8 @@ def cache_key(cache: Cache, view: str, prompts: str | None, field: str = "embedd
         for name, entry in cache.files.items()
         if name.startswith(("manifest", *(f"views/{folder}/" for folder in folders)))
     }
+    if cache.changed_rows is not None:  # what is fitted then is not what the files hold
+        contents["rows"] = cache.changed_rows
     return digest([cache.identities(view, texts), contents, dict(cache.manifest.groups or {})])
 
 

@@ -56,7 +56,10 @@ class Cache:
         logit_scale: exponentiated, or None; logit_bias: or None.
         projection: float32 (P, D) or None; projection_bias: float32 (D,) or None.
         warned_of: texts that were warned of and are not to be repeated.
+        changed_rows: digest of rows in place of those on disk (:meth:`with_rows`); None: of none.
     """
+
+    changed_rows: str | None = None
 
     def __init__(self, path: Path, index: Mapping[str, Any]) -> None:
         self.path = path
@@ -107,6 +110,7 @@ class Cache:
             found.__dict__.pop(name, None)
         found._read, found._codes = {}, {}
         found.manifest = replace(self.manifest, rows=rows)
+        found.changed_rows = rows_digest([rows.select(["key", "label", "split"])])
         return found
 
     def table(self, *names: str) -> pa.Table:

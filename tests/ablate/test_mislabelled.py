@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ltcache.ablate import ablate, label_errors
+from ltcache.ablate.folds import divide
 from ltcache.cache import Cache, open_cache
 from ltcache.errors import IdentityError, UsageError
 from ltcache.report import suspicious_rows
@@ -70,8 +71,27 @@ def test_changed_labels_are_listed_with_the_class_that_they_had(shop: Path, tmp_
     assert sum(error.suggested == NAMES[0] for error in caught) >= 4
     assert found.seeds == 2 and found.line == "ncm"
     assert found.images + found.not_looked_at == len(clean.rows("train"))
-    with pytest.raises(UsageError, match="not those that .* divided into folds"):
-        label_errors(tmp_path / "folds", relabelled(clean, {0: 5, 1: 5, 2: 5}))
+    parts = divide(noisy, 3)  # all counts stay where two images of one fold swap their labels
+    one, other = (parts.rows[(parts.fold == 0) & (labels[parts.rows] == k)][0] for k in (2, 3))
+    swapped = {**changed, int(one): 3, int(other): 2}
+    for another in ({0: 5, 1: 5, 2: 5}, swapped):
+        with pytest.raises(UsageError, match="not those that .* divided into folds"):
+            label_errors(tmp_path / "folds", relabelled(clean, another))
+
+
+def test_runs_on_other_labels_are_not_taken_for_those_of_the_cache(
+    shop: Path, tmp_path: Path
+) -> None:
+    clean = open_cache(shop)
+    labels = clean.manifest.labels()
+    noisy = relabelled(clean, dict.fromkeys(np.flatnonzero(labels == 0)[:60].tolist(), 1))
+    for folds in (None, 3):
+        out = tmp_path / str(folds)
+        before, after = (
+            ablate(cache, ["ncm"], out, seeds=1, folds=folds, workers=1).comparison["entries"][0]
+            for cache in (clean, noisy)
+        )
+        assert before["runs"] != after["runs"] and before["scores"] != after["scores"]
 
 
 def test_an_ablation_on_a_split_and_another_cache_are_refused(shop: Path, tmp_path: Path) -> None:
