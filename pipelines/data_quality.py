@@ -9,8 +9,8 @@ the list; each beside that of a list of the same length by chance. Labels that w
 count as right ones, so that precision is a lower bound.
 
 Measured on Emoji-LT with the embedded encoder, on two CPU cores: 196 of 3922 training labels
-changed, seeds 0 to 4, settings of the catalogue, the epoch of `ce` and alpha of `gda` chosen on val,
-two minutes on one core; mean ± sd in %, and recall by the group of the class that an image was of:
+changed, seeds 0 to 4, settings of the catalogue, the epoch of `ce` and alpha of `gda` chosen on
+val, two minutes on one core; mean ± sd in %, and recall by the group of an image's class:
 
     list of   images  precision  by chance  of its first 98      recall  by chance
     ce          1557  12.4 ± 0.3       5.0      63.9 ± 6.0   98.1 ± 0.8       39.7

@@ -1,42 +1,68 @@
-"""A page that is one file: a template with its style, its script and its data.
+"""A page that is one file: a template with its style, its scripts and its data.
 
-Nothing is loaded from elsewhere, and a content security policy holds the page to that. What stands
-in the data is never markup.
+Nothing is loaded from elsewhere, and a content security policy holds the page to that. Names are
+text or data, never markup: Jinja escapes what stands in the template, and no text ends an element
+of data.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ltcache.records import committed, source_hash
 
 
-def write_page(path: Path, template: Path, title: str, data: Iterable[str]) -> int:
+def write_page(
+    path: Path, template: Path, title: str, data: Iterable[str], *, library: str = "", **shown: Any
+) -> int:
     """Write a page, piece by piece, and return its size in bytes.
 
     Args:
-        template: an HTML file, with a style (``.css``) and a script (``.js``) of the same name
-            beside it; they come after those that all pages have.
+        template: extends ``base.html``, with a style (``.css``) and a script (``.js``) of the same
+            name beside it; they come after those that all pages have.
         title: as text. data: elements (:func:`ltcache.records.json_element`).
+        library: a script that comes before the page's own and may give elements a style, which no
+            hash can name. shown: values that the template has a place for.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
     style, script = (_with_shared(template.with_suffix(suffix)) for suffix in (".css", ".js"))
-    policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{source_hash(style)}'; script-src '{source_hash(script)}'"
+    scripts = [library, script] if library else [script]
+    policy = "; ".join(
+        [
+            f"default-src 'none'; img-src data:{' blob:' if library else ''}",
+            "base-uri 'none'; form-action 'none'",
+            f"style-src {_quoted('unsafe-inline' if library else source_hash(style))}",
+            f"script-src {' '.join(_quoted(source_hash(text)) for text in scripts)}",
+        ]
     )
-    values = {"policy": policy, "title": html.escape(title), "style": style, "script": script}
+    pages = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    stream = pages.get_template(template.name).stream(
+        shown,
+        policy=policy,
+        title=title,
+        style=Markup(style),
+        data=map(Markup, data),
+        scripts=list(map(Markup, scripts)),
+    )
     with committed(path) as temporary:
         # bytes of a file name that are no text: in JSON, too, the escape is theirs
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            for piece in re.split(r"(\{\{\w+\}\})", template.read_text(encoding="utf-8")):
-                if piece == "{{data}}":
-                    file.writelines(data)
-                else:
-                    file.write(values.get(piece[2:-2], piece) if piece[:2] == "{{" else piece)
+            stream.dump(file)
         return temporary.stat().st_size
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'"
 
 
 def _with_shared(own: Path) -> str:

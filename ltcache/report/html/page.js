@@ -1,4 +1,3 @@
-"use strict";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -11,7 +10,7 @@ function themed(layout) {
 }
 
 for (const plot of document.querySelectorAll(".plot")) {
-  const figure = JSON.parse(document.getElementById(plot.id.replace("plot-", "figure-")).textContent);
+  const figure = page.figures[plot.id.replace("plot-", "")];
   const theme = () => Plotly.relayout(plot, themed(figure.layout));
   Plotly.newPlot(plot, figure.data, figure.layout, {responsive: true, displaylogo: false}).then(theme);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
@@ -38,10 +37,9 @@ for (const section of document.querySelectorAll("section.table")) {
   }));
   const field = section.querySelector("input[type=search]");
   if (field) field.addEventListener("input", () => {
-    const wanted = field.value.toLowerCase();
     let shown = 0;
     for (const row of body.rows) {
-      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+      row.hidden = !holds([row.textContent], field.value);
       shown += !row.hidden;
     }
     section.querySelector(".count").textContent = `${shown} of ${body.rows.length}`;

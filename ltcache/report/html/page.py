@@ -1,7 +1,6 @@
 """A report as one HTML file that opens from disk: nothing is loaded from elsewhere.
 
-A content security policy holds the page to that. What stands in it of names is text or data, never
-markup: Jinja escapes it, and the data of figures cannot end its element.
+See :func:`ltcache.pages.write_page`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from typing import Any
 
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
-from ltcache.records import JsonObject, committed, json_element, require_local, source_hash
+from ltcache.pages import write_page
+from ltcache.records import json_element, require_local
 from ltcache.report.formats import Comparison, remarks, require_split
 from ltcache.report.frequency import shown_entries
 from ltcache.report.html.cells import PageCell, PageTable
@@ -79,17 +79,18 @@ def write_report_page(
             baseline, or an address in place of a file.
     """
     path, plotly = require_local(out), _plotly_source()
-    text = _render(
-        {
-            **_content(reading, baseline, split, source),
-            "label_errors": [suspicious_images(found, source) for found in label_errors],
-            "growth": [growth_table(found, number) for number, found in enumerate(more_images)],
-        },
-        plotly,
+    content = _content(reading, baseline, split, source)
+    data = json_element("page", {"figures": content["figures"]})
+    size = write_page(
+        path,
+        Path(__file__).with_name("page.html"),
+        f"{len(reading.entries)} lines on {split}",
+        [data],
+        library=plotly,
+        label_errors=[suspicious_images(found, source) for found in label_errors],
+        growth=[growth_table(found, number) for number, found in enumerate(more_images)],
+        **content,
     )
-    with committed(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        size = temporary.stat().st_size
     return PageSize(path, size)
 
 
@@ -139,7 +140,6 @@ def _content(
             worst_mistakes(line, reading.class_names, images[line.cache.path]) for line in compared
         ]
     return {
-        "title": f"{len(reading.entries)} lines on {split}",
         "split": split,
         "facts": facts(reading),
         "remarks": remarks(comparison, split),
@@ -183,32 +183,3 @@ def cost_table(comparison: Comparison) -> PageTable:
     ]
     heading = ["line", *_COSTS.values()]
     return PageTable("cost", "Cost of one run, mean over seeds.", heading, rows)
-
-
-def _render(content: Mapping[str, Any], plotly: str) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    folder = Path(__file__).parent
-    style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    figures: Mapping[str, JsonObject] = content["figures"]
-    elements = [json_element(f"figure-{name}", figure) for name, figure in figures.items()]
-    sources = " ".join(f"'{source_hash(text)}'" for text in (plotly, script))
-    # Plotly gives elements a style of their own, which no hash can name
-    policy = (
-        "default-src 'none'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
-        f"style-src 'unsafe-inline'; script-src {sources}"
-    )
-    loader = FileSystemLoader(folder)
-    template = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html")  # fmt: skip
-    return template.render(
-        content,
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        plotly=Markup(plotly),
-        data=Markup("".join(elements)),
-    )

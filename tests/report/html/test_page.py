@@ -61,8 +61,8 @@ class PageText(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside == "cell":
             self._table[-1][-1] += data.strip()
-        elif self._inside.startswith("figure-"):
-            self.figures[self._inside[7:]] = json.loads(data)
+        elif self._inside == "page":
+            self.figures = json.loads(data)["figures"]
         elif self._inside:
             self.texts[self._inside] = self.texts.get(self._inside, "") + data
 
