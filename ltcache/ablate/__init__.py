@@ -5,6 +5,7 @@ from __future__ import annotations
 from ltcache.ablate.ablation import Ablation, ablate
 from ltcache.ablate.auto import MethodChoice, choose_method
 from ltcache.ablate.choice import PairedChoice
+from ltcache.ablate.fold_report import FoldedRuns, read_folds
 from ltcache.ablate.growth import PARTS, more_images
 from ltcache.ablate.mislabelled import label_errors
 from ltcache.ablate.plan import AblationSetting, settings_of
@@ -16,6 +17,7 @@ __all__ = [
     "Ablation",
     "AblationProgress",
     "AblationSetting",
+    "FoldedRuns",
     "MethodChoice",
     "PairedChoice",
     "TuningTrial",
@@ -23,6 +25,7 @@ __all__ = [
     "choose_method",
     "label_errors",
     "more_images",
+    "read_folds",
     "settings_of",
     "tune",
 ]

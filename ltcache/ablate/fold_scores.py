@@ -17,7 +17,7 @@ from ltcache.errors import UsageError
 from ltcache.metrics import UNGROUPED, evaluate_logits, paired_bootstrap
 from ltcache.records import JsonObject, record_there
 from ltcache.report import ComparisonEntry, ScoredRun
-from ltcache.runs import LEFT_OUT, LabelledLogits, open_run
+from ltcache.runs import LEFT_OUT, LabelledLogits, Run, check_features, open_run
 
 
 def pooled_outcomes(
@@ -42,28 +42,63 @@ def pooled_outcomes(
 
 
 def _one(parts: TrainFolds, outcomes: Sequence[JobOutcome]) -> JobOutcome:
-    """Return the outcome of the runs of all folds of one setting and seed: each image is scored
-    by the run that was not fitted on it."""
-    runs = [open_run(outcome.job.place) for outcome in outcomes]
+    """Return the outcome of the runs of all folds of one setting and seed."""
+    value = pooled_run(parts, outcomes[0].job.place.parent)
+    warned = tuple(dict.fromkeys(text for one in outcomes for text in one.warnings))
+    return JobOutcome(outcomes[0].job, value, warnings=warned)
+
+
+def fold_runs(parts: TrainFolds, place: Path) -> list[Run]:
+    """Return the runs of one setting and seed, in the order of the folds that they leave out.
+
+    Raises:
+        FitError: one is damaged. IdentityError: it was fitted on other features.
+    """
+    runs = [open_run(place / f"fold-{number}") for number in range(1, parts.count + 1)]
+    for run, cache in zip(runs, parts.left_out, strict=True):
+        check_features(run, cache)
+    return runs
+
+
+def fold_logits(parts: TrainFolds, runs: Sequence[Run], split: str = LEFT_OUT) -> LabelledLogits:
+    """Return what the run of each fold says of a split, one fold after the other.
+
+    Args:
+        split: ``LEFT_OUT``: each image once, by the run that was not fitted on it; another: every
+            image by all runs.
+    """
     pairs = zip(runs, parts.left_out, strict=True)
-    found = [LabelledLogits.of(run, cache, LEFT_OUT) for run, cache in pairs]
-    logits, rows = np.concatenate([part.logits for part in found]), parts.scored_rows
-    counts, record = parts.cache.class_counts("train"), runs[0].record
-    metrics = evaluate_logits(logits, rows.labels, counts, groups=record.groups, units=rows.units)
+    found = [LabelledLogits.of(run, cache, split) for run, cache in pairs]
+    logits, labels = (
+        np.concatenate(values)
+        for values in zip(*((part.logits, part.labels) for part in found), strict=True)
+    )
     adaptations = tuple(one for part in found for one in part.adaptations)
-    metrics = replace(metrics, adaptations=adaptations, stale=record.stale)
+    return LabelledLogits(logits, labels, None, adaptations)
+
+
+def pooled_run(parts: TrainFolds, place: Path) -> ScoredRun:
+    """Return the runs of all folds of one setting and seed as one run.
+
+    Raises:
+        FitError, IdentityError: see :func:`fold_runs`.
+    """
+    runs, rows = fold_runs(parts, place), parts.scored_rows
+    found, record = fold_logits(parts, runs), runs[0].record
+    counts = parts.cache.class_counts("train")
+    metrics = evaluate_logits(
+        found.logits, rows.labels, counts, groups=record.groups, units=rows.units
+    )
+    metrics = replace(metrics, adaptations=found.adaptations, stale=record.stale)
     seconds = float(np.mean([run.record.cost.head_seconds for run in runs]))
     record = replace(
         record,
         class_counts=tuple(counts.tolist()),
+        splits={"train": len(parts.rows), parts.name: len(rows.labels)},
         cost=replace(record.cost, head_seconds=seconds),
         tuning=_tunings([run.record.tuning for run in runs]),
     )
-    right = {parts.name: logits.argmax(axis=1) == rows.labels}
-    path = str(outcomes[0].job.place.parent)
-    warned = tuple(dict.fromkeys(text for one in outcomes for text in one.warnings))
-    value = ScoredRun({parts.name: metrics}, right, record, path)
-    return JobOutcome(outcomes[0].job, value, warnings=warned)
+    return ScoredRun({parts.name: metrics}, {parts.name: found.right}, record, str(place))
 
 
 def with_folds(

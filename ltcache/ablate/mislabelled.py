@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from ltcache.ablate.folds import TrainFolds, divide
-from ltcache.cache import Cache, open_cache
+from ltcache.ablate.fold_report import read_folds
+from ltcache.ablate.fold_scores import fold_logits, fold_runs
+from ltcache.ablate.folds import TrainFolds
+from ltcache.cache import Cache
 from ltcache.errors import UsageError
-from ltcache.records import record_there, result_folder
-from ltcache.report import RESULTS, LabelError, LabelErrors, on_folds, suspicious_rows
-from ltcache.runs import LEFT_OUT, LabelledLogits, check_features, open_run
+from ltcache.records import result_folder
+from ltcache.report import LabelError, LabelErrors, on_folds, suspicious_rows
 
 
 def label_errors(ablation: str | Path, cache: Cache | str | Path | None = None) -> LabelErrors:
@@ -35,10 +36,8 @@ def label_errors(ablation: str | Path, cache: Cache | str | Path | None = None) 
             f"{place}: label errors are found by runs that were not fitted on the images, which "
             "ltcache ablate CACHE --methods ce --folds 5 --out FOLDS makes: name its FOLDS"
         )
-    results = record_there(place / RESULTS)
-    opened = open_cache(place / results["cache"] if cache is None else cache)
-    parts = divide(opened, results["folds"]["folds"])
-    _require(parts.record() == results["folds"], place, opened)
+    reading = read_folds(place, cache)
+    opened, parts, results = reading.parts.cache, reading.parts, reading.results
     line = _best_line(results, parts.name)
     runs = [_probabilities(place / path, parts) for path in line["runs"]]
     probabilities, labels = np.mean(runs, axis=0), parts.scored_rows.labels
@@ -62,14 +61,6 @@ def _label_error(cache: Cache, row: int, label: int, probabilities: np.ndarray) 
     )
 
 
-def _require(same: bool, place: Path, cache: Cache) -> None:
-    if not same:
-        raise UsageError(
-            f"{cache.path}: its training images or labels are not those that {place} divided into "
-            "folds: run that ablate --folds again, into another --out"
-        )
-
-
 def _best_line(results: Mapping[str, Any], split: str) -> Mapping[str, Any]:
     statistic = results["statistic"]
     found: Mapping[str, Any] = max(
@@ -80,11 +71,5 @@ def _best_line(results: Mapping[str, Any], split: str) -> Mapping[str, Any]:
 
 def _probabilities(place: Path, parts: TrainFolds) -> np.ndarray:
     """Return float64 (n, C): of each image by the run of one seed that was not fitted on it."""
-    found = []
-    for number, cache in enumerate(parts.left_out, start=1):
-        run = open_run(place / f"fold-{number}")
-        check_features(run, cache)
-        _require(run.record.class_counts == tuple(cache.class_counts("train")), place, cache)
-        logits = LabelledLogits.of(run, cache, LEFT_OUT).logits
-        found.append(softmax(logits.astype(np.float64), axis=1))
-    return np.concatenate(found)
+    logits = fold_logits(parts, fold_runs(parts, place)).logits
+    return np.asarray(softmax(logits.astype(np.float64), axis=1))

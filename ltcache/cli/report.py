@@ -71,7 +71,7 @@ def command(
     Runs that differ only in the seed are one line. --label-errors lists training images by what
     ablate --folds wrote: predictions of runs that were not fitted on them. Nothing is fitted here;
     the page shows that list, too, where such a folder is among RUNS, and what more images would
-    buy where one that more-images wrote is.
+    buy where one that more-images wrote is. Of such a folder alone it is the page.
 
     \b
     ltcache report runs/ce runs/la
@@ -80,10 +80,10 @@ def command(
     ltcache report folds --label-errors
     ltcache report ablation folds more --html report.html
     """
-    from ltcache.report import WRITERS, comparison_table, report
+    from ltcache.report import WRITERS, comparison_table, report, usual_split
 
     if html is not None:
-        options = {"baseline": baseline, "split": split or "test", "source": source}
+        options = {"baseline": baseline, "split": split, "source": source}
         _write_page(runs, cache, html, **options)
         return
     if forms.pop("label_errors"):
@@ -93,7 +93,7 @@ def command(
         _confusions(runs, cache, split or "test", as_json)
         return
     comparison: Mapping[str, Any] = report(runs, baseline, cache=cache)
-    shown = split or next(iter(comparison["splits"] if "folds" in comparison else ["test"]))
+    shown = split or usual_split(comparison)
     wanted = {
         "json": as_json,
         "csv": forms["as_csv"],
@@ -131,7 +131,7 @@ def _label_errors(runs: tuple[Path, ...], cache: Path | None, as_json: bool) -> 
 
 
 def _write_page(runs: tuple[Path, ...], cache: Path | None, html: Path, **options: Any) -> None:
-    from ltcache.ablate import label_errors
+    from ltcache.ablate import label_errors, read_folds
     from ltcache.records import result_folder
     from ltcache.report import GROWTH, MoreImages, on_folds, read_runs
     from ltcache.report.html import write_report_page
@@ -139,13 +139,13 @@ def _write_page(runs: tuple[Path, ...], cache: Path | None, html: Path, **option
     folds = [path for path in runs if on_folds(result_folder(path))]
     grown = [path for path in runs if (path / GROWTH).is_file()]
     others = [path for path in runs if path not in (*folds, *grown)]
-    if not others:
+    if not others and len(folds) != 1:
         raise click.UsageError(
-            "--html: folds and what more-images wrote stand on a page of other runs: name runs "
-            "that are scored on a split beside them"
+            "--html: a page is of runs that are scored on a split, or of one ablation on folds; "
+            "name such beside what more-images wrote"
         )
     written = write_report_page(
-        read_runs(others, cache),
+        read_runs(others, cache) if others else read_folds(folds[0], cache),
         html,
         label_errors=[label_errors(path, cache) for path in folds],
         more_images=[MoreImages.read(path) for path in grown],

@@ -57,7 +57,7 @@ def write_page(
     with committed(path) as temporary:
         # bytes of a file name that are no text: in JSON, too, the escape is theirs
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            stream.dump(file)
+            file.writelines(stream)
         return temporary.stat().st_size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, ScoredRun, compare, scored
 from ltcache.report.confused import ConfusedClasses, confusions, confusions_table
-from ltcache.report.formats import WRITERS, comparison_cells, comparison_table
+from ltcache.report.formats import WRITERS, comparison_cells, comparison_table, usual_split
 from ltcache.report.frequency import comparison_figure, plot_by_frequency
 from ltcache.report.label_errors import (
     LabelError,
@@ -12,6 +12,7 @@ from ltcache.report.label_errors import (
     label_errors_table,
     suspicious_rows,
 )
+from ltcache.report.line_logits import TUNED_ON, LineLogits
 from ltcache.report.more_images import (
     GROWTH,
     GroupGrowth,
@@ -35,12 +36,14 @@ __all__ = [
     "COLUMNS",
     "GROWTH",
     "RESULTS",
+    "TUNED_ON",
     "WRITERS",
     "ComparisonEntry",
     "ConfusedClasses",
     "GroupGrowth",
     "LabelError",
     "LabelErrors",
+    "LineLogits",
     "MoreImages",
     "ReportedRuns",
     "ScoredRows",
@@ -67,4 +70,5 @@ __all__ = [
     "scored",
     "seeds_table",
     "suspicious_rows",
+    "usual_split",
 ]

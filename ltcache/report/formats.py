@@ -97,6 +97,11 @@ def rows_in_words(comparison: Comparison, split: str) -> str:
     return split if "folds" in comparison else f"{split} split"
 
 
+def usual_split(comparison: Comparison) -> str:
+    """Return which rows are shown where nothing is said: test, or the folds of train."""
+    return str(next(iter(comparison["splits"]))) if "folds" in comparison else "test"
+
+
 def remarks(comparison: Comparison, split: str = "test") -> list[str]:
     """Return what a table must say of its numbers, one sentence or two each."""
     about = comparison["splits"][split]

@@ -23,6 +23,7 @@ from ltcache.records import (
     result_folder,
 )
 from ltcache.report.comparison import ComparisonEntry, ScoredRows, compare, scored
+from ltcache.report.line_logits import LineLogits
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -199,6 +200,17 @@ class ReportedRuns:
             made = [scored(run, self.cache_of(run, path), str(path)) for run, path in line.runs]
             found.append(ComparisonEntry(shown, first.method.name, line.overrides, made))
         return found
+
+    def first_runs(self) -> Mapping[str, tuple[Run, Path]]:
+        """Return name of a line -> its first run, and where that lies."""
+        pairs = zip(self.entries, self.lines.values(), strict=True)
+        return {entry.name: line.runs[0] for entry, line in pairs}
+
+    def logits_of(self, name: str, split: str) -> LineLogits | None:
+        """Return what the first run of a line says of a split; None: its cache is not there."""
+        run, path = self.first_runs()[name]
+        cache = self.cache_of(run, path)
+        return None if cache is None else LineLogits.of(run, cache, split)
 
     @property
     def class_names(self) -> Sequence[str]:

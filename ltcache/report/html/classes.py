@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ltcache.report.formats import rows_in_words
 from ltcache.report.html.cells import PageCell, PageTable
 from ltcache.report.html.predictions import LinePredictions
 from ltcache.report.reading import ReportedRuns
@@ -43,12 +44,13 @@ def class_table(
             other, count = confused.get(label, (-1, 0))
             cells.append(PageCell(f"{names[other]} ({count})" if count else "-", count))
         rows.append(cells)
-    heading = ["class", "training images", "group", f"{split} images", base["name"]]
+    heading = ["class", "training images", "group", "scored images", base["name"]]
     for entry in others:
         heading += [entry["name"], f"{entry['name']} − {base['name']}"]
     if best is not None:
         heading.append(f"most often taken for, by {best.name} (seed {best.seed})")
-    caption = f"Accuracy of each class in %, {split} split, mean over seeds; differences in points."
+    words = rows_in_words(comparison, split)
+    caption = f"Accuracy of each class in %, {words}, mean over seeds; differences in points."
     return PageTable("classes", caption, heading, rows, searched=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ltcache.manifest import some
 from ltcache.metrics import percent
 from ltcache.report.comparison import ComparisonEntry
-from ltcache.report.formats import Comparison, difference_interval
+from ltcache.report.formats import Comparison, difference_interval, rows_in_words
 from ltcache.report.html.cells import PageCell, PageTable
 from ltcache.report.reading import ReportedRuns
 from ltcache.report.standing import NAMED, best_entry, standing
@@ -56,7 +56,8 @@ def comparison_rows(reading: ReportedRuns, comparison: Comparison, split: str) -
     for entry, scored in zip(comparison["entries"], reading.entries, strict=True):
         scores, stand = entry["scores"][split], stands[entry["name"]]
         cells = [_score(scores[score], most[score]) for score in COLUMNS]
-        cells.insert(2, _interval_of(scored, split, comparison["statistic"]))
+        ends = entry.get("interval", {}).get(split)
+        cells.insert(2, _interval(ends or _mean_ends(scored, split, comparison["statistic"])))
         rows.append(
             [
                 PageCell(entry["name"]),
@@ -72,11 +73,16 @@ def comparison_rows(reading: ReportedRuns, comparison: Comparison, split: str) -
     against = [f"vs {comparison['baseline']}", "p", f"vs {best_entry(comparison, split)}"]
     heading = ["line", "", *names[:2], f"95 % of {names[1]}", *names[2:], "rank", *against]
     caption = (
-        f"Accuracy in %, {split} split, mean ± sd over seeds; the interval of {names[1]} is over "
-        "images, the mean of the ends over seeds; differences of mean/class in points with their "
-        "95 % interval."
+        f"Accuracy in %, {rows_in_words(comparison, split)}, mean ± sd over seeds; the interval "
+        f"of {names[1]} is over images, {_seeds_of_interval(comparison)}; differences of "
+        "mean/class in points with their 95 % interval."
     )
     return PageTable("comparison", caption, heading, rows)
+
+
+def _seeds_of_interval(comparison: Comparison) -> str:
+    folds = "folds" in comparison
+    return "of the mean over seeds" if folds else "the mean of the ends over seeds"
 
 
 def _most(comparison: Comparison, split: str, score: str) -> float | None:
@@ -95,10 +101,15 @@ def _difference(found: Mapping[str, Any] | None) -> PageCell:
     return PageCell(difference_interval(found), found["difference"])
 
 
-def _interval_of(entry: ComparisonEntry, split: str, statistic: str) -> PageCell:
+def _mean_ends(entry: ComparisonEntry, split: str, statistic: str) -> tuple[float, float] | None:
+    """Return the mean over seeds of the ends of the intervals of single runs."""
     ends = [run.metrics[split].intervals.get(statistic) for run in entry.runs]
     known = [end for end in ends if end is not None]
     if not known:
-        return PageCell("-")
+        return None
     low, high = (sum(end[k] for end in known) / len(known) for k in (0, 1))
-    return PageCell(f"{percent(low)}–{percent(high)}", low)
+    return low, high
+
+
+def _interval(ends: Sequence[float] | None) -> PageCell:
+    return PageCell("-") if ends is None else PageCell("–".join(map(percent, ends)), ends[0])

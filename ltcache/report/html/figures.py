@@ -1,4 +1,4 @@
-"""The figures of the page, by Plotly: accuracy by class frequency, reliability, training.
+"""The figures of the page, by Plotly: accuracy by class frequency, reliability, training, growth.
 
 Plotly reads texts as a kind of HTML, so every name is escaped before it gets there.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from ltcache.records import JsonObject
 from ltcache.report.comparison import ComparisonEntry
 from ltcache.report.html.predictions import LinePredictions
+from ltcache.report.more_images import MULTIPLES, MoreImages
 from ltcache.runs import by_frequency
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def frequency_plot(
             hovertemplate="%{y:.1f} % at %{x:.0f} images",
             **_style(number, entry.name, first),
         )
-    ticks = _plain_ticks(max(1, counts.min()), max(2, counts.max()))
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    _count_images(figure, max(1, counts.min()), max(2, counts.max()))
     if record.groups.explicit is None:
         limits = (record.groups.few_below - 0.5, record.groups.many_above + 0.5)
         _add_bands(figure, limits, (max(1, int(counts.min())) * 0.8, int(counts.max()) * 1.25))
@@ -63,10 +63,11 @@ def _binned(counts: np.ndarray, per_class: Sequence[float | None]) -> tuple[np.n
     return places, 100 * means
 
 
-def _plain_ticks(low: float, high: float) -> list[int]:
-    """Return 1, 2, 5, 10, 20... from below ``low`` to above ``high``."""
+def _count_images(figure: Figure, low: float, high: float) -> None:
+    """Give the horizontal axis plain numbers: 1, 2, 5, 10, 20... from below low to above high."""
     steps = [digit * 10**power for power in range(8) for digit in (1, 2, 5)]
-    return [step for step in steps if low / 2 <= step <= high * 2]
+    ticks = [step for step in steps if low / 2 <= step <= high * 2]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
 
 
 def _add_bands(figure: Figure, limits: tuple[float, float], ends: tuple[float, float]) -> None:
@@ -86,6 +87,41 @@ def _add_bands(figure: Figure, limits: tuple[float, float], ends: tuple[float, f
             x=middle, y=1, yref="paper", yanchor="bottom", text=name, showarrow=False
         )
     figure.update_xaxes(range=[float(np.log10(end)) for end in ends])
+
+
+def growth_plot(found: MoreImages) -> JsonObject:
+    """Return the error of each group against its images, and the curve continued."""
+    figure = _empty("training images of a class, mean of the group", "error, %")
+    for number, growth in enumerate(found.groups):
+        errors = 100 * np.array(growth.errors)
+        spread = errors.std(axis=0, ddof=1).tolist() if len(errors) > 1 else None
+        figure.add_scatter(
+            x=list(growth.images),
+            y=errors.mean(axis=0).tolist(),
+            error_y=None if spread is None else {"type": "data", "array": spread, "thickness": 1},
+            hovertemplate="%{y:.1f} % with %{x:.0f} images",
+            **_style(number, growth.group, [growth.group], "solid"),
+        )
+        ahead = growth.foretold(*(times * growth.images[-1] for times in (1, *MULTIPLES)))
+        name, error = f"{growth.group}, foretold", 100 * np.array([a.error for a in ahead])
+        above, below = (100 * np.array([getattr(a, end) for a in ahead]) for end in ("high", "low"))
+        figure.add_scatter(
+            x=[told.images for told in ahead],
+            y=error.tolist(),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": (above - error).tolist(),
+                "arrayminus": (error - below).tolist(),
+                "thickness": 1,
+            },
+            hovertemplate="%{y:.1f} % foretold for %{x:.0f} images",
+            **_style(number, name, [name], "dash"),
+        )
+    images = [growth.images for growth in found.groups]
+    low, high = min(map(min, images)), max(map(max, images))
+    _count_images(figure, max(1, low), MULTIPLES[-1] * high)
+    return _plain(figure)
 
 
 def reliability_plot(lines: Sequence[LinePredictions], first: Sequence[str]) -> JsonObject:

@@ -14,7 +14,13 @@ from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
 from ltcache.pages import write_page
 from ltcache.records import json_element, require_local
-from ltcache.report.formats import Comparison, remarks, require_split
+from ltcache.report.formats import (
+    Comparison,
+    remarks,
+    require_split,
+    rows_in_words,
+    usual_split,
+)
 from ltcache.report.frequency import shown_entries
 from ltcache.report.html.cells import PageCell, PageTable
 from ltcache.report.html.classes import class_table
@@ -23,6 +29,7 @@ from ltcache.report.html.figures import (
     SHOWN,
     drawn,
     frequency_plot,
+    growth_plot,
     reliability_plot,
     training_plot,
 )
@@ -57,7 +64,7 @@ def write_report_page(
     out: str | Path,
     *,
     baseline: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     source: str | Path | None = None,
     label_errors: Sequence[LabelErrors] = (),
     more_images: Sequence[MoreImages] = (),
@@ -68,7 +75,7 @@ def write_report_page(
         reading: see :func:`ltcache.report.read_runs`.
         out: the file.
         baseline: what differences are taken to: see :func:`ltcache.report.report`.
-        split: that the page is about.
+        split: that the page is about; None: test, or the folds of an ablation on folds.
         source: what the cache was extracted from: its images; None: where it says that they are.
         label_errors: training images whose label looks wrong, to be shown as well.
         more_images: errors by training images, to be continued.
@@ -79,17 +86,20 @@ def write_report_page(
             baseline, or an address in place of a file.
     """
     path, plotly = require_local(out), _plotly_source()
-    content = _content(reading, baseline, split, source)
-    data = json_element("page", {"figures": content["figures"]})
+    comparison = reading.compared(baseline)
+    split = split or usual_split(comparison)
+    content = _content(reading, comparison, split, source)
+    grown = {f"growth-{number}": growth_plot(found) for number, found in enumerate(more_images)}
+    figures = {**content["figures"], **grown}
     size = write_page(
         path,
         Path(__file__).with_name("page.html"),
         f"{len(reading.entries)} lines on {split}",
-        [data],
+        [json_element("page", {"figures": figures})],
         library=plotly,
         label_errors=[suspicious_images(found, source) for found in label_errors],
         growth=[growth_table(found, number) for number, found in enumerate(more_images)],
-        **content,
+        **{**content, "figures": figures},
     )
     return PageSize(path, size)
 
@@ -106,10 +116,9 @@ def _plotly_source() -> str:
 
 
 def _content(
-    reading: ReportedRuns, baseline: str | None, split: str, source: str | Path | None
+    reading: ReportedRuns, comparison: Comparison, split: str, source: str | Path | None
 ) -> Mapping[str, Any]:
     """Return what stands on the page, as data."""
-    comparison: Comparison = reading.compared(baseline)
     require_split(comparison, split)
     best = best_entry(comparison, split)
     entries = shown_entries(comparison, split)
@@ -118,14 +127,18 @@ def _content(
     compared = [lines[n] for n in dict.fromkeys([comparison["baseline"], best]) if n in lines]
     scored = [entry for entry in reading.entries if entry.name in names]
     first = _shown_first(comparison, entries, best, split)
+    runs = reading.first_runs()
+    histories = {name: runs[name][0].history for name in names}
     tables = {
         "comparison": comparison_rows(reading, comparison, split),
         "classes": class_table(reading, comparison, entries, split, lines.get(best)),
         "cost": cost_table(comparison),
     }
+    if "folds" in comparison:
+        tables["folds"] = folds_table(comparison)
     figures = {
         "frequency": frequency_plot(scored, first, split),
-        "training": training_plot(_histories(reading, names), first),
+        "training": training_plot(histories, first),
     }
     cards = []
     if compared:
@@ -140,7 +153,7 @@ def _content(
             worst_mistakes(line, reading.class_names, images[line.cache.path]) for line in compared
         ]
     return {
-        "split": split,
+        "words": rows_in_words(comparison, split),
         "facts": facts(reading),
         "remarks": remarks(comparison, split),
         "verdict": verdict(comparison, split),
@@ -169,10 +182,15 @@ def _shown_first(
     return list(dict.fromkeys(names))[:SHOWN]
 
 
-def _histories(reading: ReportedRuns, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
-    """Return name -> what is known of each epoch of the first run."""
-    pairs = zip(reading.entries, reading.lines.values(), strict=True)
-    return {entry.name: line.runs[0][0].history for entry, line in pairs if entry.name in names}
+def folds_table(comparison: Comparison) -> PageTable:
+    """Return mean/class of each line in each fold, mean over seeds."""
+    rows = [
+        [PageCell(entry["name"]), *map(PageCell.percent, entry["by_fold"])]
+        for entry in comparison["entries"]
+    ]
+    heading = ["line", *(f"fold {k}" for k in range(1, comparison["folds"]["folds"] + 1))]
+    caption = "mean/class in each fold, %, mean over seeds: of the classes that the fold holds."
+    return PageTable("folds", caption, heading, rows)
 
 
 def cost_table(comparison: Comparison) -> PageTable:

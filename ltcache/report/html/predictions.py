@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltcache.cache import Cache, has_labels, labelled_split
+from ltcache.cache import Cache
 from ltcache.metrics import (
     ConfusedPair,
     PredictedClasses,
@@ -17,11 +17,8 @@ from ltcache.metrics import (
 )
 from ltcache.records import one_line
 from ltcache.report.html.cells import PageCell, PageTable
+from ltcache.report.line_logits import TUNED_ON, LineLogits
 from ltcache.report.reading import ReportedRuns
-from ltcache.runs import LabelledLogits, Run
-
-TUNED_ON = "val"
-"""The split that the temperature is fitted on."""
 
 
 @one_line
@@ -47,19 +44,18 @@ class LinePredictions:
     temperature: float | None
 
     @classmethod
-    def of(cls, name: str, run: Run, cache: Cache, split: str) -> LinePredictions:
-        """Classify the rows."""
-        scored = LabelledLogits.of(run, cache, split)
-        labels, found = scored.labels, PredictedClasses.of(scored.logits, scored.labels)
-        temperature = after = None
-        if split != TUNED_ON and has_labels(cache, TUNED_ON):
-            tuning = LabelledLogits.of(run, cache, TUNED_ON)
-            temperature = fit_temperature(tuning.logits, tuning.labels)
-            scaled = PredictedClasses.of(scored.logits, labels, temperature)
+    def of(cls, name: str, line: LineLogits) -> LinePredictions:
+        """Read them from the logits of a line."""
+        logits, labels = line.scored.logits, line.scored.labels
+        found, temperature, after = PredictedClasses.of(logits, labels), None, None
+        if line.tuning is not None:
+            temperature = fit_temperature(line.tuning.logits, line.tuning.labels)
+            scaled = PredictedClasses.of(logits, labels, temperature)
             after = ReliabilityCurve.of(scaled, labels)
-        rows = np.asarray(cache.rows(split))[labelled_split(cache, split).positions]
         before = ReliabilityCurve.of(found, labels)
-        return cls(name, run.record.seed, cache, rows, labels, found, before, after, temperature)
+        return cls(
+            name, line.seed, line.cache, line.rows, labels, found, before, after, temperature
+        )
 
     def confusions(self) -> list[ConfusedPair]:
         """Return the pairs of classes that are confused, the most frequent first."""
@@ -70,13 +66,8 @@ def predict_lines(
     reading: ReportedRuns, names: Sequence[str], split: str
 ) -> dict[str, LinePredictions]:
     """Return name -> predictions, for the lines whose cache is there."""
-    found = {}
-    for entry, line in zip(reading.entries, reading.lines.values(), strict=True):
-        run, path = line.runs[0]
-        cache = reading.cache_of(run, path) if entry.name in names else None
-        if cache is not None:
-            found[entry.name] = LinePredictions.of(entry.name, run, cache, split)
-    return found
+    lines = {name: reading.logits_of(name, split) for name in names}
+    return {name: LinePredictions.of(name, line) for name, line in lines.items() if line}
 
 
 def calibration_table(lines: Sequence[LinePredictions]) -> PageTable:

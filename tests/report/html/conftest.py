@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ltcache.ablate import ablate
+from ltcache.ablate import ablate, label_errors, more_images, read_folds
 from ltcache.manifest import ClassList, Manifest
 from ltcache.manifest.root_file import keep_root
 from ltcache.report import read_runs
@@ -53,6 +53,29 @@ def write_named_cache(out: Path, counts: np.ndarray, names: tuple[str, ...], eac
     manifest = Manifest("photos", pa.table(columns), classes)
     import_features(arrays, out, manifest=manifest, text=means, logit_scale=5.0)
     return out
+
+
+@dataclass(frozen=True)
+class FuturePages:
+    """Two pages: of runs on a split with all that may stand beside them, and of folds alone."""
+
+    whole: Path
+    folds: Path
+
+
+@pytest.fixture(scope="session")
+def future_pages(markup_shop: MarkupShop, tmp_path_factory: pytest.TempPathFactory) -> FuturePages:
+    """Return pages with labels that look wrong, the first also with what more images would buy."""
+    root = tmp_path_factory.mktemp("future")
+    ablate(markup_shop.cache, ["ncm"], root / "folds", seeds=2, folds=3, workers=1)
+    grown = more_images(markup_shop.cache, "ncm", root / "more", shares=(0.3, 0.6, 1), seeds=2)
+    errors = label_errors(root / "folds")
+    assert len(errors.errors) > 1
+    pages = FuturePages(root / "whole.html", root / "folds.html")
+    whole, folds = read_runs([markup_shop.ablation]), read_folds(root / "folds")
+    write_report_page(whole, pages.whole, label_errors=[errors], more_images=[grown])
+    write_report_page(folds, pages.folds, label_errors=[errors])
+    return pages
 
 
 @pytest.fixture(scope="session")

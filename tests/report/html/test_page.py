@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltcache.ablate import ablate, label_errors
+from ltcache.ablate import ablate, label_errors, read_folds
 from ltcache.errors import IdentityError, UsageError
 from ltcache.images import thumbnail_uri
 from ltcache.metrics import PredictedClasses
-from ltcache.report import confusions, read_runs, report
+from ltcache.report import LineLogits, MoreImages, confusions, read_runs, report
 from ltcache.report.html import write_report_page
 from ltcache.report.html.mistakes import worst_mistakes
 from ltcache.report.html.pairs import pairs_table
 from ltcache.report.html.pictures import CacheImages
 from ltcache.report.html.predictions import LinePredictions, predict_lines
 from ltcache.report.standing import BEST, TIED, standing, verdict
-from ltcache.runs import LabelledLogits, by_frequency, open_run
+from ltcache.runs import LEFT_OUT, LabelledLogits, by_frequency, open_run
 from tests.conftest import Call
 from tests.report.html.conftest import COUNTS, NAMES, MarkupShop
 from tests.retrieval.looks import write_pictures
@@ -141,7 +141,7 @@ def test_the_worst_mistakes_come_first_with_their_images(
 ) -> None:
     (cache,) = (read_runs([markup_shop.ablation], markup_shop.cache)).every_cache()
     run = open_run(next(markup_shop.ablation.glob("runs/ce-*/seed-0")))
-    line = LinePredictions.of("ce", run, cache, "test")
+    line = LinePredictions.of("ce", LineLogits.of(run, cache, "test"))
     found = worst_mistakes(line, NAMES, CacheImages.of(cache, None)).cards
     keys = np.array(cache.manifest.rows["key"].to_pylist())[line.rows]
     wrong = line.found.predicted != line.labels
@@ -194,8 +194,6 @@ def test_label_errors_of_folds_stand_in_a_list_and_on_the_page(
     text = page.read_text(encoding="utf-8")
     found = label_errors(folds)
     assert f"of {len(found.errors)} labels that look wrong among {found.images}" in text
-    status, _, said = call("report", folds, "--html", str(page))
-    assert status == 2 and "name runs that are scored on a split beside them" in said
 
 
 def test_what_more_images_would_buy_stands_on_the_page(
@@ -206,8 +204,56 @@ def test_what_more_images_would_buy_stands_on_the_page(
     status, shown, _ = call("more-images", markup_shop.cache, *few)
     assert status == 0 and "foretold by a power law" in shown and "x 4" in shown
     assert call("report", markup_shop.ablation, more, "--html", page)[0] == 0
-    text = page.read_text(encoding="utf-8")
-    assert 'id="growth-0"' in text and "What would more images buy" in text
+    assert "What would more images buy" in page.read_text(encoding="utf-8")
+    found, shown = MoreImages.read(more), PageText(page)
+    traces = {trace["name"]: trace for trace in shown.figures["growth-0"]["data"]}
+    assert shown.column("growth-0", "error, %") == [growth.group for growth in found.groups]
+    for growth in found.groups:
+        assert traces[growth.group]["x"] == pytest.approx(growth.images)
+        assert traces[growth.group]["y"] == pytest.approx(100 * np.mean(growth.errors, axis=0))
+        (told,) = growth.foretold(4 * growth.images[-1])
+        curve = traces[f"{growth.group}, foretold"]
+        assert (curve["x"][-1], curve["y"][-1]) == pytest.approx((told.images, 100 * told.error))
+        ends = curve["y"][-1] - curve["error_y"]["arrayminus"][-1], curve["error_y"]["array"][-1]
+        assert ends == pytest.approx((100 * told.low, 100 * (told.high - told.error)))
+    status, _, said = call("report", more, "--html", page)
+    assert status == 2 and "runs that are scored on a split, or of one ablation on folds" in said
+
+
+def test_an_ablation_on_folds_has_a_page_of_the_images_left_out(
+    markup_shop: MarkupShop, tmp_path: Path, call: Call
+) -> None:
+    folds, out = tmp_path / "folds", tmp_path / "page.html"
+    short = {"optimisation.epochs": 3}
+    made = ablate(
+        markup_shop.cache, ["ce", "ncm"], folds, seeds=2, folds=3, overrides=short, workers=1
+    )
+    assert call("report", folds, "--html", out)[0] == 0
+    page, split = PageText(out), "3 folds of train"
+    first = made.comparison["entries"][0]
+    low, high = first["interval"][split]
+    intervals = page.column("comparison", "95 % of mean/class")
+    assert intervals[0] == f"{100 * low:.1f}–{100 * high:.1f}"
+    assert page.column("folds", "fold 2")[0] == f"{100 * first['by_fold'][1]:.1f}"
+    accuracy = [100 * value for value in first["per_class"][split]]
+    assert page.column("classes", "ce") == [f"{value:.1f}" for value in accuracy]
+    reading = read_folds(folds)
+    logits = reading.logits_of("ce", split).scored
+    wrong = int((logits.logits.argmax(axis=1) != logits.labels).sum())
+    assert wrong and sum(int(cell.split()[0]) for cell in page.column("pairs", "ce")) == wrong
+    # each image is judged by the run that has not seen it
+    for number, cache in enumerate(reading.parts.left_out):
+        run = open_run(folds / first["runs"][0] / f"fold-{number + 1}")
+        keys = cache.column("key", LEFT_OUT).tolist()
+        rows = np.isin(np.array(cache.manifest.rows["key"].to_pylist()), keys)
+        mine = np.isin(reading.parts.left_out_rows, np.flatnonzero(rows))
+        own = LabelledLogits.of(run, cache, LEFT_OUT)
+        assert np.array_equal(logits.logits[mine], own.logits)
+    assert "ce, scaled" in {trace["name"] for trace in page.figures["reliability"]["data"]}
+    assert f"labels that look wrong among {len(logits.labels)}" in out.read_text(encoding="utf-8")
+    assert report([folds])["entries"] == json.loads((folds / "results.json").read_text())["entries"]
+    status, _, said = call("report", folds, "--html", out, "--split", "test")
+    assert status == 2 and f"no scores on split 'test' in common; known: {split}" in said
 
 
 def test_best_and_what_cannot_be_told_from_it() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from selenium.webdriver.common.by import By
 
 from tests.browser import Browser, luminance
-from tests.report.html.conftest import NAMES, MarkupShop
+from tests.report.html.conftest import NAMES, FuturePages, MarkupShop
 
 
 def cells(browser: Browser, table: str, column: int) -> list[str]:
@@ -19,8 +21,14 @@ def cells(browser: Browser, table: str, column: int) -> list[str]:
 
 def opened(browser: Browser, shop: MarkupShop) -> None:
     """Open the page and wait for its figures."""
-    browser.open(shop.page)
-    browser.wait(lambda: len(browser.all(".plot .main-svg")) >= 3)
+    shown(browser, shop.page)
+
+
+def shown(browser: Browser, page: Path) -> None:
+    """Open a page and wait for its figures."""
+    browser.open(page)
+    browser.wait(lambda: all(plot.find_elements(By.CLASS_NAME, "main-svg") for plot in
+                             browser.all(".plot")))  # fmt: skip
 
 
 def test_the_page_is_whole_and_loads_nothing(browser: Browser, markup_shop: MarkupShop) -> None:
@@ -75,15 +83,55 @@ def test_light_and_dark_can_be_read(browser: Browser, markup_shop: MarkupShop, s
     browser.wait(lambda: (luminance(browser.script(fill)) > 0.5) == (scheme == "dark"))
 
 
-def test_a_narrow_window_scrolls_tables_alone(browser: Browser, markup_shop: MarkupShop) -> None:
-    narrow = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
-    try:
-        opened(browser, markup_shop)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_labels_that_look_wrong_and_more_images_are_shown(
+    browser: Browser, future_pages: FuturePages, scheme: str
+) -> None:
+    browser.scheme(scheme)
+    shown(browser, future_pages.whole)
+    assert browser.loaded() == []
+    cards = browser.all(".label-errors .card")
+    natural = "return [...document.querySelectorAll('.label-errors img')].map(i => i.naturalWidth)"
+    browser.visible()
+    assert len(browser.script(natural)) == len(cards) > 1 and min(browser.script(natural)) > 0
+    first = browser.script("return [...document.querySelectorAll('.label-errors b')].map("
+                           "b => b.textContent)")  # fmt: skip
+    assert {*first} <= {*NAMES}
+    assert " looks like " in cards[0].text
+    assert len(browser.all("#plot-growth-0 .scatterlayer .trace")) == 2 * len(
+        cells(browser, "growth-0", 0)
+    )
+    ticks = browser.script("return [...document.querySelectorAll('#plot-growth-0 .xtick text')]"
+                           ".map(text => text.textContent)")  # fmt: skip
+    assert "50" in ticks and not [text for text in ticks if "e" in text or "k" in text]
+    for selector in (".label-errors .card p", "#growth-0 td", "#growth-0 th button"):
+        assert browser.contrast_of(selector) >= 4.5
+    fill = "return getComputedStyle(document.querySelector('#plot-growth-0 .xtick text')).fill"
+    browser.wait(lambda: (luminance(browser.script(fill)) > 0.5) == (scheme == "dark"))
+    heads = browser.one("#growth-0 thead").find_elements(By.TAG_NAME, "button")
+    heads[0].click()
+    assert cells(browser, "growth-0", 0) == sorted(cells(browser, "growth-0", 0))
+
+
+def test_the_page_of_folds_is_whole_and_loads_nothing(
+    browser: Browser, future_pages: FuturePages
+) -> None:
+    shown(browser, future_pages.folds)
+    assert browser.loaded() == [] and browser.driver.title == "1 lines on 3 folds of train"
+    assert len(cells(browser, "folds", 1)) == 1 and len(cells(browser, "pairs", 0)) > 0
+    assert browser.all(".mistakes .card") and browser.all(".label-errors .card")
+    assert min(browser.visible()) > 0
+
+
+@pytest.mark.parametrize("page", ["page", "whole", "folds"])
+def test_a_narrow_window_scrolls_tables_alone(
+    browser: Browser, markup_shop: MarkupShop, future_pages: FuturePages, page: str
+) -> None:
+    with browser.narrow():
+        shown(browser, markup_shop.page if page == "page" else getattr(future_pages, page))
         width = "return [document.documentElement.scrollWidth, innerWidth]"
         whole, window = browser.script(width)
         assert whole <= window == 400
         assert browser.one("#comparison .scroll").size["width"] < 400
-        assert browser.one("#plot-frequency .main-svg:first-child").size["width"] <= 400
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        for plot in browser.all(".plot .main-svg:first-child"):
+            assert plot.size["width"] <= 400
