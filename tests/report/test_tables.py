@@ -57,3 +57,19 @@ def test_only_a_terminal_has_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.terminal_width() == 72
     monkeypatch.setattr("sys.stdout.isatty", lambda: False)
     assert options.terminal_width() is None
+
+
+@pytest.mark.parametrize("width", [60, 80, 90, 100, 120])
+def test_a_mean_and_its_spread_are_never_on_two_lines(width: int) -> None:
+    heading = ["", "overall", "mean/class", "few", "vs_ce", "p", "seconds"]
+    cells = ["45.2 ± 0.6", "44.8 ± 0.6", "38.9 ± 1.0", "+1.2 [-0.3, +2.5]", "0.123", "1.2"]
+    table = markdown_table(heading, [["logit-adjustment~", *cells]], width)
+    lines = table.splitlines()
+    assert max(map(cell_len, lines)) <= width
+    said = lines[-1].removeprefix("(no room for: ").removesuffix(")").split(", ")
+    missing = [name for name in heading[1:] if name not in lines[0]]
+    whole = all(cell in table for cell in cells[:3])
+    assert said == ([] if whole else ["± sd"]) + missing or (whole and not missing)
+    assert all(cell[:4] in lines[2] for cell in cells[:3])
+    assert whole or "45.2 ±" not in table
+    assert ("[-0.3, +2.5]" in table) == ("vs_ce" in lines[0])
