@@ -21,6 +21,7 @@ from ltcache.pages import (
     cache_pictures,
     write_pictures_page,
 )
+from ltcache.records import counted
 from ltcache.retrieval import tsne_coordinates
 from ltcache.runs import Run
 
@@ -152,7 +153,7 @@ def _map(cache: Cache, rows: np.ndarray, seed: int) -> tuple[dict[int, tuple[flo
     view = "center" if "center" in cache.views else cache.views[0]
     fields = [name for name in ("embedding", "pooled") if name in cache.field_dims(view)]
     if len(rows) < _LEAST:
-        return {}, f"There is no map: {len(rows)} images are too few."
+        return {}, f"There is no map: {counted(len(rows), 'image')} cannot be arranged."
     if not fields:
         return {}, "There is no map: the cache has neither embeddings nor pooled features."
     field = fields[0]

@@ -15,12 +15,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Return what stands for standard error from now on, a terminal of 80 columns."""
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> Terminal:
+    """Return what stands for standard error from now on, a terminal."""
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", str(columns))
     return screen
 
 
@@ -36,6 +36,18 @@ def test_a_bar_ends_as_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = shown(terminal)
     assert line.startswith("working ━") and line.endswith("3 images/s")
     assert complaints([line], 80) == []
+
+
+@pytest.mark.parametrize("columns", [60, 100, 200])
+def test_a_bar_keeps_its_counts_however_long_the_note_is(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    terminal = on_terminal(monkeypatch, columns)
+    with ProgressBar() as bar:
+        bar.show(12345, 12345, "111 images/s, encoding binds (43% of the time), 3 failed " * 3)
+    (line,) = shown(terminal)
+    assert complaints([line], columns) == [] and len(line) <= columns
+    assert " 12345/12345 0:00:00 111" in line
 
 
 def test_a_bar_with_nothing_to_show_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

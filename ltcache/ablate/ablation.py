@@ -29,7 +29,14 @@ from ltcache.cache import Cache, open_cache, require_labels, shared_warning
 from ltcache.errors import FitError, UsageError
 from ltcache.manifest import missing_split
 from ltcache.process import usable_processors
-from ltcache.records import PlaceKind, html_table, record_there, require_replaceable, write_whole
+from ltcache.records import (
+    PlaceKind,
+    counted,
+    html_table,
+    record_there,
+    require_replaceable,
+    write_whole,
+)
 from ltcache.report import (
     WRITERS,
     ComparisonEntry,
@@ -67,8 +74,8 @@ class Ablation:
 
     def __repr__(self) -> str:
         """Return what was compared on which rows, how many runs failed, and where, on one line."""
-        lines = f"{len(self.comparison['entries'])} lines on {self.split}"
-        failed = [f"{len(self.failures)} runs failed"] if self.failures else []
+        lines = f"{counted(len(self.comparison['entries']), 'line')} on {self.split}"
+        failed = [f"{counted(len(self.failures), 'run')} failed"] if self.failures else []
         return f"Ablation({', '.join([lines, *failed, f'at {self.out}'])})"
 
     def _repr_html_(self) -> str:

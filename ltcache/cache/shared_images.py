@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.manifest import place_among
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.cache.reader import Cache
@@ -39,7 +40,7 @@ class SharedContent:
 
     def describe(self) -> str:
         """Return the finding in words."""
-        images = "1 image" if self.count == 1 else f"{self.count} images"
+        images = counted(self.count, "image")
         return f"{images} of {self.split} in {self.other} ({self.key} is {self.other_key})"
 
 

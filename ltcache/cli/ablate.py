@@ -19,6 +19,7 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.cli.tuning import extra_options, parse_grid, read_extra, tuning_options
+from ltcache.records import counted
 
 FAILED = 3
 
@@ -132,7 +133,7 @@ def command(
         click.echo(comparison_table(found.comparison, found.split, width=terminal_width()))
         click.echo(f"{out}: results.json, .csv, .md, .tex, accuracy_by_frequency.png, .svg")
     if found.failures:
-        click.echo(f"{len(found.failures)} runs failed; see above", err=True)
+        click.echo(f"{counted(len(found.failures), 'run')} failed; see above", err=True)
         context.exit(FAILED)
 
 

@@ -19,7 +19,7 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.errors import UsageError
-from ltcache.records import PlaceKind, kind_of
+from ltcache.records import PlaceKind, counted, kind_of
 
 
 @click.command("evaluate", short_help="Score a run on a split of a cache.")
@@ -139,7 +139,7 @@ def _seeds(folder: Path, options: Mapping[str, Any], as_json: bool) -> None:
         return
     first = next(iter(scores.values()))
     prior = f"; test prior: {first.test_prior}" if first.test_prior else ""
-    click.echo(f"{folder}: {len(scores)} seeds ({', '.join(scores)}), mean ± sd in %")
+    click.echo(f"{folder}: {counted(len(scores), 'seed')} ({', '.join(scores)}), mean ± sd in %")
     click.echo(seeds_table(summary, width=terminal_width()))
     click.echo(f"{split} split, {first.num_rows} images; groups {first.group_scheme}{prior}")
     for name, metrics in scores.items():

@@ -22,6 +22,7 @@ from ltcache.cli.options import (
     split_options,
     split_recipe,
 )
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.extract import ExtractReport
@@ -208,10 +209,10 @@ def _tell(report: ExtractReport, as_json: bool, quiet: bool = False) -> int:
 
 
 def _print(report: ExtractReport) -> None:
-    made = f"encoded {report.encoded} images" if report.encoded else "nothing to encode"
+    made = f"encoded {counted(report.encoded, 'image')}" if report.encoded else "nothing to encode"
     click.echo(
-        f"{report.path}: {report.rows} rows, {report.items} images; {made} in "
-        f"{report.seconds:.1f} s ({report.binding})"
+        f"{report.path}: {counted(report.rows, 'row')}, {counted(report.items, 'image')}; {made} "
+        f"in {report.seconds:.1f} s ({report.binding})"
     )
     for line in report.split.lines() if report.split else ():
         click.echo(f"{report.path}: {line}")

@@ -25,6 +25,7 @@ from ltcache.cli.options import (
 )
 from ltcache.errors import UsageError
 from ltcache.process import launched_process
+from ltcache.records import counted
 
 _PRECISIONS = ["fp32", "bf16", "fp16"]
 _PRECISION = "optimisation.precision"
@@ -191,6 +192,7 @@ def _show(renewed: Any, parent: Path | None) -> None:
         click.echo(results_table(named, width=terminal_width()))
     if report is not None:
         click.echo(
-            f"{report.path}: {report.encoded} images encoded anew; the tuned classifier is the run "
-            f"{run.path}; how far features moved: ltcache diff {parent} {report.path}"
+            f"{report.path}: {counted(report.encoded, 'image')} encoded anew; the tuned "
+            f"classifier is the run {run.path}; how far features moved: "
+            f"ltcache diff {parent} {report.path}"
         )

@@ -21,6 +21,7 @@ from ltcache.cli.options import (
     terminal_width,
 )
 from ltcache.cli.tuning import extra_options, parse_grid, read_extra, tuning_options
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.ablate import MethodChoice, PairedChoice, TuningTrial
@@ -158,7 +159,7 @@ def choice_lines(choice: MethodChoice) -> list[str]:
     """Return what ``--method auto`` compared and chose, in words."""
     from ltcache.ablate.auto import NO_PROMPTS
 
-    title = f"mean accuracy per class on {choice.tuned_on}, %, {choice.seeds} seeds"
+    title = f"mean accuracy per class on {choice.tuned_on}, %, {counted(choice.seeds, 'seed')}"
     lines = paired_lines(choice.methods, title)
     if choice.views is not None:
         lines += paired_lines(choice.views, f"{choice.method} on other views, {title}")
@@ -236,7 +237,9 @@ def _show_seeds(found: Any, out: Path, as_json: bool) -> None:
     if as_json:
         print_json(found.summary)
         return
-    click.echo(f"{out}: {found.runs[0].method.name}, {len(found.runs)} seeds, mean ± sd in %")
+    click.echo(
+        f"{out}: {found.runs[0].method.name}, {counted(len(found.runs), 'seed')}, mean ± sd in %"
+    )
     if found.summary:
         click.echo(seeds_table(found.summary, width=terminal_width()))
     for run in found.runs:

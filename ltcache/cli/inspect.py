@@ -10,6 +10,7 @@ import click
 from ltcache.cli.class_sizes import class_lines
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import general, label_column_option, print_json
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.cache import CacheSummary
@@ -88,7 +89,8 @@ def summary_lines(
 ) -> list[str]:
     """Return a summary as lines for people."""
     title = f" ({summary.title})" if summary.title else ""
-    result = [f"{summary.name}{title}: {summary.num_rows} images, {summary.num_classes} classes"]
+    images, classes = counted(summary.num_rows, "image"), counted(summary.num_classes, "class")
+    result = [f"{summary.name}{title}: {images}, {classes}"]
     result += [_split(name, split) for name, split in summary.splits.items()]
     if summary.splitting:
         result.append(f"divided: {summary.splitting}")
@@ -117,10 +119,10 @@ def summary_lines(
 
 def _split(name: str, split: SplitSummary) -> str:
     if not split.labelled:
-        return f"{name + ':':8} {split.rows} images without labels"
+        return f"{name + ':':8} {counted(split.rows, 'image')} without labels"
     empty = f", {len(split.empty)} classes empty" if split.empty else ""
     return (
-        f"{name + ':':8} {split.rows} images, {split.max} to {split.min} in a class "
+        f"{name + ':':8} {counted(split.rows, 'image')}, {split.max} to {split.min} in a class "
         f"(median {split.median:g}){empty}"
     )
 

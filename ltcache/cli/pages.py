@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ltcache.records import counted
+
 if TYPE_CHECKING:
     from ltcache.pages import PageSummary
 
@@ -21,7 +23,7 @@ def tell_page(page: PageSummary, what: str = "") -> None:
     Args:
         what: else is on the page, such as ``"3 classes, "``.
     """
-    size = f"{page.images} images, {page.bytes / 1e6:.1f} MB"
+    size = f"{counted(page.images, 'image')}, {page.bytes / 1e6:.1f} MB"
     click.echo(f"{page.path}: {what}{size}; open it in a browser", err=True)
     for reason, count in sorted(page.missing.items()):
-        click.echo(f"warning: {count} images are not shown: {reason}", err=True)
+        click.echo(f"warning: {counted(count, 'image')} not shown: {reason}", err=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltcache.records import cut
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ltcache.extract import ExtractionProgress
 
 _SECONDS = 5.0
+_LEAST = 20  # columns of a terminal: a short bar, a slash, the time that is left and gaps
 
 
 class ProgressBar:
@@ -43,12 +46,13 @@ class ProgressBar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Rich
+            from rich.table import Column
 
-            self._bar = Rich(
+            self._bar = Rich(  # in a narrow terminal the bar is what becomes shorter
                 TextColumn(self.doing),
                 BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
@@ -59,6 +63,8 @@ class ProgressBar:
     def show(self, done: int, total: int, note: str) -> None:
         """Show one state: at once on a terminal, every few seconds and at the end in a log."""
         if self._bar is not None:
+            others = len(self.doing) + 2 * len(str(total)) + _LEAST
+            note = cut(note, max(self._bar.console.width - others, _LEAST))
             self._bar.update(self._task, completed=done, total=total, note=note)
         elif not self._quiet and self._due(done, total):
             click.echo(f"{self.did} {done}/{total}, {note}", err=True)

@@ -30,6 +30,7 @@ from ltcache.cli.options import (
 )
 from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -344,8 +345,9 @@ def _show(result: RetrievalResult, typed: str) -> None:
     how = "fixed"
     if least.precision is not None:
         how = f"precision {least.reached:.3f} on {least.support} training images"
+    images, classes = sum(result.counts().values()), counted(len(result.classes), "class")
     click.echo(
-        f"{result.path}: {sum(result.counts().values())} images for {len(result.classes)} classes "
+        f"{result.path}: {counted(images, 'image')} for {classes} "
         f"({result.record.group_scheme}); p_k >= {least.value:.4g} ({how}); near duplicates "
         f"calibrated on {near.images} training images at {near.false_alarm:.2%} false alarms"
     )

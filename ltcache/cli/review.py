@@ -13,6 +13,7 @@ from ltcache.cli.options import CachePath, LocalPath, general, print_json
 from ltcache.cli.pages import tell_page
 from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
@@ -171,7 +172,7 @@ def write_for_review(
             report = write_gallery(
                 result, cache, images=stores[0], pool_images=stores[1], progress=bar
             )
-        tell_page(report, f"{len(result.classes)} classes, ")
+        tell_page(report, f"{counted(len(result.classes), 'class')}, ")
     if tsne:
         click.echo(f"{write_tsne(result, cache)}: t-SNE of embeddings", err=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ltcache.pages.page_pictures import PagePictures, PageSummary, PictureFile
 from ltcache.pages.single_file import write_page
-from ltcache.records import json_element, require_local
+from ltcache.records import counted, json_element, require_local
 
 _TEMPLATE = "pictures.html"
 
@@ -63,7 +63,9 @@ def write_pictures_page(
         {"key": card.key, "image": n, "facts": card.facts, "point": card.point}
         for n, card in enumerate(cards)
     ]
-    missing = [f"{n} images are not shown: {why}." for why, n in sorted(pictures.missing.items())]
+    missing = [
+        f"{counted(n, 'image')} not shown: {why}." for why, n in sorted(pictures.missing.items())
+    ]
     header = {
         "about": [*listing.about, *missing],
         "facets": listing.facets,

@@ -37,7 +37,7 @@ from ltcache.records.place_kind import (
     record_there,
     seed_folders,
 )
-from ltcache.records.printing import html_table, one_line
+from ltcache.records.printing import counted, cut, html_table, one_line
 from ltcache.records.replaceable import require_replaceable
 from ltcache.records.sign_of_life import at_work, wait_for_others
 from ltcache.records.versioned import JsonRecord, plain_json, read_record
@@ -55,7 +55,9 @@ __all__ = [
     "bytes_digest",
     "canonical_json",
     "committed",
+    "counted",
     "create_whole",
+    "cut",
     "differences",
     "digest",
     "file_digest",

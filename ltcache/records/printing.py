@@ -56,6 +56,11 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 4]}...{text[-1]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 image``, ``2 images``, ``2 classes``."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
 def html_table(caption: str, heading: Sequence[str], table: Sequence[Sequence[object]]) -> str:
     """Return a small table as HTML with everything escaped, for ``_repr_html_`` in notebooks."""
 

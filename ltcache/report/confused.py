@@ -11,7 +11,7 @@ import numpy as np
 
 from ltcache.errors import UsageError
 from ltcache.metrics import confused_pairs, percent
-from ltcache.records import JsonRecord
+from ltcache.records import JsonRecord, counted
 from ltcache.report.reading import read_runs
 from ltcache.report.tables import markdown_table
 
@@ -103,8 +103,8 @@ def confusions_table(
     left = len(found) - len(rows)
     more = f"; {left} more pairs are in --json" if left > 0 else ""
     return (
-        f"{table}\n{split} split, {found[0].runs} run(s) together; texts: cosine of the class "
-        f"prompts{more}"
+        f"{table}\n{split} split, {counted(found[0].runs, 'run')} together; texts: cosine of the "
+        f"class prompts{more}"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
 from ltcache.metrics import percent
-from ltcache.records import JsonRecord
+from ltcache.records import JsonRecord, counted
 from ltcache.report.tables import markdown_table
 
 
@@ -89,7 +89,8 @@ def label_errors_table(found: LabelErrors, most: int = 30, *, width: int | None 
     Args:
         width: see :func:`ltcache.report.markdown_table`.
     """
-    of = f"{found.images} training images, by {found.line}, {found.seeds} seed(s)"
+    seeds = counted(found.seeds, "seed")
+    of = f"{counted(found.images, 'training image')}, by {found.line}, {seeds}"
     if not found.errors:
         return f"no label looks wrong of {of}"
     rows = [

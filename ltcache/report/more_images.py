@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ltcache.metrics import ForetoldError, foretell, percent
-from ltcache.records import JsonRecord, read_record, record_there
+from ltcache.records import JsonRecord, counted, read_record, record_there
 from ltcache.report.tables import markdown_table
 
 GROWTH = "more-images.json"
@@ -77,9 +77,10 @@ def more_images_cells(found: MoreImages) -> tuple[list[str], list[list[str]]]:
 def more_images_note(found: MoreImages) -> str:
     """Return what must be said below the table."""
     return (
-        f"{found.method}, {found.split} split, mean over {found.seeds} seeds, each with parts of "
-        "its own; the images of all classes grow alike. x N: foretold by a power law for N times "
-        "the images; its 95 % interval is over seeds alone, too narrow where the law does not hold."
+        f"{found.method}, {found.split} split, mean over {counted(found.seeds, 'seed')}, each with "
+        "parts of its own; the images of all classes grow alike. x N: foretold by a power law for "
+        "N times the images; its 95 % interval is over seeds alone, too narrow where the law does "
+        "not hold."
     )
 
 

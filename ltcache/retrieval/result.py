@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 from ltcache.errors import CacheError, UsageError
 from ltcache.records import (
     PlaceKind,
+    counted,
     html_table,
     not_what_is_asked,
     require_replaceable,
@@ -100,7 +101,7 @@ class RetrievalResult:
         """Return how many images were taken for how many classes and where, on one line."""
         place = "" if self.path is None else f", at {self.path}"
         taken = f"{self.accepted.num_rows} of {self.table.num_rows} candidates accepted"
-        return f"RetrievalResult({taken}, {len(self.classes)} classes{place})"
+        return f"RetrievalResult({taken}, {counted(len(self.classes), 'class')}{place})"
 
     def _repr_html_(self) -> str:
         """Return the images that were taken for each class, as a table for notebooks."""

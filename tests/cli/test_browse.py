@@ -37,7 +37,7 @@ def test_images_that_are_gone_are_counted_and_found_by_root(
     page = tmp_path / "page.html"
     status, out, err = call("browse", cache, "--html", page)
     assert (status, out) == (0, "")
-    told = "warning: 19 images are not shown: the place of the images was not said: --root says"
+    told = "warning: 19 images not shown: the place of the images was not said: --root says"
     assert told in err
     photos = tmp_path / "photos"
     write_pictures(photos, 19)
@@ -71,7 +71,7 @@ def test_the_map_is_bounded_and_says_so(
     assert len(points) == 8
     assert "of 8 images chosen at random." in found["about"][1]
     browse_cache(open_cache(cache), tmp_path / "page.html", classes=["moth"])
-    assert "3 images are too few" in str(header(tmp_path / "page.html")["about"])
+    assert "3 images cannot be arranged" in str(header(tmp_path / "page.html")["about"])
 
 
 def test_what_is_not_there_is_refused(call: Call, cache: Path, tmp_path: Path) -> None:

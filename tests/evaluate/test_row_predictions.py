@@ -100,7 +100,7 @@ def test_confusions_are_of_all_runs_together(cache: Path, tmp_path: Path, call: 
     assert sum(pair.count for pair in found) == sum(a != b for a, b in pairs) > 0
     assert [pair.count for pair in found] == sorted((p.count for p in found), reverse=True)
     status, out, _ = call("report", tmp_path / "runs", "--confusions")
-    assert status == 0 and "test split, 2 run(s) together" in out and found[0].taken_for in out
+    assert status == 0 and "test split, 2 runs together" in out and found[0].taken_for in out
     status, out, _ = call("report", tmp_path / "runs", "--confusions", "--json")
     assert json.loads(out) == [pair.to_dict() for pair in found]
 

@@ -63,7 +63,7 @@ def test_the_page_holds_all_images_and_loads_nothing(browser: Browser, album: Al
     widths = browser.visible()
     assert min(widths) > 0 and len(widths) >= total - 1
     assert browser.text(".card[data-key=k0] .picture") == "no picture: No such file or directory"
-    assert "1 images are not shown: No such file or directory." in browser.text("#about")
+    assert "1 image not shown: No such file or directory." in browser.text("#about")
     assert browser.loaded() == []
 
 

@@ -17,7 +17,7 @@ from ltcache.finetune import TUNINGS
 from ltcache.fit import LabelledRows, fit_adapter, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS
-from ltcache.records.printing import brief
+from ltcache.records.printing import brief, counted
 from tests.fakes import FakeCache, long_tail_counts
 
 ARRAYS = re.compile(r"ndarray|Tensor|Table\b|\bHead\b|\bModule\b|\bRows\b|\bManifest\b")
@@ -63,3 +63,11 @@ def test_a_value_in_a_few_words() -> None:
     assert brief(np.zeros((2, 3), np.float32)) == "float32 2x3"
     assert brief({"a": 1}) == "{'a': 1}" and brief(list(range(100))) == "<100 entries>"
     assert brief("x\ny") == "'x\\ny'" and brief(1 / 3) == "0.333333" and brief(None) == "None"
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(1, "image", "1 image"), (0, "image", "0 images"), (2, "class", "2 classes")],
+)
+def test_a_number_and_its_noun_agree(number: int, noun: str, text: str) -> None:
+    assert counted(number, noun) == text

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ltcache.cache import open_cache
+from ltcache.records import counted
 from ltcache.report.html.pictures import CacheImages, ImageCard, ImageCards
 from ltcache.report.html.predictions import LinePredictions
 from ltcache.report.label_errors import LabelErrors
@@ -50,8 +51,8 @@ def suspicious_images(found: LabelErrors, source: str | Path | None) -> ImageCar
     ]
     note = (
         f"{len(cards)} of {len(found.errors)} labels that look wrong among {found.images} training "
-        f"images, the least probable first; by {found.line}, {found.seeds} seed(s), of runs that "
-        "were not fitted on the image (confident learning)."
+        f"images, the least probable first; by {found.line}, {counted(found.seeds, 'seed')}, "
+        "of runs that were not fitted on the image (confident learning)."
     )
     if found.not_looked_at:
         note += f" {found.not_looked_at} images are in no fold and were not looked at."

@@ -13,7 +13,7 @@ from typing import Any
 from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
 from ltcache.pages import write_page
-from ltcache.records import json_element, require_local
+from ltcache.records import counted, json_element, require_local
 from ltcache.report.formats import (
     Comparison,
     remarks,
@@ -94,7 +94,7 @@ def write_report_page(
     size = write_page(
         path,
         Path(__file__).with_name("page.html"),
-        f"{len(reading.entries)} lines on {split}",
+        f"{counted(len(reading.entries), 'line')} on {split}",
         [json_element("page", {"figures": figures})],
         library=plotly,
         label_errors=[suspicious_images(found, source) for found in label_errors],

@@ -117,7 +117,7 @@ def test_the_page_of_folds_is_whole_and_loads_nothing(
     browser: Browser, future_pages: FuturePages
 ) -> None:
     shown(browser, future_pages.folds)
-    assert browser.loaded() == [] and browser.driver.title == "1 lines on 3 folds of train"
+    assert browser.loaded() == [] and browser.driver.title == "1 line on 3 folds of train"
     assert len(cells(browser, "folds", 1)) == 1 and len(cells(browser, "pairs", 0)) > 0
     assert browser.all(".mistakes .card") and browser.all(".label-errors .card")
     assert min(browser.visible()) > 0
