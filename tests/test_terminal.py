@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from ltcache.cli.options import _show_warning
 from ltcache.cli.progress import ProgressBar
 from tests.terminal import Screen, complaints
 
@@ -48,6 +49,16 @@ def test_a_bar_keeps_its_counts_however_long_the_note_is(
     (line,) = shown(terminal)
     assert complaints([line], columns) == [] and len(line) <= columns
     assert " 12345/12345 0:00:00 111" in line
+
+
+def test_a_warning_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    with ProgressBar() as bar:
+        bar.show(1, 2, "")
+        _show_warning("it has not converged")
+        bar.show(2, 2, "")
+    lines = shown(terminal)
+    assert complaints(lines, 80) == [] and "warning: it has not converged" in lines
 
 
 def test_a_bar_with_nothing_to_show_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,8 @@ def _set_log(_ctx: click.Context, _param: click.Parameter, verbose: int) -> None
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    click.echo(f"warning: {message}", err=True)
+    # not by click, which writes past what a bar of progress has put in place of stderr
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def general(function: F) -> F:
