@@ -43,7 +43,6 @@ from ltcache.retrieval.scoring.index import (
     recall,
     set_effort,
 )
-from ltcache.retrieval.scoring.pool import ArrayPool
 from ltcache.retrieval.scoring.pool_scores import (
     PRECISIONS,
     RankedPairs,
@@ -53,6 +52,7 @@ from ltcache.retrieval.scoring.pool_scores import (
 )
 from ltcache.retrieval.scoring.queries import ClassQueries, unit
 from tests.benchmarks.bench_memory import Peak
+from tests.retrieval.array_pool import ArrayPool
 
 TOP = 100
 clock = time.perf_counter
