@@ -14,16 +14,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
-
-import numpy as np
 
 from ltcache.errors import CacheError, UsageError
 from ltcache.records.files import committed, require_local
 from ltcache.records.identity import canonical_json, require_equal
 from ltcache.records.json_value import JsonObject
 from ltcache.records.place_kind import kind_of
+from ltcache.records.printing import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _RECORD, _FORMAT, _SHOWN = "record", 1, 5
 _UNREADABLE = (
@@ -31,6 +33,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class PartialResult:
     """What was found in one part.
@@ -51,6 +54,8 @@ class PartialResult:
 
     def save(self, folder: Path) -> Path:
         """Write the file into a folder, in the place of the same part that was made before."""
+        import numpy as np  # slow to import, and this package is imported by every command
+
         path = folder / f"part-{self.part}-of-{self.parts}.npz"
         said = {name: value for name, value in vars(self).items() if name != "arrays"}
         text = canonical_json({"format": _FORMAT, **said}).encode()
@@ -125,6 +130,8 @@ def _files_at(place: Path, command: str) -> list[Path]:
 
 
 def _read(file: Path, command: str) -> PartialResult:
+    import numpy as np
+
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}

@@ -73,9 +73,10 @@ def open_search(
     several = [pools] if isinstance(pools, (Cache, str, Path)) else pools
     opened = [open_cache(pool) for pool in several]
     stale = [name for pool in opened for name in check_pool(cache, pool, allow_stale)]
-    settings = _in_full(settings or RetrievalSettings(), cache)
-    stale += check_prompts(cache, cache.prompts(settings.prompts), allow_stale)
+    settings = settings or RetrievalSettings()
     joined = JoinedPool([CachedPool(pool, settings.view) for pool in opened])
+    settings = _in_full(settings, cache)
+    stale += check_prompts(cache, cache.prompts(settings.prompts), allow_stale)
     return TailSearch(cache, joined, settings, tuple(dict.fromkeys(stale)))
 
 

@@ -68,7 +68,7 @@ def test_a_grid_and_a_failure_with_status_3(call: Call, cache: Path, tmp_path: P
         "ablate", cache, "--methods", "ce", "--seeds", 1, "--out", tmp_path / "out", *SHORT,
         "--grid", "init=random,previous",
     )  # fmt: skip
-    assert status == 3 and "1 runs failed" in err
+    assert status == 3 and "1 run failed" in err
     assert "| ce, init=random" in table
     assert "failed: ce, init=previous, seed 0: init=previous needs a stage before it" in table
     wrong = ("ablate", cache, "--methods", "ce", "--out", tmp_path / "wrong")

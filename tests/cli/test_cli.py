@@ -123,7 +123,7 @@ def test_inspect_takes_classes_as_extract_does(call: Call, images: Path, tmp_pat
     assert "1 class(es) have no image in the split 'train': 1 (wren)" in out
     (tmp_path / "train.csv").write_text("path,label\ntrain/newt/000.png,3\n")
     status, out, _ = call("inspect", tmp_path / "train.csv", "--root", images, "--classes", names)
-    assert status == 0 and "1 images, 4 classes" in out and "3 class(es) have no image" in out
+    assert status == 0 and "1 image, 4 classes" in out and "3 class(es) have no image" in out
     status, out, _ = call("inspect", images, "--unlabelled")
     assert status == 0 and "88 images, 0 classes" in out
 

@@ -68,7 +68,7 @@ def test_a_class_without_candidates_ends_as_zero_and_a_fit_goes_on(
     pool = world.pool(cache, np.r_[np.zeros(30, np.int64), 5])  # nothing for classes 3 and 4
     status, text, err = call(cache.path, pool.path, "--out", tmp_path / "r", "--per-class", 2)
     assert (status, err) == (0, "")
-    assert "1 images for 3 classes" in text
+    assert "1 image for 3 classes" in text
     lines = {line.split("|")[1].strip(): line.split("|") for line in text.splitlines()[2:5]}
     assert [lines[f"{c} class {c}"][4].strip() for c in (3, 4, 5)] == ["0", "0", "1"]
     assert "threshold" in lines["3 class 3"][5]

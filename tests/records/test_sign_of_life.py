@@ -9,6 +9,7 @@ import pytest
 
 from ltcache.records import at_work, remove_leftovers, sign_of_life, wait_for_others
 from ltcache.records.files import temporary_path
+from tests.conftest import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def test_one_at_work_is_waited_for(tmp_path: Path) -> None:
         return file.exists()
 
     def work() -> None:
-        assert waiting.wait(60)
+        assert waiting.wait(PATIENCE)
         file.touch()
 
     with at_work(file):
