@@ -38,7 +38,6 @@ from ltcache.report import WRITERS, markdown_table
 from ltcache.runs import Run, open_run
 from pipelines import ballad_cached, h2t, sage_cached, tackle
 from pipelines.comparisons import (
-    STATISTICS,
     compared,
     difference,
     difference_table,
@@ -162,17 +161,17 @@ def _ensemble_table(caches: Sequence[Cache], members: Sequence[Sequence[Run]]) -
         f"{title}: {runs[0].method.name}": tackle.right_of(of, [_test_logits(r, of) for r in runs])
         for title, runs, of in zip(("image-only", "CLIP"), members, caches, strict=True)
     }
-    both = tackle.right_of(cache, mixtures)
+    both, columns = tackle.right_of(cache, mixtures), tackle.statistics(cache)
     lines = [
-        [name, *(_score(tackle.scores(cache, values)[s]) for s in STATISTICS)]
+        [name, *(_score(tackle.scores(cache, values)[s]) for s in columns)]
         for name, values in {**right, "both": both}.items()
     ]
     lines += [
-        [f"both - {name}", *(shown(difference(cache, values, both, s)) for s in STATISTICS)]
+        [f"both - {name}", *(shown(difference(cache, values, both, s)) for s in columns)]
         for name, values in right.items()
     ]
     mean = np.mean(weights, axis=0)
-    return markdown_table(["test, %", *STATISTICS], lines) + (
+    return markdown_table(["test, %", *columns], lines) + (
         f"\nweights chosen on validation images, mean over seeds: {mean[0]:.2f} and {mean[1]:.2f}"
     )
 
