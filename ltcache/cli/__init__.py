@@ -41,6 +41,7 @@ from ltcache.cli import (
     verify,
     zero_shot,
 )
+from ltcache.cli.install_completion import completion_option
 from ltcache.cli.options import OrderedGroup
 from ltcache.errors import LtcacheError, UsageError
 from ltcache.process import wait_asleep
@@ -60,6 +61,7 @@ INTERRUPTED = 130
     metavar="MODULE",
     help="Import your Python module first: one that adds a loss, a head or a method.",
 )
+@completion_option
 @click.version_option(__version__, prog_name="ltcache")
 def cli(modules: tuple[str, ...]) -> None:
     """Encode images once with CLIP, then compare long-tail methods on the cached features.

@@ -1,11 +1,12 @@
-"""What a shell offers where a name is typed: methods, and what the named cache or run has.
+"""What a shell offers where a name is typed: methods, their settings, and what the named cache or
+run has.
 
 Nothing is raised here: a shell that is asked for names can show no error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,31 @@ def fine_tuning_names(context: click.Context, parameter: click.Parameter, typed:
     from ltcache.finetune import TUNINGS
 
     return _beginning(TUNINGS, typed)
+
+
+def setting_names(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Offer ``KEY=`` of the methods that stand before; behind a whole key, the value it has."""
+    named = context.params.get("methods") or context.params.get("method") or ""
+    known: dict[str, object] = {}
+    for name in str(named).split(","):
+        try:
+            known |= _settings_of(name, tuning=context.command.name == "finetune")
+        except LtcacheError:  # no such method
+            continue
+    key, equals, _ = typed.partition("=")
+    if equals:
+        return [f"{key}={known[key]}"] if key in known else []
+    return [f"{name}=" for name in known if name.startswith(typed)]
+
+
+def _settings_of(name: str, tuning: bool) -> Mapping[str, object]:
+    if tuning:
+        from ltcache.finetune import override_tuning, tuning_by_name, tuning_settings
+
+        return tuning_settings(override_tuning(tuning_by_name(name), None))
+    from ltcache.methods import known_overrides, method_by_name
+
+    return known_overrides(method_by_name(name))
 
 
 def view_names(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ltcache.cli import completion
 from ltcache.errors import UsageError, did_you_mean
 from ltcache.records import address_of, plain_json, result_folder
 
@@ -259,6 +260,7 @@ def settings_option(help_text: str) -> Callable[[F], F]:
         multiple=True,
         metavar="KEY=VALUE",
         callback=_with_those_of_config,
+        shell_complete=completion.setting_names,
         help=help_text,
     )
 
