@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,27 @@ def _crops_of(
     """Return the first ``taken`` of the ``crops`` rows of some images; None: all of them."""
     first = images[:, None] * crops
     return rows.take((first + torch.arange(crops if taken is None else taken)).flatten())
+
+
+def fit_trials(methods: Sequence[Method], fold: TuningFold, seed: int = 0, **options: Any) -> None:
+    """Train the stages of several methods on one fold, together where that pays, into the memo of
+    the options, from which :func:`fit_fold` takes them. A fit that fails is left to it.
+
+    Args:
+        options: of :class:`ltcache.fit.FitOptions`, a memo among them.
+    """
+    from ltcache.fit import FitJob, FitOptions, fit_many
+
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        fit_many(
+            [FitJob(method, seed) for method in methods],
+            fold.rows,
+            fold.context,
+            val=fold.val,
+            extra=fold.extra,
+            options=FitOptions(**options),
+        )
 
 
 def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) -> np.ndarray:

@@ -229,7 +229,9 @@ class TuneSetting:
         if options["grid"] is not None:
             method = job.setting.method
             options["grid"] = {k: v for k, v in options["grid"].items() if has_setting(method, k)}
-        found = tune(self.cache, job.setting.method, memo=memo, **options).to_dict()
+        found = tune(
+            self.cache, job.setting.method, memo=memo, together=self.options.together, **options
+        ).to_dict()
         write_json(job.place, found)
         return found
 

@@ -6,22 +6,23 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltcache.ablate.fold import TuningFold, fit_fold, validation
+from ltcache.ablate.fold import TuningFold, fit_fold, fit_trials, validation
 from ltcache.ablate.folds import divide
 from ltcache.ablate.resident import resident
 from ltcache.ablate.views import view_space
 from ltcache.cache import Cache, open_cache
-from ltcache.errors import FitError, UsageError
+from ltcache.errors import FitError, LtcacheError, UsageError
 from ltcache.extras import how_to_install
 from ltcache.methods import Method, known_overrides, method_by_name, override
 from ltcache.metrics import evaluate_logits, validation_rank
-from ltcache.records import JsonObject, JsonRecord, one_line
+from ltcache.records import JsonObject, JsonRecord, digest, one_line
 
 if TYPE_CHECKING:
     from ltcache.fit import ExtraRows, Memo
@@ -137,6 +138,7 @@ def tune(
     progress: Callable[[TuningTrial], None] | None = None,
     memo: Memo | None = None,
     extra: ExtraRows | None = None,
+    together: bool = True,
 ) -> Tuning:
     """Choose hyper-parameters by mean accuracy per class on validation rows (ties: lower NLL).
 
@@ -153,6 +155,7 @@ def tune(
             others, in place of the validation rows: for sets without them, or whose validation
             rows lack classes. K times the fits.
         progress: called with each trial. memo: see :func:`ltcache.fit.fit_head`.
+        together: train trials of a grid as one (:func:`ltcache.fit.fit_many`); equal to rounding.
         Others: see :func:`ltcache.fit.fit_adapter`.
 
     Raises:
@@ -171,12 +174,10 @@ def tune(
     def chosen_on(part: Cache, tried: Method) -> TuningFold:
         return validation(part, tried, prompts, seed, allow_stale, extra)
 
-    if tune_folds is None:
-        folds, tuned_on = [_SharingFold(cache, memo)], chosen_on(cache, method).tuned_on
-    else:
-        folds, tuned_on = _folds_of_train(cache, tune_folds), f"{tune_folds} folds of train"
+    folds = _folds_of(cache, tune_folds, memo)
+    tuned_on = f"{tune_folds} folds of train" if tune_folds else chosen_on(cache, method).tuned_on
     options = {"seed": seed, "device": device, "allow_double_correction": allow_double_correction}
-    trial = _FoldTrials(method, folds, chosen_on, options, progress)
+    trial = _FoldTrials(method, folds, chosen_on, options, progress, together)
     {"grid": _search_grid, "optuna": _search_optuna}[tuner](trial, space, trials, seed)
     return trial.chosen(tuned_on, tuner, seed, space)
 
@@ -224,10 +225,13 @@ class _SharingFold:
     """A cache to train and to choose on, and what all fits to it share."""
 
     cache: Cache
-    memo: Memo | None
+    memo: Memo
 
 
-def _folds_of_train(cache: Cache, count: int) -> list[_SharingFold]:
+def _folds_of(cache: Cache, count: int | None, memo: Memo | None) -> list[_SharingFold]:
+    """Return the folds of the training rows, or the cache itself where they are not divided."""
+    if count is None:
+        return [_SharingFold(cache, {} if memo is None else memo)]
     parts = divide(cache, count)
     return [_SharingFold(resident(parts.without(fold, "val")), {}) for fold in range(count)]
 
@@ -238,7 +242,7 @@ class _FoldTrials:
 
     Args:
         folds: that choose together. chosen_on: cache and method with its settings -> its rows.
-        options: of :func:`fit_fold`.
+        options: of :func:`fit_fold`. together: see :func:`tune`.
     """
 
     method: Method
@@ -246,7 +250,24 @@ class _FoldTrials:
     chosen_on: Callable[[Cache, Method], TuningFold]
     options: Mapping[str, Any]
     progress: Callable[[TuningTrial], None] | None
+    together: bool
     tried: list[TuningTrial] = field(default_factory=list)
+
+    def begin(self, every: Sequence[Overrides]) -> None:
+        """Train what trials of known settings share a problem for, into the memos of the folds."""
+        if not self.together or len(every) < 2:
+            return
+        for shared in self.folds:
+            groups: dict[str, list[tuple[Method, TuningFold]]] = {}
+            for settings in every:
+                with suppress(LtcacheError):  # the trial says so itself
+                    method = override(self.method, settings)
+                    fold = self.chosen_on(shared.cache, method)
+                    on = [asdict(method.feature), fold.context.text_features is None]
+                    groups.setdefault(digest(on), []).append((method, fold))
+            for group in groups.values():
+                methods, alike = zip(*group, strict=True)
+                fit_trials(methods, alike[0], memo=shared.memo, **self.options)
 
     def run(self, settings: Overrides) -> TuningTrial:
         """Fit with some settings and keep what came of it."""
@@ -284,7 +305,9 @@ class _FoldTrials:
 
 
 def _search_grid(trials: _FoldTrials, space: Grid, budget: int, seed: int) -> None:
-    for settings in grid_settings(space, budget, seed):
+    every = grid_settings(space, budget, seed)
+    trials.begin(every)
+    for settings in every:
         trials.run(settings)
 
 

@@ -20,7 +20,7 @@ from ltcache.finetune.reader import ImageBatch
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
 from ltcache.finetune.state import StateFolder, TrainingState, load_optimiser, optimiser_tensors
 from ltcache.finetune.step import FieldEmbedder, TrainingStep, accumulate, trained_parameters
-from ltcache.fit import composites_come, optimiser_of, set_lr
+from ltcache.fit import ParameterGroup, composites_come, optimiser_of, set_lr
 from ltcache.methods import Optimisation
 from ltcache.metrics import EpochRecord, validation_rank
 from ltcache.records import one_line
@@ -104,11 +104,11 @@ def encoder_optimiser(training: TrainingSetup) -> torch.optim.Optimizer:
         factor = training.tuning.lr_factors[part_of(name)]
         groups.setdefault((factor, decay), []).append(parameter)
     same = Optimisation(optimisation.optimiser, optimisation.lr, momentum=optimisation.momentum)
-    settings = (
-        {"params": parameters, "weight_decay": decay, "factor": factor}
+    settings: list[ParameterGroup] = [
+        {"params": [*parameters], "weight_decay": decay, "factor": factor}
         for (factor, decay), parameters in groups.items()
-    )
-    return optimiser_of(list(settings), same)
+    ]
+    return optimiser_of(settings, same)
 
 
 def part_of(name: str) -> str:

@@ -16,12 +16,13 @@ from ltcache.fit.composites import composites_come, require_composite_epochs
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many
+from ltcache.fit.optimiser import ParameterGroup, optimiser_of, set_lr
 from ltcache.fit.random_crops import unused_random_crops
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import RUNNERS, combinations
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
-from ltcache.fit.train import choose_by, optimiser_of, set_lr
+from ltcache.fit.train import choose_by
 from ltcache.fit.unfitted import TrainingFit, training_fit
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "FittedHead",
     "LabelledRows",
     "Memo",
+    "ParameterGroup",
     "StageInput",
     "StageResult",
     "TrainingFit",

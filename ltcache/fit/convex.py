@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import FitError
+from ltcache.fit.optimiser import parameters_to_train
 from ltcache.fit.task import StageInput
-from ltcache.fit.train import TrainingOutcome, choose_by, parameters_to_train
+from ltcache.fit.train import TrainingOutcome, choose_by
 from ltcache.heads import AffineWeights, Head
 from ltcache.losses import OffsetCrossEntropy, softmax_residual_
 from ltcache.methods import Train

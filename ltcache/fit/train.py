@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +12,13 @@ from torch import Tensor
 from ltcache.adjustments import PredictedRows, adapted
 from ltcache.errors import FitError
 from ltcache.fit.composites import CompositeSchedule, require_composite_epochs
+from ltcache.fit.optimiser import head_optimiser, set_lr
 from ltcache.fit.rows import LabelledRows
 from ltcache.fit.steps import AutogradStep, ClosedFormStep, CompositeStep, FusionChain
 from ltcache.fit.task import StageInput
 from ltcache.fusion import FUSIONS, Fusion
 from ltcache.heads import Head
-from ltcache.methods import Optimisation, Train, hyper_parameters
+from ltcache.methods import Train, hyper_parameters
 from ltcache.metrics import EpochRecord, is_better
 from ltcache.objectives import Objective, TrainingBatch
 from ltcache.process import to_device
@@ -171,69 +171,6 @@ def _fusion(name: str, stage: Train) -> Fusion:
     kind = FUSIONS[name]
     known = hyper_parameters(kind)
     return kind(**{k: v for k, v in stage.fusion_options.items() if k in known})
-
-
-def head_optimiser(head: Head, objective: Objective, stage: Train) -> torch.optim.Optimizer:
-    """Return the optimiser over the head's parameters and those of an objective; only matrices
-    decay.
-
-    A parameter whose factor is 0 is frozen here; other factors scale the learning rate.
-    """
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, how in parameters_to_train(head, stage).items():
-        groups.setdefault(how, []).append(head.get_parameter(name))
-    for name, parameter in objective.named_parameters():
-        groups.setdefault(_how(f"objective.{name}", parameter, stage), []).append(parameter)
-    settings = [
-        {"params": parameters, "weight_decay": decay, "factor": factor}
-        for (factor, decay), parameters in groups.items()
-    ]
-    return optimiser_of(settings, stage.optimisation)
-
-
-def parameters_to_train(head: Head, stage: Train) -> dict[str, tuple[float, float]]:
-    """Return each parameter that moves -> the factor on its learning rate, its decay.
-
-    Raises:
-        FitError: there is none.
-    """
-    found: dict[str, tuple[float, float]] = {}
-    for name, parameter in head.named_parameters():
-        factor, decay = _how(name, parameter, stage)
-        parameter.requires_grad_(parameter.requires_grad and factor > 0)
-        if parameter.requires_grad:
-            found[name] = (factor, decay)
-    if not found:
-        raise FitError("every parameter of the head is frozen: there is nothing to train")
-    return found
-
-
-def _how(name: str, parameter: Tensor, stage: Train) -> tuple[float, float]:
-    """Return the factor on the learning rate of a parameter, and its decay."""
-    factor = next((f for start, f in stage.lr_factors.items() if name.startswith(start)), 1.0)
-    return factor, stage.optimisation.weight_decay if parameter.ndim > 1 else 0.0
-
-
-def optimiser_of(
-    settings: list[dict[str, Any]], optimisation: Optimisation
-) -> torch.optim.Optimizer:
-    """Return the optimiser of groups of parameters."""
-    options: dict[str, Any] = {"lr": optimisation.lr}
-    kind: Any = torch.optim.AdamW
-    if optimisation.optimiser == "sgd":
-        kind = torch.optim.SGD
-        options |= {"momentum": optimisation.momentum, "nesterov": optimisation.momentum > 0}
-    try:
-        optimiser: torch.optim.Optimizer = kind(settings, fused=True, **options)
-    except RuntimeError:  # torch before 2.4 has no fused step on a CPU
-        optimiser = kind(settings, **options)
-    return optimiser
-
-
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group, times its factor."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr * group["factor"]
 
 
 @torch.no_grad()

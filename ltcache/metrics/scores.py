@@ -164,15 +164,18 @@ def _check(
 
 
 def _macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None) -> float:
-    from sklearn.metrics import f1_score  # 1.3 s to import: only when something is scored
+    """Return the mean of F1 = 2 TP / (true + predicted rows) over the classes that have rows."""
+    classes = int(max(labels.max(), predicted.max())) + 1
 
-    present = np.unique(labels)
-    return float(
-        f1_score(
-            labels, predicted, labels=present, average="macro", zero_division=0,
-            sample_weight=weights,
-        )
-    )  # fmt: skip
+    def rows(of: np.ndarray, own: np.ndarray | None) -> np.ndarray:
+        return np.bincount(of, weights=own, minlength=classes)
+
+    hit = predicted == labels
+    true = rows(labels, weights)
+    both = true + rows(predicted, weights)
+    right = rows(labels[hit], None if weights is None else weights[hit])
+    present = np.bincount(labels, minlength=classes) > 0
+    return float((2 * right[present] / both[present]).mean())
 
 
 def _calibration(

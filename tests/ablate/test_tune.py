@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ltcache.ablate.tune import SPACE, TRIALS, grid_settings, search_space, tune
 from ltcache.errors import CacheError, FitError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, known_overrides, override
+from tests.cli.small_caches import write_cache
 from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(6, 80, 6)
@@ -163,3 +165,37 @@ def test_extra_rows_train_in_every_trial_and_choose_in_none() -> None:
         assert trial.scores["val_nll"] == pytest.approx(run.metrics["val"].nll, rel=1e-5)
     plain = tune(cache, "ncm", grid={"feature.transform": ["none", "l2"]})
     assert plain.tried[0].scores["val_nll"] != found.tried[0].scores["val_nll"]
+
+
+@pytest.mark.parametrize("name", ["logit-adjustment", "ldam-drw", "crt", "ride", "folds"])
+def test_trials_trained_together_are_those_one_by_one(name: str, tmp_path: Path) -> None:
+    cache, folds = _cache(), None
+    if name == "folds":
+        counts = {"train": (30, 20, 9, 6), "test": (2, 2, 2, 2)}
+        name, folds, cache = "logit-adjustment", 3, write_cache(tmp_path / "cache", counts)
+    trained: dict[bool, list[int]] = {}
+    found = {}
+    for together in (False, True):
+        memo: dict[str, Any] = {}
+        found[together] = tune(
+            cache, name, overrides={"optimisation.epochs": 3}, trials=4, tune_folds=folds,
+            together=together, memo=memo,
+        )  # fmt: skip
+        trained[together] = [result.steps for result, _ in memo.values()]
+    assert trained[True] == trained[False]  # no stage more than once
+    one_by_one, at_once = found[False], found[True]
+    assert at_once.space == one_by_one.space and at_once.tuned_on == one_by_one.tuned_on
+    for own, other in zip(at_once.tried, one_by_one.tried, strict=True):
+        assert own.settings == other.settings
+        assert own.scores["val_nll"] == pytest.approx(other.scores["val_nll"], rel=1e-3)
+
+
+def test_a_trial_that_cannot_be_fitted_leaves_those_trained_together() -> None:
+    grid = {"loss.tau": [0.5, 1.0], "init": ["text", "random"]}
+    found = {
+        together: tune(_cache(image_only=True), "logit-adjustment", grid=grid, overrides=SHORT,
+                       together=together)
+        for together in (False, True)
+    }  # fmt: skip
+    assert [t.failed for t in found[True].tried] == [t.failed for t in found[False].tried]
+    assert {t.failed is None for t in found[True].tried} == {True, False}

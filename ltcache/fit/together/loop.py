@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltcache.fit.optimiser import parameters_to_train
 from ltcache.fit.stages import StageTraining
 from ltcache.fit.together.closed_form import ClosedFormSteps, SharedSteps
 from ltcache.fit.together.loss_groups import LossGroup
@@ -22,7 +23,7 @@ from ltcache.fit.together.runs_alike import (
     has_closed_form,
 )
 from ltcache.fit.together.stacked_heads import StackedHeads, StackOptimiser
-from ltcache.fit.train import TrainingOutcome, draw, parameters_to_train
+from ltcache.fit.train import TrainingOutcome, draw
 from ltcache.metrics import EpochRecord, is_better
 from ltcache.process import to_device
 from ltcache.sampling import RowsByClass

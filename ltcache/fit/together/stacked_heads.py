@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltcache.fit.optimiser import ParameterGroup, parameters_to_train, set_lr, steps_of
 from ltcache.fit.rows import LabelledRows
 from ltcache.fit.stages import StageTraining
-from ltcache.fit.train import optimiser_of, parameters_to_train, set_lr
 from ltcache.heads import Head
 from ltcache.process import to_device
 
@@ -76,11 +76,11 @@ class StackOptimiser:
                 piece = stack.values[name].detach()[span].requires_grad_()
                 self.pieces.append((name, span, piece))
                 groups.setdefault(how, []).append(piece)
-        settings = [
+        settings: list[ParameterGroup] = [
             {"params": pieces, "weight_decay": decay, "factor": lr}
             for (lr, decay), pieces in groups.items()
         ]
-        self.optimiser = optimiser_of(settings, trainings[0].stage.optimisation)
+        self.optimiser = steps_of(settings, trainings[0].stage.optimisation)
 
     def step(self, share: float) -> None:
         """Move all runs by a share of their learning rates."""
