@@ -37,7 +37,8 @@ from typing import Any
 
 from ltcache.metrics import percent
 from ltcache.records import write_json
-from ltcache.report import ComparisonEntry, ScoredRun, markdown_table
+from ltcache.report import ComparisonEntry, ScoredRun
+from ltcache.tables import markdown_table
 from pipelines.tunings import (
     TEST,
     Child,

@@ -16,8 +16,9 @@ from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.methods import Method
 from ltcache.metrics import GroupScheme, paired_bootstrap, percent
-from ltcache.report import ScoredRows, markdown_table
+from ltcache.report import ScoredRows
 from ltcache.runs import LabelledLogits, open_run
+from ltcache.tables import markdown_table
 
 TRIALS = 6
 FOLDS = 3

@@ -52,7 +52,8 @@ from ltcache.ablate import ablate, label_errors, more_images
 from ltcache.cache import Cache
 from ltcache.metrics import GroupScheme, percent
 from ltcache.records import write_json
-from ltcache.report import GroupGrowth, markdown_table, more_images_table
+from ltcache.report import GroupGrowth, more_images_table
+from ltcache.tables import markdown_table
 from pipelines.comparisons import cache_of, options
 
 METHODS = ("ce", "gda")

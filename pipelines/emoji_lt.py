@@ -24,8 +24,9 @@ from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.metrics import GroupScheme, evaluate_logits, paired_bootstrap, percent
-from ltcache.report import COLUMNS, markdown_table
+from ltcache.report import COLUMNS
 from ltcache.runs import Run
+from ltcache.tables import markdown_table
 from ltcache.zero_shot import zero_shot
 
 METHODS = ("ce", "crt", "logit-adjustment")

@@ -64,7 +64,7 @@ from typing import Any
 from ltcache.cache import Cache
 from ltcache.methods import METHODS
 from ltcache.metrics import percent
-from ltcache.report import markdown_table
+from ltcache.tables import markdown_table
 from pipelines.comparisons import cache_of, compared, difference_table, options
 
 RATIOS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0)

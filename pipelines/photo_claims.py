@@ -34,8 +34,9 @@ from ltcache.ablate import Ablation
 from ltcache.cache import Cache
 from ltcache.ensemble import ensemble, mixed_logits
 from ltcache.metrics import percent
-from ltcache.report import WRITERS, markdown_table
+from ltcache.report import WRITERS
 from ltcache.runs import Run, open_run
+from ltcache.tables import markdown_table
 from pipelines import ballad_cached, h2t, sage_cached, tackle
 from pipelines.comparisons import (
     compared,

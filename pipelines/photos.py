@@ -22,7 +22,8 @@ from ltcache.ablate import Ablation
 from ltcache.cache import Cache, open_cache
 from ltcache.methods import METHODS
 from ltcache.records import write_json
-from ltcache.report import WRITERS, markdown_table
+from ltcache.report import WRITERS
+from ltcache.tables import markdown_table
 from pipelines.comparisons import compared, options
 from pipelines.method_ranks import ranked
 from pipelines.photo_sets import set_makers

@@ -19,11 +19,11 @@ from ltcache.cache import Cache
 from ltcache.errors import UsageError
 from ltcache.manifest import packaged_manifests
 from ltcache.metrics import percent
-from ltcache.report import markdown_table
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
 from ltcache.retrieval.scoring.cached_queries import make_queries
 from ltcache.retrieval.scoring.pool import CachedPool
 from ltcache.retrieval.scoring.pool_scores import score_pool
+from ltcache.tables import markdown_table
 
 Lists = dict[int, np.ndarray]
 """Class -> rows of the pool, best first."""

@@ -44,8 +44,8 @@ from ltcache.evaluate import evaluate
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.records import write_json
-from ltcache.report import markdown_table
 from ltcache.runs import Run, open_run
+from ltcache.tables import markdown_table
 from pipelines.comparisons import options
 
 SHIFTS = ("forward-50", "forward-10", "forward-2", None, "backward-2", "backward-10", "backward-50")

@@ -77,10 +77,10 @@ from ltcache.extract import extract
 from ltcache.fit import ExtraRows, fit_adapter
 from ltcache.methods import method_by_name
 from ltcache.metrics import GroupScheme, percent
-from ltcache.report import markdown_table
 from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
 from ltcache.retrieval.selection import tail_classes
 from ltcache.runs import Run
+from ltcache.tables import markdown_table
 from ltcache.zero_shot import cached_logits
 from pipelines import pool_precision
 from pipelines.comparisons import STATISTICS, cache_of, difference, options, shown

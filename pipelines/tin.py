@@ -24,7 +24,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ltcache.report import ComparisonEntry, markdown_table
+from ltcache.report import ComparisonEntry
+from ltcache.tables import markdown_table
 from pipelines.comparisons import STATISTICS, shown
 from pipelines.tin_cached import with_template
 from pipelines.tunings import (

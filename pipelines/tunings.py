@@ -36,9 +36,10 @@ from ltcache.fit import fit_adapter
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import Metrics, is_better, percent
 from ltcache.records import digest, read_record, write_json
-from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare, markdown_table
+from ltcache.report import WRITERS, ComparisonEntry, ScoredRows, ScoredRun, compare
 from ltcache.report.comparison import scored
 from ltcache.runs import RunRecord, open_run
+from ltcache.tables import markdown_table
 from pipelines import comparisons
 from pipelines.comparisons import STATISTICS, cache_of, compared, difference, shown
 

@@ -23,7 +23,7 @@ def class_lines(classes: Sequence[ClassSizes], counted_on: str | None) -> list[s
     """
     if counted_on is None:
         return []
-    from ltcache.report import markdown_table
+    from ltcache.tables import markdown_table
 
     largest = sorted(classes, key=lambda one: (-one.counts[counted_on], one.label))
     shown = largest if len(largest) <= _ALL else [*largest[:_ENDS], *largest[-_ENDS:]]

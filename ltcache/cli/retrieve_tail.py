@@ -332,7 +332,7 @@ def _keep_index(keep: Path | None, index: PoolIndex | None) -> None:
 
 
 def _show(result: RetrievalResult, typed: str) -> None:
-    from ltcache.report import markdown_table
+    from ltcache.tables import markdown_table
 
     heading = ["class", "training images", "wanted", "taken", "rejected, by reason"]
     rows = []

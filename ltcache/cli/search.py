@@ -71,8 +71,8 @@ def command(
     ltcache search cache --text "a fox in snow" --top 50 --html found.html
     """
     from ltcache.cache import open_cache
-    from ltcache.report import markdown_table
     from ltcache.retrieval import CachedPool, open_index, search_pool, write_search_page
+    from ltcache.tables import markdown_table
 
     opened = open_cache(cache)
     saved = open_index(index, CachedPool(opened)) if index is not None else None

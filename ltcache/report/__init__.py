@@ -27,7 +27,6 @@ from ltcache.report.tables import (
     classes_table,
     details,
     footnote,
-    markdown_table,
     results_table,
     seeds_table,
 )
@@ -58,7 +57,6 @@ __all__ = [
     "details",
     "footnote",
     "label_errors_table",
-    "markdown_table",
     "more_images_cells",
     "more_images_note",
     "more_images_table",

@@ -13,7 +13,7 @@ from ltcache.errors import UsageError
 from ltcache.metrics import confused_pairs, percent
 from ltcache.records import JsonRecord, counted
 from ltcache.report.reading import read_runs
-from ltcache.report.tables import markdown_table
+from ltcache.tables import markdown_table
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache

@@ -13,7 +13,8 @@ from ltcache.manifest import how_to_split
 from ltcache.metrics import percent
 from ltcache.records import JsonObject
 from ltcache.report.standing import BEST, TIED, Comparison, standing, verdict
-from ltcache.report.tables import COLUMNS, markdown_table, mean_and_spread
+from ltcache.report.tables import COLUMNS, mean_and_spread
+from ltcache.tables import markdown_table
 
 
 def comparison_table(

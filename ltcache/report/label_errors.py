@@ -16,7 +16,7 @@ from ltcache.errors import UsageError
 from ltcache.extras import how_to_install
 from ltcache.metrics import percent
 from ltcache.records import JsonRecord, counted
-from ltcache.report.tables import markdown_table
+from ltcache.tables import markdown_table
 
 
 @dataclass(frozen=True)

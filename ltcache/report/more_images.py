@@ -9,7 +9,7 @@ import numpy as np
 
 from ltcache.metrics import ForetoldError, foretell, percent
 from ltcache.records import JsonRecord, counted, read_record, record_there
-from ltcache.report.tables import markdown_table
+from ltcache.tables import markdown_table
 
 GROWTH = "more-images.json"
 """What ``ltcache more-images`` writes beside its runs."""

@@ -312,3 +312,30 @@ def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert result.stderr == ""
     assert result.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (("inspect", "IMAGES"), {"torch", "sklearn"}),
+        (("inspect", "CACHE"), {"torch", "sklearn"}),
+        (("methods",), {"open_clip", "timm", "torchvision", "torch._dynamo", "sklearn"}),
+        (("methods", "ce"), {"open_clip", "timm", "torchvision", "torch._dynamo", "sklearn"}),
+    ],
+)
+def test_commands_that_only_look_import_nothing_that_computes(
+    arguments: tuple[str, ...], heavy: set[str], images: Path, cache: Path
+) -> None:
+    places = {"IMAGES": str(images), "CACHE": str(cache)}
+    typed = [places.get(word, word) for word in arguments]
+    code = (
+        "import sys\n"
+        "from ltcache.cli import main\n"
+        f"try: main({typed!r})\n"
+        "except SystemExit as end: status = end.code\n"
+        f"print(sorted({heavy!r} & set(sys.modules)), status)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("[] 0\n")

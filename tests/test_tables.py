@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from ltcache.cli import options
-from ltcache.report import markdown_table
+from ltcache.tables import markdown_table
 
 HEADING = ["", "overall", "mean/class", "many", "medium", "few", "95 % of mean/class"]
 ROWS = [
