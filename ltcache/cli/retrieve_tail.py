@@ -236,7 +236,7 @@ def _merge(
     if as_json:
         print_json(result.record.to_dict() | {"path": str(out)})
     else:
-        _show(result, "CACHE")
+        _show(result, str(result.cache_path))
 
 
 def _retrieve_part(

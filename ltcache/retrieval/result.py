@@ -89,6 +89,7 @@ class RetrievalResult:
             ``feature_rows``.
         feature_rows: int64 (m,), ascending.
         path: its directory, or None where it was not written.
+        cache_path: directory of the cache whose classes were searched for, or None: read again.
     """
 
     table: pa.Table
@@ -96,6 +97,7 @@ class RetrievalResult:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     feature_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     path: Path | None = None
+    cache_path: Path | None = None
 
     def __repr__(self) -> str:
         """Return how many images were taken for how many classes and where, on one line."""

@@ -125,7 +125,7 @@ def judged_result(
         pools=pool.names if len(pool.pools) > 1 else (),
     )
     rows = np.unique(candidates.rows)
-    return RetrievalResult(table, record, _features(pool, rows), rows)
+    return RetrievalResult(table, record, _features(pool, rows), rows, cache_path=cache.path)
 
 
 def write_result(

@@ -180,6 +180,7 @@ def test_parts_as_a_person_types_them(
     status, text, err = call("--merge", *sorted(parts.iterdir()), *out)
     assert (status, err) == (0, "")
     assert text.splitlines()[:-2] == whole.splitlines()[:-2]
+    assert f"ltcache review {tmp_path / 'r'} {caches[0]}" in text  # a command that can be typed
     both = [tmp_path / name / "retrieved.parquet" for name in ("r", "whole")]
     assert both[0].read_bytes() == both[1].read_bytes()
     for status, said, words in (
