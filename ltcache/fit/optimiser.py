@@ -19,6 +19,7 @@ from ltcache.errors import FitError
 from ltcache.heads import Head
 from ltcache.methods import Optimisation, Train
 from ltcache.objectives import Objective
+from ltcache.records import one_line
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
@@ -117,6 +118,7 @@ def set_lr(optimiser: StepsOfParameters, lr: float) -> None:
         group["lr"] = lr * group["factor"]
 
 
+@one_line
 @dataclass(eq=False)
 class _ParameterMoments:
     """What AdamW (both) or momentum (the first) keeps of a parameter, and its steps so far."""
@@ -127,6 +129,7 @@ class _ParameterMoments:
     fresh: bool = True
 
 
+@one_line
 @dataclass(eq=False)
 class FusedSteps:
     """AdamW or SGD on groups of parameters by torch's fused kernels; a :class:`StepsOfParameters`.
