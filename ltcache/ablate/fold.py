@@ -15,7 +15,7 @@ import torch
 from ltcache.cache import Cache, check_prompts
 from ltcache.errors import FitError, UnfittedWarning
 from ltcache.manifest import missing_split
-from ltcache.methods import Method
+from ltcache.methods import Method, Train
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -125,14 +125,21 @@ def _crops_of(
 
 
 def fit_trials(methods: Sequence[Method], fold: TuningFold, seed: int = 0, **options: Any) -> None:
-    """Train the stages of several methods on one fold, together where that pays, into the memo of
-    the options, from which :func:`fit_fold` takes them. A fit that fails is left to it.
+    """Train the stages of several methods on one fold together, into the memo of the options, from
+    which :func:`fit_fold` takes them. A fit that fails is left to it, and so are all of them where
+    training together does not pay: then each is told of as it ends.
 
     Args:
         options: of :class:`ltcache.fit.FitOptions`, a memo among them.
     """
-    from ltcache.fit import FitJob, FitOptions, fit_many
+    from ltcache.fit import FitJob, FitOptions, fit_many, runs_at_once
 
+    stages = [stage for stage in methods[0].stages if isinstance(stage, Train)]
+    batches = [stage.optimisation.batch_for(len(fold.rows)) for stage in stages]
+    context, device = fold.context, torch.device(options.get("device", "cpu"))
+    sizes = [(batch, context.dim, context.num_classes, device) for batch in batches]
+    if all(runs_at_once(len(methods), *size) == 1 for size in sizes):
+        return
     with warnings.catch_warnings(), suppress(Exception):
         warnings.simplefilter("ignore")
         fit_many(

@@ -15,7 +15,7 @@ from ltcache.fit.class_texts import needs_texts, takes_texts
 from ltcache.fit.composites import composites_come, require_composite_epochs
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
-from ltcache.fit.many import FitJob, fit_many
+from ltcache.fit.many import FitJob, fit_many, runs_at_once
 from ltcache.fit.optimiser import ParameterGroup, optimiser_of, set_lr
 from ltcache.fit.random_crops import unused_random_crops
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
@@ -56,6 +56,7 @@ __all__ = [
     "require_classes",
     "require_composite_epochs",
     "require_same",
+    "runs_at_once",
     "set_lr",
     "summarise_seeds",
     "takes_texts",

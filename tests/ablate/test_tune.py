@@ -199,3 +199,16 @@ def test_a_trial_that_cannot_be_fitted_leaves_those_trained_together() -> None:
     }  # fmt: skip
     assert [t.failed for t in found[True].tried] == [t.failed for t in found[False].tried]
     assert {t.failed is None for t in found[True].tried} == {True, False}
+
+
+def test_trials_that_are_too_large_to_share_a_problem_are_told_of_as_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("ltcache.fit.runs_at_once", lambda *sizes: 1)
+    monkeypatch.setattr("ltcache.fit.fit_many", lambda *a, **k: told.append("together"))
+    tune(_cache(), "ce", overrides=SHORT, trials=3, progress=told.append)
+    assert len(told) == 3 and "together" not in told
+    monkeypatch.setattr("ltcache.fit.runs_at_once", lambda runs, *sizes: runs)
+    tune(_cache(), "ce", overrides=SHORT, trials=3, progress=told.append)
+    assert told[3] == "together" and len(told) == 7
