@@ -258,16 +258,15 @@ class _FoldTrials:
         if not self.together or len(every) < 2:
             return
         for shared in self.folds:
-            groups: dict[str, list[tuple[Method, TuningFold]]] = {}
+            groups: dict[str, tuple[TuningFold, list[Method]]] = {}  # rows of one trial alone
             for settings in every:
                 with suppress(LtcacheError):  # the trial says so itself
                     method = override(self.method, settings)
                     fold = self.chosen_on(shared.cache, method)
                     on = [asdict(method.feature), fold.context.text_features is None]
-                    groups.setdefault(digest(on), []).append((method, fold))
-            for group in groups.values():
-                methods, alike = zip(*group, strict=True)
-                fit_trials(methods, alike[0], memo=shared.memo, **self.options)
+                    groups.setdefault(digest(on), (fold, []))[1].append(method)
+            for fold, methods in groups.values():
+                fit_trials(methods, fold, memo=shared.memo, **self.options)
 
     def run(self, settings: Overrides) -> TuningTrial:
         """Fit with some settings and keep what came of it."""
