@@ -34,6 +34,7 @@ def options(description: str | None, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--source", default="emoji_lt", help="a manifest, where there is no cache")
     parser.add_argument("--cache", type=Path, help="a finished cache; none: SOURCE is extracted")
     parser.add_argument("--model", default="embedded", help="any model of ltcache extract")
+    parser.add_argument("--pretrained", help="weights of --model, as for ltcache extract")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=TRIALS, help="settings tried on validation")
     parser.add_argument("--workers", type=int, help="processes; one per core by default")
@@ -47,7 +48,8 @@ def cache_of(chosen: argparse.Namespace, fields: Sequence[str] | None = None) ->
     """Return the cache that is named, or extract one into OUT/cache."""
     if chosen.cache is not None:
         return open_cache(chosen.cache)
-    extract(chosen.source, chosen.out / "cache", model=chosen.model, fields=fields)
+    encoder = {"model": chosen.model, "pretrained": chosen.pretrained}
+    extract(chosen.source, chosen.out / "cache", fields=fields, **encoder)
     return open_cache(chosen.out / "cache")
 
 

@@ -72,9 +72,10 @@ def five_crops(child: Child) -> ScoredRun:
 
 def frozen_crops(study: Study, head: ComparisonEntry) -> ComparisonEntry:
     """Return a head on frozen features, on five crops of each test image."""
-    place, model = Path(study.chosen.out) / f"frozen-{CROPS}", study.chosen.model
+    place, chosen = Path(study.chosen.out) / f"frozen-{CROPS}", study.chosen
+    encoder = {"model": chosen.model, "pretrained": chosen.pretrained}
     runs = [open_run(str(run.path)) for run in head.runs]
-    found = [on_crops(study, run, study.cache, place, model=model) for run in runs]
+    found = [on_crops(study, run, study.cache, place, **encoder) for run in runs]
     return replace(head, name=f"{head.name}, five crops", runs=found)
 
 
@@ -111,7 +112,7 @@ def between(child: Child) -> FineTuned:
     study, tuned = child.study, child.tuned
     tuning = override_tuning(tuning_by_name(AVERAGED), child.settings)
     with processes(study.chosen.device) as place:
-        parent = load_encoder(study.chosen.model, device="cpu")
+        parent = load_encoder(study.chosen.model, study.chosen.pretrained, device="cpu")
         means = ComputeOptions(study.chosen.loaders)
         assembly = assemble(study.manifest, tuning, parent, place, seed=child.seed, means=means)
         step = assembly.step.requires_grad_(False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ LISTS = {
     "magnetic_tile_two_class": "magnetic_tile/magnetic_tile_two_class.csv",
 }
 VIEWS = ("rrc:2", "cmo:2")
+LITE0 = "timm:tf_efficientnet_lite0"
 DESCRIBED = "described"
 """Name of the class texts of the groceries that are their descriptions."""
 CLIP_SCALE = 100.0
 VALIDATION = 0.2
+TAIL_CLASSES, TAIL_FROM, TAIL_TO = 20, 60, 3
+"""Classes of the long tail that is cut from the groceries, training images of its first and last
+class."""
 
 
 def set_makers(data: Path, out: Path) -> Mapping[str, Callable[[], Cache]]:
@@ -76,7 +80,7 @@ def extracted(data: Path, out: Path, name: str) -> Cache:
         source,
         place,
         root=source.parent / "images.zip",
-        model="timm:tf_efficientnet_lite0",
+        model=LITE0,
         pretrained=str(lite0_weights(out)),
         views=VIEWS,
     )
@@ -95,6 +99,56 @@ def lite0_weights(out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in state.items()}, place)
     return place
+
+
+def long_tailed_groceries(data: Path, out: Path) -> Path:
+    """Return the list of a long tail cut from the groceries.
+
+    Of the classes with validation photographs it has the 20 with most training photographs, in
+    that order: 60 of the first to 3 of the last, exponentially fewer, drawn with one seed. The
+    validation and test photographs of these classes are all there.
+    """
+    source, place = data / LISTS["grocery"], out / "grocery_tail"
+    with source.open(newline="", encoding="utf-8") as stream:
+        listed = list(csv.DictReader(stream))
+    rows, labels = _long_tail(
+        {split: _by_class(listed, split) for split in ("train", "val", "test")}
+    )
+    names = (source.parent / "classes.txt").read_text(encoding="utf-8").splitlines()
+    place.mkdir(parents=True, exist_ok=True)
+    kept = "".join(f"{names[label]}\n" for label in labels)
+    (place / "classes.txt").write_text(kept, encoding="utf-8")
+    with (place / "grocery_tail.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("path", "label", "split"), *rows])
+    return place / "grocery_tail.csv"
+
+
+def _long_tail(
+    of: Mapping[str, Mapping[int, list[str]]],
+) -> tuple[list[tuple[str, int, str]], list[int]]:
+    """Return (path, new label, split) of the rows that are kept, and the old label of each new one.
+
+    Args:
+        of: split -> label -> paths.
+    """
+    both = of["val"].keys() & of["train"].keys()
+    labels = sorted(both, key=lambda label: (-len(of["train"][label]), label))[:TAIL_CLASSES]
+    draw, step = np.random.default_rng(0), (TAIL_TO / TAIL_FROM) ** (1 / (TAIL_CLASSES - 1))
+    rows: list[tuple[str, int, str]] = []
+    for new, label in enumerate(labels):
+        kept = draw.permutation(of["train"][label])[: round(TAIL_FROM * step**new)]
+        rows += [(path, new, "train") for path in sorted(kept.tolist())]
+        rows += [(path, new, split) for split in ("val", "test") for path in of[split][label]]
+    return rows, labels
+
+
+def _by_class(listed: Sequence[Mapping[str, str]], split: str) -> dict[int, list[str]]:
+    """Return label -> the paths of a split."""
+    found: dict[int, list[str]] = {}
+    for row in listed:
+        if row["split"] == split:
+            found.setdefault(int(row["label"]), []).append(row["path"])
+    return found
 
 
 def described_groceries(data: Path, out: Path) -> Cache:

@@ -140,6 +140,7 @@ class Study:
             self.cache.path,
             extraction=extraction,
             model=self.chosen.model,
+            pretrained=self.chosen.pretrained,
             overrides=settings,
             seed=seed,
             device=self.chosen.device,
