@@ -31,24 +31,20 @@ class MethodRanks:
     p: float | None
     critical: float
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return heading and rows of a table; ``alike`` where the best cannot be told from it."""
+    @property
+    def alike(self) -> set[str]:
+        """Methods that cannot be told from the best."""
         best = min(self.ranks.values())
-        rows = [
-            [name, f"{rank:.1f}", "alike" if rank - best < self.critical else ""]
-            for name, rank in self.ranks.items()
-        ]
-        return ["method", "mean rank", "told from the best"], rows
+        return {name for name, rank in self.ranks.items() if rank - best < self.critical}
 
     def sentence(self) -> str:
         """Return what may be said from it."""
         test = "" if self.p is None else f"Friedman's test: p = {self.p:.2g}; "
-        best = min(self.ranks.values())
-        alike = sum(rank - best < self.critical for rank in self.ranks.values())
         lacking = f"; not on every set: {', '.join(self.left_out)}" if self.left_out else ""
         return (
             f"{test}{len(self.ranks)} methods on {self.sets} sets, critical difference "
-            f"{self.critical:.1f} ranks at 5 %: {alike} cannot be told from the best{lacking}"
+            f"{self.critical:.1f} ranks at 5 %: {len(self.alike)} cannot be told from the best"
+            f"{lacking}"
         )
 
 
@@ -76,6 +72,28 @@ def ranked(scores: Mapping[str, Mapping[str, float]]) -> MethodRanks:
         p,
         critical_difference(len(names), len(scores)),
     )
+
+
+def rank_cells(collections: Mapping[str, MethodRanks]) -> tuple[list[str], list[list[str]]]:
+    """Return heading and rows of a table of mean ranks, by those of the first collection.
+
+    A star marks what cannot be told from the best of its column, a dash what was not on every set.
+
+    Args:
+        collections: title of a column -> ranks.
+    """
+    first, *_ = collections.values()
+    names = list(dict.fromkeys(name for found in collections.values() for name in found.ranks))
+    order = sorted(names, key=lambda name: first.ranks.get(name, float("inf")))
+    rows = [[name, *(_rank(found, name) for found in collections.values())] for name in order]
+    rows.append(["critical difference", *(f"{f.critical:.1f}" for f in collections.values())])
+    return ["mean rank", *collections], rows
+
+
+def _rank(found: MethodRanks, name: str) -> str:
+    if name not in found.ranks:
+        return "-"
+    return f"{found.ranks[name]:.1f}{'*' if name in found.alike else ''}"
 
 
 def critical_difference(methods: int, sets: int) -> float:

@@ -8,7 +8,8 @@ is tuned with the same number of trials and fitted with five seeds: settings are
 validation images, or by three folds of the training images where there are none or where they lack
 classes of training; the table says which. What a method needs and a set lacks (class texts, crops)
 is a failure with its reason. Then the ranks of the methods that ran on every
-set, with Friedman's test and Nemenyi's critical difference. `--also NAME=CACHE` adds a finished
+set, with Friedman's test and Nemenyi's critical difference: over all sets, by group of classes,
+with and without class texts, and by number of training images. `--also NAME=CACHE` adds a finished
 cache; a second run takes what is there.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ltcache.ablate import Ablation
@@ -24,10 +26,12 @@ from ltcache.methods import METHODS
 from ltcache.records import write_json
 from ltcache.report import WRITERS
 from ltcache.tables import markdown_table
-from pipelines.comparisons import compared, options
-from pipelines.method_ranks import ranked
+from pipelines.comparisons import STATISTICS, compared, options
+from pipelines.method_ranks import MethodRanks, rank_cells, ranked
 from pipelines.photo_sets import set_makers
 
+SMALL = 1000
+"""Training images below which a set is a small one."""
 BELOW = 0.05
 """A method whose mean accuracy per class is lower than cross entropy's by more is told."""
 
@@ -42,17 +46,68 @@ def main() -> None:
     parser.set_defaults(trials=4)
     chosen = parser.parse_args()
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
-    scores: dict[str, dict[str, float]] = {}
+    sets: dict[str, SetScores] = {}
     for name, cache in caches(chosen):
         found = compared(cache, methods, chosen, chosen.out / name / "ablation")
-        scores[name] = mean_per_class(found)
+        sets[name] = SetScores.of(cache, found)
         print(f"\n## {name}\n\n{WRITERS['md'](found.comparison, 'test')}")
-        for line in told(scores[name], found):
+        for line in told(sets[name].scores["mean_per_class"], found):
             print(line)
-    write_json(chosen.out / "photos.json", {"mean_per_class": scores})
-    if len(scores) > 1:
-        ranks = ranked(scores)
-        print(f"\n{markdown_table(*ranks.cells())}\n{ranks.sentence()}")
+    write_json(chosen.out / "photos.json", {name: asdict(of_set) for name, of_set in sets.items()})
+    if ranks := collected(sets):
+        print(f"\n{markdown_table(*rank_cells(ranks))}\n")
+        for title, found_ranks in ranks.items():
+            print(f"{title}: {found_ranks.sentence()}")
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What one set says of methods.
+
+    Args:
+        images: of training. texts: whether classes have texts.
+        scores: statistic -> method -> its value on test, mean over seeds, a fraction; without the
+            groups that the set has no class of.
+    """
+
+    images: int
+    texts: bool
+    scores: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def of(cls, cache: Cache, found: Ablation) -> SetScores:
+        """Return what an ablation of a cache says."""
+        entries = {entry["name"]: entry["scores"]["test"] for entry in found.comparison["entries"]}
+        scores = {
+            statistic: {
+                name: score[statistic]["mean"]
+                for name, score in entries.items()
+                if score[statistic] is not None
+            }
+            for statistic in STATISTICS
+        }
+        there = {statistic: values for statistic, values in scores.items() if values}
+        return cls(int(cache.class_counts("train").sum()), bool(cache.prompt_names), there)
+
+
+def collected(sets: Mapping[str, SetScores]) -> dict[str, MethodRanks]:
+    """Return title -> ranks: of each statistic over all sets, and of the mean accuracy per class
+    over sets with and without class texts, and over small and large ones."""
+    mean = STATISTICS[0]
+    kinds: dict[str, Callable[[SetScores], bool]] = {
+        "with texts": lambda of_set: of_set.texts,
+        "without texts": lambda of_set: not of_set.texts,
+        f"below {SMALL:,} images": lambda of_set: of_set.images < SMALL,
+        f"from {SMALL:,} images": lambda of_set: of_set.images >= SMALL,
+    }
+    chosen = {statistic: (statistic, list(sets.values())) for statistic in STATISTICS}
+    chosen |= {title: (mean, list(filter(kind, sets.values()))) for title, kind in kinds.items()}
+    tables = {
+        title: {str(number): of_set.scores[statistic] for number, of_set in enumerate(some)
+                if statistic in of_set.scores}
+        for title, (statistic, some) in chosen.items()
+    }  # fmt: skip
+    return {title: ranked(table) for title, table in tables.items() if len(table) > 1}
 
 
 def caches(chosen: argparse.Namespace) -> Iterator[tuple[str, Cache]]:
@@ -73,14 +128,6 @@ def _finished(text: str) -> tuple[str, Callable[[], Cache]]:
     if not place:
         raise SystemExit(f"--also {text}: write it as NAME=CACHE")
     return name, lambda: open_cache(place)
-
-
-def mean_per_class(found: Ablation) -> dict[str, float]:
-    """Return name of a line -> mean accuracy per class on test, mean over seeds, a fraction."""
-    return {
-        entry["name"]: entry["scores"]["test"]["mean_per_class"]["mean"]
-        for entry in found.comparison["entries"]
-    }
 
 
 def told(scores: Mapping[str, float], found: Ablation) -> list[str]:

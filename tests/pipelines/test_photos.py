@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import photos
-from pipelines.method_ranks import critical_difference, ranked
+from pipelines.method_ranks import critical_difference, rank_cells, ranked
 
 
 def _features(counts: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -43,8 +43,11 @@ def test_sets_without_validation_images_are_tuned_by_folds(
     assert "3 folds of train" in printed.split("## fgvc_lt")[1].split("| method")[0]
     assert "3 folds of train" not in printed.split("## fgvc_lt")[0]
     assert "did not run: zero-shot" in printed and "2 methods on 2 sets" in printed
-    scores = json.loads((out / "photos.json").read_text())["mean_per_class"]
-    assert set(scores["fgvc_lt"]) == {"ce", "ncm"} and min(scores["fgvc_lt"].values()) > 0.5
+    found = json.loads((out / "photos.json").read_text())["fgvc_lt"]
+    assert (found["images"], found["texts"]) == (42, False)
+    scores = found["scores"]["mean_per_class"]
+    assert set(scores) == {"ce", "ncm"} and min(scores.values()) > 0.5
+    assert "with texts" not in printed and "below 1,000 images: 2 methods" in printed
     before = sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
     photos.main()
     assert before == sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
@@ -69,6 +72,30 @@ def test_ranks_are_means_over_sets_and_ties_share_theirs() -> None:
     assert found.p is not None and 0 < found.p <= 1
     with pytest.raises(ValueError, match="at least 2 each"):
         ranked({"one": {"a": 1.0, "b": 0.0}})
+
+
+def test_a_table_of_ranks_stars_what_cannot_be_told_from_the_best() -> None:
+    sets = {str(n): {"a": 0.9, "b": 0.8 + 0.3 * (n % 2), "c": 0.1} for n in range(20)}
+    fewer = {"0": {"a": 0.5, "c": 0.6}, "1": {"a": 0.1, "c": 0.3}}
+    heading, rows = rank_cells({"all": ranked(sets), "some": ranked(fewer)})
+    assert heading == ["mean rank", "all", "some"]
+    assert rows[:3] == [["a", "1.5*", "2.0*"], ["b", "1.5*", "-"], ["c", "3.0", "1.0*"]]
+    assert rows[3][0] == "critical difference"
+
+
+def test_sets_are_collected_by_texts_and_size() -> None:
+    def of(images: int, texts: bool, **more: dict[str, float]) -> photos.SetScores:
+        return photos.SetScores(images, texts, {"mean_per_class": {"a": 0.5, "b": 0.4}, **more})
+
+    sets = {
+        "one": of(10, True, few={"a": 0.1, "b": 0.2}),
+        "two": of(10, False),
+        "three": of(5000, True),
+    }
+    found = photos.collected(sets)
+    assert {title: ranks.sets for title, ranks in found.items()} == {
+        "mean_per_class": 3, "with texts": 2, "below 1,000 images": 2,
+    }  # fmt: skip
 
 
 def test_the_critical_difference_is_that_of_published_tables() -> None:
