@@ -10,20 +10,21 @@ classes of training; the table says which. What a method needs and a set lacks (
 is a failure with its reason. Then the ranks of the methods that ran on every
 set, with Friedman's test and Nemenyi's critical difference: over all sets, by group of classes,
 with and without class texts, and by number of training images. `--also NAME=CACHE` adds a finished
-cache; a second run takes what is there.
+cache; a second run takes what is there. All scores are written to OUT/scores.csv; `--scores FILE`
+lets those of another machine join the ranks.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ltcache.ablate import Ablation
 from ltcache.cache import Cache, open_cache
 from ltcache.methods import METHODS
-from ltcache.records import write_json
 from ltcache.report import WRITERS
 from ltcache.tables import markdown_table
 from pipelines.comparisons import STATISTICS, compared, options
@@ -32,6 +33,8 @@ from pipelines.photo_sets import set_makers
 
 SMALL = 1000
 """Training images below which a set is a small one."""
+SCORES = "scores.csv"
+COLUMNS = ("set", "images", "texts", "method", *STATISTICS)
 BELOW = 0.05
 """A method whose mean accuracy per class is lower than cross entropy's by more is told."""
 
@@ -43,17 +46,18 @@ def main() -> None:
     parser.add_argument("--sets", help="some of them, by commas")
     parser.add_argument("--methods", help="some of them, by commas")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=CACHE")
+    parser.add_argument("--scores", type=Path, help="those of sets that were measured before")
     parser.set_defaults(trials=4)
     chosen = parser.parse_args()
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
-    sets: dict[str, SetScores] = {}
+    sets = {} if chosen.scores is None else read_scores(chosen.scores)
     for name, cache in caches(chosen):
         found = compared(cache, methods, chosen, chosen.out / name / "ablation")
         sets[name] = SetScores.of(cache, found)
         print(f"\n## {name}\n\n{WRITERS['md'](found.comparison, 'test')}")
         for line in told(sets[name].scores["mean_per_class"], found):
             print(line)
-    write_json(chosen.out / "photos.json", {name: asdict(of_set) for name, of_set in sets.items()})
+        write_scores(chosen.out / SCORES, sets)
     if ranks := collected(sets):
         print(f"\n{markdown_table(*rank_cells(ranks))}\n")
         for title, found_ranks in ranks.items():
@@ -72,7 +76,7 @@ class SetScores:
 
     images: int
     texts: bool
-    scores: Mapping[str, Mapping[str, float]]
+    scores: dict[str, dict[str, float]]
 
     @classmethod
     def of(cls, cache: Cache, found: Ablation) -> SetScores:
@@ -88,6 +92,37 @@ class SetScores:
         }
         there = {statistic: values for statistic, values in scores.items() if values}
         return cls(int(cache.class_counts("train").sum()), bool(cache.prompt_names), there)
+
+
+def write_scores(file: Path, sets: Mapping[str, SetScores]) -> None:
+    """Write scores in percent, a line for each set and method."""
+    rows = [
+        [name, of_set.images, int(of_set.texts), method,
+         *(_cell(of_set.scores.get(statistic, {}).get(method)) for statistic in STATISTICS)]
+        for name, of_set in sets.items()
+        for method in of_set.scores[STATISTICS[0]]
+    ]  # fmt: skip
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def read_scores(file: Path) -> dict[str, SetScores]:
+    """Read what :func:`write_scores` has written: set -> its scores."""
+    found: dict[str, SetScores] = {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            of_set = found.setdefault(
+                row["set"], SetScores(int(row["images"]), row["texts"] == "1", {})
+            )
+            for statistic in STATISTICS:
+                if row[statistic]:
+                    of_statistic = of_set.scores.setdefault(statistic, {})
+                    of_statistic[row["method"]] = float(row[statistic]) / 100
+    return found
+
+
+def _cell(score: float | None) -> str:
+    return "" if score is None else f"{100 * score:.2f}"
 
 
 def collected(sets: Mapping[str, SetScores]) -> dict[str, MethodRanks]:

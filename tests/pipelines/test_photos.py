@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -43,14 +42,22 @@ def test_sets_without_validation_images_are_tuned_by_folds(
     assert "3 folds of train" in printed.split("## fgvc_lt")[1].split("| method")[0]
     assert "3 folds of train" not in printed.split("## fgvc_lt")[0]
     assert "did not run: zero-shot" in printed and "2 methods on 2 sets" in printed
-    found = json.loads((out / "photos.json").read_text())["fgvc_lt"]
-    assert (found["images"], found["texts"]) == (42, False)
-    scores = found["scores"]["mean_per_class"]
+    found = photos.read_scores(out / "scores.csv")["fgvc_lt"]
+    assert (found.images, found.texts) == (42, False)
+    scores = found.scores["mean_per_class"]
     assert set(scores) == {"ce", "ncm"} and min(scores.values()) > 0.5
     assert "with texts" not in printed and "below 1,000 images: 2 methods" in printed
     before = sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
     photos.main()
     assert before == sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
+
+
+def test_scores_that_were_written_are_read_and_join_the_ranks(tmp_path: Path) -> None:
+    one = photos.SetScores(42, True, {"mean_per_class": {"ce": 0.5, "ncm": 0.25}})
+    few = {"mean_per_class": {"ce": 0.75}, "few": {"ce": 0.1234}}
+    sets = {"one": one, "two": photos.SetScores(7, False, few)}
+    photos.write_scores(tmp_path / "scores.csv", sets)
+    assert photos.read_scores(tmp_path / "scores.csv") == sets
 
 
 def test_an_unknown_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
