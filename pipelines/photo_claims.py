@@ -158,15 +158,17 @@ def _ensemble_table(caches: Sequence[Cache], members: Sequence[Sequence[Run]]) -
         weights.append(list(found.weights.values()))
         parts = [_test_logits(run, of) for run, of in zip(runs, caches, strict=True)]
         mixtures.append(mixed_logits(parts, weights[-1], tackle.SPACE))
+    columns = ("overall", *tackle.statistics(cache))
     right = {
         f"{title}: {runs[0].method.name}": tackle.right_of(of, [_test_logits(r, of) for r in runs])
         for title, runs, of in zip(("image-only", "CLIP"), members, caches, strict=True)
     }
-    both, columns = tackle.right_of(cache, mixtures), tackle.statistics(cache)
-    lines = [
-        [name, *(_score(tackle.scores(cache, values)[s]) for s in columns)]
+    both = tackle.right_of(cache, mixtures)
+    scored = {
+        name: tackle.scores(cache, values, "overall")
         for name, values in {**right, "both": both}.items()
-    ]
+    }
+    lines = [[name, *map(_score, found.values())] for name, found in scored.items()]
     lines += [
         [f"both - {name}", *(shown(difference(cache, values, both, s)) for s in columns)]
         for name, values in right.items()

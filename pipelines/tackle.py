@@ -322,13 +322,14 @@ def right_of(cache: Cache, logits: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([values.argmax(axis=1) for values in logits]) == cache.labels("test")
 
 
-def scores(cache: Cache, right: np.ndarray) -> dict[str, Any]:
-    """Return statistic -> mean over seeds with its interval over units, and sd over seeds."""
+def scores(cache: Cache, right: np.ndarray, *more: str) -> dict[str, Any]:
+    """Return statistic -> mean over seeds with its interval over units, and sd over seeds; ``more``
+    are further statistics, the first ones."""
     wrong = np.zeros_like(right)
     return {
         name: difference(cache, wrong, right, name)
         | {"sd": float(np.std(_each(cache, right, name), ddof=1)) if len(right) > 1 else 0.0}
-        for name in statistics(cache)
+        for name in (*more, *statistics(cache))
     }
 
 

@@ -61,6 +61,7 @@ def test_both_members_see_the_same_rows_and_are_mixed_by_validation_images(
     photo_claims.main()
     printed = capsys.readouterr().out
     assert "weights chosen on validation images" in printed
+    assert "| overall | mean_per_class |" in " ".join(printed.split())
     assert "both - image-only: " in printed and "both - CLIP: " in printed
     lite0, clip = photo_sets.shared_rows(folder, out)
     for split, count in {"train": 44, "val": 11, "test": 36}.items():
