@@ -1,14 +1,16 @@
-"""Encoding one shard: its micro-batches through the encoder, in slices that fit its memory.
+"""Encoding: micro-batches through the encoder in slices that fit its memory, shard after shard.
 
 Each crop of a view goes through the encoder in a micro-batch of its own, so that a view has the
-same bits whether it is made together with others or added later.
+same bits whether it is made together with others or added later. On a GPU a batch runs while the
+one before it is placed, also where that is the last of its shard: the device is not drained there.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,43 +18,98 @@ import numpy as np
 from ltcache.extract.reader import DecodedBatch
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import EncodedShard, Pending, ShardQueue, ShardToEncode
+from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures
 
+_IN_FLIGHT = 2
+"""Batches that a GPU has been given and the host has not placed: one runs, one is next."""
 
-def encode_shard(
+
+@one_line
+@dataclass(frozen=True, eq=False)
+class _RunningBatch:
+    """A micro-batch of a shard that the encoder has been given.
+
+    Args:
+        batch, pending: None where the shard is not needed any more.
+        last: whether the shard has no batch after it.
+    """
+
+    shard: EncodedShard
+    position: int
+    batch: DecodedBatch | None
+    pending: dict[str, Pending] | None
+    last: bool
+
+    def place(self) -> None:
+        """Wait for the features and place them in the shard."""
+        if self.batch is not None and self.pending is not None:
+            self.shard.add(self.position, self.batch, self.pending)
+
+
+def encode_shards(
+    queue: ShardQueue,
+    shards: Iterable[ShardToEncode],
+    batches: Iterator[DecodedBatch],
+    encoder: Encoder,
+    stages: StageSeconds,
+) -> Iterator[EncodedShard]:
+    """Yield shards as all their batches are placed; by then a GPU has work of the next one.
+
+    Where another process commits a shard meanwhile, the rest of its batches is only passed over,
+    and what is yielded is not complete. Before an error is raised the shards are yielded that the
+    encoder had been given as a whole.
+    """
+    depth = _IN_FLIGHT if encoder.device.type == "cuda" else 0
+    running: deque[_RunningBatch] = deque()
+    try:
+        for shard in shards:
+            for batch in _submit_shard(queue, shard, batches, encoder, stages):
+                running.append(batch)
+                if len(running) > depth:
+                    yield from _placed(running.popleft(), stages)
+    except Exception:
+        while any(batch.last for batch in running):
+            yield from _placed(running.popleft(), stages)
+        raise
+    while running:
+        yield from _placed(running.popleft(), stages)
+
+
+def _submit_shard(
     queue: ShardQueue,
     work: ShardToEncode,
     batches: Iterator[DecodedBatch],
     encoder: Encoder,
     stages: StageSeconds,
-) -> EncodedShard:
-    """Encode one shard; on a GPU the features of a batch are fetched while the next one runs.
-
-    Where another process commits the shard meanwhile, the rest of its batches is only passed over,
-    and what is returned is not complete.
-    """
-    plan = queue.plan
-    items = plan.item_range(work.shard)
-    shard = EncodedShard(work, items, plan.micro_batch)
-    depth = 1 if encoder.device.type == "cuda" else 0
-    running: deque[tuple[int, DecodedBatch, dict[str, Pending]]] = deque()
+) -> Iterator[_RunningBatch]:
+    """Yield the micro-batches of a shard, each once the encoder was given it."""
+    size, items = queue.plan.micro_batch, queue.plan.item_range(work.shard)
+    shard = EncodedShard(work, items, size)
     needed = True
-    for position in range(0, len(items), plan.micro_batch):
+    for position in range(0, len(items), size):
+        last = position + size >= len(items)
         started = time.perf_counter()
         batch = next(batches)
         if not (needed := needed and bool(queue.lacking(work.shard).layers)):
+            yield _RunningBatch(shard, position, None, None, last)
             continue
         decoded = time.perf_counter()
-        running.append((position, batch, _submit_views(work, batch, encoder, shard.limits)))
-        if len(running) > depth:
-            shard.add(*running.popleft())
+        pending = _submit_views(work, batch, encoder, shard.limits)
         stages.decode += decoded - started
         stages.encode += time.perf_counter() - decoded
-    while running:
-        shard.add(*running.popleft())
-    return shard
+        yield _RunningBatch(shard, position, batch, pending, last)
+
+
+def _placed(running: _RunningBatch, stages: StageSeconds) -> Iterator[EncodedShard]:
+    """Place a batch, and yield its shard if nothing of it is left."""
+    started = time.perf_counter()
+    running.place()
+    stages.encode += time.perf_counter() - started
+    if running.last:
+        yield running.shard
 
 
 def _submit_views(

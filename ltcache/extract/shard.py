@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,18 +133,26 @@ class EncodedShard:
         self.work = work
         self.items = items
         self.limits = {view.name: micro_batch for view in work.views}
-        self.features = {
-            layer.folder: {
-                name: np.empty((len(items), layer.crops, *dims_of(shape)), storage_type(name))
-                for name, shape in layer.fields.items()
-            }
-            for layer in work.layers
-        }
         self.content: list[str] = []
         self.width: list[int] = []
         self.height: list[int] = []
         self.excused: set[int] = set()
         self.errors: dict[str, dict[int, str]] = {layer.folder: {} for layer in work.layers}
+
+    @cached_property
+    def features(self) -> dict[str, dict[str, np.ndarray]]:
+        """Folder of the layer -> field -> (items, crops, dim).
+
+        Made for the first batch that is placed: a GPU is given batches before that, while the two
+        shards before this one hold their features.
+        """
+        return {
+            layer.folder: {
+                name: np.empty((len(self.items), layer.crops, *dims_of(shape)), storage_type(name))
+                for name, shape in layer.fields.items()
+            }
+            for layer in self.work.layers
+        }
 
     @property
     def images(self) -> int:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ltcache.cache import add_cost
-from ltcache.extract.encode import encode_shard
+from ltcache.extract.encode import encode_shards
 from ltcache.extract.reader import BatchReader
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import CommittedShard, ShardQueue, ShardToEncode
@@ -60,9 +60,8 @@ def write_shards(
         reader = BatchReader(queue.plan, queue.items, store, how, decoders, workers, partners)
         batches = reader.batches(ahead)
         in_flight: Future[CommittedShard] | None = None
-        for shard in shards:
-            started = time.perf_counter()
-            encoded = encode_shard(queue, shard, batches, encoder, stages)
+        started = time.perf_counter()
+        for encoded in encode_shards(queue, shards, batches, encoder, stages):
             done = None
             if encoded.complete:
                 encoded.check(queue)
@@ -72,6 +71,7 @@ def write_shards(
             add_cost(queue.out, images=encoded.images, seconds=seconds)
             if done is not None:
                 yield done
+            started = time.perf_counter()
         done = _committed(in_flight, stages)
         if done is not None:
             yield done
