@@ -75,6 +75,7 @@ class WaitLog(Counter[tuple[str, str]]):
 
 _log = WaitLog()
 _pinned: dict[int, Tensor] = {}  # by the address of their memory, kept so that none is used again
+_registered: dict[int, int] = {}  # address -> bytes of memory that was there and was pinned
 
 
 def _line() -> str:
@@ -256,7 +257,9 @@ def _note_copy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], there:
 
 
 def _is_pinned(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().data_ptr() in _pinned
+    place = tensor.untyped_storage().data_ptr()
+    there = (start <= place < start + size for start, size in _registered.items())
+    return place in _pinned or any(there)
 
 
 def _pin(tensor: Tensor) -> Tensor:
@@ -420,6 +423,20 @@ class _Stream(_Event):
     def wait_stream(self, other: Any) -> None: ...
 
 
+class _Runtime:
+    """What CUDA's own library is asked for."""
+
+    @staticmethod
+    def cudaHostRegister(place: int, size: int, flags: int) -> int:
+        _registered[place] = size
+        return 0
+
+    @staticmethod
+    def cudaHostUnregister(place: int) -> int:
+        del _registered[place]
+        return 0
+
+
 _PATCHES: dict[str, Any] = {
     # views of wrappers cannot be made in inference mode
     "torch._C._InferenceMode": lambda mode: torch.no_grad() if mode else nullcontext(),
@@ -433,6 +450,7 @@ _PATCHES: dict[str, Any] = {
     "torch.cuda.get_rng_state": lambda *args: torch.empty(0),
     "torch.cuda.set_rng_state": lambda *args: None,
     "torch.cuda._is_in_bad_fork": lambda: False,
+    "torch.cuda.cudart": _Runtime,
     "torch.cuda.Event": _Event,
     "torch.cuda.Stream": _Stream,
     "torch.cuda.current_stream": lambda *args: _Stream(),
@@ -455,3 +473,4 @@ def pretended_device() -> Iterator[WaitLog]:
         stack.enter_context(_Functions())
         yield _log
     _pinned.clear()
+    assert not _registered, "memory is still pinned"

@@ -58,6 +58,13 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=int, help="Images in one pass: 16 on a CPU, 256 on a GPU.")
 @click.option("--shard-size", type=int, help="Images in one file: what a kill can cost at most.")
 @click.option("--workers", type=int, help="Decoding threads; the number of processors.")
+@click.option(
+    "--decode-processes",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Decode in N processes, not in threads: where a GPU waits for decoding. The default for a "
+    "GPU and 10,000 images; 0: threads.",
+)
 @click.option("--threads", type=int, help="Compute threads on a CPU; part of the cache's record.")
 @click.option(
     "--max-failures",
@@ -106,6 +113,7 @@ if TYPE_CHECKING:
     excludes("gpus", "processes", "device", why="each GPU of this machine gets a process"),
     excludes("engine", "gpus", "processes", "part", why="Ray starts as many as --actors says"),
     needs("actors", "engine"),
+    excludes("decode_processes", "workers", why="a process decodes in one thread"),
     excludes("processes", "device", why="these processes run on the CPU; --gpus takes GPUs"),
 )
 def command(

@@ -40,7 +40,10 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
         mine = joined_by_hand()
     while todo := {work.shard: work for work in queue.todo()}:
         order = [todo[shard] for shard in own_part_first(list(todo), queue.numbers, mine)]
-        for part in write_shards(queue, order, store, request.encoder, request.workers, stages):
+        written = write_shards(
+            queue, order, store, request.encoder, request.workers, stages, request.decode_processes
+        )
+        for part in written:
             record = next(iter(part.records.values()), None)
             if record is None:  # others have finished the cache
                 continue

@@ -11,8 +11,15 @@ from ltcache.manifest import Manifest, missing_files
 _GRACE = 1000  # failures are judged as a rate from this many items on
 
 
-def require_choice(views: Sequence[str], batch_size: int | None, shard_size: int | None) -> None:
+def require_choice(
+    views: Sequence[str],
+    batch_size: int | None,
+    shard_size: int | None,
+    decode_processes: int | None,
+) -> None:
     parse_views(views)
+    if decode_processes is not None and decode_processes < 0:
+        raise UsageError(f"decode_processes must be at least 0, not {decode_processes}")
     for name, value in (("batch size", batch_size), ("shard size", shard_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {name} must be at least 1, not {value}")

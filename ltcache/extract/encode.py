@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltcache.extract.reader import DecodedBatch
+from ltcache.extract.reader import IN_FLIGHT, DecodedBatch
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import EncodedShard, Pending, ShardQueue, ShardToEncode
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder, PendingFeatures
-
-_IN_FLIGHT = 2
-"""Batches that a GPU has been given and the host has not placed: one runs, one is next."""
 
 
 @one_line
@@ -47,6 +44,7 @@ class _RunningBatch:
         """Wait for the features and place them in the shard."""
         if self.batch is not None and self.pending is not None:
             self.shard.add(self.position, self.batch, self.pending)
+            self.batch.release()
 
 
 def encode_shards(
@@ -62,7 +60,7 @@ def encode_shards(
     and what is yielded is not complete. Before an error is raised the shards are yielded that the
     encoder had been given as a whole.
     """
-    depth = _IN_FLIGHT if encoder.device.type == "cuda" else 0
+    depth = IN_FLIGHT if encoder.device.type == "cuda" else 0
     running: deque[_RunningBatch] = deque()
     try:
         for shard in shards:
@@ -94,6 +92,7 @@ def _submit_shard(
         started = time.perf_counter()
         batch = next(batches)
         if not (needed := needed and bool(queue.lacking(work.shard).layers)):
+            batch.release()
             yield _RunningBatch(shard, position, None, None, last)
             continue
         decoded = time.perf_counter()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHARD_SIZE = 1024
 """Items in a shard: what a kill can cost at most, and one file to open per so many rows."""
 
+_WORTH_PROCESSES, _MORE_THAN_THREADS = 10_000, 4  # images; processors
 _MANY_SHARDS, _LARGEST_SHARD = 4096, 8192
 
 
@@ -44,6 +45,7 @@ def extract(
     batch_size: int | None = None,
     shard_size: int | None = None,
     workers: int | None = None,
+    decode_processes: int | None = None,
     threads: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
@@ -81,6 +83,9 @@ def extract(
             from 4 million images on (:func:`shard_size_for`).
         workers: decoding threads; by default the processors, shared with the other processes that
             torchrun or mpirun has started on this machine.
+        decode_processes: processes that decode in place of threads, which share one interpreter and
+            so decode no faster than about seven; 0: none. By default, for a GPU and a list of
+            10,000 images or more, as many as there would be threads. Pixels are the same.
         threads: compute threads on a CPU; torch's default. Part of the plan.
         max_failures: share of failed images above which extraction gives up, judged from 1,000
             images on; every failed row stays listed with its reason.
@@ -110,7 +115,7 @@ def extract(
     keep_freed_memory()
     out = require_local(out)
     manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
-    require_choice(views or (), batch_size, shard_size)
+    require_choice(views or (), batch_size, shard_size, decode_processes)
     mine = part_of_work(part)
     require_replaceable(out, PlaceKind.CACHE)
     begun, finished = read_plan(out), index_path(out).exists()
@@ -136,6 +141,7 @@ def extract(
         or (unfinished.shard_size if unfinished else shard_size_for(len(manifest))),
         micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
     )
+    own_processors = max(1, usable_processors() // mine.local_size)
     request = ExtractRequest(
         out=out,
         manifest=manifest,
@@ -146,12 +152,15 @@ def extract(
         fields=fields,
         retry_failed=retry_failed,
         rehash=rehash,
-        workers=workers or max(1, usable_processors() // mine.local_size),
+        workers=workers or own_processors,
         part=mine,
         max_failures=max_failures,
         progress=progress,
         started=started,
         splitting=splitting,
+        decode_processes=_decode_processes(
+            decode_processes, 0 if workers else own_processors, encoder, len(manifest)
+        ),
     )
     report = begin_or_grow(request)
     keep_root(out, manifest.root)
@@ -173,6 +182,14 @@ def shard_size_for(images: int) -> int:
 def _batch_size(encoder: Encoder) -> int:
     """On a CPU few: where activations outgrow what malloc keeps, page faults double the time."""
     return 256 if str(encoder.device).startswith("cuda") else 16
+
+
+def _decode_processes(asked: int | None, processors: int, encoder: Encoder, images: int) -> int:
+    """Return how many processes decode: as asked, else for a GPU that threads may not feed."""
+    if asked is not None:
+        return asked
+    worth_it = images >= _WORTH_PROCESSES and processors >= _MORE_THAN_THREADS
+    return processors if encoder.device.type == "cuda" and worth_it else 0
 
 
 def _set_threads(threads: int | None, begun: Plan | None) -> None:

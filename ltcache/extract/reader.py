@@ -1,29 +1,36 @@
-"""Reading: the images of shards as micro-batches of pixels, decoded ahead in threads.
+"""Reading: the images of shards as micro-batches of pixels, decoded ahead.
 
 Order and composition of the batches are the plan's alone, so the pixels do not depend on how many
-threads decode them. An image is decoded once for all views that its shard lacks.
+threads or processes decode them. An image is decoded once for all views that its shard lacks.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ltcache.cache import Plan
-from ltcache.errors import ImageError
+from ltcache.cache import Layer, Plan
 from ltcache.extract.items import ImageItem, ImageItems
-from ltcache.images import ImageStore, PartnerImages, Preprocessing, View, decode_views
-from ltcache.records import bytes_digest, one_line
+from ltcache.images import ChunkImage, ImageOutcome, PixelMemory, Preprocessing, View, blank
+from ltcache.records import one_line
 
 if TYPE_CHECKING:
     from ltcache.extract.shard import ShardToEncode
 
+IN_FLIGHT = 2
+"""Batches that a GPU has been given and the host has not placed: one runs, one is next."""
+
 _CHUNK = 8  # images in one decoding task: few enough to balance, many enough to be cheap
+
+
+def _nothing() -> None:
+    """Do nothing: the pixels of the batch have no place that others wait for."""
 
 
 @one_line
@@ -31,7 +38,8 @@ _CHUNK = 8  # images in one decoding task: few enough to balance, many enough to
 class DecodedBatch:
     """One micro-batch: view -> pixels uint8 (crops, n, 3, H, W), zeros for items that failed.
 
-    ``excused`` are the positions of those whose failure was known before.
+    ``excused`` are the positions of those whose failure was known before. ``release`` is called
+    once the pixels are not needed any more.
     """
 
     pixels: dict[str, np.ndarray]
@@ -40,6 +48,17 @@ class DecodedBatch:
     height: list[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
+    release: Callable[[], None] = _nothing
+
+
+class ChunkDecoding(Protocol):
+    """What decodes a few images: in the thread that asks, or in other processes."""
+
+    def decode(
+        self, images: Sequence[ChunkImage], views: Sequence[View], out: Mapping[str, np.ndarray]
+    ) -> list[ImageOutcome]:
+        """Decode images into ``out``: view -> uint8 (crops, n, 3, H, W); see ``ChunkDecoder``."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,24 +67,28 @@ class BatchReader:
 
     Args:
         plan: which images make a shard and a micro-batch.
-        items: its images. store: where their bytes come from.
-        preprocessing: from an image to the encoder's pixels.
-        pool: of ``workers`` decoding threads.
-        partners: what composites are made with.
+        items: its images.
+        size: height and width of a crop in pixels.
+        decoder: what fills the pixels of a few images.
+        memory: where the pixels are.
+        pool: of ``workers`` threads, which ask the decoder.
     """
 
     plan: Plan
     items: ImageItems
-    store: ImageStore
-    preprocessing: Preprocessing
+    size: tuple[int, int]
+    decoder: ChunkDecoding
+    memory: PixelMemory
     pool: ThreadPoolExecutor
     workers: int
-    partners: PartnerImages | None = None
 
     def batches(self, shards: Iterable[ShardToEncode]) -> Iterator[DecodedBatch]:
-        """Yield the micro-batches of shards, in order."""
-        ahead = 2 + -(-self.workers * _CHUNK // self.plan.micro_batch)
-        waiting: deque[tuple[DecodedBatch, list[Future[list[_ItemOutcome]]]]] = deque()
+        """Yield the micro-batches of shards, in order.
+
+        Of those that were taken, ``IN_FLIGHT`` and one more may wait for their release.
+        """
+        ahead = _batches_ahead(self.plan, self.workers)
+        waiting: deque[tuple[DecodedBatch, list[Future[list[ImageOutcome]]]]] = deque()
         for views, batch in self._micro_batches(shards):
             waiting.append(self._submit(batch, views))
             if len(waiting) > ahead:
@@ -84,10 +107,10 @@ class BatchReader:
 
     def _submit(
         self, batch: Sequence[ImageItem], views: Sequence[View]
-    ) -> tuple[DecodedBatch, list[Future[list[_ItemOutcome]]]]:
+    ) -> tuple[DecodedBatch, list[Future[list[ImageOutcome]]]]:
         """Start to decode a micro-batch, in chunks that the threads share."""
-        edges = self.preprocessing.size
-        pixels = {v.name: np.zeros((v.crops, len(batch), 3, *edges), np.uint8) for v in views}
+        shapes = {view.name: (view.crops, len(batch), 3, *self.size) for view in views}
+        slot, pixels = self.memory.take(shapes)
         futures = [
             self.pool.submit(
                 self._decode_chunk,
@@ -97,51 +120,62 @@ class BatchReader:
             )
             for i in range(0, len(batch), _CHUNK)
         ]
-        return DecodedBatch(pixels), futures
+        return DecodedBatch(pixels, release=partial(self.memory.give_back, slot)), futures
 
     def _decode_chunk(
         self, batch: Sequence[ImageItem], views: Sequence[View], out: Mapping[str, np.ndarray]
-    ) -> list[_ItemOutcome]:
-        """Decode images into ``out``; a bad one costs its own row only."""
-        return [
-            self._decode(item, views, {name: crops[:, i] for name, crops in out.items()})
-            for i, item in enumerate(batch)
-        ]
-
-    def _decode(
-        self, item: ImageItem, views: Sequence[View], out: Mapping[str, np.ndarray]
-    ) -> _ItemOutcome:
-        """Decode one image into ``out``: view -> (crops, 3, H, W)."""
-        if item.error is not None:
-            return _ItemOutcome(item.content, item.width, item.height, item.error, excused=True)
-        content = ""
-        try:
-            data = self.store.read(item.uri)
-            content = bytes_digest(data)
-            if item.content and content != item.content:
-                raise ImageError(
-                    "the image has changed since it was encoded (--rehash takes it anew)"
+    ) -> list[ImageOutcome]:
+        """Decode images into ``out``, but for those that are known to have failed."""
+        outcomes: dict[int, ImageOutcome] = {}
+        for row, item in enumerate(batch):
+            if item.error is not None:
+                blank({name: crops[:, row] for name, crops in out.items()})
+                outcomes[row] = ImageOutcome(
+                    item.content, item.width, item.height, item.error, excused=True
                 )
-            image = decode_views(data, self.preprocessing, views, content, self.partners)
-        except ImageError as error:
-            return _ItemOutcome(content, 0, 0, str(error))
-        for name, pixels in image.pixels.items():
-            out[name][:] = pixels
-        return _ItemOutcome(content, image.width, image.height)
+        for start, stop in _runs([row for row in range(len(batch)) if row not in outcomes]):
+            images = [ChunkImage(item.uri, item.content) for item in batch[start:stop]]
+            part = {name: crops[:, start:stop] for name, crops in out.items()}
+            outcomes |= enumerate(self.decoder.decode(images, views, part), start)
+        return [outcomes[row] for row in range(len(batch))]
 
 
-@dataclass(frozen=True)
-class _ItemOutcome:
-    """What became of one item."""
+def pixel_memory(
+    plan: Plan,
+    layers: Sequence[Layer],
+    preprocessing: Preprocessing,
+    workers: int,
+    *,
+    shared: bool = False,
+) -> PixelMemory:
+    """Return memory for what a :class:`BatchReader` and those that it feeds hold at a time.
 
-    content: str
-    width: int
-    height: int
-    error: str | None = None
-    excused: bool = False
+    Args:
+        layers: whose views an image may be decoded for.
+        shared: whether other processes fill it.
+    """
+    crops = {layer.name: View.from_identity(layer.view).crops for layer in layers}
+    height, width = preprocessing.size
+    batch = min(plan.micro_batch, plan.shard_size) * sum(crops.values()) * 3 * height * width
+    slots = _batches_ahead(plan, workers) + IN_FLIGHT + 2
+    return PixelMemory(slots, batch, shared=shared)
 
 
-def _collect(batch: DecodedBatch, futures: Sequence[Future[list[_ItemOutcome]]]) -> DecodedBatch:
+def _batches_ahead(plan: Plan, workers: int) -> int:
+    """Return how many micro-batches are decoded while one waits to be encoded."""
+    return 2 + -(-workers * _CHUNK // plan.micro_batch)
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of each unbroken run of ascending rows."""
+    start = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at] != rows[at - 1] + 1:
+            yield rows[start], rows[at - 1] + 1
+            start = at
+
+
+def _collect(batch: DecodedBatch, futures: Sequence[Future[list[ImageOutcome]]]) -> DecodedBatch:
     for row in (row for future in futures for row in future.result()):
         if row.error is not None:
             batch.errors[len(batch.content)] = row.error

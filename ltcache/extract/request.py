@@ -34,7 +34,7 @@ class ExtractRequest:
         views, view_seed, fields: None: those that the cache has, or the defaults of a new one.
         retry_failed: encode images again that failed before.
         rehash: read images again that the cache knows by name.
-        workers: decoding threads.
+        workers: decoding threads. decode_processes: what decodes in their place; 0: none.
         part: which of the processes that extract into the cache this one is.
         max_failures: share of failed images above which extraction gives up.
         splitting: how the images are to be divided; None: as they are, or as they were before.
@@ -56,6 +56,7 @@ class ExtractRequest:
     progress: Callable[[ExtractionProgress], None] | None
     started: float
     splitting: SplitRecipe | None = None
+    decode_processes: int = 0
 
 
 def require_list(cache: Cache, *manifests: Manifest) -> None:

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 
 from ltcache.cache import add_cost
 from ltcache.extract.encode import encode_shards
-from ltcache.extract.reader import BatchReader
+from ltcache.extract.reader import BatchReader, ChunkDecoding, pixel_memory
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import CommittedShard, ShardQueue, ShardToEncode
-from ltcache.images import ImageStore, partner_images
-from ltcache.process import spin_briefly
+from ltcache.images import (
+    DecodeProcesses,
+    DecoderRecipe,
+    ImageStore,
+    PixelMemory,
+    chunk_decoder,
+    modules_of_entries,
+)
+from ltcache.process import pinned_memory, spin_briefly
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -29,6 +36,7 @@ def write_shards(
     encoder: Encoder,
     workers: int,
     stages: StageSeconds,
+    processes: int = 0,
 ) -> Iterator[CommittedShard]:
     """Encode and commit shards in order; yields each shard's records once they are on disk.
 
@@ -40,6 +48,7 @@ def write_shards(
         store: where the bytes of images come from.
         workers: decoding threads.
         stages: updated as work goes on.
+        processes: that decode in place of the threads; they read from the queue's own root.
 
     A closed or failing iterator waits for the commit in flight, so nothing is half-written.
 
@@ -47,17 +56,17 @@ def write_shards(
         CacheError: an item that has features in another layer cannot be encoded.
     """
     with ExitStack() as stack:
-        decoders = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
+        decoder, memory = _decoder(queue, store, encoder, workers, processes, stack)
+        threads = processes or workers
+        decoders = stack.enter_context(ThreadPoolExecutor(threads, "decode"))
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
         if os.getloadavg()[0] > (os.cpu_count() or 1):
             committer.submit(spin_briefly)
         current = (queue.lacking(shard.shard) for shard in order)
         ahead, shards = itertools.tee(shard for shard in current if shard.layers)
-        how, partners = encoder.preprocessing, None
-        if queue.partners is not None:
-            partners = partner_images(queue.partners, store.read, how)
-        reader = BatchReader(queue.plan, queue.items, store, how, decoders, workers, partners)
+        size = encoder.preprocessing.size
+        reader = BatchReader(queue.plan, queue.items, size, decoder, memory, decoders, threads)
         batches = reader.batches(ahead)
         in_flight: Future[CommittedShard] | None = None
         started = time.perf_counter()
@@ -75,6 +84,29 @@ def write_shards(
         done = _committed(in_flight, stages)
         if done is not None:
             yield done
+
+
+def _decoder(
+    queue: ShardQueue,
+    store: ImageStore,
+    encoder: Encoder,
+    workers: int,
+    processes: int,
+    stack: ExitStack,
+) -> tuple[ChunkDecoding, PixelMemory]:
+    """Return what decodes, and the memory that it fills; both go with the stack."""
+    how = encoder.preprocessing
+    memory = pixel_memory(
+        queue.plan, queue.layers, how, processes or workers, shared=bool(processes)
+    )
+    stack.callback(memory.close)
+    stack.enter_context(pinned_memory(memory.bytes, encoder.device))
+    if not processes:
+        return chunk_decoder(store, how, queue.partners), memory
+    recipe = DecoderRecipe(queue.root, how, queue.partners, modules_of_entries())
+    several = DecodeProcesses(recipe, processes, memory)
+    stack.callback(several.close)
+    return several, memory
 
 
 def _committed(

@@ -33,6 +33,14 @@ path that leaves its root    failed; lists with such paths are refused as a whol
 ===========================  =======================================================================
 """
 
+from ltcache.images.chunks import (
+    ChunkDecoder,
+    ChunkImage,
+    DecoderRecipe,
+    ImageOutcome,
+    blank,
+    chunk_decoder,
+)
 from ltcache.images.composites import (
     CompositeDraw,
     PartnerImages,
@@ -42,6 +50,7 @@ from ltcache.images.composites import (
     paste_over,
     uncovered_share,
 )
+from ltcache.images.decode_processes import DecodeProcesses, modules_of_entries
 from ltcache.images.decoding import (
     DecodedImage,
     DecodedViews,
@@ -51,6 +60,7 @@ from ltcache.images.decoding import (
     partner_images,
 )
 from ltcache.images.inputs import inputs
+from ltcache.images.pixel_memory import PixelMemory
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.thumbnails import thumbnail, thumbnail_uri
 from ltcache.images.views import (
@@ -69,20 +79,29 @@ __all__ = [
     "MAX_PIXELS",
     "RATIO",
     "SCALE",
+    "ChunkDecoder",
+    "ChunkImage",
     "CompositeDraw",
+    "DecodeProcesses",
     "DecodedImage",
     "DecodedViews",
+    "DecoderRecipe",
     "ImageInput",
+    "ImageOutcome",
     "ImageStore",
     "PartnerImages",
     "PartnerRows",
     "PixelBox",
+    "PixelMemory",
     "Preprocessing",
     "View",
+    "blank",
+    "chunk_decoder",
     "decode",
     "decode_views",
     "inputs",
     "is_composite",
+    "modules_of_entries",
     "open_store",
     "opened",
     "parse_views",

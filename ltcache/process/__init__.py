@@ -14,7 +14,7 @@ from ltcache.process.launched import (
 )
 from ltcache.process.openmp import spin_briefly, wait_asleep
 from ltcache.process.processors import processor_quota, usable_processors
-from ltcache.process.transfer import to_device
+from ltcache.process.transfer import pinned_memory, to_device
 
 __all__ = [
     "TORCHRUN",
@@ -26,6 +26,7 @@ __all__ = [
     "launched_process",
     "part_of_work",
     "part_to_merge",
+    "pinned_memory",
     "processor_quota",
     "spin_briefly",
     "to_device",

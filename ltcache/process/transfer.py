@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -19,3 +26,30 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
     pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
     return pinned.to(device, non_blocking=True)
+
+
+@contextmanager
+def pinned_memory(memory: np.ndarray, device: torch.device) -> Iterator[None]:
+    """Let a GPU copy straight from memory that is there already; elsewhere nothing is done.
+
+    Where CUDA refuses, it is said, and what is copied goes through pinned memory of torch.
+
+    Args:
+        memory: contiguous; what the GPU was told to copy from it must be done at the end.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    import torch
+
+    runtime, place = torch.cuda.cudart(), memory.ctypes.data
+    status = int(runtime.cudaHostRegister(place, memory.nbytes, 0))
+    if status:
+        log.warning("CUDA does not pin %d MB (error %d)", memory.nbytes >> 20, status)
+        yield
+        return
+    try:
+        yield
+    finally:
+        torch.cuda.current_stream(device).synchronize()
+        runtime.cudaHostUnregister(place)

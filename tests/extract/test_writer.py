@@ -96,6 +96,7 @@ def run(
     bad: Sequence[int] = (),
     workers: int = 2,
     stages: StageSeconds | None = None,
+    **more: Any,
 ) -> Iterator[ShardRecord]:
     """Start the loop on images ``0``, ``1``, ...; closes it when it is closed."""
     cache.mkdir(exist_ok=True)
@@ -104,7 +105,7 @@ def run(
     items = ImageItems(0, pa.array([str(item) for item in range(plan.items)]))
     queue = EndlessQueue(cache, plan, items, [layer], None)
     store, stages = cast(ImageStore, Store(bad)), stages or StageSeconds()
-    loop = write_shards(queue, order, store, encoder or Encoder(), workers, stages)
+    loop = write_shards(queue, order, store, encoder or Encoder(), workers, stages, **more)
     with contextlib.closing(loop):
         for done in loop:
             yield done.records["center"]
@@ -154,8 +155,8 @@ class Counted(DecodedBatch):
     alive: weakref.WeakSet[Counted]
     __hash__ = object.__hash__
 
-    def __init__(self, *values: Any) -> None:
-        super().__init__(*values)
+    def __init__(self, *values: Any, **more: Any) -> None:
+        super().__init__(*values, **more)
         self.alive.add(self)
 
 
