@@ -61,6 +61,11 @@ class Plan(JsonRecord):
     format: int = FORMAT
 
     @property
+    def decoder(self) -> str:
+        """What turns files into pixels; Pillow where nothing else is recorded."""
+        return str(self.numerics.get("decoder", "pillow"))
+
+    @property
     def shards(self) -> range:
         """Numbers of the plan's shards, in each view."""
         return range(self.first_shard, self.first_shard - (-self.items // self.shard_size))

@@ -65,6 +65,11 @@ if TYPE_CHECKING:
     help="Decode in N processes, not in threads: where a GPU waits for decoding. The default for a "
     "GPU and 10,000 images; 0: threads.",
 )
+@click.option(
+    "--decoder",
+    type=click.Choice(["pillow", "torchvision", "nvjpeg"]),
+    help="Of JPEG files; part of the cache's record. pillow; nvjpeg needs a GPU.",
+)
 @click.option("--threads", type=int, help="Compute threads on a CPU; part of the cache's record.")
 @click.option(
     "--max-failures",

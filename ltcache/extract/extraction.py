@@ -16,9 +16,10 @@ from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
+from ltcache.images import NVJPEG, PILLOW, require_decoder
 from ltcache.manifest import Manifest, SplitRecipe, keep_root, read_manifest
 from ltcache.process import keep_freed_memory, part_of_work, usable_processors
-from ltcache.records import PlaceKind, require_local, require_replaceable
+from ltcache.records import PlaceKind, require_equal, require_local, require_replaceable
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -46,6 +47,7 @@ def extract(
     shard_size: int | None = None,
     workers: int | None = None,
     decode_processes: int | None = None,
+    decoder: str | None = None,
     threads: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
@@ -86,6 +88,8 @@ def extract(
         decode_processes: processes that decode in place of threads, which share one interpreter and
             so decode no faster than about seven; 0: none. By default, for a GPU and a list of
             10,000 images or more, as many as there would be threads. Pixels are the same.
+        decoder: what decodes (:mod:`ltcache.images.decoders`), part of the cache's numerics: as the
+            cache has it, else ``pillow``, whose pixels are open_clip's.
         threads: compute threads on a CPU; torch's default. Part of the plan.
         max_failures: share of failed images above which extraction gives up, judged from 1,000
             images on; every failed row stays listed with its reason.
@@ -124,6 +128,7 @@ def extract(
         manifest = keep_splits(Cache(out, read_index(out, check_sizes=False)), manifest)
     if splitting is not None:
         splitting = checked_recipe(splitting, manifest, manifest.name)
+    decoder = _decoder(decoder, begun, out)
     _set_threads(threads, begun)
     if encoder is None:
         from ltcache.encoder import EncoderChoice, load_chosen, own_device
@@ -132,7 +137,7 @@ def extract(
         encoder = load_chosen(EncoderChoice(model, pretrained, activation, own, precision))
     plan = Plan(
         encoder=encoder.identity,
-        numerics={**encoder.numerics(), "decoder": "pillow"},
+        numerics={**encoder.numerics(), "decoder": decoder},
         manifest=manifest.identity(),
         views=(CENTER,),
         fields=first_fields(encoder, fields),
@@ -142,6 +147,10 @@ def extract(
         micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
     )
     own_processors = max(1, usable_processors() // mine.local_size)
+    several = _decode_processes(
+        decode_processes, 0 if workers else own_processors, encoder, len(manifest), decoder
+    )
+    require_decoder(decoder, encoder.device.type, several)
     request = ExtractRequest(
         out=out,
         manifest=manifest,
@@ -158,9 +167,7 @@ def extract(
         progress=progress,
         started=started,
         splitting=splitting,
-        decode_processes=_decode_processes(
-            decode_processes, 0 if workers else own_processors, encoder, len(manifest)
-        ),
+        decode_processes=several,
     )
     report = begin_or_grow(request)
     keep_root(out, manifest.root)
@@ -184,12 +191,30 @@ def _batch_size(encoder: Encoder) -> int:
     return 256 if str(encoder.device).startswith("cuda") else 16
 
 
-def _decode_processes(asked: int | None, processors: int, encoder: Encoder, images: int) -> int:
+def _decoder(asked: str | None, begun: Plan | None, out: Path) -> str:
+    """Return what decodes: as asked, or as the cache was begun with; else Pillow.
+
+    Raises:
+        IdentityError: the cache was begun with another one.
+    """
+    held = begun.decoder if begun else asked or PILLOW
+    require_equal(
+        "numerics", {"decoder": held}, {"decoder": asked or held},
+        remedy=f"{out} was made with the expected value: leave --decoder out, or choose another "
+        "--out",
+    )  # fmt: skip
+    return held
+
+
+def _decode_processes(
+    asked: int | None, processors: int, encoder: Encoder, images: int, decoder: str
+) -> int:
     """Return how many processes decode: as asked, else for a GPU that threads may not feed."""
     if asked is not None:
         return asked
     worth_it = images >= _WORTH_PROCESSES and processors >= _MORE_THAN_THREADS
-    return processors if encoder.device.type == "cuda" and worth_it else 0
+    on_host = encoder.device.type == "cuda" and decoder != NVJPEG
+    return processors if on_host and worth_it else 0
 
 
 def _set_threads(threads: int | None, begun: Plan | None) -> None:

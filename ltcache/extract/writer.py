@@ -95,15 +95,15 @@ def _decoder(
     stack: ExitStack,
 ) -> tuple[ChunkDecoding, PixelMemory]:
     """Return what decodes, and the memory that it fills; both go with the stack."""
-    how = encoder.preprocessing
+    how, decoder = encoder.preprocessing, queue.plan.decoder
     memory = pixel_memory(
         queue.plan, queue.layers, how, processes or workers, shared=bool(processes)
     )
     stack.callback(memory.close)
     stack.enter_context(pinned_memory(memory.bytes, encoder.device))
     if not processes:
-        return chunk_decoder(store, how, queue.partners), memory
-    recipe = DecoderRecipe(queue.root, how, queue.partners, modules_of_entries())
+        return chunk_decoder(store, how, queue.partners, decoder), memory
+    recipe = DecoderRecipe(queue.root, how, queue.partners, decoder, modules_of_entries())
     several = DecodeProcesses(recipe, processes, memory)
     stack.callback(several.close)
     return several, memory

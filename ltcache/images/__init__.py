@@ -51,6 +51,7 @@ from ltcache.images.composites import (
     uncovered_share,
 )
 from ltcache.images.decode_processes import DecodeProcesses, modules_of_entries
+from ltcache.images.decoders import DECODERS, NVJPEG, PILLOW, require_decoder
 from ltcache.images.decoding import (
     DecodedImage,
     DecodedViews,
@@ -75,8 +76,11 @@ from ltcache.images.views import (
 from ltcache.manifest import ImageInput, ImageStore, open_store, read_file
 
 __all__ = [
+    "DECODERS",
     "DRAWS",
     "MAX_PIXELS",
+    "NVJPEG",
+    "PILLOW",
     "RATIO",
     "SCALE",
     "ChunkDecoder",
@@ -110,6 +114,7 @@ __all__ = [
     "paste_over",
     "random_box",
     "read_file",
+    "require_decoder",
     "thumbnail",
     "thumbnail_uri",
     "uncovered_share",

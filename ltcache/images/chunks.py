@@ -9,6 +9,7 @@ import numpy as np
 
 from ltcache.errors import ImageError
 from ltcache.images.composites import PartnerImages, PartnerRows
+from ltcache.images.decoders import PILLOW
 from ltcache.images.decoding import decode_views, partner_images
 from ltcache.images.preprocessing import Preprocessing
 from ltcache.images.views import View
@@ -48,11 +49,13 @@ class ChunkDecoder:
         store: where their bytes come from.
         preprocessing: from an image to the encoder's pixels.
         partners: what composites are made with.
+        decoder: one of :data:`ltcache.images.DECODERS`.
     """
 
     store: ImageStore
     preprocessing: Preprocessing
     partners: PartnerImages | None = None
+    decoder: str = PILLOW
 
     def decode(
         self, images: Sequence[ChunkImage], views: Sequence[View], out: Mapping[str, np.ndarray]
@@ -78,7 +81,9 @@ class ChunkDecoder:
                 raise ImageError(
                     "the image has changed since it was encoded (--rehash takes it anew)"
                 )
-            found = decode_views(data, self.preprocessing, views, content, self.partners)
+            found = decode_views(
+                data, self.preprocessing, views, content, self.partners, self.decoder
+            )
         except ImageError as error:
             blank(out)
             return ImageOutcome(content, 0, 0, str(error))
@@ -96,27 +101,32 @@ class DecoderRecipe:
         root: where the images are.
         preprocessing: from an image to the encoder's pixels.
         partners: the images that composites are made with.
+        decoder: one of :data:`ltcache.images.DECODERS`.
         modules: of the user, which add formats or views, to be imported first.
     """
 
     root: Root | None
     preprocessing: Preprocessing
     partners: PartnerRows | None = None
+    decoder: str = PILLOW
     modules: tuple[str, ...] = ()
 
     def open(self) -> ChunkDecoder:
         """Return the decoder."""
-        return chunk_decoder(open_store(self.root), self.preprocessing, self.partners)
+        return chunk_decoder(open_store(self.root), self.preprocessing, self.partners, self.decoder)
 
 
 def chunk_decoder(
-    store: ImageStore, preprocessing: Preprocessing, partners: PartnerRows | None
+    store: ImageStore,
+    preprocessing: Preprocessing,
+    partners: PartnerRows | None,
+    decoder: str = PILLOW,
 ) -> ChunkDecoder:
     """Return a decoder; composites are made of images of the same store."""
     if partners is None:
-        return ChunkDecoder(store, preprocessing)
-    pasted = partner_images(partners, store.read, preprocessing)
-    return ChunkDecoder(store, preprocessing, pasted)
+        return ChunkDecoder(store, preprocessing, decoder=decoder)
+    pasted = partner_images(partners, store.read, preprocessing, decoder)
+    return ChunkDecoder(store, preprocessing, pasted, decoder)
 
 
 def blank(out: Mapping[str, np.ndarray]) -> None:

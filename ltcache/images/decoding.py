@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ltcache.errors import ImageError, UsageError
 from ltcache.images.composites import PartnerImages, PartnerRows
+from ltcache.images.decoders import DECODERS, PILLOW
 from ltcache.images.preprocessing import MAX_PIXELS, Preprocessing
 from ltcache.images.views import View
 from ltcache.manifest import image_formats, stable_text
@@ -44,7 +45,7 @@ class DecodedViews:
     height: int
 
 
-def decode(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
+def decode(data: bytes, preprocessing: Preprocessing, decoder: str = PILLOW) -> DecodedImage:
     """Decode one image and bring it to the encoder's input size.
 
     What becomes of unusual images stands in the table of :mod:`ltcache.images`.
@@ -52,7 +53,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
     Raises:
         ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
     """
-    found = decode_views(data, preprocessing, [_CENTER])
+    found = decode_views(data, preprocessing, [_CENTER], decoder=decoder)
     return DecodedImage(found.pixels[_CENTER.name][0], found.width, found.height)
 
 
@@ -62,12 +63,14 @@ def decode_views(
     views: Sequence[View],
     content: str = "",
     partners: PartnerImages | None = None,
+    decoder: str = PILLOW,
 ) -> DecodedViews:
     """Decode one image once and cut every view's crops from it.
 
     Args:
         content: SHA-256 of ``data``, which random crops depend on.
         partners: what composites are made with.
+        decoder: one of :data:`ltcache.images.DECODERS`.
 
     Raises:
         ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``; or that of a partner.
@@ -75,9 +78,9 @@ def decode_views(
     """
     with opened(data) as image:
         width, height = image.size
-        image.load()
-        image.info.pop("transparency", None)  # dropped below in any case, but with a warning
-        source = image.convert("RGB") if preprocessing.rgb_first else image
+        source = DECODERS[decoder](image, data)
+        source.info.pop("transparency", None)  # dropped below in any case, but with a warning
+        source = source.convert("RGB") if preprocessing.rgb_first else source
         pixels = {
             view.name: np.stack(
                 [_channels(crop) for crop in view.cut(source, preprocessing, content)]
@@ -92,14 +95,17 @@ def decode_views(
 
 
 def partner_images(
-    partners: PartnerRows, read: Callable[[str], bytes], preprocessing: Preprocessing
+    partners: PartnerRows,
+    read: Callable[[str], bytes],
+    preprocessing: Preprocessing,
+    decoder: str = PILLOW,
 ) -> PartnerImages:
     """Return what pastes the centre crops of training images into others.
 
     Args:
         read: uri -> the bytes of an image's file.
     """
-    return PartnerImages(partners, read, lambda data: decode(data, preprocessing).pixels)
+    return PartnerImages(partners, read, lambda data: decode(data, preprocessing, decoder).pixels)
 
 
 @contextmanager
