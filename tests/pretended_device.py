@@ -446,6 +446,7 @@ _PATCHES: dict[str, Any] = {
     "torch.cuda.current_device": lambda: 0,
     "torch.cuda.set_device": lambda device: None,
     "torch.cuda.get_device_name": lambda *args: "a pretended GPU",
+    "torch.cuda.get_device_capability": lambda *args: (9, 0),
     "torch.cuda.manual_seed_all": lambda seed: None,
     "torch.cuda.get_rng_state": lambda *args: torch.empty(0),
     "torch.cuda.set_rng_state": lambda *args: None,

@@ -39,7 +39,7 @@ FAILED = 3
 @other_encoder("The encoder, if not the one the run names.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
 )

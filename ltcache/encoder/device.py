@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from ltcache.records import JsonObject
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TF32 = "tf32"
+PRECISIONS = {
+    "fp32": torch.float32,
+    TF32: torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""Name -> type of weights and activations; ``tf32`` multiplies with 10 bits of their 23."""
+_TF32_FROM = (8, 0)  # compute capability: Ampere
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "Pillow", "numpy")
 
 
@@ -64,15 +73,58 @@ def own_device(device: str, local_rank: int) -> str:
     return place
 
 
+def require_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that there is not, or that a device does not compute in.
+
+    Raises:
+        UsageError: names what it computes in.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
+    if precision == TF32 and not has_tf32(device):
+        raise UsageError(
+            f"precision {TF32!r} needs an NVIDIA GPU from Ampere on (compute capability "
+            f"{'.'.join(map(str, _TF32_FROM))}); {device.type} would compute in float32: use 'fp32'"
+        )
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether a device multiplies in TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _TF32_FROM
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Let torch use TF32 in products and convolutions where that is the precision.
+
+    The settings are the whole process': other work of it must not see them.
+    """
+    if precision != TF32:
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def numerics_of(device: torch.device, precision: str, memory_format: str) -> Mapping[str, Any]:
     """Return what the last bits of features depend on besides the encoder's identity."""
+    with products_in(precision):
+        tf32 = _tf32() if device.type == "cuda" else None
     return {
         "precision": precision,
         "device": device.type,
         "device_name": _device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "memory_format": memory_format,
-        "tf32": _tf32() if device.type == "cuda" else None,
+        "tf32": tf32,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
 

@@ -12,7 +12,7 @@ import torch
 
 from ltcache.encoder.adapters import AdapterSpec, adapters_of
 from ltcache.encoder.child import short_name
-from ltcache.encoder.device import PRECISIONS, numerics_of
+from ltcache.encoder.device import PRECISIONS, numerics_of, products_in
 from ltcache.encoder.fields import EMBEDDING, POOLED, FieldForward, fields_of
 from ltcache.encoder.identity import (
     architecture,
@@ -50,7 +50,7 @@ class Encoder:
         projection: float32 (P, D) with ``embedding = pooled @ projection + projection_bias``, or
             None; projection_bias: float32 (D,) or None.
         logit_scale: exponentiated, or None; logit_bias: or None.
-        device: a ``torch.device``; precision: ``fp32``, ``bf16`` or ``fp16``.
+        device: a ``torch.device``; precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
     """
 
     has_texts: ClassVar[bool] = True
@@ -221,11 +221,12 @@ class Encoder:
         images = images.to(self.dtype)
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        if not tokens or self._tap is None:
-            return self._fields(images)
-        with self._tap.noting() as noted:
-            found = self._fields(images)
-        return {**found, **noted}
+        with products_in(self.precision):
+            if not tokens or self._tap is None:
+                return self._fields(images)
+            with self._tap.noting() as noted:
+                found = self._fields(images)
+            return {**found, **noted}
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Encode texts as ``model.encode_text`` does.
@@ -259,7 +260,8 @@ class Encoder:
 
     @torch.inference_mode()
     def _text_rows(self, tokens: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = self.model.encode_text(tokens, normalize=False)
+        with products_in(self.precision):
+            rows: torch.Tensor = self.model.encode_text(tokens, normalize=False)
         return rows
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ import torch
 
 from ltcache.encoder.child import read_checkpoint, require_recorded, restore
 from ltcache.encoder.choice import EncoderChoice
-from ltcache.encoder.device import PRECISIONS, choose_device
+from ltcache.encoder.device import choose_device, require_precision
 from ltcache.encoder.encoder import Encoder, encoder_of
 from ltcache.encoder.identity import ACTIVATIONS
 from ltcache.encoder.plain_model import write_open_clip, write_timm
@@ -24,7 +24,7 @@ from ltcache.encoder.source import EncoderSource, checkpoint_named, resolve
 from ltcache.encoder.timm_tower import TIMM, load_timm
 from ltcache.encoder.tokens import load_tokenizer
 from ltcache.encoder.weights import load_weights
-from ltcache.errors import EncoderError, UsageError, first_line
+from ltcache.errors import EncoderError, first_line
 
 _OPEN_CLIP = str(Path(open_clip.__file__).parent)
 
@@ -51,7 +51,8 @@ def load_encoder(
             too), or ``random:SEED`` for tests and timing. For a checkpoint with adapters: the
             model that it was tuned from, where that is no longer where it was.
         device: ``auto`` (an NVIDIA GPU if torch can use one), ``cpu``, ``cuda``, ``cuda:1``...
-        precision: ``fp32``, ``bf16`` (weights too) or ``fp16`` (GPU only).
+        precision: ``fp32``, ``bf16`` (weights too), ``fp16`` (GPU only) or ``tf32`` (float32 whose
+            products an NVIDIA GPU makes with 10 bits of the mantissa).
         activation: ``gelu`` or ``quick_gelu``; needed for a weights file that comes without a
             record, refused where it contradicts one.
         cache_dir: where downloaded weights are kept.
@@ -66,11 +67,8 @@ def load_encoder(
 def load_chosen(choice: EncoderChoice) -> Encoder:
     """Load the encoder that a choice names; see :func:`load_encoder`."""
     precision = choice.precision or "fp32"
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     place = choose_device(choice.device)
-    if precision == "fp16" and place.type == "cpu":
-        raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'fp32' or 'bf16'")
+    require_precision(precision, place)
     return family_of(choice.name).load(choice, device=place, precision=precision)
 
 

@@ -17,7 +17,11 @@ from ltcache.manifest import Manifest
 from ltcache.process import keep_freed_memory, usable_processors
 from ltcache.records import JsonObject, JsonRecord, plain_json
 
-PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "fp16")}
+PRECISIONS = {
+    "cpu": ("fp32", "bf16"),
+    "cuda": ("fp32", "tf32", "bf16", "fp16"),
+    "mps": ("fp32", "fp16"),
+}
 """Kind of device -> what is tried on it, float32 first."""
 BATCHES = {"cpu": (16, 64), "cuda": (64, 256, 1024), "mps": (16, 64)}
 """Kind of device -> the batch sizes that are tried."""
@@ -34,7 +38,7 @@ class ForwardSpeed:
     """Forward passes in one precision with one batch size.
 
     Args:
-        precision: ``fp32``, ``bf16`` or ``fp16``. batch: images in one pass.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``. batch: images in one pass.
         images_per_second: forward passes alone. least_cosine: of features to those of float32, over
             the sample. gigabytes: the most that the GPU's memory held, None elsewhere.
     """
