@@ -34,6 +34,13 @@ _HOUR = 3600
 )
 @click.option("--batch-size", help="Comma-separated sizes to try, such as 64,256.")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.")
+@click.option(
+    "--decode-processes",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Of the loop, in place of its threads, as of ltcache extract.",
+)
 @general
 @option_rules(
     needs("pretrained", "model"),
@@ -48,10 +55,10 @@ def command(
     **options: Any,
 ) -> None:
     """Measure decoding and forward passes on a sample of SOURCE, in every precision and some batch
-    sizes, and say what to give ltcache extract.
+    sizes, then both with writing at once, and say what binds and what to give ltcache extract.
 
     Another precision than fp32 is recommended only where it is 1.2 times as fast and moves no
-    feature far: a least cosine of 0.99. Measured apart, so that extraction is a little slower.
+    feature far: a least cosine of 0.99.
 
     \b
     ltcache bench
@@ -87,10 +94,24 @@ def bench_lines(measured: BenchResult) -> list[str]:
             f"{speed.precision:9}  {speed.batch:5}  {speed.images_per_second:8.0f}  "
             f"{speed.least_cosine:.5f}{memory}"
         )
-    best, hours = measured.best, _MILLION / measured.bound / _HOUR
-    rate = f"at best {measured.bound:.0f} images/s, {hours:.1f} h for a million"
-    result.append(f"{rate}; {measured.binds} binds")
+    if measured.transfer is not None:
+        result.append(f"copying to the GPU: {measured.transfer:.0f} images/s")
+    result += _loop_lines(measured)
+    best = measured.best
     return [*result, f"ltcache extract ... --precision {best.precision} --batch-size {best.batch}"]
+
+
+def _loop_lines(measured: BenchResult) -> list[str]:
+    """Return what all stages do at once, what binds and what to change."""
+    rate, result = measured.bound, []
+    if measured.loop is not None:
+        loop = measured.loop
+        rate = loop.images_per_second
+        waits = f"{loop.decode:.0%} for decoding, {loop.encode:.0%} for encoding"
+        result.append(f"all at once waits {waits}, {loop.write:.0%} for writing")
+    hours = _MILLION / rate / _HOUR
+    result.append(f"{rate:.0f} images/s, {hours:.1f} h for a million; at best {measured.bound:.0f}")
+    return [*result, f"{measured.binds} binds; faster with {measured.remedy}"]
 
 
 def _sizes(text: str | None) -> list[int] | None:

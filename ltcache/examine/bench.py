@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ import torch
 
 from ltcache.encoder import Encoder, EncoderChoice, load_chosen
 from ltcache.errors import EncoderError, ImageError, UsageError
+from ltcache.extract import LoopSpeed, trial_loop
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest
-from ltcache.process import keep_freed_memory, usable_processors
+from ltcache.process import keep_freed_memory, to_device, usable_processors
 from ltcache.records import JsonObject, JsonRecord, plain_json
 
 PRECISIONS = {
@@ -31,6 +33,23 @@ LEAST_COSINE = 0.99
 """How near to float32 all features of another precision must be to recommend it."""
 SECONDS = 1.5
 """What is timed goes on for at least so long."""
+_LOOP_PERIODS, _LOOP_BATCHES = 4, 64  # the loop goes on for so many of SECONDS, and batches at most
+
+
+REMEDIES = {
+    "decoding": "more processors, with --decode-processes as many; --decoder torchvision; or files "
+    "that were made smaller once",
+    "transfer": "more GPUs (--gpus): the way to this one is full",
+    "encoding": "more GPUs (--gpus), another precision or a smaller model",
+    "writing": "a faster disk for --out, or --fields embedding alone",
+}
+"""What binds -> what makes an extraction on a GPU faster."""
+CPU_REMEDIES = {
+    **REMEDIES,
+    "decoding": "--decoder torchvision, or files that were made smaller once",
+    "encoding": "a GPU, another precision or a smaller model",
+}
+"""The same on a CPU, where decoding and encoding share the processors."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,8 @@ class BenchResult(JsonRecord):
         model, device: what was measured, and where.
         images: of the sample; failed: of it, could not be decoded. decoding: images a second that
             all ``workers`` threads read and decode. speeds: by precision and batch size.
+        transfer: images a second that are copied to the GPU, None elsewhere.
+        loop: all at once in the best precision and batch size.
     """
 
     model: str
@@ -67,6 +88,8 @@ class BenchResult(JsonRecord):
     workers: int
     decoding: float
     speeds: tuple[ForwardSpeed, ...]
+    transfer: float | None = None
+    loop: LoopSpeed | None = None
 
     @property
     def best(self) -> ForwardSpeed:
@@ -87,13 +110,22 @@ class BenchResult(JsonRecord):
 
     @property
     def binds(self) -> str:
-        """What takes most of the time: ``decoding`` or ``encoding``."""
-        return "decoding" if self.decoding < self.best.images_per_second else "encoding"
+        """What takes most of the time: ``decoding``, ``transfer``, ``encoding`` or ``writing``."""
+        slower = "decode" if self.decoding < self.best.images_per_second else "encode"
+        stage = self.loop.binds if self.loop else slower
+        if stage == "encode" and (self.transfer or np.inf) < self.best.images_per_second:
+            return "transfer"
+        return {"decode": "decoding", "encode": "encoding", "write": "writing"}[stage]
+
+    @property
+    def remedy(self) -> str:
+        """What to change so that extraction is faster."""
+        return (REMEDIES if self.device.startswith("cuda") else CPU_REMEDIES)[self.binds]
 
     def to_dict(self) -> JsonObject:
         """Return plain JSON."""
         more = {"best": plain_json(self.best), "bound": self.bound, "binds": self.binds}
-        return {**super().to_dict(), **more}
+        return {**super().to_dict(), **more, "remedy": self.remedy}
 
 
 def bench(
@@ -103,6 +135,7 @@ def bench(
     images: int = 256,
     batches: Sequence[int] | None = None,
     workers: int | None = None,
+    decode_processes: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> BenchResult:
     """Measure reading with decoding, and forward passes in every precision and batch size.
@@ -112,6 +145,7 @@ def bench(
         choice: the encoder; None: the embedded one. Its precision has no effect: each is measured.
         images: in the sample. batches: sizes to try; None: :data:`BATCHES`. workers: decoding
             threads; the usable processors by default.
+        decode_processes: that decode in the loop in place of the threads.
         progress: called with what is measured next.
 
     Raises:
@@ -142,7 +176,7 @@ def bench(
             encoder = load_chosen(replace(choice, precision=precision))
         speeds += _speeds(encoder, pixels, sizes, exact)
     count = min(images, len(manifest))
-    return BenchResult(
+    result = BenchResult(
         choice.name,
         str(encoder.device),
         count,
@@ -150,7 +184,43 @@ def bench(
         workers,
         decoding,
         tuple(speeds),
+        _transfer(encoder, pixels),
     )
+    tell("all at once")
+    if encoder.precision != result.best.precision:
+        encoder = load_chosen(replace(choice, precision=result.best.precision))
+    loop = _loop(result, manifest, encoder, decode_processes)
+    return replace(result, loop=loop)
+
+
+def _loop(
+    result: BenchResult, manifest: Manifest, encoder: Encoder, decode_processes: int
+) -> LoopSpeed:
+    """Measure decoding, encoding and writing at once, for some seconds."""
+    batch = result.best.batch
+    some = int(result.bound * _LOOP_PERIODS * SECONDS)
+    count = max(2 * batch, min(some, _LOOP_BATCHES * batch))
+    uris = itertools.islice(itertools.cycle(_sample(manifest, result.images)), count)
+    return trial_loop(
+        manifest.root,
+        list(uris),
+        encoder,
+        batch=batch,
+        workers=result.workers,
+        decode_processes=decode_processes,
+    )
+
+
+def _transfer(encoder: Encoder, pixels: torch.Tensor) -> float | None:
+    """Return how many images a second are copied to a GPU, from memory that is pinned."""
+    if encoder.device.type != "cuda":
+        return None
+    pinned, count, started = pixels.pin_memory(), 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        to_device(pinned, encoder.device)
+        torch.cuda.current_stream(encoder.device).synchronize()
+        count += len(pinned)
+    return count / (time.perf_counter() - started)
 
 
 def _speeds(
@@ -175,8 +245,7 @@ def _decoded(
 ) -> tuple[np.ndarray, float]:
     """Return pixels uint8 (n, 3, H, W) of the sample and how many images a second were decoded."""
     store = open_store(manifest.root)
-    chosen = np.unique(np.linspace(0, len(manifest) - 1, images).astype(np.int64))
-    uris = manifest.rows["uri"].take(chosen).to_pylist()
+    uris = _sample(manifest, images)
 
     def read(uri: str) -> np.ndarray | ImageError:
         try:
@@ -192,6 +261,13 @@ def _decoded(
     if not pixels:
         raise next(one for one in found if isinstance(one, ImageError))
     return np.stack(pixels), len(uris) / seconds
+
+
+def _sample(manifest: Manifest, images: int) -> list[str]:
+    """Return uris, evenly over the rows."""
+    chosen = np.unique(np.linspace(0, len(manifest) - 1, images).astype(np.int64))
+    uris: list[str] = manifest.rows["uri"].take(chosen).to_pylist()
+    return uris
 
 
 def _forward(encoder: Encoder, pixels: torch.Tensor, size: int) -> tuple[float, torch.Tensor]:

@@ -6,10 +6,12 @@ from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.on_ray import extract_on_ray
 from ltcache.extract.report import ExtractionProgress, ExtractReport, joined_report
 from ltcache.extract.splitting import SplitReport, image_blocks, split_cache
+from ltcache.extract.trial import LoopSpeed, trial_loop
 
 __all__ = [
     "ExtractReport",
     "ExtractionProgress",
+    "LoopSpeed",
     "SplitReport",
     "extract",
     "extract_on_ray",
@@ -18,4 +20,5 @@ __all__ = [
     "joined_report",
     "keep_splits",
     "split_cache",
+    "trial_loop",
 ]

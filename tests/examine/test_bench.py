@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ltcache.cli.bench import bench_lines
 from ltcache.encoder import Encoder, EncoderChoice
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.examine import bench as module
 from ltcache.examine.bench import BenchResult, ForwardSpeed, bench
+from ltcache.extract import LoopSpeed
 from ltcache.manifest import read_manifest
 from tests.conftest import Call, write_images
 
@@ -47,6 +49,9 @@ def test_every_precision_and_batch_is_measured(tiny_clip: Path, photos: Path, ca
         exact = speed["precision"] == "fp32"
         assert speed["least_cosine"] > (0.9999 if exact else 0.9)
     assert found["best"] in found["speeds"] and "forward passes in bf16" in told
+    loop = found["loop"]
+    assert loop["images_per_second"] > 0 and found["transfer"] is None
+    assert 0 < sum(loop[stage] for stage in ("decode", "encode", "write")) <= 1
     assert 0 < found["bound"] < min(found["decoding"], found["best"]["images_per_second"])
 
 
@@ -55,6 +60,7 @@ def test_what_is_printed_can_be_given_to_extract(tiny_clip: Path, photos: Path, 
     model = f"local-dir:{tiny_clip}"
     status, printed, _ = call("bench", photos, "--model", model, "--batch-size", "3")
     assert status == 0 and f"{model} on " in printed and "8 images, 1 failed" in printed
+    assert " binds; faster with " in printed and "all at once waits " in printed
     recommended = printed.splitlines()[-1].removeprefix("ltcache extract ... ").split()
     cache = photos.parent / "cache"
     status, _, _ = call("extract", photos, "--out", cache, "--model", model, *recommended)
@@ -74,6 +80,32 @@ def test_processors_are_shared_on_a_cpu_alone() -> None:
     assert one.bound == pytest.approx(75) and one.binds == "encoding"
     assert replace(one, device="cuda:0").bound == 100
     assert made(50, fp32=100).binds == "decoding"
+
+
+@pytest.mark.parametrize(
+    ("device", "transfer", "waits", "binds", "remedy"),
+    [
+        ("cpu", None, (0.2, 0.7, 0.1), "encoding", "a GPU"),
+        ("cpu", None, (0.8, 0.1, 0.1), "decoding", "smaller once"),
+        ("cuda:0", 500, (0.8, 0.1, 0.1), "decoding", "--decode-processes"),
+        ("cuda:0", 500, (0.1, 0.8, 0.1), "encoding", "--gpus"),
+        ("cuda:0", 90, (0.1, 0.8, 0.1), "transfer", "--gpus"),
+        ("cuda:0", 500, (0.1, 0.1, 0.8), "writing", "--out"),
+    ],
+)
+def test_the_loop_says_what_binds_and_what_to_change(
+    device: str,
+    transfer: float | None,
+    waits: tuple[float, float, float],
+    binds: str,
+    remedy: str,
+) -> None:
+    loop = LoopSpeed(80, *waits)
+    found = replace(made(300, fp32=100), device=device, transfer=transfer, loop=loop)
+    assert found.binds == binds and remedy in found.remedy
+    lines = bench_lines(found)
+    assert f"{binds} binds; faster with {found.remedy}" in lines
+    assert any(line.startswith("80 images/s, 3.5 h for a million") for line in lines)
 
 
 def test_the_sample_is_spread_over_the_rows(
