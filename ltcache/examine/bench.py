@@ -37,8 +37,8 @@ _LOOP_PERIODS, _LOOP_BATCHES = 4, 64  # the loop goes on for so many of SECONDS,
 
 
 REMEDIES = {
-    "decoding": "more processors, with --decode-processes as many; --decoder torchvision; or files "
-    "that were made smaller once",
+    "decoding": "as many --decode-processes as there are processors, or files that were made "
+    "smaller once",
     "transfer": "more GPUs (--gpus): the way to this one is full",
     "encoding": "more GPUs (--gpus), another precision or a smaller model",
     "writing": "a faster disk for --out, or --fields embedding alone",
@@ -46,7 +46,7 @@ REMEDIES = {
 """What binds -> what makes an extraction on a GPU faster."""
 CPU_REMEDIES = {
     **REMEDIES,
-    "decoding": "--decoder torchvision, or files that were made smaller once",
+    "decoding": "files that were made smaller once",
     "encoding": "a GPU, another precision or a smaller model",
 }
 """The same on a CPU, where decoding and encoding share the processors."""
