@@ -21,6 +21,7 @@ from ltcache.cache.index import named_in
 from ltcache.cache.intact import difference
 from ltcache.cache.layers import layers_of
 from ltcache.cache.layout import index_path, record_path, shard_path
+from ltcache.cache.row_files import row_files
 from ltcache.manifest import ROOT_FILE
 from ltcache.records import JsonRecord, one_line
 
@@ -143,7 +144,7 @@ def _inside(name: str) -> bool:
 def _unnamed(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield files that the index needs but does not name."""
     beside = ("encoder.json", "encoder.safetensors", "classes.json")
-    needed = {index["manifest"], *(named_in(index["files"], name) or name for name in beside)}
+    needed = {*row_files(index), *(named_in(index["files"], name) or name for name in beside)}
     needed |= {name for pair in index["prompts"].values() for name in pair}
     needed |= {*chain.from_iterable(_shard_files(index, choose_shards(index["views"])).values())}
     for name in sorted(needed - set(index["files"])):

@@ -19,6 +19,7 @@ from ltcache.cache.norms import NormStats, norm_stats
 from ltcache.cache.plan import read_plan
 from ltcache.cache.prompt_set import PromptEmbeddings
 from ltcache.cache.reader import Cache
+from ltcache.cache.row_files import row_files
 from ltcache.cache.shards import ShardRecord, map_array, merged_errors, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.records import digest, one_line
@@ -69,7 +70,7 @@ def check_contents(
         result.rows = rows.num_rows
         result.failed = int(pc.sum(pc.equal(rows["status"], "failed")).as_py() or 0)
     except (CacheError, KeyError) as error:
-        result.problems.append((index["manifest"], str(error)))
+        result.problems.append((row_files(index)[0], str(error)))
         return result, lengths
     result.problems += _check_plans(cache, index)
     result.problems += _check_ranges(index)
@@ -84,9 +85,9 @@ def check_contents(
         found = list(_check_projections(cache, view, shards, records))
         result.of_shards[f"projections of {view}"] = found
     ranges = index["views"][layers[0].name]["shards"]
-    owner = _owner_of_rows(rows, index["manifest"], ranges, result.problems)
+    owner = _owner_of_rows(rows, row_files(index)[0], ranges, result.problems)
     if owner is not None:
-        found = list(_check_rows(rows, index["manifest"], ranges, records, owner))
+        found = list(_check_rows(rows, row_files(index)[0], ranges, records, owner))
         result.of_shards["rows"] = found
     for name in cache.prompt_names:
         result.problems += _check_prompts(cache, name, index["prompts"][name])

@@ -11,8 +11,7 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +19,6 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from ltcache.cache.layers import Layer, first_layer, index_views
@@ -35,6 +33,7 @@ from ltcache.cache.layout import (
 )
 from ltcache.cache.plan import FORMAT, Plan
 from ltcache.cache.prompt_set import PromptEmbeddings, write_prompts
+from ltcache.cache.row_files import row_files, write_rows
 from ltcache.cache.shards import ShardRecord, merged_errors, read_shard_record
 from ltcache.cache.staging import create_file, send_files
 from ltcache.errors import CacheError, UsageError
@@ -44,7 +43,6 @@ from ltcache.records import (
     PlaceKind,
     bytes_digest,
     canonical_json,
-    committed,
     create_whole,
     digest,
     file_digest,
@@ -56,9 +54,11 @@ from ltcache.records import (
 EXTRACTED = ("item", "sha256", "width", "height", "status", "error")
 """Columns that extraction adds to a manifest's rows."""
 
-_ROW_GROUP = 1 << 13  # rows whose columns Parquet holds twice while it writes them
 _LOOKED_AT = 64  # files of shards whose sizes are compared when a cache is opened
 _BLOCK = 1 << 17  # rows whose columns are put together at a time
+
+LONG_FORMAT = 2
+"""Format of an index whose rows lie in several files, which readers of format 1 alone refuse."""
 
 SEAL = "index_sha256"
 """The index' own field: SHA-256 of the canonical JSON of all its other fields."""
@@ -120,7 +120,8 @@ def finalise(
     with tempfile.TemporaryFile(dir=cache) as file:
         shards = _committed_shards(cache, plans, layers, file)
         shards.require(cache, items)
-        files = [_write_manifest(cache, _with_columns(manifest.rows, items, shards))]
+        rows = write_rows(cache, _with_columns(manifest.rows, items, shards))
+    files = [*rows]
     files += _write_encoder(cache, encoder, again)
     card = {**manifest.card}
     splitting = card.pop(SPLITTING, None)  # the index alone is replaced in one step
@@ -138,8 +139,7 @@ def finalise(
     ]
     listed = {name: _entry(cache / name) for name in files} | shards.files
     index = {
-        "format": FORMAT,
-        "manifest": files[0],
+        **_named_rows(rows),
         "plans": [plan.number for plan in plans],
         "views": index_views(layers, shards.ranges),
         "prompts": {name: list(pair) for name, pair in entries.items()},
@@ -158,10 +158,11 @@ def rewrite_rows(cache: Path, rows: pa.Table, splitting: JsonObject) -> None:
         rows: of its manifest, with other splits alone. splitting: how they were made.
     """
     index = read_index(cache)
-    index["files"].pop(index["manifest"])
-    name = _write_manifest(cache, [rows])
-    index |= {"manifest": name, SPLITTING: splitting}
-    index["files"][name] = _entry(cache / name)
+    for name in row_files(index):
+        del index["files"][name]
+    names = write_rows(cache, [rows])
+    index |= {**_named_rows(names), SPLITTING: splitting}
+    index["files"] |= {name: _entry(cache / name) for name in names}
     _write_index(cache, index, replace=True)
 
 
@@ -218,8 +219,8 @@ def parse_index(data: bytes, name: str) -> dict[str, Any]:
     """
     try:
         index = json.loads(data)
-        if index["format"] != FORMAT:
-            raise CacheError(f"{name}: format {index['format']}, this ltcache reads {FORMAT}")
+        if index["format"] not in (FORMAT, LONG_FORMAT):
+            raise CacheError(f"{name}: format {index['format']}, this ltcache reads {LONG_FORMAT}")
         if index.pop(SEAL, None) != digest(index):
             raise ValueError("its content does not have the digest it states")
         if not all({"sha256", "bytes"} <= set(entry) for entry in index["files"].values()):
@@ -230,6 +231,13 @@ def parse_index(data: bytes, name: str) -> dict[str, Any]:
             "shards are kept, only class texts that were added later are to be added again"
         ) from None
     return index
+
+
+def _named_rows(names: Sequence[str]) -> JsonObject:
+    """Return what an index says of the files of its rows: one by its name alone, as ever."""
+    if len(names) == 1:
+        return {"format": FORMAT, "manifest": names[0]}
+    return {"format": LONG_FORMAT, "manifest": list(names)}
 
 
 def _write_index(cache: Path, index: Mapping[str, Any], *, replace: bool) -> bool:
@@ -390,22 +398,6 @@ def _with_columns(
         for name in EXTRACTED:
             block = block.append_column(name, columns[name])
         yield block
-
-
-def _write_manifest(cache: Path, blocks: Iterable[pa.Table]) -> str:
-    """Write rows under a name that says their content; returns it."""
-    names = []
-
-    def named(path: Path) -> Path:
-        names.append(f"manifest-{file_digest(path)[:8]}.parquet")
-        return cache / names[0]
-
-    with committed(cache / "manifest.parquet", named) as temporary, ExitStack() as stack:
-        writer = None
-        for block in blocks:
-            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, block.schema))
-            writer.write_table(block, row_group_size=_ROW_GROUP)
-    return names[0]
 
 
 def _write_encoder(cache: Path, encoder: EncoderState, again: bool) -> list[str]:

@@ -8,7 +8,8 @@
       views/<layer>/.<sha16>.00000.h5    features that wait for their record to be created
       prompts/<id>.h5            class texts
       encoder.json encoder.safetensors classes.json manifest-<sha8>.parquet
-                                 after growth also classes-<sha8>.json: what is there stays
+                                 of long lists several of the last, in the order that the index
+                                 says; after growth also classes-<sha8>.json: what is there stays
       rest.safetensors           of a cache with tokens: the image tower behind them
       cost.jsonl root.json       what it cost, where its images are: no digest covers them
       origin.json                of a mirror: the address that its files come from

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -24,6 +23,7 @@ from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
 from ltcache.cache.mirror import local_folder
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
+from ltcache.cache.row_files import column_names, count_rows, read_rows, row_blocks, row_files
 from ltcache.cache.shards import map_array
 from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
@@ -36,7 +36,6 @@ from ltcache.manifest import (
     in_order,
     missing_split,
     rows_digest,
-    with_room,
 )
 from ltcache.records import JsonObject, html_table, require_equal
 
@@ -122,7 +121,7 @@ class Cache:
         if "manifest" in self.__dict__:
             rows = self.manifest.rows
             return rows.select(names) if names else rows
-        return _read_rows(self._manifest_path, list(names) or None)
+        return read_rows(self._row_paths, names)
 
     def row_blocks(self, *names: str) -> Iterator[pa.Table]:
         """Yield columns of the manifest's rows, a bounded number of rows at a time.
@@ -134,11 +133,7 @@ class Cache:
             rows = self.manifest.rows.select(names)
             yield from (rows.slice(start, _BLOCK) for start in range(0, rows.num_rows, _BLOCK))
             return
-        with _parquet(self._manifest_path) as file:
-            _require_columns(self._manifest_path, names, file.schema_arrow.names)
-            for batch in file.iter_batches(_BLOCK, columns=list(names)):
-                batch.validate(full=True)
-                yield pa.Table.from_batches([batch])
+        yield from row_blocks(self._row_paths, names)
 
     def list_identity(self) -> JsonObject:
         """Return ``manifest.identity()`` without holding the rows.
@@ -150,7 +145,7 @@ class Cache:
             return self.manifest.identity()
         with self._damaged():
             empty = Manifest.from_header(self._header, COLUMNS.empty_table())
-        count = self._row_count
+        count = count_rows(self._row_paths)
         rows = rows_digest(self.row_blocks(*IDENTIFYING))
         return {**empty.identity(), "num_rows": count, "rows": rows}
 
@@ -457,7 +452,7 @@ class Cache:
             if "manifest" in self.__dict__:
                 column = self.manifest.rows[name].dictionary_encode()
             else:
-                column = _read_rows(self._manifest_path, [name], [name])[name]
+                column = read_rows(self._row_paths, [name], [name])[name]
             whole = column.unify_dictionaries().combine_chunks()
             codes = pc.fill_null(whole.indices, -1).to_numpy()
             self._codes[name] = codes, whole.dictionary.to_pylist()
@@ -472,13 +467,8 @@ class Cache:
         return list(dict.fromkeys(text for part in texts for text in part))
 
     @property
-    def _row_count(self) -> int:
-        with _parquet(self._manifest_path) as file:
-            return int(file.metadata.num_rows)
-
-    @property
-    def _manifest_path(self) -> Path:
-        return self._intact(self._index["manifest"])
+    def _row_paths(self) -> list[Path]:
+        return [self._intact(name) for name in row_files(self._index)]
 
     def _values(self, name: str) -> np.ndarray:
         return self._column(name).to_numpy(zero_copy_only=False)
@@ -496,9 +486,7 @@ class Cache:
         if "manifest" in self.__dict__:
             known: list[str] = self.manifest.rows.column_names
             return known
-        with _parquet(self._manifest_path) as file:
-            names: list[str] = file.schema_arrow.names
-        return names
+        return column_names(self._row_paths[0])
 
     @cached_property
     def _header(self) -> Mapping[str, Any]:
@@ -591,25 +579,6 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-@contextmanager
-def _parquet(path: Path, coded: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    try:
-        # read_table would import pandas
-        with pq.ParquetFile(path, read_dictionary=list(coded), pre_buffer=True) as file:
-            yield file
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise CacheError(f"{path}: cannot be read ({error})") from None
-
-
-def _read_rows(path: Path, names: list[str] | None, coded: Sequence[str] = ()) -> pa.Table:
-    """Return columns, some as dictionaries: of few texts, ten million are read in 0.1 s."""
-    with _parquet(path, coded) as file:
-        rows = file.read(names)
-        rows.validate(full=True)
-    _require_columns(path, names or (), rows.column_names)
-    return pa.table([with_room(column) for column in rows.columns], names=rows.column_names)
-
-
 def _taken(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return rows at some places: a view where they lie together, else a copy.
 
@@ -619,8 +588,3 @@ def _taken(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     start, stop = int(places[0]), int(places[0]) + len(places)
     together = start >= 0 and stop <= len(rows) and (np.diff(places) == 1).all()
     return np.asarray(rows[start:stop] if together else rows[places])
-
-
-def _require_columns(path: Path, names: Collection[str], there: Collection[str]) -> None:
-    if missing := set(names) - set(there):
-        raise CacheError(f"{path}: no column {min(missing)!r}: damaged")

@@ -130,13 +130,15 @@ def test_only_the_columns_that_are_asked_for_are_read(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, lazy, asked = cache.manifest, open_cache(str(cache.path)), []
-    read = reader._read_rows
+    read = reader.read_rows
 
-    def noting(path: Path, names: list[str] | None, coded: Sequence[str] = ()) -> pa.Table:
-        asked.append(names)
-        return read(path, names, coded)
+    def noting(
+        paths: Sequence[Path], names: Sequence[str] = (), coded: Sequence[str] = ()
+    ) -> pa.Table:
+        asked.append(list(names))
+        return read(paths, names, coded)
 
-    monkeypatch.setattr(reader, "_read_rows", noting)
+    monkeypatch.setattr(reader, "read_rows", noting)
     for split in (None, "train", "test"):
         assert np.array_equal(lazy.rows(split), cache.rows(split))
         assert np.array_equal(lazy.labels(split), whole.labels(split))
@@ -147,7 +149,7 @@ def test_only_the_columns_that_are_asked_for_are_read(
     assert lazy.table("uri", "sha256").equals(whole.rows.select(["uri", "sha256"]))
     with pytest.raises(CacheError, match=r"no column 'unit': damaged"):
         lazy.table("unit")
-    assert lazy.manifest.rows.equals(whole.rows) and asked[-1] is None
+    assert lazy.manifest.rows.equals(whole.rows) and asked[-1] == []
 
 
 def test_another_list_of_the_same_images_is_read_in_place_of_the_one_before(cache: Cache) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ltcache.cache import index, index_path, open_cache, read_plan, reader
+from ltcache.cache import index, index_path, open_cache, read_plan, reader, row_files
 from ltcache.cache.verify import verify_files
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError
@@ -75,7 +75,7 @@ def test_rows_written_in_blocks_are_the_same_file(
     few_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = digests(_extracted(few_images, tmp_path / "whole", encoder))
-    monkeypatch.setattr(index, "_ROW_GROUP", 4)
+    monkeypatch.setattr(row_files, "_ROW_GROUP", 4)
     grouped = open_cache(_extracted(few_images, tmp_path / "grouped", encoder))
     monkeypatch.setattr(index, "_BLOCK", 4)
     blocks = _extracted(few_images, tmp_path / "blocks", encoder)
@@ -91,7 +91,7 @@ def test_a_mapped_list_makes_the_same_cache(
     read = read_manifest(tmp_path / "list.csv", root=few_images)
     report = extract(read, tmp_path / "read", encoder=encoder, **SMALL)
     write_list(read, tmp_path / "list.arrow")
-    monkeypatch.setattr(reader, "_BLOCK", 4)
+    monkeypatch.setattr(row_files, "_BLOCK", 4)
     mapped = extract(tmp_path / "list.arrow", tmp_path / "mapped", encoder=encoder, **SMALL)
     assert digests(tmp_path / "mapped") == digests(tmp_path / "read")
     assert (mapped.rows, mapped.items, mapped.failed) == (report.rows, report.items, 0) == (6, 6, 0)
@@ -104,8 +104,8 @@ def test_a_finished_cache_is_reported_by_blocks(
     (tmp_path / "list.csv").write_text(_rows(few_images, order).replace(",val", ",train"))
     manifest = read_manifest(tmp_path / "list.csv", root=few_images)
     out = extract(manifest, tmp_path / "cache", encoder=encoder, **SMALL).path
-    monkeypatch.setattr(reader, "_BLOCK", 2)
-    monkeypatch.setattr(reader, "_read_rows", None)  # that would hold them all
+    monkeypatch.setattr(row_files, "_BLOCK", 2)
+    monkeypatch.setattr(reader, "read_rows", None)  # that would hold them all
     cache = open_cache(Path(out))
     blocks = list(cache.row_blocks("key", "label"))
     assert [len(block) for block in blocks] == [2, 2, 2, 2, 1]
