@@ -274,15 +274,21 @@ def check_file_sizes(cache: Path, files: Mapping[str, Any]) -> None:
     unseen = set(shards) - set(shards[:: -(-len(shards) // _LOOKED_AT) or 1])
     there = {f"{folder}/{name}" for folder in _folders(unseen) for name in _names(cache / folder)}
     for name, entry in files.items():
-        path = cache / name
         if name in unseen and name in there:
             continue
-        size = path.stat().st_size if path.exists() else None
+        size = _size(cache / name)
         if size != entry["bytes"]:
             raise CacheError(
-                f"{path}: {'missing' if size is None else f'{size} bytes'}, "
+                f"{cache / name}: {'missing' if size is None else f'{size} bytes'}, "
                 f"the index says {entry['bytes']} bytes: the cache is damaged"
             )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _folders(names: Collection[str]) -> set[str]:

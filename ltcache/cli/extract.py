@@ -107,6 +107,12 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Of --engine ray: one for each GPU of the cluster, or for each machine.",
 )
+@click.option(
+    "--finalise",
+    "finish_only",
+    is_flag=True,
+    help="Encode no image: finish a cache of which every part has been encoded, or say what lacks.",
+)
 @click.option("--quiet", is_flag=True, hidden=True, help="No progress: another process shows it.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows: for a trial.")
 @general
@@ -119,6 +125,16 @@ if TYPE_CHECKING:
     excludes("engine", "gpus", "processes", "part", why="Ray starts as many as --actors says"),
     needs("actors", "engine"),
     excludes("decode_processes", "workers", why="a process decodes in one thread"),
+    excludes(
+        "finish_only",
+        "part",
+        "gpus",
+        "processes",
+        "engine",
+        "retry_failed",
+        "rehash",
+        why="no image is encoded",
+    ),
     excludes("processes", "device", why="these processes run on the CPU; --gpus takes GPUs"),
 )
 def command(

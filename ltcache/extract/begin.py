@@ -15,6 +15,7 @@ from ltcache.cache import (
 )
 from ltcache.extract.carry_out import carry_out
 from ltcache.extract.checks import require_files
+from ltcache.extract.finish_only import require_begun, require_committed
 from ltcache.extract.growth import number_items
 from ltcache.extract.items import ImageItems
 from ltcache.extract.layers import missing_layers
@@ -28,19 +29,25 @@ from ltcache.records import at_work, wait_for_others
 def begin(request: ExtractRequest) -> ExtractReport:
     """Encode every image of a manifest into a cache that is not finished, and finish it."""
     out, manifest, encoder = request.out, request.manifest, request.encoder
-    require_files(manifest, request.max_failures)
+    if not request.finish_only:
+        require_files(manifest, request.max_failures)
     items, uris = number_items(manifest)
     plan = replace(request.plan, items=len(uris))
     first = first_layer(plan)
     named = [CENTER, *(request.views or ())]
     added = missing_layers(encoder, [first], named, request.fields, request.view_seed)
-    warn_of_size(added, len(uris))
+    if request.finish_only:
+        require_begun(out, plan)
+    else:
+        warn_of_size(added, len(uris))
     alone = claim_plan(out, plan)
-    for layer in added:
-        claim_layer(out, layer)
     layers, stages = [first, *added], StageSeconds()
     queue = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
-    encoded = carry_out(queue, request, stages)
+    if request.finish_only:
+        require_committed(queue)  # before a layer that nobody has begun is claimed
+    for layer in added:
+        claim_layer(out, layer)
+    encoded = 0 if request.finish_only else carry_out(queue, request, stages)
     index = index_path(out)
     if wait_for_others(index, index.exists):  # of a long list it takes minutes, and gigabytes
         return _finished_by_others(request, encoded)

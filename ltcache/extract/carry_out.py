@@ -10,6 +10,7 @@ import pyarrow as pa
 from ltcache.cache import Plan, ShardRecord, read_shard_record
 from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
+from ltcache.extract.finish_only import require_committed
 from ltcache.extract.order import joined_by_hand, own_part_first
 from ltcache.extract.report import ExtractionProgress, StageSeconds
 from ltcache.extract.request import ExtractRequest
@@ -27,7 +28,13 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
 
     Returns:
         The number of images that were encoded, those of each view counted apart.
+
+    Raises:
+        CacheError: too many images failed, or some lack features although nothing is to be encoded.
     """
+    if request.finish_only:
+        require_committed(queue)
+        return 0
     remove_leftovers(queue.out)
     pa.default_memory_pool().release_unused()  # what reading the manifest took in passing
     total = queue.plan.items if queue.shards is None else _size(queue.plan, queue.shards)

@@ -57,6 +57,7 @@ def extract(
     rehash: bool = False,
     splitting: SplitRecipe | None = None,
     part: str | None = None,
+    finish_only: bool = False,
     progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> ExtractReport:
     """Encode every image of ``source`` and every class prompt into the cache ``out``.
@@ -100,6 +101,8 @@ def extract(
         part: ``I/N``: this process is the I-th of N, from 1, that extract into one cache, and takes
             that part of the images first, then what is left of the others' parts; by default what
             torchrun, srun, mpirun, a job array or an indexed Job say. It does not change results.
+        finish_only: encode no image: finish a cache of which processes have encoded every part, and
+            refuse one that lacks some. The images need not be at hand.
         progress: called after every shard.
 
     Raises:
@@ -168,6 +171,7 @@ def extract(
         started=started,
         splitting=splitting,
         decode_processes=several,
+        finish_only=finish_only,
     )
     report = begin_or_grow(request)
     keep_root(out, manifest.root)

@@ -27,6 +27,7 @@ from ltcache.cache import (
 )
 from ltcache.extract.carry_out import carry_out
 from ltcache.extract.composites import composed_of, require_training_rows
+from ltcache.extract.finish_only import require_begun
 from ltcache.extract.growth import ManifestGrowth, check_sample, plan_growth
 from ltcache.extract.items import ImageItems, known_items
 from ltcache.extract.kept_splits import keep_splits_of_items
@@ -65,6 +66,8 @@ def grow(request: ExtractRequest) -> ExtractReport:
         require_training_rows(cache, manifest, growth.items)
     if plan is not None or added or lost:
         _require(out, "numerics", plans[0].numerics, request.plan.numerics)
+    if request.finish_only:
+        require_begun(out, plan, added)
     warn_of_size(added, len(np.unique(growth.items)))
     claims = [claim_layer(out, layer) for layer in added]
     layers, stages = [*cache.layers, *added], StageSeconds()

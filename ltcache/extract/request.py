@@ -38,6 +38,7 @@ class ExtractRequest:
         part: which of the processes that extract into the cache this one is.
         max_failures: share of failed images above which extraction gives up.
         splitting: how the images are to be divided; None: as they are, or as they were before.
+        finish_only: finish what is encoded already, and encode nothing.
         started: when the call began, in seconds of :func:`time.perf_counter`.
     """
 
@@ -57,6 +58,7 @@ class ExtractRequest:
     started: float
     splitting: SplitRecipe | None = None
     decode_processes: int = 0
+    finish_only: bool = False
 
 
 def require_list(cache: Cache, *manifests: Manifest) -> None:

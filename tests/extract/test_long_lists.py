@@ -139,6 +139,31 @@ def test_of_many_shards_some_are_looked_at(
         open_cache(out)
 
 
+def test_a_hundred_million_rows_are_opened_by_fewer_than_a_hundred_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = range(-(-100_000_000 // extraction.shard_size_for(100_000_000)))
+    views = {
+        f"views/center/{number:05d}.{kind}": {"bytes": 1, "sha256": ""}
+        for number in shards
+        for kind in ("h5", "json")
+    }
+    rows = range(-(-100_000_000 // row_files._FILE))
+    others = {f"manifest-{k}.parquet": {"bytes": 1, "sha256": ""} for k in rows}
+    looked: list[Path] = []
+    monkeypatch.setattr(index, "_names", lambda _: [name.rpartition("/")[2] for name in views])
+    monkeypatch.setattr(index, "_size", lambda path: (looked.append(path), 1)[1])
+    index.check_file_sizes(tmp_path, {**others, **views})
+    assert len(looked) == len(set(looked)) < 80 and len(views) > 24_000
+    last = max(views)
+    monkeypatch.setattr(
+        index, "_names", lambda _: [n.rpartition("/")[2] for n in views if n < last]
+    )
+    monkeypatch.setattr(index, "_size", lambda path: None if path.name in last else 1)
+    with pytest.raises(CacheError, match=f"{last}: missing"):
+        index.check_file_sizes(tmp_path, {**others, **views})
+
+
 def test_known_long_texts_are_never_narrowed() -> None:
     known = pa.array(["b", "a", "a"], pa.large_string())
     assert place_among(pa.array(["a", "c"]), known).to_pylist() == [1, None]
