@@ -193,15 +193,16 @@ def _asked_for(
 ) -> Manifest:
     """Return the images to encode, and take what says which they are out of the options."""
     from ltcache.encoder import family_of
-    from ltcache.manifest import read_manifest
+    from ltcache.extract import ListReading, read_once
+    from ltcache.process import part_of_work
 
-    manifest = read_manifest(
-        source,
+    reading = ListReading(
         root=options.pop("root"),
         classes=options.pop("classes"),
         labelled=False if options.pop("unlabelled") else None,
         label_column=options.pop("label_column"),
     )
+    manifest = read_once(source, part_of_work(options["part"]), reading)
     echo_warnings(manifest)
     if limit:
         manifest = manifest.head(limit)

@@ -12,12 +12,13 @@ from ltcache.extract.at_address import to_address
 from ltcache.extract.checks import require_choice
 from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.layers import first_fields
+from ltcache.extract.read_once import ListReading, read_once
 from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
 from ltcache.images import NVJPEG, PILLOW, require_decoder
-from ltcache.manifest import Manifest, SplitRecipe, keep_root, read_manifest
+from ltcache.manifest import Manifest, SplitRecipe, keep_root
 from ltcache.process import keep_freed_memory, part_of_work, usable_processors
 from ltcache.records import PlaceKind, require_equal, require_local, require_replaceable
 
@@ -69,7 +70,8 @@ def extract(
     what is there is never touched.
 
     Args:
-        source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.
+        source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest. Of several
+            processes of a machine the first one reads a long list, and the others map its rows.
         out: the cache's directory, or an ``s3://`` address at which a new cache is made
             (:mod:`ltcache.cache.staging`); a finished one there is reused, never changed.
         encoder: loaded already; else ``model``, ``pretrained``, ``device``, ``precision`` and
@@ -121,9 +123,12 @@ def extract(
     started = time.perf_counter()
     keep_freed_memory()
     out = require_local(out)
-    manifest = source if isinstance(source, Manifest) else read_manifest(source, root=root)
-    require_choice(views or (), batch_size, shard_size, decode_processes)
     mine = part_of_work(part)
+    if isinstance(source, Manifest):
+        manifest = source
+    else:
+        manifest = read_once(source, mine, ListReading(root))
+    require_choice(views or (), batch_size, shard_size, decode_processes)
     require_replaceable(out, PlaceKind.CACHE)
     begun, finished = read_plan(out), index_path(out).exists()
     unfinished = None if finished else begun

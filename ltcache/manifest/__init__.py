@@ -2,10 +2,12 @@
 
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, readable_name
 from ltcache.manifest.columns import TableColumns, text_column
+from ltcache.manifest.directory import CARD
 from ltcache.manifest.distinct import is_distinct
 from ltcache.manifest.file_names import uri_of
 from ltcache.manifest.image_files import NO_IMAGES, LeftOut, image_formats
 from ltcache.manifest.labels import read_labels
+from ltcache.manifest.lists import is_names_file
 from ltcache.manifest.long_texts import place_among, text_array, whole_table, whole_texts, with_room
 from ltcache.manifest.manifest import COLUMNS, DEFAULT_TEMPLATES, IDENTIFYING, Manifest
 from ltcache.manifest.mapped_list import write_list
@@ -47,6 +49,7 @@ from ltcache.manifest.splits import (
 from ltcache.manifest.text import printable, read_json, read_lines, some
 
 __all__ = [
+    "CARD",
     "COLUMNS",
     "DEFAULT_TEMPLATES",
     "FREE",
@@ -87,6 +90,7 @@ __all__ = [
     "image_root",
     "in_order",
     "is_distinct",
+    "is_names_file",
     "keep_root",
     "kept_root",
     "known_split",

@@ -43,8 +43,11 @@ def at_work(path: Path) -> Iterator[None]:
         sign.unlink(missing_ok=True)
 
 
-def wait_for_others(path: Path, done: Callable[[], bool]) -> bool:
+def wait_for_others(path: Path, done: Callable[[], bool], patience: float = 0.0) -> bool:
     """Wait as long as another process is seen at work on ``path`` and it is not done.
+
+    Args:
+        patience: seconds to wait for such a process where none is seen.
 
     Returns:
         Whether it is done; else this process may do it.
@@ -54,7 +57,7 @@ def wait_for_others(path: Path, done: Callable[[], bool]) -> bool:
         beat = max((_time(sign) for sign in path.parent.glob(f".{path.name}.tmp-*")), default=-1)
         if beat != last:
             last, since = beat, time.monotonic()
-        if beat < 0 or time.monotonic() - since > _SILENCE:
+        if time.monotonic() - since >= (patience if beat < 0 else _SILENCE):
             return done()
         time.sleep(_LOOK)
     return True
