@@ -63,6 +63,7 @@ from ltcache.cache.verify import (
     VerifyReport,
     merge_verified,
     verify_files,
+    verify_on_ray,
     verify_part,
 )
 
@@ -138,6 +139,7 @@ __all__ = [
     "summarise_cache",
     "unit_features",
     "verify_files",
+    "verify_on_ray",
     "verify_part",
     "warn_of_shared",
 ]

@@ -6,7 +6,8 @@ What is looked at: :mod:`ltcache.cache.checking`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ltcache.records import (
     digest,
     one_line,
     parts_folder,
+    parts_on_ray,
     read_parts,
     read_record,
     require_equal,
@@ -153,15 +155,44 @@ def verify_part(
         UsageError: no such part, or an address in place of a folder.
         CacheError: not a cache, not finished, or its index is damaged.
     """
-    (number, count), folder = part_to_merge(part), parts_folder(out)
-    path = require_local(path)
+    folder = parts_folder(out)
+    return _verified_part(require_local(path), max_shards, part).save(folder)
+
+
+def _verified_part(path: Path, max_shards: int | None, part: str) -> PartialResult:
+    """Return what :func:`verify_part` writes."""
+    number, count = part_to_merge(part)
     index = read_index(path, check_sizes=False)
     checked, lengths = check_part(path, index, number, count, max_shards)
     arrays = {}
     for name, both in lengths.items():
         arrays[name + _ITEMS], arrays[name + _LENGTHS] = both
     whole = {"index": digest(index), "max_shards": max_shards}
-    return PartialResult(COMMAND, number + 1, count, whole, checked.to_dict(), arrays).save(folder)
+    return PartialResult(COMMAND, number + 1, count, whole, checked.to_dict(), arrays)
+
+
+def verify_on_ray(
+    path: str | Path,
+    *,
+    max_shards: int | None = None,
+    actors: int | None = None,
+    modules: Sequence[str] = (),
+) -> VerifyReport:
+    """Check the files of a finished cache by actors of a Ray cluster: :func:`verify_files`.
+
+    Args:
+        path: the same on all machines.
+        actors: how many; by default one for each machine of the cluster.
+        modules: of the user, which each actor imports first.
+
+    Raises:
+        UsageError, IdentityError, CacheError: as of :func:`verify_part`, :func:`merge_verified`
+            and :func:`ltcache.records.parts_on_ray`.
+    """
+    path = require_local(path)
+    check = partial(_verified_part, path.resolve(), max_shards)
+    report = _merged(parts_on_ray(check, str(path), actors=actors, modules=modules))
+    return replace(report, path=path)
 
 
 def merge_verified(parts: Sequence[str | Path]) -> VerifyReport:
@@ -176,7 +207,11 @@ def merge_verified(parts: Sequence[str | Path]) -> VerifyReport:
             has changed since (status 4).
         CacheError: a part is damaged, or the cache is not where the first part had it.
     """
-    read = read_parts(parts, COMMAND)
+    return _merged(read_parts(parts, COMMAND))
+
+
+def _merged(read: Sequence[PartialResult]) -> VerifyReport:
+    """Return the report of all parts, in their order."""
     checked = [read_record(CheckedPart, part.found, name="the record of a part") for part in read]
     path = checked[0].path
     index = read_index(path, check_sizes=False)

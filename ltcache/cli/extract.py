@@ -11,6 +11,7 @@ import click
 
 from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
+from ltcache.cli.engine import engine_options, engine_rules
 from ltcache.cli.options import (
     CacheTarget,
     echo_warnings,
@@ -96,17 +97,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="The same on the CPU: so many processes, which divide its processors.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["ray"]),
-    help="What starts the processes: actors of a Ray cluster, or of this machine where there is "
-    "none.",
-)
-@click.option(
-    "--actors",
-    type=click.IntRange(1),
-    help="Of --engine ray: one for each GPU of the cluster, or for each machine.",
-)
+@engine_options("one for each GPU of the cluster, or for each machine")
 @click.option(
     "--finalise",
     "finish_only",
@@ -122,8 +113,7 @@ if TYPE_CHECKING:
     needs("split_by", "shares"),
     excludes("unlabelled", "shares", why="a pool is divided into nothing"),
     excludes("gpus", "processes", "device", why="each GPU of this machine gets a process"),
-    excludes("engine", "gpus", "processes", "part", why="Ray starts as many as --actors says"),
-    needs("actors", "engine"),
+    *engine_rules("gpus", "processes", "part"),
     excludes("decode_processes", "workers", why="a process decodes in one thread"),
     excludes(
         "finish_only",

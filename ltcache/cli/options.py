@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import shutil
 import sys
 import warnings
@@ -310,19 +309,6 @@ allow_stale = click.option(
 def terminal_width() -> int | None:
     """Return the columns of the terminal that stdout is; None where it is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def tell_part(path: Path, command: str, beside: str, as_json: bool) -> None:
-    """Say where a part is and what to type when all are there.
-
-    Args:
-        command: that merges it, with what else it takes.
-    """
-    if as_json:
-        print_json({"path": str(path)})
-        return
-    parts = shlex.quote(str(path.parent))
-    click.echo(f"{path}: when all parts are there: ltcache {command} --merge {parts}{beside}")
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ import click
 
 from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
+from ltcache.cli.engine import engine_options, engine_rules, modules_of
 from ltcache.cli.former_spellings import (
     former_options,
     former_rules,
@@ -25,9 +26,9 @@ from ltcache.cli.options import (
     allow_stale,
     general,
     print_json,
-    tell_part,
     terminal_width,
 )
+from ltcache.cli.parts import merge_rule, part_options, tell_part
 from ltcache.cli.progress import ProgressBar
 from ltcache.errors import UsageError
 from ltcache.records import counted
@@ -56,6 +57,7 @@ _OF_PARTS = (
     "tau", "prompts", "pooling", "mean_weight", "false_alarm", "per_source", "source_column", "off",
     "candidates", "index", "device", "of_pass", "allow_stale",
 )  # fmt: skip
+_IN_PARTS = ("part", "engine")
 _OF_RESULTS = ("decisions", "gallery", "tsne", "source", "pool_sources")
 """Options that say what is retrieved; and former ones about what follows."""
 
@@ -145,18 +147,13 @@ _OF_RESULTS = ("decisions", "gallery", "tsne", "source", "pool_sources")
     show_default=True,
     help="Of the first pass; candidates are scored again in float64 either way.",
 )
-@click.option(
-    "--part",
-    metavar="I/N|auto",
-    help="Score the I-th, from 1, of N parts of the pool alone, into the folder OUT, for --merge; "
-    "auto: as torchrun, srun, mpirun, a job array or an indexed Job numbers this process.",
+@part_options(
+    "Score the I-th, from 1, of N parts of the pool",
+    "OUT",
+    "CACHE and POOL",
+    ": the result is that of one pass, to the bit",
 )
-@click.option(
-    "--merge",
-    is_flag=True,
-    help="Merge parts, which are given in place of CACHE and POOL as files or folders: the result "
-    "is that of one pass, to the bit.",
-)
+@engine_options("one for each GPU of the cluster with --device, or for each machine")
 @click.option("--overwrite", is_flag=True, help="Replace a result of other settings.")
 @former_options
 @allow_stale
@@ -171,11 +168,16 @@ _OF_RESULTS = ("decisions", "gallery", "tsne", "source", "pool_sources")
     needs("save_index", "index", why="choose one that is built"),
     needs("factor", "index"),
     excludes("index", "of_pass", why="only a pass over all of the pool has one"),
-    excludes("merge", *_OF_PARTS, "part", why="the parts were made with their own"),
+    merge_rule(*_OF_PARTS),
     excludes("merge", *_OF_RESULTS, why="type ltcache review, once the parts are merged"),
-    excludes("part", "index", why="each part is scored as a whole"),
-    excludes("part", "of_pass", why="the parts of a pass in bf16 do not give its lists"),
+    *engine_rules("part", "merge"),
+    *(excludes(name, "index", why="each part is scored as a whole") for name in _IN_PARTS),
+    *(
+        excludes(name, "of_pass", why="the parts of a pass in bf16 do not give its lists")
+        for name in _IN_PARTS
+    ),
     excludes("part", "overwrite", *_OF_RESULTS, why="the parts are merged first"),
+    excludes("engine", *_OF_RESULTS, why="type ltcache review after it"),
 )
 def command(
     cache: Path | None, pools: tuple[Path, ...], out: Path | None, as_json: bool, **options: Any
@@ -194,6 +196,7 @@ def command(
     ltcache retrieve-tail cache pool --out retrieved --max-count 20 --up-to 50 --per-source 10
     ltcache retrieve-tail cache pool --part 1/4 --out parts    # and 2/4, 3/4, 4/4, anywhere
     ltcache retrieve-tail --merge parts --out retrieved
+    ltcache retrieve-tail cache pool --out retrieved --engine ray --actors 4   # the same, by Ray
     ltcache review retrieved cache --source photos/ --pool-source web/
     """
     if run_what_it_is_now():
@@ -217,7 +220,10 @@ def command(
         path = _retrieve_part(opened, sources, part, out, settings, options)
         tell_part(path, "retrieve-tail", " --out RETRIEVED", as_json)
         return
-    result = _retrieve(opened, sources, out, settings, options)
+    if options["engine"]:
+        result = _retrieve_on_ray(cache, pools, out, settings, options)
+    else:
+        result = _retrieve(opened, sources, out, settings, options)
     write_for_review(result, opened, stores, tsne)
     if as_json:
         print_json(result.record.to_dict() | {"path": str(out)})
@@ -261,6 +267,26 @@ def _retrieve_part(
             progress=bar,
             allow_stale=options["allow_stale"],
         )
+
+
+def _retrieve_on_ray(
+    cache: Path,
+    pools: Sequence[Path],
+    out: Path,
+    settings: RetrievalSettings,
+    options: Mapping[str, Any],
+) -> RetrievalResult:
+    from ltcache.retrieval import retrieve_on_ray
+
+    named = ("actors", "device", "allow_stale", "overwrite")
+    return retrieve_on_ray(
+        cache,
+        pools,
+        out,
+        settings,
+        modules=modules_of(click.get_current_context()),
+        **{name: options[name] for name in named},
+    )
 
 
 def _retrieve(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import is_given
+from ltcache.cli.engine import modules_of
 from ltcache.cli.options import encoder_choice
 from ltcache.errors import CacheError, EncoderError, UsageError
 
@@ -94,7 +95,7 @@ def extract_in_actors(
             out,
             choice=encoder_choice(options),
             actors=actors,
-            modules=_modules(click.get_current_context()),
+            modules=modules_of(click.get_current_context()),
             waiting=_CommittedImages(out, bar, "Ray's actors").show,
             **options,
         )
@@ -121,14 +122,10 @@ def words_given(context: click.Context, without: tuple[str, ...]) -> list[str]:
 
 def _command(context: click.Context, words: list[str]) -> list[str]:
     """Return the command line of each process, with what the group in front of it was given."""
-    before = [f"--import={module}" for module in _modules(context)]
+    before = [f"--import={module}" for module in modules_of(context)]
     if logging.getLogger("ltcache").level == logging.DEBUG:
         words = ["-v", *words]
     return [sys.executable, "-m", "ltcache", *before, str(context.command.name), *words]
-
-
-def _modules(context: click.Context) -> tuple[str, ...]:
-    return () if context.parent is None else context.parent.params["modules"]
 
 
 def _environments(context: click.Context, count: int) -> list[dict[str, str]]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
+from ltcache.cli.engine import engine_options, engine_rules, modules_of
 from ltcache.cli.options import (
     LocalPath,
     encoder_choice,
     general,
     other_encoder,
     print_json,
-    tell_part,
 )
+from ltcache.cli.parts import merge_rule, part_options, tell_part
 from ltcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,21 +58,15 @@ _OF_WHOLE = ("sample", "checks", "repair")
     is_flag=True,
     help="Remove damaged shards, for the same ltcache extract to encode exactly these again.",
 )
-@click.option(
-    "--part",
-    metavar="I/N|auto",
-    help="Check the I-th, from 1, of N parts of the shards alone, into the folder --out, for "
-    "--merge; auto: as torchrun, srun, mpirun, a job array or an indexed Job numbers this process.",
+@part_options(
+    "Check the I-th, from 1, of N parts of the shards", "--out", "CACHE", ", into one report"
 )
 @click.option("--out", type=LocalPath(), help="The folder of the part.")
-@click.option(
-    "--merge",
-    is_flag=True,
-    help="Merge parts, which are given in place of CACHE as files or folders, into one report.",
-)
+@engine_options("one for each machine of the cluster")
 @general
 @option_rules(
-    excludes("merge", "part", "shards", *_OF_WHOLE, why="the parts were made with their own"),
+    merge_rule("shards", *_OF_WHOLE),
+    *engine_rules("part", "merge"),
     excludes("part", *_OF_WHOLE, why="all of a cache is looked at for it"),
     needs("out", "part", why="a report is printed"),
     excludes("root", "source", why="--root says where the images are"),
@@ -87,6 +83,8 @@ def command(
     part: str | None,
     out: Path | None,
     merge: bool,
+    engine: str | None,
+    actors: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -103,8 +101,9 @@ def command(
     ltcache verify cache --sample 100 --root /data/images
     ltcache verify cache --part 1/4 --out parts    # and 2/4, 3/4, 4/4, anywhere
     ltcache verify --merge parts
+    ltcache verify cache --engine ray --actors 4   # the same, by a Ray cluster
     """
-    from ltcache.cache import merge_verified, verify_part
+    from ltcache.cache import merge_verified, verify_files, verify_on_ray, verify_part
     from ltcache.examine.verify import SampleEncoding, verify
 
     place, *others = places
@@ -121,7 +120,13 @@ def command(
     else:
         checks, repair = options.pop("checks"), options.pop("repair")
         again = SampleEncoding(sample, encoder=encoder_choice(options), **options)
-        report = verify(place, max_shards=shards, sample=again, checks=checks, repair=repair)
+        check = verify_files
+        if engine:
+            modules = modules_of(click.get_current_context())
+            check = partial(verify_on_ray, actors=actors, modules=modules)
+        report = verify(
+            place, max_shards=shards, sample=again, checks=checks, repair=repair, check_files=check
+        )
     if as_json:
         print_json(report)
     else:

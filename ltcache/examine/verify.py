@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +45,13 @@ TOKENS = "tokens"
 _BATCH = 64  # crops
 
 
+class FilesCheck(Protocol):
+    """Checks the files of a finished cache and what is in them."""
+
+    def __call__(self, path: Path, /, *, max_shards: int | None) -> VerifyReport:
+        """Return what was found; raises as :func:`ltcache.cache.verify_files`."""
+
+
 @dataclass(frozen=True)
 class SampleEncoding:
     """How to encode a sample again.
@@ -72,6 +79,7 @@ def verify(
     sample: SampleEncoding | None = None,
     checks: bool = False,
     repair: bool = False,
+    check_files: FilesCheck = verify_files,
 ) -> VerifyReport:
     """Check a cache's files, their contents, and a sample of its features.
 
@@ -83,6 +91,8 @@ def verify(
             several splits (:func:`ltcache.examine.check_cache`); they are warnings.
         repair: remove the records of damaged shards, so that the next extraction encodes exactly
             these again; nothing else is touched.
+        check_files: of a finished cache; :func:`ltcache.cache.verify_on_ray` does it by several
+            processes, of a cache that all of them see.
 
     Of a cache that is not finished the committed shards are checked. One at an address is fetched
     for it into a temporary folder, file by file, so that it is what lies there that is checked.
@@ -95,6 +105,11 @@ def verify(
     if address := address_of(path):
         if repair:
             raise UsageError(f"{address}: caches at addresses are only read: no --repair")
+        if check_files is not verify_files:
+            raise UsageError(
+                f"{address}: what lies there is fetched by this process alone, to be checked: no "
+                "--engine"
+            )
         with fetched(address) as here:
             try:
                 found = verify(here, max_shards=max_shards, sample=sample, checks=checks)
@@ -103,7 +118,7 @@ def verify(
         return replace(found, path=address)
     path = Path(path)
     if index_path(path).exists():
-        report = verify_files(path, max_shards=max_shards)
+        report = check_files(path, max_shards=max_shards)
     else:
         report = _unfinished(path)
     if repair and not report.ok:

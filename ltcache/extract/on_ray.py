@@ -1,4 +1,4 @@
-"""Extraction by actors of a Ray cluster: Ray starts them, and starts them again where they die.
+"""Extraction by actors of a Ray cluster (:mod:`ltcache.process.ray_actors`).
 
 Each does what a process that was started by hand does (:mod:`ltcache.extract.order`): its own part
 of the shards first, then what others have left. Features go to the cache's folder, which all
@@ -7,71 +7,22 @@ machines see under the same path; through Ray go the list of images and the repo
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.cache import read_plan
-from ltcache.errors import CacheError, LtcacheError, UsageError
+from ltcache.errors import CacheError
 from ltcache.extract.extraction import extract
 from ltcache.extract.report import ExtractReport, joined_report
-from ltcache.extras import how_to_install
 from ltcache.manifest import Manifest
+from ltcache.process import DeadActor, ray_cluster
 from ltcache.records import require_local
 
 if TYPE_CHECKING:
-    from ltcache.encoder import Encoder, EncoderChoice
-
-RESTARTS = 3
-"""How often Ray starts an actor again that has died; one that dies always is at fault itself."""
-
-
-@dataclass(frozen=True)
-class ActorShare:
-    """What each actor has of the cluster.
-
-    Args:
-        actors: how many there are. processors, gpus: of each.
-    """
-
-    actors: int
-    processors: int
-    gpus: int
-
-
-class RayExtractor:
-    """What runs in an actor: an encoder that is loaded once, and the extraction of a part.
-
-    Args:
-        choice: which encoder. place: the working directory. modules: of the user, imported first.
-    """
-
-    def __init__(self, choice: EncoderChoice, place: str, modules: Sequence[str]) -> None:
-        self._choice, self._place, self._modules = choice, place, modules
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The encoder, loaded when it is first asked for: what fails here is an actor's error,
-        and what fails in a constructor is to Ray an actor that has died."""
-        from ltcache.encoder import load_chosen
-
-        os.chdir(self._place)
-        sys.path.insert(0, self._place)
-        for module in self._modules:
-            importlib.import_module(module)
-        return load_chosen(self._choice)
-
-    def extract(
-        self, manifest: Manifest, out: Path, part: str, options: Mapping[str, Any]
-    ) -> ExtractReport:
-        """Extract as :func:`ltcache.extract.extract` does."""
-        return extract(manifest, out, part=part, encoder=self.encoder, **options)
+    from ltcache.encoder import EncoderChoice
 
 
 def extract_on_ray(
@@ -104,100 +55,41 @@ def extract_on_ray(
         UsageError: Ray is not installed, the cluster is too small for the actors, or an address
             in place of a folder.
         LtcacheError: what the extraction of an actor has refused.
+        CacheError: all actors died, again and again.
     """
-    started = time.perf_counter()
-    ray, out = _ray(), require_local(out).absolute()
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(include_dashboard=False, logging_level="warning", log_to_driver=True)
-    try:
-        share = _share(ray.cluster_resources(), len(ray.nodes()), actors)
+    started, out = time.perf_counter(), require_local(out).absolute()
+    with ray_cluster("--gpus and --processes need nothing else") as cluster:
+        share = cluster.share(actors)
         if threads is None and read_plan(out) is None:
             threads = share.processors
-        options = {
-            "threads": threads,
-            **options,
-            "workers": options.get("workers") or share.processors,
-        }
-        kind = _actors(ray, share)
-        crew = [kind.remote(choice, os.getcwd(), modules) for _ in range(share.actors)]
-        rows = ray.put(manifest)
-        work = [
-            actor.extract.remote(rows, out, f"{number}/{share.actors}", options)
-            for number, actor in enumerate(crew, 1)
-        ]
-        return joined_report(_finished(ray, work, out, waiting), started)
-    finally:
-        if mine:
-            ray.shutdown()
+        workers = options.get("workers") or share.processors
+        options = {"threads": threads, **options, "workers": workers}
+        make = partial(_extractor, choice, out, options)
+        ended = cluster.parts(make, share, manifest, modules=modules, waiting=waiting)
+        return joined_report(_of_the_living(ended, out), started)  # who lives waited for the others
 
 
-def _ray() -> Any:
-    """Return the module."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        return importlib.import_module("ray")
-    except ModuleNotFoundError:
-        raise UsageError(
-            f"--engine ray needs Ray, which is not installed: {how_to_install('ray')}; "
-            "--gpus and --processes need nothing else"
-        ) from None
+def _extractor(
+    choice: EncoderChoice, out: Path, options: Mapping[str, Any]
+) -> Callable[[Manifest, str], ExtractReport]:
+    """Load the encoder and return what extracts a part with it."""
+    from ltcache.encoder import load_chosen
+
+    encoder = load_chosen(choice)
+
+    def extract_part(manifest: Manifest, part: str) -> ExtractReport:
+        return extract(manifest, out, part=part, encoder=encoder, **options)
+
+    return extract_part
 
 
-def _share(resources: Mapping[str, float], machines: int, actors: int | None) -> ActorShare:
-    """Return how actors divide a cluster.
-
-    Raises:
-        UsageError: there are more actors than GPUs, or than processors where there are no GPUs.
-    """
-    processors, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    count = actors or gpus or machines
-    most, what = (gpus, "GPUs") if gpus else (processors, "processors")
-    if count > most:
-        raise UsageError(f"--actors {count}: the Ray cluster has {most} {what}")
-    return ActorShare(count, max(1, processors // count), 1 if gpus else 0)
-
-
-def _actors(ray: Any, share: ActorShare) -> Any:
-    """Return the class of the actors, as Ray starts them."""
-    return ray.remote(
-        num_cpus=share.processors,
-        num_gpus=share.gpus,
-        max_restarts=RESTARTS,
-        max_task_retries=RESTARTS,
-    )(RayExtractor)
-
-
-def _finished(
-    ray: Any, work: list[Any], out: Path, waiting: Callable[[], None] | None
-) -> list[ExtractReport]:
-    """Return the reports of the actors that lived, of which each has waited for the whole cache.
-
-    Raises:
-        LtcacheError: what an actor has refused. CacheError: all died, again and again.
-    """
-    reports, left, death = [], work, None
-    while left:
-        done, left = ray.wait(left, num_returns=1, timeout=0.5)
-        if waiting is not None:
-            waiting()
-        for one in done:
-            try:
-                reports.append(ray.get(one))
-            except ray.exceptions.RayTaskError as error:
-                raise _as_it_was(error) from None
-            except ray.exceptions.RayActorError as error:
-                death = error
+def _of_the_living(outcomes: Sequence[ExtractReport | DeadActor], out: Path) -> list[ExtractReport]:
+    """Return the reports of the actors that lived."""
+    reports = [found for found in outcomes if isinstance(found, ExtractReport)]
     if not reports:
+        deaths = [found.reason for found in outcomes if isinstance(found, DeadActor)]
         raise CacheError(
-            f"{out}: all {len(work)} actors died, also when Ray had started them again. The same "
-            f"command goes on where they stopped. What Ray says of one: {death}"
+            f"{out}: all {len(outcomes)} actors died, also when Ray had started them again. The "
+            f"same command goes on where they stopped. What Ray says of one: {deaths[-1]}"
         )
     return reports
-
-
-def _as_it_was(error: Any) -> BaseException:
-    """Return the error of an actor as it was raised there."""
-    cause: BaseException = error.cause
-    return cause if isinstance(cause, (LtcacheError, OSError)) else error

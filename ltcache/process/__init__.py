@@ -14,13 +14,26 @@ from ltcache.process.launched import (
 )
 from ltcache.process.openmp import spin_briefly, wait_asleep
 from ltcache.process.processors import processor_quota, usable_processors
+from ltcache.process.ray_actors import (
+    RESTARTS,
+    ActorShare,
+    DeadActor,
+    RayCluster,
+    WorkMaker,
+    ray_cluster,
+)
 from ltcache.process.transfer import pinned_memory, to_device
 
 __all__ = [
+    "RESTARTS",
     "TORCHRUN",
+    "ActorShare",
+    "DeadActor",
     "EndedProcess",
     "LaunchedProcess",
     "ProcessCrew",
+    "RayCluster",
+    "WorkMaker",
     "environment_of_share",
     "keep_freed_memory",
     "launched_process",
@@ -28,6 +41,7 @@ __all__ = [
     "part_to_merge",
     "pinned_memory",
     "processor_quota",
+    "ray_cluster",
     "spin_briefly",
     "to_device",
     "usable_processors",

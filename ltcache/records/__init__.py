@@ -28,6 +28,7 @@ from ltcache.records.json_value import JsonObject, JsonValue
 from ltcache.records.object_store import ObjectStore
 from ltcache.records.page_parts import json_element, source_hash
 from ltcache.records.partial import PartialResult, parts_folder, read_parts
+from ltcache.records.parts_on_ray import parts_on_ray
 from ltcache.records.place_kind import (
     OF_RUNS,
     PlaceKind,
@@ -69,6 +70,7 @@ __all__ = [
     "not_what_is_asked",
     "one_line",
     "parts_folder",
+    "parts_on_ray",
     "places_in",
     "plain_json",
     "read_parts",

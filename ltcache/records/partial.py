@@ -92,7 +92,19 @@ def read_parts(places: Sequence[str | Path], command: str) -> list[PartialResult
     files = [file for place in places for file in _files_at(Path(place), command)]
     if not files:
         raise UsageError(f"nothing to merge: give what ltcache {command} --part has written")
-    read = {file: _read(file, command) for file in dict.fromkeys(files)}
+    return joined_parts({file: _read(file, command) for file in dict.fromkeys(files)})
+
+
+def joined_parts(read: Mapping[Path, PartialResult]) -> list[PartialResult]:
+    """Return all parts of one piece of work in their order.
+
+    Args:
+        read: what names a part in messages -> the part; at least one.
+
+    Raises:
+        UsageError: a part is missing or there twice.
+        IdentityError: parts of different work; names what differs (status 4).
+    """
     (first, model), *others = read.items()
     made: dict[int, Path] = {model.part: first}
     for file, found in others:

@@ -1,6 +1,7 @@
 """Choosing images for rare classes from an unlabelled pool; the only importer of FAISS."""
 
 from ltcache.retrieval.merge import extra_rows
+from ltcache.retrieval.on_ray import retrieve_on_ray
 from ltcache.retrieval.parts import merge_retrieval, retrieve_part
 from ltcache.retrieval.result import RetrievalResult, open_retrieved, pool_folders
 from ltcache.retrieval.review.decisions import apply_decisions, read_decisions
@@ -34,6 +35,7 @@ __all__ = [
     "open_retrieved",
     "pool_folders",
     "read_decisions",
+    "retrieve_on_ray",
     "retrieve_part",
     "retrieve_tail",
     "search_pool",

@@ -94,8 +94,25 @@ def retrieve_part(
         >>> [(found.name, found.quota) for found in merge_retrieval(parts).record.classes]
         [('cat', 3), ('newt', 3)]
     """
+    folder = parts_folder(out)
+    return ranked_part(
+        cache, pool, part, settings, device=device, progress=progress, allow_stale=allow_stale
+    ).save(folder)
+
+
+def ranked_part(
+    cache: Cache | str | Path,
+    pool: PoolPlace | Sequence[PoolPlace],
+    part: str,
+    settings: RetrievalSettings | None = None,
+    *,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    allow_stale: Collection[str] = (),
+) -> PartialResult:
+    """Return what :func:`retrieve_part` writes."""
     started = time.perf_counter()
-    (number, count), folder = part_to_merge(part), parts_folder(out)
+    number, count = part_to_merge(part)
     search = open_search(cache, pool, settings, allow_stale)
     mine = search.pool.part(number, count)
     ranking = ExactPass(device, progress=progress)
@@ -108,9 +125,7 @@ def retrieve_part(
         round(time.perf_counter() - started, 3),
     )
     whole = _determined_by(search)
-    return PartialResult(COMMAND, number + 1, count, whole, found.to_dict(), vars(pairs)).save(
-        folder
-    )
+    return PartialResult(COMMAND, number + 1, count, whole, found.to_dict(), vars(pairs))
 
 
 def merge_retrieval(
@@ -130,10 +145,16 @@ def merge_retrieval(
             since (status 4).
         CacheError: a part is damaged, or a cache is not where the first part had it.
     """
-    started = time.perf_counter()
     if out is not None:
         require_replaceable(out, PlaceKind.RETRIEVED)
-    read = read_parts(parts, COMMAND)
+    return merged(read_parts(parts, COMMAND), out, overwrite)
+
+
+def merged(
+    read: Sequence[PartialResult], out: str | Path | None, overwrite: bool
+) -> RetrievalResult:
+    """Return the result of all parts, in their order, as :func:`merge_retrieval` does."""
+    started = time.perf_counter()
     found = [read_record(RankedPart, part.found, name="the record of a part") for part in read]
     search = _search_again(found[0], read[0].whole)
     result = judged_result(search, _joined_candidates(read, search), ExactPass())

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ltcache.errors import UsageError
-from ltcache.extract.on_ray import ActorShare, _share
 from tests.commands import start_ltcache
 from tests.conftest import Call
 from tests.extract.kill_driver import digests
@@ -36,28 +34,6 @@ def test_two_actors_of_which_one_is_killed(
     assert (tmp_path / "died").exists()
     assert digests(out) == digests(alone)
     assert "2 processes together" in ended.stdout
-
-
-@pytest.mark.parametrize(
-    ("resources", "machines", "actors", "expected"),
-    [
-        ({"CPU": 64.0, "GPU": 8.0}, 2, None, ActorShare(8, 8, 1)),
-        ({"CPU": 64.0, "GPU": 8.0}, 2, 4, ActorShare(4, 16, 1)),
-        ({"CPU": 4.0, "GPU": 8.0}, 1, None, ActorShare(8, 1, 1)),
-        ({"CPU": 64.0}, 2, None, ActorShare(2, 32, 0)),
-        ({"CPU": 2.0}, 1, 2, ActorShare(2, 1, 0)),
-    ],
-)
-def test_actors_divide_the_cluster(
-    resources: dict[str, float], machines: int, actors: int | None, expected: ActorShare
-) -> None:
-    assert _share(resources, machines, actors) == expected
-
-
-@pytest.mark.parametrize(("gpus", "told"), [(2.0, "has 2 GPUs"), (0.0, "has 4 processors")])
-def test_a_cluster_that_is_too_small(gpus: float, told: str) -> None:
-    with pytest.raises(UsageError, match=f"--actors 5: the Ray cluster {told}"):
-        _share({"CPU": 4.0, "GPU": gpus}, 1, 5)
 
 
 def test_without_ray_it_is_said_how_to_have_it(
