@@ -7,9 +7,12 @@ their order, when they are waited for.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+import pytest
 
 
 class ActorError(Exception):
@@ -144,3 +147,10 @@ class FakeRay(ModuleType):
         if call.error is not None:
             raise call.error
         return call.value
+
+
+def take_for_ray(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    """Let ltcache find this module as Ray."""
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # an actor adds its place
+    return ray

@@ -8,6 +8,7 @@ from ltcache.ablate.choice import PairedChoice
 from ltcache.ablate.fold_report import FoldedRuns, read_folds
 from ltcache.ablate.growth import PARTS, more_images
 from ltcache.ablate.mislabelled import label_errors
+from ltcache.ablate.on_ray import ablate_on_ray
 from ltcache.ablate.plan import AblationSetting, settings_of
 from ltcache.ablate.runs import AblationProgress
 from ltcache.ablate.tune import TuningTrial, tune
@@ -22,6 +23,7 @@ __all__ = [
     "PairedChoice",
     "TuningTrial",
     "ablate",
+    "ablate_on_ray",
     "choose_method",
     "label_errors",
     "more_images",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcache.ablate.fold_scores import pooled_outcomes, require_same_rows, with_folds
 from ltcache.ablate.folds import TrainFolds, divide
+from ltcache.ablate.parallel import GroupRunner, run_groups
 from ltcache.ablate.plan import AblationSetting, Grid, settings_of
 from ltcache.ablate.resident import resident
 from ltcache.ablate.runs import (
@@ -116,6 +117,7 @@ def ablate(
     workers: int | None = None,
     together: bool | None = None,
     extra: ExtraRows | None = None,
+    engine: GroupRunner | None = None,
     progress: Callable[[AblationProgress], None] | None = None,
 ) -> Ablation:
     """Fit every method with every setting and seed, and compare them.
@@ -148,6 +150,7 @@ def ablate(
         together: train runs of one architecture as one problem (:func:`ltcache.fit.fit_many`),
             whose results are those of single fits up to rounding; None: where there is no CPU to
             share among processes, that is on a GPU.
+        engine: what does the runs in place of ``workers`` (:mod:`ltcache.ablate.on_ray`).
         progress: called after each run.
 
     Raises:
@@ -188,12 +191,13 @@ def ablate(
     together = device != "cpu" if together is None else together
     how = None if parts is None else parts.record()
     options = RunOptions(fit, search if tune else None, together, how)
-    if workers is None:
-        workers = usable_processors() if device == "cpu" else 1
+    if engine is None:
+        most = usable_processors() if device == "cpu" else 1
+        engine = partial(run_groups, workers=workers or most)
     folders = {f"{_slug(s.name)}-{setting_key(cache, s, options)}": s for s in settings}
     execute = partial(
-        _execute, folders=folders, seeds=numbers, out=out, options=options, workers=workers,
-        progress=progress,
+        _execute, folders=folders, seeds=numbers, out=out, options=options,
+        run_groups=engine, progress=progress,
     )  # fmt: skip
     if parts is None:
         outcomes = execute(cache)
@@ -223,7 +227,7 @@ def _execute(
     seeds: Sequence[int],
     out: Path,
     options: RunOptions,
-    workers: int,
+    run_groups: GroupRunner,
     progress: Callable[[AblationProgress], None] | None,
     fold: int = 0,
 ) -> list[JobOutcome]:
@@ -243,7 +247,7 @@ def _execute(
             for folder, s in folders.items()
         ]
         tuning = TuneSetting(cache, options)
-        tuned = list(run_all(jobs, tuning, workers, progress, f"tuning{among}"))
+        tuned = list(run_all(jobs, tuning, run_groups, progress, f"tuning{among}"))
         chosen = {o.job.setting.name: o.value for o in tuned if o.reason is None}
         outcomes = [o for o in tuned if o.reason is not None]
     runs = [
@@ -254,7 +258,7 @@ def _execute(
         for seed in seeds
         if options.tuning is None or s.name in chosen
     ]
-    outcomes += run_all(runs, FitRun(cache, options), workers, progress, f"runs{among}")
+    outcomes += run_all(runs, FitRun(cache, options), run_groups, progress, f"runs{among}")
     places = {setting.name: number for number, setting in enumerate(folders.values())}
     return sorted(outcomes, key=lambda o: (places[o.job.setting.name], o.job.seed))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.ablate.ablation import require_scored
+from ltcache.ablate.parallel import run_groups
 from ltcache.ablate.plan import settings_of
 from ltcache.ablate.resident import resident
 from ltcache.ablate.runs import (
@@ -67,13 +69,14 @@ def more_images(
     setting = settings_of([method], None, ("none",), overrides)[0][0]
     per_class = np.empty((seeds, len(parts), len(opened.classes)))
     images = np.empty(per_class.shape)
+    alone = partial(run_groups, workers=1)
     for seed in range(seeds):
         for number, share in enumerate(parts):
             part = resident(part_of_train(opened, share, seed))
             options = RunOptions(folds={"share": share})
             key = setting_key(part, setting, options)
             job = AblationJob(setting, seed, folder / "runs" / f"{key}-{share:g}" / f"seed-{seed}")
-            (outcome,) = run_all([job], FitRun(part, options), 1, progress, f"{share:.0%}")
+            (outcome,) = run_all([job], FitRun(part, options), alone, progress, f"{share:.0%}")
             if outcome.reason is not None:
                 raise FitError(f"{job.name} on {share:.0%} of the images: {outcome.reason}")
             found = outcome.value.metrics[split].per_class

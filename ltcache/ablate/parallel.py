@@ -36,6 +36,13 @@ class LostItem:
     reason: str
 
 
+class GroupRunner(Protocol):
+    """Does all groups of some work somewhere."""
+
+    def __call__(self, groups: Sequence[Sequence[Any]], work: WorkFunction, /) -> Iterator[Any]:
+        """Yield the result of every item as it comes, or :class:`LostItem`."""
+
+
 def run_groups(groups: Sequence[Sequence[Any]], work: WorkFunction, workers: int) -> Iterator[Any]:
     """Yield the result of every item as it comes, or :class:`LostItem`.
 

@@ -20,6 +20,9 @@ class ResidentCache:
         self._cache = cache
         self._kept: dict[Any, Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ResidentCache, (self._cache,)  # who gets it reads what it needs
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # unpickling asks before there is a cache
             raise AttributeError(name)

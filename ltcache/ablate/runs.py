@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache import __version__
-from ltcache.ablate.parallel import LostItem, run_groups
+from ltcache.ablate.parallel import GroupRunner, LostItem
 from ltcache.ablate.plan import AblationSetting
 from ltcache.ablate.tune import tune
 from ltcache.ablate.views import view_space
@@ -252,14 +252,14 @@ def _guarded(job: Any, work: Callable[[], Any]) -> JobOutcome:
 def run_all(
     jobs: Sequence[AblationJob],
     work: FitRun | TuneSetting,
-    workers: int,
+    run_groups: GroupRunner,
     progress: Callable[[AblationProgress], None] | None,
     stage: str = "runs",
 ) -> Iterator[JobOutcome]:
     """Yield the outcome of every job, in the order in which they end."""
     failed = 0
     groups = _groups(jobs, work.options.together)
-    for done, found in enumerate(run_groups(groups, work, workers), start=1):
+    for done, found in enumerate(run_groups(groups, work), start=1):
         outcome = (
             JobOutcome(found.item, reason=found.reason) if isinstance(found, LostItem) else found
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules
+from ltcache.cli.engine import engine_options, engine_rules, modules_of
 from ltcache.cli.options import (
     LocalPath,
     allow_stale,
@@ -20,6 +23,9 @@ from ltcache.cli.options import (
 )
 from ltcache.cli.tuning import extra_options, parse_grid, read_extra, tuning_options
 from ltcache.records import counted
+
+if TYPE_CHECKING:
+    from ltcache.ablate import Ablation
 
 FAILED = 3
 
@@ -63,6 +69,7 @@ FAILED = 3
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one per core by default.")
+@engine_options("one for each processor of the cluster, or for each GPU with --device cuda,")
 @click.option(
     "--together/--one-by-one",
     default=None,
@@ -75,6 +82,7 @@ FAILED = 3
 @allow_stale
 @general
 @option_rules(
+    *engine_rules("workers"),
     needs("trials", "tune"),
     needs("tune_folds", "tune"),
     needs("tuner", "tune"),
@@ -104,10 +112,11 @@ def command(
     \b
     ltcache ablate cache --methods ce,crt,logit-adjustment --seeds 5 --out ablation
     ltcache ablate cache --methods logit-adjustment --grid loss.tau=0.5,1,2 --out tau
+    ltcache ablate cache --methods all --engine ray --out all    # runs by a Ray cluster
     ltcache ablate cache --methods ce,crt,gda --folds 5 --out folds
     ltcache ablate cache --methods dr,ride,gcl --fusion none,h2t --tune --out h2t
     """
-    from ltcache.ablate import ablate
+    from ltcache.ablate import ablate, ablate_on_ray
     from ltcache.cli.progress import AblationBar
     from ltcache.methods import METHODS
     from ltcache.report import WRITERS, comparison_table
@@ -115,8 +124,13 @@ def command(
     as_json = options.pop("as_json")
     options["extra"] = read_extra(options.pop("extra"), options.pop("extra_weight"))
     names = list(METHODS) if methods == "all" else _split(methods)
+    engine, actors = options.pop("engine"), options.pop("actors")
+    run: Callable[..., Ablation] = ablate
+    if engine:
+        del options["workers"]
+        run = partial(ablate_on_ray, actors=actors, modules=modules_of(context))
     with AblationBar() as bar:
-        found = ablate(
+        found = run(
             cache,
             names,
             out,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,21 +15,11 @@ import pytest
 from ltcache.errors import CacheError, UsageError
 from ltcache.process import RESTARTS, ActorShare, DeadActor, ray_cluster
 from ltcache.process.ray_actors import _share
-from tests.fake_ray import FakeRay, TaskError
+from tests.fake_ray import FakeRay, TaskError, take_for_ray
 
 with_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray: pip install '.[ray]'"
 )
-
-
-@pytest.fixture
-def on_fake_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeRay], FakeRay]:
-    def use(ray: FakeRay) -> FakeRay:
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        monkeypatch.setattr(sys, "path", [*sys.path])  # an actor adds its place
-        return ray
-
-    return use
 
 
 @pytest.mark.parametrize(
@@ -82,16 +71,14 @@ def refuse(error: Exception) -> Callable[..., None]:
     return raise_it
 
 
-def test_each_actor_does_its_part_and_a_dead_one_again(
-    on_fake_ray: Callable[[FakeRay], FakeRay],
-) -> None:
+def test_each_actor_does_its_part_and_a_dead_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
     deaths: list[int] = []
 
     def dies(actor: int, _: Sequence[Any]) -> bool:
         deaths.append(actor)
         return actor == 2 and deaths.count(2) <= RESTARTS
 
-    ray, looks = on_fake_ray(FakeRay(dies=dies)), []
+    ray, looks = take_for_ray(FakeRay(dies=dies), monkeypatch), []
     with ray_cluster("no Ray") as cluster:
         share = cluster.share(3)
         found = cluster.parts(
@@ -103,10 +90,8 @@ def test_each_actor_does_its_part_and_a_dead_one_again(
     assert not ray.running
 
 
-def test_one_that_dies_always_leaves_its_part_empty(
-    on_fake_ray: Callable[[FakeRay], FakeRay],
-) -> None:
-    on_fake_ray(FakeRay(dies=lambda actor, _: actor == 1))
+def test_one_that_dies_always_leaves_its_part_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_for_ray(FakeRay(dies=lambda actor, _: actor == 1), monkeypatch)
     with ray_cluster("no Ray") as cluster:
         dead, alive = cluster.parts(partial(squares, 1), cluster.share(2), [1, 2])
     assert isinstance(dead, DeadActor)
@@ -114,8 +99,8 @@ def test_one_that_dies_always_leaves_its_part_empty(
     assert alive == [2]
 
 
-def test_errors_come_as_they_were_raised(on_fake_ray: Callable[[FakeRay], FakeRay]) -> None:
-    ray = on_fake_ray(FakeRay())
+def test_errors_come_as_they_were_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = take_for_ray(FakeRay(), monkeypatch)
     with ray_cluster("no Ray") as cluster:
         for error in (CacheError("it is damaged"), OSError("the disk is full")):
             with pytest.raises(type(error), match=str(error)):
@@ -125,10 +110,8 @@ def test_errors_come_as_they_were_raised(on_fake_ray: Callable[[FakeRay], FakeRa
     assert not ray.running
 
 
-def test_a_cluster_that_was_there_is_left_running(
-    on_fake_ray: Callable[[FakeRay], FakeRay],
-) -> None:
-    ray = on_fake_ray(FakeRay())
+def test_a_cluster_that_was_there_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = take_for_ray(FakeRay(), monkeypatch)
     ray.running = True
     with ray_cluster("no Ray"):
         pass
