@@ -24,7 +24,7 @@ from ltcache.cache.layers import (
     first_layer,
     folder_of,
 )
-from ltcache.cache.layout import CENTER, index_path, record_path, shard_path
+from ltcache.cache.layout import CENTER, index_path, plan_path, record_path, shard_path
 from ltcache.cache.likeness import (
     content_codes,
     equal_pairs,
@@ -119,6 +119,7 @@ __all__ = [
     "near_threshold",
     "open_cache",
     "place_of",
+    "plan_path",
     "read_cost",
     "read_index",
     "read_plan",

@@ -45,8 +45,8 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
     mine = request.part
     if mine.size == 1 and not queue.alone:
         mine = joined_by_hand()
-    while todo := {work.shard: work for work in queue.todo()}:
-        order = [todo[shard] for shard in own_part_first(list(todo), queue.numbers, mine)]
+    while todo := [work.shard for work in queue.todo()]:
+        order = own_part_first(todo, queue.numbers, mine)
         written = write_shards(
             queue, order, store, request.encoder, request.workers, stages, request.decode_processes
         )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from ltcache.cache import add_cost
 from ltcache.extract.encode import encode_shards
+from ltcache.extract.order import drawn
 from ltcache.extract.reader import BatchReader, ChunkDecoding, pixel_memory
 from ltcache.extract.report import StageSeconds
-from ltcache.extract.shard import CommittedShard, ShardQueue, ShardToEncode
+from ltcache.extract.shard import CommittedShard, ShardQueue
+from ltcache.extract.signs import ShardSigns
 from ltcache.images import (
     DecodeProcesses,
     DecoderRecipe,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 def write_shards(
     queue: ShardQueue,
-    order: Sequence[ShardToEncode],
+    order: Sequence[int],
     store: ImageStore,
     encoder: Encoder,
     workers: int,
@@ -40,9 +42,9 @@ def write_shards(
 ) -> Iterator[CommittedShard]:
     """Encode and commit shards in order; yields each shard's records once they are on disk.
 
-    What another process has committed meanwhile is left out as decoding gets to it and between
-    micro-batches, and looked at again right before each commit: this process may have been stopped
-    while others went on.
+    What another process has committed meanwhile is left out as decoding gets to it
+    (:func:`ltcache.extract.order.drawn`) and between micro-batches, and looked at again right
+    before each commit: this process may have been stopped while others went on.
 
     Args:
         store: where the bytes of images come from.
@@ -55,7 +57,9 @@ def write_shards(
     Raises:
         CacheError: an item that has features in another layer cannot be encoded.
     """
+    signs = ShardSigns(queue.out, queue.plan)
     with ExitStack() as stack:
+        stack.callback(signs.clear)
         decoder, memory = _decoder(queue, store, encoder, workers, processes, stack)
         threads = processes or workers
         decoders = stack.enter_context(ThreadPoolExecutor(threads, "decode"))
@@ -63,8 +67,7 @@ def write_shards(
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
         if os.getloadavg()[0] > (os.cpu_count() or 1):
             committer.submit(spin_briefly)
-        current = (queue.lacking(shard.shard) for shard in order)
-        ahead, shards = itertools.tee(shard for shard in current if shard.layers)
+        ahead, shards = itertools.tee(drawn(order, queue.lacking, signs))
         size = encoder.preprocessing.size
         reader = BatchReader(queue.plan, queue.items, size, decoder, memory, decoders, threads)
         batches = reader.batches(ahead)
@@ -74,14 +77,16 @@ def write_shards(
             done = None
             if encoded.complete:
                 encoded.check(queue)
-                done = _committed(in_flight, stages)
+                done = _committed(in_flight, signs, stages)
                 in_flight = committer.submit(encoded.commit, queue)
+            else:
+                signs.remove(encoded.work.shard)
             seconds = time.perf_counter() - started
             add_cost(queue.out, images=encoded.images, seconds=seconds)
             if done is not None:
                 yield done
             started = time.perf_counter()
-        done = _committed(in_flight, stages)
+        done = _committed(in_flight, signs, stages)
         if done is not None:
             yield done
 
@@ -110,10 +115,12 @@ def _decoder(
 
 
 def _committed(
-    in_flight: Future[CommittedShard] | None, stages: StageSeconds
+    in_flight: Future[CommittedShard] | None, signs: ShardSigns, stages: StageSeconds
 ) -> CommittedShard | None:
     """Wait for a commit; the time counts as writing."""
     started = time.perf_counter()
     done = in_flight.result() if in_flight is not None else None
     stages.write += time.perf_counter() - started
+    if done is not None:
+        signs.remove(done.shard)
     return done

@@ -101,7 +101,7 @@ def run(
     """Start the loop on images ``0``, ``1``, ...; closes it when it is closed."""
     cache.mkdir(exist_ok=True)
     layer = Layer("center", {"name": "center"}, plan.fields)
-    order = [ShardToEncode(n, (layer,)) for n in (plan.shards if shards is None else shards)]
+    order = list(plan.shards if shards is None else shards)
     items = ImageItems(0, pa.array([str(item) for item in range(plan.items)]))
     queue = EndlessQueue(cache, plan, items, [layer], None)
     store, stages = cast(ImageStore, Store(bad)), stages or StageSeconds()
