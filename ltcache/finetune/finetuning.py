@@ -132,7 +132,8 @@ def finetune(
         progress: called every two seconds with where the training is, and after every epoch.
 
     Raises:
-        UsageError: an unknown method or setting, or a taken ``out``.
+        UsageError: an unknown method or setting, a taken ``out``, or another process that is at
+            work there.
         IdentityError: an unfinished training of other settings, source or encoder lies there.
         FitError: data or settings that cannot be trained.
         EncoderError, ManifestError, ImageError: what cannot be loaded or read.
@@ -154,26 +155,27 @@ def finetune(
             return there
         require_place(out, parent)
         state = StateFolder(out.parent / f".{out.name}.tuning", config)
-        if not resume and place.first:
-            state.remove()
-        place.wait()
-        state.read()  # what cannot go on is refused before anything is built
-        assembly = assemble(
-            manifest, tuning, parent, place, seed=seed,
-            means=ComputeOptions(workers, checkpointing, compiled),
-            allow_double_correction=allow_double_correction,
-        )  # fmt: skip
-        with assembly, tracked(progress, track if place.first else None) as report:
-            start = _metrics(assembly)
-            training = TrainingSetup(
-                tuning, assembly.step, assembly.batches,
-                assembly.judge if assembly.val is not None else None,
-                state, seed, micro_batch or _micro_batch(assembly, place),
-                save_every, place.wrapped(assembly.step), place.first, report,
+        with state.held(place):
+            if not resume and place.first:
+                state.remove()
+            place.wait()
+            state.read()  # what cannot go on is refused before anything is built
+            assembly = assemble(
+                manifest, tuning, parent, place, seed=seed,
+                means=ComputeOptions(workers, checkpointing, compiled),
+                allow_double_correction=allow_double_correction,
             )  # fmt: skip
-            done = train_encoder(training)
-            place.wait()  # nobody takes the state away from under another
-            return _finish(assembly, done, start, parent, place, state, out)
+            with assembly, tracked(progress, track if place.first else None) as report:
+                start = _metrics(assembly)
+                training = TrainingSetup(
+                    tuning, assembly.step, assembly.batches,
+                    assembly.judge if assembly.val is not None else None,
+                    state, seed, micro_batch or _micro_batch(assembly, place),
+                    save_every, place.wrapped(assembly.step), place.first, report,
+                )  # fmt: skip
+                done = train_encoder(training)
+                place.wait()  # nobody takes the state away from under another
+                return _finish(assembly, done, start, parent, place, state, out)
 
 
 def _config(tuning: FineTuning, seed: int, manifest: Manifest, parent: Encoder) -> JsonObject:

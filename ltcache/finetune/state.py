@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ltcache.errors import FitError
+from ltcache.errors import FitError, UsageError
+from ltcache.finetune.processes import ProcessRanks
 from ltcache.finetune.spec import without_words
 from ltcache.metrics import EpochRecord
-from ltcache.records import committed, file_digest, read_record, require_equal, write_whole
+from ltcache.records import (
+    at_work,
+    committed,
+    file_digest,
+    read_record,
+    require_equal,
+    seen_at_work,
+    write_whole,
+)
 
 FORMAT = 1
 _STATE = "state.json"
@@ -65,6 +75,25 @@ class StateFolder:
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
         self.config = dict(config)
+
+    @contextmanager
+    def held(self, place: ProcessRanks) -> Iterator[None]:
+        """Say that a training is under way here; where another one is, refuse.
+
+        Args:
+            place: this process among those that train together.
+
+        Raises:
+            UsageError: another process trains here, on this machine or another one.
+        """
+        if seen_at_work(self.path):
+            raise UsageError(
+                f"{self.path}: another process is tuning there at this moment. Let it finish: the "
+                "same command opens then what it has made; or choose another --out"
+            )
+        place.wait()  # before all have looked, nobody is at work
+        with at_work(self.path) if place.first else nullcontext():
+            yield
 
     def read(self) -> tuple[TrainingState, dict[str, Tensor]] | None:
         """Return where the training is and its tensors, or None where none has begun.
@@ -125,6 +154,12 @@ class StateFolder:
         try:
             return self._tensors(_best_name(epoch), None)
         except (OSError, ValueError, SafetensorError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise FitError(
+                    f"{self.path}: what was kept of epoch {epoch} is gone: another process has "
+                    "finished this training meanwhile, or given it up. The same command opens what "
+                    "it has made, or begins anew"
+                ) from None
             raise FitError(f"{self.path}: cannot be read ({error}); use --restart") from None
 
     def remove(self) -> None:

@@ -41,7 +41,7 @@ from ltcache.records.place_kind import (
 )
 from ltcache.records.printing import counted, cut, html_table, one_line
 from ltcache.records.replaceable import require_replaceable
-from ltcache.records.sign_of_life import at_work, wait_for_others
+from ltcache.records.sign_of_life import at_work, seen_at_work, wait_for_others
 from ltcache.records.versioned import JsonRecord, plain_json, read_record
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "require_vacant",
     "result_folder",
     "seed_folders",
+    "seen_at_work",
     "source_hash",
     "telling_classes",
     "temporary_path",

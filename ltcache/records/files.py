@@ -77,7 +77,7 @@ def committed(path: Path, named: Callable[[Path], Path] | None = None) -> Iterat
     """
     require_local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_dead(path.parent, path.name)
+    remove_dead(path.parent, path.name)
     temporary = temporary_path(path)
     try:
         mode = _created(temporary)
@@ -146,7 +146,7 @@ def whole_folder(out: Path, *, replace: bool = True) -> Iterator[Path]:
     if not replace:
         require_vacant(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_dead(out.parent, out.name)
+    remove_dead(out.parent, out.name)
     _discard(_aside(out))  # ``out`` is there, so its replacement was complete
     partial = temporary_path(out)
     try:
@@ -208,7 +208,7 @@ def mend_below(root: Path) -> None:
 def remove_leftovers(root: Path) -> None:
     """Remove what processes of this container that are no longer alive left below a folder."""
     for directory in [root, *(path for path in root.glob("**/") if path != root)]:
-        _remove_dead(directory)
+        remove_dead(directory)
 
 
 def _publish(partial: Path, out: Path, replace: bool) -> None:
@@ -310,7 +310,8 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
-def _remove_dead(directory: Path, name: str = "*") -> None:
+def remove_dead(directory: Path, name: str = "*") -> None:
+    """Remove what dead processes of this container left in a folder, beside one name or all."""
     pattern = name if name == "*" else glob.escape(name)
     for path in directory.glob(f".{pattern}.tmp-*"):
         match = _TEMPORARY.match(path.name)

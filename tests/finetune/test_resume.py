@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from multiprocessing.connection import Connection
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from ltcache.errors import FitError
+from ltcache.errors import FitError, UsageError
 from ltcache.finetune import FineTuned, finetune
 from ltcache.manifest import Manifest
 from tests.conftest import PATIENCE
@@ -141,3 +142,32 @@ def test_a_damaged_state_is_a_clear_error(
     with pytest.raises(FitError, match="damaged.*--restart"):
         tuned(pictures, towers["vit"], tmp_path / "out", "lift")
     assert tuned(pictures, towers["vit"], tmp_path / "out", "lift", resume=False).fresh
+
+
+def test_a_second_process_is_refused_while_one_is_at_work(
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path
+) -> None:
+    refused: list[str] = []
+
+    def begin_again(record: dict[str, Any]) -> None:
+        if not refused:
+            with pytest.raises(UsageError) as caught:
+                tuned(pictures, towers["vit"], tmp_path / "out", "lift")
+            refused.append(str(caught.value))
+
+    first = tuned(pictures, towers["vit"], tmp_path / "out", "lift", progress=begin_again)
+    assert "another process is tuning there at this moment" in refused[0]
+    assert first.fresh
+    assert not tuned(pictures, towers["vit"], tmp_path / "out", "lift").fresh
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_state_that_another_process_took_away_is_told(
+    pictures: Manifest, towers: dict[str, str], tmp_path: Path
+) -> None:
+    def lose(record: dict[str, Any]) -> None:
+        if record["epoch"] == 3:
+            shutil.rmtree(tmp_path / ".out.tuning", ignore_errors=True)
+
+    with pytest.raises(FitError, match="another process has finished this training meanwhile"):
+        tuned(pictures, towers["vit"], tmp_path / "out", "lift", progress=lose)

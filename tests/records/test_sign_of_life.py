@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from ltcache.records import at_work, remove_leftovers, sign_of_life, wait_for_others
+from ltcache.records import (
+    at_work,
+    remove_leftovers,
+    seen_at_work,
+    sign_of_life,
+    wait_for_others,
+)
 from ltcache.records.files import temporary_path
 from tests.conftest import PATIENCE
 
@@ -58,3 +66,26 @@ def test_one_that_is_silent_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not wait_for_others(file, file.exists)
     remove_leftovers(tmp_path)  # this process lives
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_who_is_at_work_is_seen_and_the_dead_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "folder [1]"
+    assert not seen_at_work(file)
+    with at_work(file):
+        assert seen_at_work(file)
+    assert not seen_at_work(file)
+    monkeypatch.setattr(sign_of_life, "_SILENCE", 60.0)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    sign = temporary_path(file)
+    left = sign.with_name(sign.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    left.touch()
+    assert not seen_at_work(file)  # at once: it is known to be dead
+    assert not left.exists()
+    monkeypatch.setattr(sign_of_life, "_SILENCE", 0.05)
+    elsewhere = file.with_name(f".{file.name}.tmp-another.machine-1-abcd")
+    elsewhere.touch()
+    assert not seen_at_work(file)
+    assert elsewhere.exists()
