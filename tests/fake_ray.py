@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from ltcache.process import RayCluster, ray_cluster
+
+ROOT = Path(__file__).parents[1]
 
 
 class ActorError(Exception):
@@ -147,6 +153,22 @@ class FakeRay(ModuleType):
         if call.error is not None:
             raise call.error
         return call.value
+
+
+@contextmanager
+def ray_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
+    """Start Ray on this machine for a test, which is skipped where it is too busy for that."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.chdir(ROOT)  # from where actors import what tests define
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(ray_cluster("no Ray"))
+        except Exception as error:
+            if "timed out during startup" in str(error):  # it waits for 30 seconds
+                pytest.skip("the machine is too busy for Ray to start")
+            raise
+        yield cluster
 
 
 def take_for_ray(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> FakeRay:

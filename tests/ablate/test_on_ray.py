@@ -17,7 +17,7 @@ from ltcache.process import ActorShare, ray_cluster
 from tests.ablate.test_ablate import SHORT, _cache, _entry
 from tests.ablate.test_folds import HashedCache
 from tests.conftest import Call
-from tests.fake_ray import FakeRay, take_for_ray
+from tests.fake_ray import FakeRay, ray_itself, take_for_ray
 from tests.process.test_ray_actors import with_ray
 
 METHODS = ["ce", "crt", "ncm", "posthoc-la"]
@@ -118,11 +118,9 @@ def test_options_that_say_nothing_beside_the_engine(call: Call, tmp_path: Path) 
 @pytest.mark.slow
 @with_ray
 def test_actors_of_ray_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.chdir(Path(__file__).parents[2])
     cache, options = _cache(), {"seeds": 2, "overrides": SHORT}
     one = ablate(cache, METHODS, tmp_path / "one", workers=1, **options)
-    with ray_cluster("no Ray") as cluster:
+    with ray_itself(monkeypatch) as cluster:
         two = ablate_on_ray(cache, METHODS, tmp_path / "two", actors=2, **options)
         for name in METHODS:
             assert _entry(one, name)["scores"] == _entry(two, name)["scores"]

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltcache.process import RESTARTS, ray_cluster
+from ltcache.process import RESTARTS
 from tests.conftest import Call
-from tests.fake_ray import FakeRay, take_for_ray
+from tests.fake_ray import FakeRay, ray_itself, take_for_ray
 from tests.process.test_ray_actors import with_ray
 from tests.retrieval.conftest import CLASSES, World
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +28,11 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(params=["pretended", pytest.param("Ray", marks=[with_ray, pytest.mark.slow])])
 def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cluster of this machine, for several commands."""
-    if request.param == "pretended":
+    if request.param == "Ray":
+        with ray_itself(monkeypatch):
+            yield
+    else:
         take_for_ray(FakeRay(), monkeypatch)
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.chdir(ROOT)
-    with ray_cluster("no Ray"):
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 from ltcache.errors import CacheError, UsageError
 from ltcache.process import RESTARTS, ActorShare, DeadActor, ray_cluster
 from ltcache.process.ray_actors import _share
-from tests.fake_ray import FakeRay, TaskError, take_for_ray
+from tests.fake_ray import FakeRay, TaskError, ray_itself, take_for_ray
 
 with_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray: pip install '.[ray]'"
@@ -135,9 +135,7 @@ def die_once(mark: Path) -> Callable[[str], int]:
 def test_ray_itself_gives_a_dead_actors_part_out_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.chdir(Path(__file__).parents[2])
-    with ray_cluster("no Ray") as cluster:
+    with ray_itself(monkeypatch) as cluster:
         found = cluster.parts(partial(die_once, tmp_path / "died"), cluster.share(2))
         assert (tmp_path / "died").exists()
         assert found == [1, 2]
