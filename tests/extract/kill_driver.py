@@ -5,7 +5,8 @@
 The process imports everything, reads the list of images and loads the encoder, in one thread, so
 that a forked child starts with the extraction itself, at once and safely.
 ``random`` kills COUNT children at random moments, each after a random number of records; ``steps``
-kills one child before and one after every call that moves a file to its place. Each time the
+kills one child before every call that makes a file last or moves it to its place, and one after
+every call that moves one (a kill finds the same files before a flush and after it). Each time the
 extraction is finished by another child and compared, byte for byte, with an uninterrupted one.
 ``views`` kills children that add views to a finished cache, at random moments.
 Prints one JSON object.
@@ -36,7 +37,7 @@ from ltcache.manifest import read_manifest
 from ltcache.records.identity import file_digest
 
 STEPS = ("fsync", "replace", "link")
-SHARDS = 10
+SHARDS, SMALL = 5, 4  # kills at random moments: 20 images in shards of 4
 
 
 def warm(images: str, model: str) -> Encoder:
@@ -47,9 +48,13 @@ def warm(images: str, model: str) -> Encoder:
     return load_encoder(f"local-dir:{model}")
 
 
-def work(images: str, encoder: Encoder, out: Path) -> None:
-    """Run one whole extraction: 10 shards of 12 images in micro-batches of 5."""
-    extract(images, out, encoder=encoder, shard_size=12, batch_size=5, workers=2, threads=1)
+def work(images: str, encoder: Encoder, out: Path, shard_size: int = SMALL) -> None:
+    """Run one whole extraction, in micro-batches that do not fill the shards evenly."""
+    batch_size = 3 if shard_size == SMALL else 5
+    extract(
+        images, out, encoder=encoder, shard_size=shard_size, batch_size=batch_size, workers=2,
+        threads=1,
+    )  # fmt: skip
 
 
 def add_views(images: str, encoder: Encoder, out: Path) -> None:
@@ -176,51 +181,53 @@ def view_kills(images: str, encoder: Encoder, root: Path, count: int) -> list[di
 
 
 def step_kills(images: str, encoder: Encoder, root: Path, every: int) -> list[dict[str, bool]]:
-    """Kill one extraction before and one after every ``every``-th step of the commit sequence."""
+    """Kill extractions around every ``every``-th step of the commit sequence."""
     reference_path, counter = root / "reference", root / "steps"
     assert finished(child(lambda: counted(images, encoder, reference_path, counter)))
-    reference, steps = digests(reference_path), int(counter.read_text())
+    reference, steps = digests(reference_path), counter.read_text().split()
     results = []
-    for step in range(0, steps, every):
-        for before in (True, False):
+    for step, name in list(enumerate(steps))[::every]:
+        for before in (True,) if name == "fsync" else (True, False):
             out = root / f"step-{step}-{before}"
             pid = child(lambda o=out, s=step, b=before: stopped(images, encoder, o, s, b))
             assert not finished(pid), f"step {step} was never reached"
-            results.append(outcome(out, reference, lambda out=out: work(images, encoder, out)))
+            results.append(outcome(out, reference, lambda o=out: work(images, encoder, o, 12)))
             shutil.rmtree(out)
     return results
 
 
 def counted(images: str, encoder: Encoder, out: Path, counter: Path) -> None:
-    """Run an extraction and write the number of steps that it took."""
-    calls = [0]
-    patch(lambda _before: calls.__setitem__(0, calls[0] + _before))
-    work(images, encoder, out)
-    counter.write_text(str(calls[0]))
+    """Run an extraction and write the names of the steps that it took."""
+    calls: list[str] = []
+    patch(lambda name, before: calls.append(name) if before else None)
+    work(images, encoder, out, 12)
+    counter.write_text(" ".join(calls))
 
 
 def stopped(images: str, encoder: Encoder, out: Path, step: int, before: bool) -> None:
     """Run an extraction that kills itself just before or just after a step."""
     calls = [0]
 
-    def watch(is_before: bool) -> None:
+    def watch(_name: str, is_before: bool) -> None:
         if calls[0] == step and is_before == before:
             os.kill(os.getpid(), signal.SIGKILL)
         calls[0] += not is_before
 
     patch(watch)
-    work(images, encoder, out)
+    work(images, encoder, out, 12)
 
 
-def patch(watch: Callable[[bool], None]) -> None:
-    """Call ``watch(True)`` before and ``watch(False)`` after every step of this process."""
+def patch(watch: Callable[[str, bool], None]) -> None:
+    """Call ``watch(name, True)`` before and ``watch(name, False)`` after each step from here on."""
     for name in STEPS:
         original = getattr(os, name)
 
-        def step(*args: object, original: Callable[..., object] = original) -> object:
-            watch(True)
+        def step(
+            *args: object, name: str = name, original: Callable[..., object] = original
+        ) -> object:
+            watch(name, True)
             result = original(*args)
-            watch(False)
+            watch(name, False)
             return result
 
         setattr(os, name, step)

@@ -29,10 +29,8 @@ def outcomes(mode: str, images: Path, model: Path, work: Path, count: int) -> li
 
 
 @pytest.mark.slow
-def test_killed_at_30_random_moments(
-    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
-) -> None:
-    results = outcomes("random", folder_of_images, tiny_clip, tmp_path, 30)
+def test_killed_at_30_random_moments(few_images: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    results = outcomes("random", few_images, tiny_clip, tmp_path, 30)
     assert len(results) == 30
     assert not any(result["opened_incomplete"] for result in results)
     assert all(result["resumed"] and result["equal"] for result in results)
@@ -50,10 +48,8 @@ def test_killed_at_every_step_of_the_commits(
 
 
 @pytest.mark.slow
-def test_killed_while_views_are_added(
-    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
-) -> None:
-    results = outcomes("views", folder_of_images, tiny_clip, tmp_path, 12)
+def test_killed_while_views_are_added(few_images: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    results = outcomes("views", few_images, tiny_clip, tmp_path, 12)
     assert len(results) == 12
     for name in ("all_or_nothing", "untouched", "resumed", "equal"):
         assert all(result[name] for result in results), name
