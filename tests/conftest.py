@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,13 @@ settings.load_profile("patient")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let coverage leave out what is slow: following each line doubles the time of plain Python."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session")
 def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 120 images in four classes."""
@@ -49,6 +57,31 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.encoder.tiny_models import write_tiny_clip
 
     return write_tiny_clip(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn() -> Iterator[None]:
+    """Let comparisons write empty files in place of plots, which take a second or two to draw.
+
+    A test that wants the plot asks for :func:`drawn`; ``tests/report`` tests what is drawn.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "ltcache.ablate" in sys.modules:  # else not worth its import
+            patch.setattr("ltcache.ablate.ablation.plot_by_frequency", _write_empty_plots)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let comparisons of a test draw their plots."""
+    from ltcache.report import plot_by_frequency
+
+    monkeypatch.setattr("ltcache.ablate.ablation.plot_by_frequency", plot_by_frequency)
+
+
+def _write_empty_plots(comparison: object, out: Path, split: str = "test") -> None:
+    for ending in ("png", "svg"):
+        (out / f"accuracy_by_frequency.{ending}").write_bytes(b"")
 
 
 Call = Callable[..., tuple[int, str, str]]

@@ -56,10 +56,11 @@ def _entry(found: Ablation, name: str) -> dict[str, Any]:
     return dict(entries[name])
 
 
-def test_an_ablation_equals_single_fits_and_its_own_arithmetic(tmp_path: Path) -> None:
+def test_an_ablation_equals_single_fits_and_its_own_arithmetic(tmp_path: Path, drawn: None) -> None:
     cache = _cache()
     found = _ablate(cache, ["ce", "dr", "posthoc-la"], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert all(path.stat().st_size for path in (tmp_path / "out").iterdir())
     alone = [fit_adapter(cache, "dr", seed=s, overrides=SHORT) for s in (0, 1)]
     entry = _entry(found, "dr")
     for path, run in zip(entry["runs"], alone, strict=True):

@@ -81,9 +81,9 @@ def test_a_finished_cache_is_reused_and_never_changed(
 
 def test_another_plan_is_refused(bucket: str, few_images: Path, tiny_clip: Path) -> None:
     model = f"local-dir:{tiny_clip}"
-    extract(few_images, f"{bucket}/plan", model=model, shard_size=4)
+    extract(few_images, f"{bucket}/plan", model=model, shard_size=10)
     ObjectStore(f"{bucket}/plan").remove("cache.json")
-    with pytest.raises(IdentityError, match="shard_size: expected 4, found 5"):
+    with pytest.raises(IdentityError, match="shard_size: expected 10, found 5"):
         extract(few_images, f"{bucket}/plan", model=model, shard_size=5)
     report = extract(few_images, f"{bucket}/plan", model=model)
     assert report.encoded == 0 and verify(f"{bucket}/plan").ok

@@ -11,7 +11,7 @@ import pytest
 
 from ltcache.cache import open_cache
 from ltcache.errors import CacheError
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, Call
 from tests.extract.kill_driver import digests, kill_after
 
 
@@ -58,13 +58,15 @@ def test_killed_while_views_are_added(few_images: Path, tiny_clip: Path, tmp_pat
 
 @pytest.mark.slow
 def test_the_installed_command_killed_in_its_work(
-    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
+    few_images: Path, tiny_clip: Path, tmp_path: Path, call: Call
 ) -> None:
+    def words(out: Path) -> list[str]:
+        return ["extract", str(few_images), "--out", str(out), "--model", f"local-dir:{tiny_clip}",
+                "--shard-size", "2", "--views", "rrc:8", "--batch-size", "4", "--threads", "1"]  # fmt: skip
+
     def start(out: Path) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).parent / "ltcache"), "extract", str(folder_of_images)]
-        options = ["--out", str(out), "--model", f"local-dir:{tiny_clip}", "--shard-size", "8"]
         return subprocess.Popen(
-            [*command, *options, "--views", "rrc:8", "--batch-size", "4", "--threads", "1"],
+            [str(Path(sys.executable).parent / "ltcache"), *words(out)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -78,7 +80,7 @@ def test_the_installed_command_killed_in_its_work(
         return False
 
     whole = tmp_path / "whole"
-    assert start(whole).wait() == 0
+    assert call(*words(whole))[0] == 0
     for attempt in range(10):
         killed = tmp_path / f"killed-{attempt}"
         process = start(killed)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ltcache.cache import open_cache
 from ltcache.encoder import load_encoder
 from ltcache.extract import extract
 from ltcache.manifest import read_manifest
 from tests.pretended_device import WaitLog, pretended_device
+
+pytestmark = pytest.mark.slow
 
 
 def _encoded(model: Path, images: Path, out: Path, device: str, batch: int) -> WaitLog:

@@ -9,6 +9,8 @@ import pytest
 from tests.finetune.test_step import TERMS, assert_same, gradients, make_step
 from tests.pretended_device import CUDA, OUTSIDE, WaitLog, pretended_device
 
+pytestmark = pytest.mark.slow
+
 
 def _on_gpu(folder: str, kind: str, head: bool, micro_batch: int) -> tuple[WaitLog, Any]:
     """Return what the second step waits for, and its loss and gradients on the CPU."""

@@ -86,6 +86,7 @@ def test_a_fit_gives_finite_logits_and_repeats_for_its_seed(name: str) -> None:
     assert torch.equal(logits(again), first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_a_separable_problem(name: str) -> None:
     easy, test = rows(COUNTS, 0, noise=0.1), rows(torch.full((CLASSES,), 20), 9, noise=0.1)

@@ -20,6 +20,8 @@ from ltcache.methods import METHODS, Method, Train, override
 from tests.fit.test_catalogue import CLASSES, CONTEXT, TRAIN, VAL, logits, short
 from tests.pretended_device import CUDA, WaitLog, pretended_device
 
+pytestmark = pytest.mark.slow
+
 PER_STEP = {
     "reslt": "how many rows the branches of rarer classes have; all rows for all branches would "
     "take longer than to ask",

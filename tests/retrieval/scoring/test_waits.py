@@ -15,6 +15,8 @@ from tests.pretended_device import WaitLog, pretended_device
 from tests.retrieval.array_pool import ArrayPool
 from tests.retrieval.scoring.test_pool_scores import make
 
+pytestmark = pytest.mark.slow
+
 PER_BLOCK = 15
 """Most waits in a block: whether rows are finite, how many rows and pairs pass each of the screen's
 stages, and the pairs themselves, whose rows the host sorts into lists. A block on a GPU has 32,000
