@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +22,7 @@ from ltcache.methods import METHODS, override
 from ltcache.metrics import GroupScheme, paired_bootstrap
 from ltcache.report import comparison_table, report
 from ltcache.runs import LabelledLogits, Run, open_run
+from tests.commands import StartedCommand
 from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
@@ -227,19 +225,19 @@ def test_a_process_that_dies_costs_only_what_it_had() -> None:
     assert [r.item for r in lost] == [3, 4] and "exit status -9" in lost[0].reason
 
 
+def three_methods(out: str) -> None:
+    """Compare three methods over three seeds."""
+    _ablate(_cache(), ["ce", "crt", "ncm"], Path(out), seeds=3)
+
+
 def test_a_killed_ablation_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        from pathlib import Path
-        from tests.ablate.test_ablate import _ablate, _cache
-        _ablate(_cache(), ["ce", "crt", "ncm"], Path({str(tmp_path / "killed")!r}), seeds=3)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script])
-    while not list((tmp_path / "killed").rglob("run.json")) and process.poll() is None:
+    process = StartedCommand(three_methods, str(tmp_path / "killed"))
+    while not list((tmp_path / "killed").rglob("run.json")) and process.running:
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.finish()
     for out in ("killed", "whole"):
-        _ablate(_cache(), ["ce", "crt", "ncm"], tmp_path / out, seeds=3)
+        three_methods(str(tmp_path / out))
     one, two = (
         json.loads((tmp_path / o / "results.json").read_text()) for o in ("killed", "whole")
     )

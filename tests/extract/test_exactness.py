@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from ltcache.cache import open_cache
@@ -31,14 +32,6 @@ def some_emoji() -> Manifest:
     return replace(manifest, rows=rows, templates=("{}",), descriptions=None)
 
 
-def plain(model: str, seed: int | None) -> tuple[torch.nn.Module, object]:
-    """Build a model and its transform by open_clip alone."""
-    if seed is not None:
-        torch.manual_seed(seed)
-    built, _, transform = open_clip.create_model_and_transforms(model)
-    return built.eval(), transform
-
-
 @pytest.mark.parametrize("name", ["embedded", "ViT-B-32", "RN50"])
 @pytest.mark.slow
 def test_cached_embeddings_are_open_clips(name: str, some_emoji: Manifest, tmp_path: Path) -> None:
@@ -49,10 +42,12 @@ def test_cached_embeddings_are_open_clips(name: str, some_emoji: Manifest, tmp_p
     found = cache.features(field="embedding")[:, 0]
 
     if name == "embedded":
-        model, transform = plain(f"local-dir:{encoder_path()}", None)
-    else:  # the same random weights in a model that open_clip built, with its own transform
-        model, transform = plain(name, None)
-        model.load_state_dict(encoder.model.state_dict())
+        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{encoder_path()}")
+    else:  # that this is the model which open_clip builds is seen in tests/encoder/test_exactness
+        model = encoder.model
+        config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        transform = image_transform_v2(config, is_train=False)
+    model.eval()
     store = open_store(some_emoji.root)
     with torch.inference_mode():
         expected = torch.cat(

@@ -61,8 +61,9 @@ def test_the_installed_command_killed_in_its_work(
     few_images: Path, tiny_clip: Path, tmp_path: Path, call: Call
 ) -> None:
     def words(out: Path) -> list[str]:
-        return ["extract", str(few_images), "--out", str(out), "--model", f"local-dir:{tiny_clip}",
-                "--shard-size", "2", "--views", "rrc:8", "--batch-size", "4", "--threads", "1"]  # fmt: skip
+        words = ["extract", few_images, "--out", out, "--model", f"local-dir:{tiny_clip}"]
+        words += ["--shard-size", 2, "--views", "rrc:8", "--batch-size", 4, "--threads", 1]
+        return [str(word) for word in words]
 
     def start(out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -108,10 +108,11 @@ def test_four_processes_share_the_images(
 def test_two_processes_add_the_same_views_together(
     folder_of_images: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
-    views = ("--batch-size", 2, "--views", "flip,rrc:2,cmo:2")
+    sizes = ("--batch-size", 2, "--shard-size", 12)
+    views = (*sizes, "--views", "flip,rrc:2,cmo:2")
     assert finish(start(folder_of_images, tiny_clip, tmp_path / "alone", *views))[0] == 0
     out = tmp_path / "both"
-    assert finish(start(folder_of_images, tiny_clip, out, "--batch-size", 2))[0] == 0
+    assert finish(start(folder_of_images, tiny_clip, out, *sizes))[0] == 0
     both = [start(folder_of_images, tiny_clip, out, *views) for _ in range(2)]
     assert [status for status, _ in map(finish, both)] == [0, 0]
     for folder in ("center", "flip", "rrc-2", "cmo-2"):
@@ -161,16 +162,14 @@ def test_a_full_disk_is_one_message_and_resumable(
 
 
 @pytest.mark.slow
-def test_no_permission_is_one_message(
-    folder_of_images: Path, tiny_clip: Path, tmp_path: Path
-) -> None:
+def test_no_permission_is_one_message(few_images: Path, tiny_clip: Path, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o500)
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_uid == os.getuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
-    words = [tmp_path / "good", closed / "cache", folder_of_images]
+    words = [tmp_path / "good", closed / "cache", few_images]
     words += ["--model", f"local-dir:{tiny_clip}", "--threads", 1]
     result = StartedCommand(as_another_user, *map(str, words)).finish()
     assert result.returncode == 1
