@@ -12,8 +12,8 @@ from ltcache.extract.trial import LoopSpeed, trial_loop
 __all__ = [
     "ExtractReport",
     "ExtractionProgress",
-    "LoopSpeed",
     "ListReading",
+    "LoopSpeed",
     "SplitReport",
     "extract",
     "extract_on_ray",

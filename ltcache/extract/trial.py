@@ -68,8 +68,9 @@ def trial_loop(
         items = ImageItems(0, pa.array(uris, pa.string()))
         queue = ShardQueue(Path(folder), plan, items, [first_layer(plan)], root)
         started = time.perf_counter()
+        todo = [work.shard for work in queue.todo()]
         written = write_shards(
-            queue, queue.todo(), open_store(root), encoder, workers, stages, decode_processes
+            queue, todo, open_store(root), encoder, workers, stages, decode_processes
         )
         for _ in written:
             pass
