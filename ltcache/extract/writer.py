@@ -24,6 +24,7 @@ from ltcache.images import (
     PixelMemory,
     chunk_decoder,
     modules_of_entries,
+    start_of_thread,
 )
 from ltcache.process import pinned_memory, spin_briefly
 
@@ -62,7 +63,8 @@ def write_shards(
         stack.callback(signs.clear)
         decoder, memory = _decoder(queue, store, encoder, workers, processes, stack)
         threads = processes or workers
-        decoders = stack.enter_context(ThreadPoolExecutor(threads, "decode"))
+        first = start_of_thread(queue.plan.decoder, encoder.device)
+        decoders = stack.enter_context(ThreadPoolExecutor(threads, "decode", first))
         committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
         if os.getloadavg()[0] > (os.cpu_count() or 1):

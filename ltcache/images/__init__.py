@@ -51,7 +51,7 @@ from ltcache.images.composites import (
     uncovered_share,
 )
 from ltcache.images.decode_processes import DecodeProcesses, modules_of_entries
-from ltcache.images.decoders import DECODERS, NVJPEG, PILLOW, require_decoder
+from ltcache.images.decoders import DECODERS, NVJPEG, PILLOW, require_decoder, start_of_thread
 from ltcache.images.decoding import (
     DecodedImage,
     DecodedViews,
@@ -115,6 +115,7 @@ __all__ = [
     "random_box",
     "read_file",
     "require_decoder",
+    "start_of_thread",
     "thumbnail",
     "thumbnail_uri",
     "uncovered_share",

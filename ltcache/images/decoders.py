@@ -15,6 +15,7 @@ other decoder can; sizes, crops and all else are Pillow's work for every decoder
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -72,6 +73,20 @@ def require_decoder(name: str, device: str, decode_processes: int) -> None:
         raise UsageError(
             "decoder 'nvjpeg' decodes on the GPU of this process: leave out --decode-processes"
         )
+
+
+def start_of_thread(name: str, device: torch.device) -> Callable[[], None] | None:
+    """Return what a thread does first that decodes: CUDA's current device is the thread's own.
+
+    Args:
+        device: of the encoder.
+    """
+    if name != NVJPEG:
+        return None
+    import torch
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return partial(torch.cuda.set_device, index)
 
 
 def _jpeg_on(image: Image.Image, data: bytes, device: str) -> Image.Image:

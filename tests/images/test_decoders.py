@@ -16,7 +16,15 @@ from ltcache.cache import open_cache, read_plan
 from ltcache.encoder import load_encoder
 from ltcache.errors import IdentityError, ImageError, UsageError
 from ltcache.extract import extract
-from ltcache.images import DECODERS, DecoderRecipe, Preprocessing, View, decode, decode_views
+from ltcache.images import (
+    DECODERS,
+    DecoderRecipe,
+    Preprocessing,
+    View,
+    decode,
+    decode_views,
+    start_of_thread,
+)
 from ltcache.images.decoding import opened
 from tests.conftest import Call
 
@@ -89,6 +97,18 @@ def test_broken_files_fail_for_the_same_reason(left: int) -> None:
             decode(data, HOW, decoder)
         reasons.append(str(told.value))
     assert reasons[0] == reasons[1]
+
+
+def test_threads_decode_on_the_gpu_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    for device in ("cuda:1", "cuda"):
+        start = start_of_thread("nvjpeg", torch.device(device))
+        assert start is not None
+        start()
+    assert chosen == [1, 2]
+    assert start_of_thread("pillow", torch.device("cuda:1")) is None
 
 
 @pytest.fixture
