@@ -162,13 +162,7 @@ def bench(
     tell(f"reading and decoding with {workers} threads")
     found, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
     pixels, sizes = torch.from_numpy(found), sorted(batches or BATCHES[kind])
-    try:
-        exact = _encoded(encoder, pixels, sizes[0])
-    except torch.cuda.OutOfMemoryError:
-        raise EncoderError(
-            f"the GPU's memory does not hold {sizes[0]} images of {choice.name}: "
-            "try smaller batches"
-        ) from None
+    exact = _exact(encoder, pixels, sizes[0], choice.name)
     speeds: list[ForwardSpeed] = []
     for precision in PRECISIONS[kind]:
         tell(f"forward passes in {precision}")
@@ -189,8 +183,17 @@ def bench(
     tell("all at once")
     if encoder.precision != result.best.precision:
         encoder = load_chosen(replace(choice, precision=result.best.precision))
-    loop = _loop(result, manifest, encoder, decode_processes)
-    return replace(result, loop=loop)
+    return replace(result, loop=_loop(result, manifest, encoder, decode_processes))
+
+
+def _exact(encoder: Encoder, pixels: torch.Tensor, size: int, name: str) -> torch.Tensor:
+    """Return the features of float32."""
+    try:
+        return _encoded(encoder, pixels, size)
+    except torch.cuda.OutOfMemoryError:
+        raise EncoderError(
+            f"the GPU's memory does not hold {size} images of {name}: try smaller batches"
+        ) from None
 
 
 def _loop(

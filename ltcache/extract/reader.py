@@ -166,12 +166,12 @@ def _batches_ahead(plan: Plan, workers: int) -> int:
     return 2 + -(-workers * _CHUNK // plan.micro_batch)
 
 
-def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first row and the end of each unbroken run of ascending rows."""
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the end of each unbroken run of ascending numbers."""
     start = 0
-    for at in range(1, len(rows) + 1):
-        if at == len(rows) or rows[at] != rows[at - 1] + 1:
-            yield rows[start], rows[at - 1] + 1
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            yield numbers[start], numbers[at - 1] + 1
             start = at
 
 
