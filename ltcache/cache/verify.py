@@ -23,7 +23,7 @@ from ltcache.cache.contents import (
 from ltcache.cache.index import read_index
 from ltcache.cache.intact import damage_remedy
 from ltcache.cache.norms import NormStats
-from ltcache.process import part_to_merge
+from ltcache.process import ActorRequest, part_to_merge
 from ltcache.records import (
     JsonObject,
     JsonRecord,
@@ -175,15 +175,13 @@ def verify_on_ray(
     path: str | Path,
     *,
     max_shards: int | None = None,
-    actors: int | None = None,
-    modules: Sequence[str] = (),
+    request: ActorRequest | None = None,
 ) -> VerifyReport:
     """Check the files of a finished cache by actors of a Ray cluster: :func:`verify_files`.
 
     Args:
         path: the same on all machines.
-        actors: how many; by default one for each machine of the cluster.
-        modules: of the user, which each actor imports first.
+        request: how many actors, and what they import.
 
     Raises:
         UsageError, IdentityError, CacheError: as of :func:`verify_part`, :func:`merge_verified`
@@ -191,7 +189,7 @@ def verify_on_ray(
     """
     path = require_local(path)
     check = partial(_verified_part, path.resolve(), max_shards)
-    report = _merged(parts_on_ray(check, str(path), actors=actors, modules=modules))
+    report = _merged(parts_on_ray(check, str(path), request or ActorRequest()))
     return replace(report, path=path)
 
 

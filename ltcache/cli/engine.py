@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ltcache.cli.combinations import OptionRule, excludes, needs
+
+if TYPE_CHECKING:
+    from ltcache.process import ActorRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +50,14 @@ def engine_rules(*instead: str) -> tuple[OptionRule, ...]:
         needs("actors", "engine"),
         excludes("engine", *instead, why="Ray starts as many as --actors says"),
     )
+
+
+def actor_request(options: MutableMapping[str, Any]) -> ActorRequest | None:
+    """Take the two options out of a command's; None: no engine is asked for."""
+    from ltcache.process import ActorRequest
+
+    engine, actors = options.pop("engine"), options.pop("actors")
+    return ActorRequest(actors, modules_of(click.get_current_context())) if engine else None
 
 
 def modules_of(context: click.Context) -> tuple[str, ...]:

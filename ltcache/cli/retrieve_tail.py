@@ -13,7 +13,7 @@ import click
 
 from ltcache.cli import completion
 from ltcache.cli.combinations import excludes, needs, option_rules, refuse_given
-from ltcache.cli.engine import engine_options, engine_rules, modules_of
+from ltcache.cli.engine import actor_request, engine_options, engine_rules
 from ltcache.cli.former_spellings import (
     former_options,
     former_rules,
@@ -35,6 +35,7 @@ from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.cache import Cache
+    from ltcache.process import ActorRequest
     from ltcache.retrieval import (
         ExactPass,
         IndexRequest,
@@ -220,8 +221,8 @@ def command(
         path = _retrieve_part(opened, sources, part, out, settings, options)
         tell_part(path, "retrieve-tail", " --out RETRIEVED", as_json)
         return
-    if options["engine"]:
-        result = _retrieve_on_ray(cache, pools, out, settings, options)
+    if request := actor_request(options):
+        result = _retrieve_on_ray(cache, pools, out, settings, request, options)
     else:
         result = _retrieve(opened, sources, out, settings, options)
     write_for_review(result, opened, stores, tsne)
@@ -274,19 +275,13 @@ def _retrieve_on_ray(
     pools: Sequence[Path],
     out: Path,
     settings: RetrievalSettings,
+    request: ActorRequest,
     options: Mapping[str, Any],
 ) -> RetrievalResult:
     from ltcache.retrieval import retrieve_on_ray
 
-    named = ("actors", "device", "allow_stale", "overwrite")
-    return retrieve_on_ray(
-        cache,
-        pools,
-        out,
-        settings,
-        modules=modules_of(click.get_current_context()),
-        **{name: options[name] for name in named},
-    )
+    named = {name: options[name] for name in ("device", "allow_stale", "overwrite")}
+    return retrieve_on_ray(cache, pools, out, settings, request=request, **named)
 
 
 def _retrieve(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltcache.cli.combinations import excludes, needs, option_rules
-from ltcache.cli.engine import engine_options, engine_rules, modules_of
+from ltcache.cli.engine import actor_request, engine_options, engine_rules
 from ltcache.cli.options import (
     LocalPath,
     encoder_choice,
@@ -83,8 +83,6 @@ def command(
     part: str | None,
     out: Path | None,
     merge: bool,
-    engine: str | None,
-    actors: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -118,15 +116,17 @@ def command(
     if merge:
         report = merge_verified(places)
     else:
-        checks, repair = options.pop("checks"), options.pop("repair")
+        request = actor_request(options)
+        check = verify_files if request is None else partial(verify_on_ray, request=request)
+        asked = {name: options.pop(name) for name in ("checks", "repair")}
         again = SampleEncoding(sample, encoder=encoder_choice(options), **options)
-        check = verify_files
-        if engine:
-            modules = modules_of(click.get_current_context())
-            check = partial(verify_on_ray, actors=actors, modules=modules)
-        report = verify(
-            place, max_shards=shards, sample=again, checks=checks, repair=repair, check_files=check
-        )
+        report = verify(place, max_shards=shards, sample=again, check_files=check, **asked)
+    _tell(report, as_json)
+    if report.exit_status:
+        raise SystemExit(report.exit_status)
+
+
+def _tell(report: VerifyReport, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
@@ -136,8 +136,6 @@ def command(
     if len(report.left) > _SHOWN:
         more = len(report.left) - _SHOWN
         click.echo(f"ltcache: and {more} more damaged files; --json lists them all", err=True)
-    if report.exit_status:
-        raise SystemExit(report.exit_status)
 
 
 def verify_lines(report: VerifyReport) -> list[str]:

@@ -45,7 +45,7 @@ def joined_by_hand() -> LaunchedProcess:
     return LaunchedProcess(rank=random.SystemRandom().getrandbits(32), size=None)
 
 
-def drawn(
+def taken_shards(
     order: Iterable[int], lacking: Callable[[int], ShardToEncode], signs: ShardSigns
 ) -> Iterator[ShardToEncode]:
     """Yield what a process takes of some shards, each as it is asked for and with a sign.

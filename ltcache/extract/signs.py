@@ -2,7 +2,7 @@
 
 They are no locks. Who does not see one encodes the shard as well, to the same bytes; one
 that a killed process has left puts its shard off to the end, no more
-(:func:`ltcache.extract.order.drawn`).
+(:func:`ltcache.extract.order.taken_shards`).
 So neither a clock nor a sign of life is needed.
 """
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ltcache.cache import add_cost
 from ltcache.extract.encode import encode_shards
-from ltcache.extract.order import drawn
+from ltcache.extract.order import taken_shards
 from ltcache.extract.reader import BatchReader, ChunkDecoding, pixel_memory
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import CommittedShard, ShardQueue
@@ -44,8 +44,8 @@ def write_shards(
     """Encode and commit shards in order; yields each shard's records once they are on disk.
 
     What another process has committed meanwhile is left out as decoding gets to it
-    (:func:`ltcache.extract.order.drawn`) and between micro-batches, and looked at again right
-    before each commit: this process may have been stopped while others went on.
+    (:func:`ltcache.extract.order.taken_shards`) and between micro-batches, and looked at again
+    right before each commit: this process may have been stopped while others went on.
 
     Args:
         store: where the bytes of images come from.
@@ -69,7 +69,7 @@ def write_shards(
         stack.callback(decoders.shutdown, wait=False, cancel_futures=True)
         if os.getloadavg()[0] > (os.cpu_count() or 1):
             committer.submit(spin_briefly)
-        ahead, shards = itertools.tee(drawn(order, queue.lacking, signs))
+        ahead, shards = itertools.tee(taken_shards(order, queue.lacking, signs))
         size = encoder.preprocessing.size
         reader = BatchReader(queue.plan, queue.items, size, decoder, memory, decoders, threads)
         batches = reader.batches(ahead)

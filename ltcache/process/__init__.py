@@ -16,6 +16,7 @@ from ltcache.process.openmp import spin_briefly, wait_asleep
 from ltcache.process.processors import processor_quota, usable_processors
 from ltcache.process.ray_actors import (
     RESTARTS,
+    ActorRequest,
     ActorShare,
     DeadActor,
     RayCluster,
@@ -27,6 +28,7 @@ from ltcache.process.transfer import pinned_memory, to_device
 __all__ = [
     "RESTARTS",
     "TORCHRUN",
+    "ActorRequest",
     "ActorShare",
     "DeadActor",
     "EndedProcess",

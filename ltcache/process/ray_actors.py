@@ -40,6 +40,19 @@ class ActorShare:
 
 
 @dataclass(frozen=True)
+class ActorRequest:
+    """What a user asks of a cluster.
+
+    Args:
+        actors: how many; None: one for each GPU where they take GPUs, or for each machine.
+        modules: of the user, which each actor imports first.
+    """
+
+    actors: int | None = None
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DeadActor:
     """What stands in place of a result whose actor died.
 

@@ -29,7 +29,6 @@ from ltcache.records.json_value import JsonObject, JsonValue
 from ltcache.records.object_store import ObjectStore
 from ltcache.records.page_parts import json_element, source_hash
 from ltcache.records.partial import PartialResult, parts_folder, read_parts
-from ltcache.records.parts_on_ray import parts_on_ray
 from ltcache.records.place_kind import (
     OF_RUNS,
     PlaceKind,
@@ -40,6 +39,7 @@ from ltcache.records.place_kind import (
     seed_folders,
 )
 from ltcache.records.printing import counted, cut, html_table, one_line
+from ltcache.records.ray_parts import parts_on_ray
 from ltcache.records.replaceable import require_replaceable
 from ltcache.records.sign_of_life import at_work, seen_at_work, wait_for_others
 from ltcache.records.versioned import JsonRecord, plain_json, read_record

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ltcache.cache import place_of
+from ltcache.process import ActorRequest
 from ltcache.records import PartialResult, PlaceKind, parts_on_ray, require_replaceable
 from ltcache.retrieval.parts import merged, ranked_part
 from ltcache.retrieval.result import RetrievalResult
@@ -19,9 +20,8 @@ def retrieve_on_ray(
     out: str | Path | None = None,
     settings: RetrievalSettings | None = None,
     *,
-    actors: int | None = None,
+    request: ActorRequest | None = None,
     device: str = "cpu",
-    modules: Sequence[str] = (),
     allow_stale: Collection[str] = (),
     overwrite: bool = False,
 ) -> RetrievalResult:
@@ -30,9 +30,8 @@ def retrieve_on_ray(
     Args:
         cache, pools: places that are the same on all machines.
         out, settings, allow_stale, overwrite: as of :func:`ltcache.retrieval.retrieve_tail`.
-        actors: how many; by default one for each machine of the cluster, or for each GPU.
+        request: how many actors, and what they import.
         device: of each actor: ``cpu``, ``cuda``, or ``auto``, which takes a GPU where there is one.
-        modules: of the user, which each actor imports first.
 
     Raises:
         UsageError, IdentityError, CacheError: as of :func:`ltcache.retrieval.retrieve_tail` and
@@ -43,12 +42,12 @@ def retrieve_on_ray(
     places = [place_of(Path(place)) for place in pools]
     rank = partial(_rank, place_of(Path(cache)), places, settings, device, tuple(allow_stale))
     named, gpus = ", ".join(places), device != "cpu"
-    parts = parts_on_ray(rank, named, actors=actors, gpus=gpus, modules=modules)
+    parts = parts_on_ray(rank, named, request or ActorRequest(), gpus=gpus)
     return merged(parts, out, overwrite)
 
 
 def _rank(
-    cache: str,
+    labelled: str,
     pools: Sequence[str],
     settings: RetrievalSettings | None,
     device: str,
@@ -59,4 +58,4 @@ def _rank(
     from ltcache.encoder import choose_device
 
     chosen = str(choose_device(device))
-    return ranked_part(cache, pools, part, settings, device=chosen, allow_stale=allow_stale)
+    return ranked_part(labelled, pools, part, settings, device=chosen, allow_stale=allow_stale)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from ltcache.cache import Layer, Plan
-from ltcache.extract.order import drawn, joined_by_hand, own_part_first
+from ltcache.extract.order import joined_by_hand, own_part_first, taken_shards
 from ltcache.extract.shard import ShardToEncode
 from ltcache.extract.signs import ShardSigns
 from ltcache.process import LaunchedProcess
@@ -83,7 +83,7 @@ class Sharing:
             left = [n for n in numbers if n not in self.done and n not in at]
             order = own_part_first(left, numbers, part)
             signs: Any = Signs(self, process)
-            self.orders[process] = drawn(order, self.lacking, signs)
+            self.orders[process] = taken_shards(order, self.lacking, signs)
 
     def lacking(self, shard: int) -> ShardToEncode:
         """Return a shard, with layers where nobody has committed it."""
@@ -191,7 +191,7 @@ def test_signs_are_seen_by_others_alone_and_go_with_the_work(tmp_path: Path) -> 
 def test_what_others_are_at_comes_last_and_what_they_have_committed_not_at_all() -> None:
     sharing = Sharing(parts_of(2), 6, [1.0, 1.0])
     sharing.done, sharing.at = {2}, [[], [0, 3]]
-    shards = drawn(range(6), sharing.lacking, cast(Any, Signs(sharing, 0)))
+    shards = taken_shards(range(6), sharing.lacking, cast(Any, Signs(sharing, 0)))
     assert [next(shards).shard for _ in range(2)] == [1, 4]
     sharing.done |= {3, 5}
     assert [work.shard for work in shards] == [0]

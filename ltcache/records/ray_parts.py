@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from ltcache.errors import CacheError
-from ltcache.process import RESTARTS, DeadActor, ray_cluster
+from ltcache.process import RESTARTS, ActorRequest, DeadActor, ray_cluster
 from ltcache.records.partial import PartialResult, joined_parts
 
 PartMaker = Callable[[str], PartialResult]
@@ -17,19 +17,16 @@ PartMaker = Callable[[str], PartialResult]
 def parts_on_ray(
     make_part: PartMaker,
     what: str,
+    request: ActorRequest,
     *,
-    actors: int | None = None,
     gpus: bool = False,
-    modules: Sequence[str] = (),
 ) -> list[PartialResult]:
     """Let each actor do one part; return all in their order.
 
     The part of an actor that dies is given out again, with the actor that Ray starts in its place.
 
     Args:
-        what: the work is done on, for messages.
-        actors: how many; by default one for each machine, or for each GPU where they take GPUs.
-        modules: of the user, which each actor imports first.
+        what: the work is done on, for messages. gpus: whether each actor takes a GPU.
 
     Raises:
         UsageError: Ray is not installed, or the cluster is too small for the actors.
@@ -37,8 +34,8 @@ def parts_on_ray(
         CacheError: an actor died again and again. LtcacheError: what an actor has refused.
     """
     with ray_cluster("--part and --merge need nothing else") as cluster:
-        share = cluster.share(actors, gpus=gpus)
-        ended = cluster.parts(partial(_same, make_part), share, modules=modules)
+        share = cluster.share(request.actors, gpus=gpus)
+        ended = cluster.parts(partial(_same, make_part), share, modules=request.modules)
     for number, found in enumerate(ended, 1):
         if isinstance(found, DeadActor):
             raise CacheError(
