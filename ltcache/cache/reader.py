@@ -23,7 +23,7 @@ from ltcache.cache.layers import Layer, dims_of, layers_of, view_identity
 from ltcache.cache.layout import shard_path
 from ltcache.cache.mirror import local_folder
 from ltcache.cache.prompt_set import PromptEmbeddings, read_prompts
-from ltcache.cache.row_files import column_names, count_rows, read_rows, row_blocks, row_files
+from ltcache.cache.row_files import column_names, count_rows, read_blocks, read_rows, row_files
 from ltcache.cache.shards import map_array
 from ltcache.cache.shared_images import SharedContent, compared_splits, shared_content
 from ltcache.errors import CacheError, ManifestError
@@ -133,7 +133,7 @@ class Cache:
             rows = self.manifest.rows.select(names)
             yield from (rows.slice(start, _BLOCK) for start in range(0, rows.num_rows, _BLOCK))
             return
-        yield from row_blocks(self._row_paths, names)
+        yield from read_blocks(self._row_paths, names)
 
     def list_identity(self) -> JsonObject:
         """Return ``manifest.identity()`` without holding the rows.

@@ -83,7 +83,7 @@ def read_rows(
     """
     parts = []
     for path in paths:
-        with _opened(path, coded) as file:
+        with _opened(path, coded, ahead=True) as file:
             parts.append(file.read(list(names) or None))
             parts[-1].validate(full=True)
         _require_columns(path, names, parts[-1].column_names)
@@ -91,7 +91,7 @@ def read_rows(
     return pa.table([with_room(column) for column in rows.columns], names=rows.column_names)
 
 
-def row_blocks(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
+def read_blocks(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
     """Yield columns of the rows, a bounded number of rows at a time.
 
     Raises:
@@ -122,10 +122,13 @@ def column_names(path: Path) -> list[str]:
 
 
 @contextmanager
-def _opened(path: Path, coded: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+def _opened(
+    path: Path, coded: Sequence[str] = (), *, ahead: bool = False
+) -> Iterator[pq.ParquetFile]:
+    """Yield a file; ``ahead``: its columns are read into memory before they are asked for."""
     try:
         # read_table would import pandas
-        with pq.ParquetFile(path, read_dictionary=list(coded), pre_buffer=True) as file:
+        with pq.ParquetFile(path, read_dictionary=list(coded), pre_buffer=ahead) as file:
             yield file
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CacheError(f"{path}: cannot be read ({error})") from None

@@ -3,8 +3,8 @@
 from ltcache.extract.extraction import extract
 from ltcache.extract.growth import hash_images
 from ltcache.extract.kept_splits import keep_splits
+from ltcache.extract.list_reading import ListReading, read_once
 from ltcache.extract.on_ray import extract_on_ray
-from ltcache.extract.read_once import ListReading, read_once
 from ltcache.extract.report import ExtractionProgress, ExtractReport, joined_report
 from ltcache.extract.splitting import SplitReport, image_blocks, split_cache
 from ltcache.extract.trial import LoopSpeed, trial_loop

@@ -12,7 +12,7 @@ from ltcache.extract.at_address import to_address
 from ltcache.extract.checks import require_choice
 from ltcache.extract.kept_splits import keep_splits
 from ltcache.extract.layers import first_fields
-from ltcache.extract.read_once import ListReading, read_once
+from ltcache.extract.list_reading import ListReading, read_once
 from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.splitting import checked_recipe

@@ -28,7 +28,7 @@ from ltcache.manifest.lists import names_beside
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots.places import Place, RemotePlace, one_root
 from ltcache.manifest.roots.ranges import read_range
-from ltcache.manifest.roots.tars import TarIndex, tar_index
+from ltcache.manifest.roots.tars import TarIndex, tar_indices
 from ltcache.manifest.rows import Listing
 from ltcache.manifest.samples import SampleList, ShardFiles, files_of, last_dot, samples_of
 from ltcache.manifest.splits import split_in
@@ -47,7 +47,7 @@ def read_tars(places: Sequence[Place], request: ManifestRequest) -> SourceDraft:
         ManifestError: a damaged or hostile archive, or a label that is none; names file and member.
             No images: says what else there is.
     """
-    files = [files_of(tar_index(place)) for place in places]
+    files = [files_of(shard) for shard in tar_indices(places)]
     samples, cut = samples_of(files)
     in_folders = any("/" in name for item in files for name in item.images)
     used = any(item.used for item in samples)

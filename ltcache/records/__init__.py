@@ -42,6 +42,7 @@ from ltcache.records.printing import counted, cut, html_table, one_line
 from ltcache.records.ray_parts import parts_on_ray
 from ltcache.records.replaceable import require_replaceable
 from ltcache.records.sign_of_life import at_work, seen_at_work, wait_for_others
+from ltcache.records.temporary_folder import private_folder
 from ltcache.records.versioned import JsonRecord, plain_json, read_record
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "parts_on_ray",
     "places_in",
     "plain_json",
+    "private_folder",
     "read_parts",
     "read_record",
     "record_there",

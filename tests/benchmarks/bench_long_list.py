@@ -13,14 +13,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from ltcache.cache import ShardRecord
 
 CLASSES, BLOCK = 1000, 1 << 17
 
@@ -69,27 +74,45 @@ def begin(work: Path, rows: int) -> Any:
 
 
 def commit_shards(work: Path, rows: int) -> None:
-    """Commit every shard, all of the same made-up contents; nothing is flushed to disk."""
+    """Commit every shard, all of the same made-up contents; nothing is flushed to disk.
+
+    A shard's items are listed as a rank lists them. Of shards of one size the first is committed;
+    the others have its features, and its record with their own numbers.
+    """
+    from ltcache.cache import record_path, shard_path
+    from ltcache.extract.items import ImageItems
+    from ltcache.records import canonical_json
+
+    _, plan, _, uris = begin(work, rows)
+    items, cache, committed = ImageItems(plan.first_item, uris), work / "cache", {}
+    for shard in plan.shards:
+        mine = plan.item_range(shard)
+        count = len(items.between(mine.start, mine.stop))
+        if count not in committed:
+            committed[count] = shard, commit_made_up(cache, shard, mine)
+            continue
+        first, record = committed[count]
+        os.link(shard_path(cache, "center", first), shard_path(cache, "center", shard))
+        text = canonical_json(replace(record, first=mine.start).to_dict())
+        record_path(cache, "center", shard).write_text(text)
+
+
+def commit_made_up(cache: Path, shard: int, items: range) -> ShardRecord:
+    """Commit one shard of made-up contents."""
     import numpy as np
 
     from ltcache.cache import commit_shard
-    from ltcache.extract.items import ImageItems
 
-    _, plan, _, uris = begin(work, rows)
-    items = ImageItems(plan.first_item, uris)
-    hashes = [hashlib.sha256(str(k).encode()).hexdigest() for k in range(plan.shard_size)]
-    flush = patch("ltcache.records.files._flush")
-    for shard in plan.shards:
-        mine = plan.item_range(shard)
-        names = [item.uri for item in items.between(mine.start, mine.stop)]
-        count = len(names)
-        features = {"embedding": np.ones((count, 1, 1), np.float32)}
-        with flush:
-            commit_shard(
-                work / "cache", "center", shard, features, first=mine.start, count=count,
-                micro_batch=count, errors={}, width=[1] * count, height=[1] * count,
-                content=hashes[:count],
-            )  # fmt: skip
+    count = len(items)
+    with patch("ltcache.records.files._flush"):
+        record = commit_shard(
+            cache, "center", shard, {"embedding": np.ones((count, 1, 1), np.float32)},
+            first=items.start, count=count, micro_batch=count, errors={}, width=[1] * count,
+            height=[1] * count,
+            content=[hashlib.sha256(str(k).encode()).hexdigest() for k in range(count)],
+        )  # fmt: skip
+    assert record is not None
+    return record
 
 
 def finish(work: Path, rows: int) -> None:

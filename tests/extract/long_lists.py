@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
-import ltcache.extract
+from ltcache.extract import list_reading
 from ltcache.manifest import Manifest
 
-here = sys.modules["ltcache.extract.read_once"]
-mapped = here._mapped
+mapped = list_reading._mapped
 
 
 def noted(file: Path) -> Manifest | None:
@@ -23,5 +21,5 @@ def noted(file: Path) -> Manifest | None:
     return found
 
 
-here._LONG, here._mapped = 0, noted
-assert ltcache.extract.read_once
+list_reading._LONG = 0
+list_reading._mapped = noted

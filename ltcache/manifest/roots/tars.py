@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from ltcache.manifest.image_files import (
     suffix_of,
 )
 from ltcache.manifest.roots.limits import check_size, safe_uri
+from ltcache.manifest.roots.mapped_members import MANY, MappedMembers, Spans, mapped_members
 from ltcache.manifest.roots.places import Place, open_place, places_of, stamp
 from ltcache.manifest.roots.ranges import read_range
 from ltcache.manifest.roots.root_format import (
@@ -30,8 +32,10 @@ from ltcache.manifest.roots.root_format import (
     RootFormat,
     unreadable,
 )
+from ltcache.records import digest
 
 _BLOCK = 512
+_LARGE = 1 << 30  # bytes of tar files that may have many members
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,40 @@ class TarIndex:
 
     place: Place
     stamp: tuple[int, int]
-    members: dict[str, tuple[int, int]]
+    members: Spans
     repeated: tuple[str, ...] = ()
 
 
-def tar_index(place: Place) -> TarIndex:
-    """Return the index of a tar file; the last few are remembered while the file stays as it is.
+def tar_indices(places: Sequence[Place]) -> list[TarIndex]:
+    """Return the index of each tar file; the last few are remembered while the files stay.
+
+    Those of many members on this machine are mapped from a file, so that no process holds them.
 
     Raises:
         ManifestError: no tar file, cut short, or with a member that is absolute, holds ``..``, is a
             link, a device or a sparse file; names file and member.
     """
-    return _indexed(place, stamp(place))
+    stamped = [(place, stamp(place)) for place in places]
+    local = all(isinstance(place, Path) for place in places)  # else no time tells what changed
+    if local and sum(size for _, (size, _) in stamped) >= _LARGE:
+        names = [[os.path.abspath(str(place)), *found] for place, found in stamped]
+        members = mapped_members(digest([1, *names]), _one_by_one(stamped))
+        if members is not None:
+            _indexed.cache_clear()
+            pairs = zip(stamped, members, strict=True)
+            return [TarIndex(place, found, own, own.repeated) for (place, found), own in pairs]
+    return [_indexed(place, found) for place, found in stamped]
+
+
+def _one_by_one(
+    stamped: Sequence[tuple[Place, tuple[int, int]]],
+) -> Iterator[tuple[Spans, Sequence[str]]]:
+    """Yield the members of each file; they are remembered as long as they are few."""
+    count = 0
+    for place, found in stamped:
+        index = (_indexed if count < MANY else _indexed.__wrapped__)(place, found)
+        count += len(index.members)
+        yield index.members, index.repeated
 
 
 @lru_cache(maxsize=4096)
@@ -148,7 +174,7 @@ class TarRoot(RootFormat):
     @cached_property
     def index(self) -> dict[str, TarIndex]:
         """See :meth:`RootFormat.index`: that of each file, by its name."""
-        return {place.name: tar_index(place) for place in places_of(self.root)}
+        return {shard.place.name: shard for shard in tar_indices(places_of(self.root))}
 
     def parts(self) -> list[NamedFiles]:
         """See :meth:`RootFormat.parts`."""
@@ -161,8 +187,16 @@ class TarRoot(RootFormat):
 
     def contains(self) -> Callable[[str], bool]:
         """See :meth:`RootFormat.contains`."""
+        if any(isinstance(shard.members, MappedMembers) for shard in self.index.values()):
+            return self._contains
         names = {f"{file}/{name}" for file, shard in self.index.items() for name in shard.members}
         return names.union(*(shard.members for shard in self.index.values())).__contains__
+
+    def _contains(self, uri: str) -> bool:
+        first, _, rest = uri.partition("/")
+        if first in self.index and rest in self.index[first].members:
+            return True
+        return any(uri in shard.members for shard in self.index.values())
 
     def inputs(self, left_out: LeftOut) -> Iterator[ImageInput]:
         """See :meth:`RootFormat.inputs`: in the archive's order, compressed or not."""

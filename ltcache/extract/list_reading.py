@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +32,7 @@ from ltcache.manifest import (
     write_list,
 )
 from ltcache.process import LaunchedProcess
-from ltcache.records import address_of, at_work, digest, wait_for_others
+from ltcache.records import address_of, at_work, digest, private_folder, wait_for_others
 
 _LONG = 1 << 24  # bytes of the files of a source from which on it is read once
 _PATIENCE = 10.0  # seconds to wait until the first process begins
@@ -128,7 +126,7 @@ def _list_file(source: str | Path, reading: ListReading) -> Path | None:
     files = [] if Path(source).suffix == ".arrow" else _files_of(source)
     if not files or sum(os.stat(file).st_size for file in files) < _LONG:
         return None
-    folder = _private_folder()
+    folder = private_folder()
     if folder is None:
         return None
     beside = {path for file in files for path in file.parent.iterdir() if is_names_file(path.name)}
@@ -171,18 +169,5 @@ def _stamp(path: Path) -> list[Any]:
     return [os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _absolute(place: str | Path | None) -> str | None:
-    return None if place is None else address_of(place) or os.path.abspath(place)
-
-
-def _private_folder() -> Path | None:
-    """Return a folder that nobody else can write to; None where there can be none."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir(), f"ltcache-{user}")
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-    except OSError:
-        return None
-    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == user
-    return folder if mine and not status.st_mode & 0o022 else None
+def _absolute(named: str | Path | None) -> str | None:
+    return None if named is None else address_of(named) or os.path.abspath(named)

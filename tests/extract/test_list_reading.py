@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ltcache.errors import ManifestError
-from ltcache.extract import ListReading, read_once
+from ltcache.extract import ListReading, list_reading, read_once
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.process import LaunchedProcess
 from ltcache.records import sign_of_life
@@ -30,15 +30,10 @@ FIRST, SECOND = (
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the machine's folder of list files; every list is long."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(here_module(), "_LONG", 0)
-    monkeypatch.setattr(here_module(), "_PATIENCE", 0.0)
-    monkeypatch.setattr(here_module().atexit, "register", lambda *_, **__: None)
+    monkeypatch.setattr(list_reading, "_LONG", 0)
+    monkeypatch.setattr(list_reading, "_PATIENCE", 0.0)
+    monkeypatch.setattr(list_reading.atexit, "register", lambda *_, **__: None)
     return tmp_path / f"ltcache-{os.getuid()}"
-
-
-def here_module() -> Any:
-    """Return the module, whose name is that of its function."""
-    return __import__("sys").modules["ltcache.extract.read_once"]
 
 
 @pytest.fixture
@@ -58,7 +53,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(place).suffix)
         return read_manifest(place, **how)
 
-    monkeypatch.setattr(here_module(), "read_manifest", noting)
+    monkeypatch.setattr(list_reading, "read_manifest", noting)
     return names
 
 
@@ -104,7 +99,7 @@ def test_srun_tells_no_size_of_a_machine(source: Path, read: list[str]) -> None:
 def test_a_short_list_is_read_by_each(
     source: Path, read: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here_module(), "_LONG", len(LIST) + 1)
+    monkeypatch.setattr(list_reading, "_LONG", len(LIST) + 1)
     for part in (FIRST, SECOND):
         read_once(source, part, ListReading())
     assert read == [".csv", ".csv"] and not folder.exists()
@@ -113,7 +108,7 @@ def test_a_short_list_is_read_by_each(
 def test_the_second_waits_while_the_first_reads(
     source: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here_module(), "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(list_reading, "_PATIENCE", PATIENCE)
     for name in ("_BEAT", "_LOOK"):
         monkeypatch.setattr(sign_of_life, name, 0.01)
     found: list[Manifest] = []
@@ -198,7 +193,7 @@ def test_no_room_for_the_list_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(here_module(), "write_list", full)
+    monkeypatch.setattr(list_reading, "write_list", full)
     for part in (FIRST, SECOND):
         assert equal(read_once(source, part, ListReading()), read_manifest(source))
     assert read == [".csv", ".csv"]
