@@ -63,6 +63,7 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
             judged = queue.plan.items if queue.plan.number == 1 else 0  # few new ones may all fail
             if too_many(failed, done, judged, request.max_failures):
                 raise _failures_error(queue, record, failed, done, request.max_failures)
+    remove_leftovers(queue.out)  # of processes that were killed meanwhile
     return encoded
 
 

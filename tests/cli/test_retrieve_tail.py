@@ -187,7 +187,7 @@ def test_parts_as_a_person_types_them(
         (2, "--margin has no effect with --merge", ("--merge", parts, *out, "--margin", 1)),
         (2, "give what --part has written", ("--merge", parts)),
         (2, "holds no part", ("--merge", caches[0], *out)),
-        (2, "part '3/2'", (*caches, "--part", "3/2", *out)),
+        (2, "part '3/2'", (*caches, "--part", "3/2", "--out", parts)),
     ):
         found, _, err = call(*words)
         assert (found, said in err) == (status, True), err

@@ -61,7 +61,7 @@ def test_an_architecture_without_weights_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "int8"}, "fp32, bf16, fp16"),
+        ({"precision": "int8"}, "fp32, tf32, bf16, fp16"),
         ({"precision": "fp16"}, "needs a GPU"),
         ({"activation": "relu"}, "gelu, quick_gelu"),
         ({"device": "gpu"}, "auto, cpu, cuda"),

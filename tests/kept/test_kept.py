@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -79,10 +80,21 @@ def test_a_run_scores_as_it_did(run: str, call: Call) -> None:
 
 
 def test_the_ensemble_is_what_the_same_command_makes(call: Call) -> None:
-    before = {path.name: path.read_bytes() for path in Path("ensemble").iterdir()}
+    before = {path.name: _numbers(path) for path in Path("ensemble").iterdir()}
     status, _, err = call("ensemble", "runs/ce", "zero-shot", "--out", "ensemble")
     assert status == 0, err
-    assert {path.name: path.read_bytes() for path in Path("ensemble").iterdir()} == before
+    after = {path.name: _numbers(path) for path in Path("ensemble").iterdir()}
+    assert after.keys() == before.keys()
+    for name, (words, numbers) in before.items():
+        assert after[name][0] == words, name
+        # the last digits are those of the processor's products
+        assert after[name][1] == pytest.approx(numbers, rel=1e-5, abs=1e-7), name
+
+
+def _numbers(path: Path) -> tuple[list[str], list[float]]:
+    """Return what a file of JSON says between its numbers, and these."""
+    parts = re.split(r"(-?\d+\.\d+(?:e-?\d+)?)", path.read_text())
+    return parts[::2], [float(number) for number in parts[1::2]]
 
 
 def test_an_ablation_goes_on_without_fitting_again(call: Call) -> None:
