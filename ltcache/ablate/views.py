@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ltcache.cache import Cache
+from ltcache.errors import FitError
 from ltcache.images import is_composite
 from ltcache.methods import Method
 
@@ -12,12 +13,15 @@ def view_space(cache: Cache, method: Method) -> dict[str, tuple[str, ...]]:
 
     Random crops only train; composites are no rows by themselves. A key with nothing else to try is
     left out, so that a cache that has only ``center`` adds nothing to a search, and so does a
-    method whose own views the cache lacks: its run says so.
+    method whose own views or features the cache lacks: its run says so.
     """
     feature = method.feature
     if not {feature.view, feature.eval_view} <= set(cache.views):
         return {}
-    field = feature.resolve(cache.field_dims(feature.view))
+    try:
+        field = feature.resolve(cache.field_dims(feature.view))
+    except FitError:
+        return {}
     views = [
         view for view in cache.views if field in cache.field_dims(view) and not is_composite(view)
     ]

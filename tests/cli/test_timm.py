@@ -128,6 +128,15 @@ def test_the_cache_is_verified_compared_and_carried(call: Call, made: Path, tmp_
     assert "pooled has 96 and 1280 dimensions" in out
 
 
+def test_a_tuned_comparison_lists_what_the_cache_cannot_serve(
+    call: Call, made: Path, tmp_path: Path
+) -> None:
+    arguments = ("--methods", "ncm,ballad", "--seeds", 1, "--tune", "--trials", 2, "--workers", 1)
+    status, out, err = call("ablate", made / "timm", *arguments, "--out", tmp_path / "out")
+    assert status == 3 and "ncm" in out, err
+    assert "ballad, seed 0: " in out and "'embedding'" in out
+
+
 DUAL = "--model ViT-B-16"
 FIT = ("fit-adapter", "CACHE", "--out", "OUT", "--method")
 
