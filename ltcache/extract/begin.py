@@ -15,7 +15,7 @@ from ltcache.cache import (
 )
 from ltcache.extract.carry_out import carry_out
 from ltcache.extract.checks import require_files
-from ltcache.extract.finish_only import require_begun, require_committed
+from ltcache.extract.finish_only import require_begun
 from ltcache.extract.growth import number_items
 from ltcache.extract.items import ImageItems
 from ltcache.extract.layers import missing_layers
@@ -37,17 +37,15 @@ def begin(request: ExtractRequest) -> ExtractReport:
     named = [CENTER, *(request.views or ())]
     added = missing_layers(encoder, [first], named, request.fields, request.view_seed)
     if request.finish_only:
-        require_begun(out, plan)
+        require_begun(out, plan, added)
     else:
         warn_of_size(added, len(uris))
     alone = claim_plan(out, plan)
-    layers, stages = [first, *added], StageSeconds()
-    queue = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
-    if request.finish_only:
-        require_committed(queue)  # before a layer that nobody has begun is claimed
     for layer in added:
         claim_layer(out, layer)
-    encoded = 0 if request.finish_only else carry_out(queue, request, stages)
+    layers, stages = [first, *added], StageSeconds()
+    queue = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
+    encoded = carry_out(queue, request, stages)
     index = index_path(out)
     if wait_for_others(index, index.exists):  # of a long list it takes minutes, and gigabytes
         return _finished_by_others(request, encoded)

@@ -88,8 +88,8 @@ def extract(
             from 4 million images on (:func:`shard_size_for`).
         workers: decoding threads; by default the processors, shared with the other processes that
             torchrun or mpirun has started on this machine.
-        decode_processes: processes that decode in place of threads, which share one interpreter and
-            so decode no faster than about seven; 0: none. By default, for a GPU and a list of
+        decode_processes: processes that decode in place of threads, which share one interpreter;
+            0: none. By default, for a GPU and a list of
             10,000 images or more, as many as there would be threads. Pixels are the same.
         decoder: what decodes (:mod:`ltcache.images.decoders`), part of the cache's numerics: as the
             cache has it, else ``pillow``, whose pixels are open_clip's.

@@ -1,8 +1,8 @@
 """Decoding in other processes, which do not share this one's interpreter.
 
-Pillow holds the interpreter for about a seventh of the time that an image takes it, so that however
-many threads decode in one process, it is never faster than seven of them. Other processes write
-pixels into memory that this one sees; what travels are names, digests and reasons.
+Pillow holds the interpreter for a part of the time that an image takes it, which bounds what the
+threads of one process can decode, however many they are. Other processes write pixels into memory
+that this one sees; what travels are names, digests and reasons.
 """
 
 from __future__ import annotations

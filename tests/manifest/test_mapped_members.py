@@ -139,3 +139,14 @@ def test_refusals_stay_as_they_are(tmp_path: Path, many: Path) -> None:
     store = tars.TarRoot(_tar(tmp_path / "val.tar", FLAT))
     with pytest.raises(ImageError, match="No such member"):
         store.read("no.png")
+
+
+def test_a_file_that_went_with_its_writer_is_written_again(many: Path, tmp_path: Path) -> None:
+    spans = {"a.png": (512, 7)}
+    written = on_disk.mapped_members("key", [(spans, ())])
+    assert written is not None and dict(written[0]) == spans
+    (file,) = many.rglob("tars-*.arrow")
+    file.unlink()
+    assert on_disk._map(file) is None
+    again = on_disk.mapped_members("key", [(spans, ())])
+    assert again is not None and dict(again[0]) == spans and file.exists()

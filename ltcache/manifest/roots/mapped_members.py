@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def mapped_members(
         archives: members of each, and the uris that come more than once.
 
     Returns:
-        None where they are few, or where there is no room for the file.
+        None where they are few, where there is no room for the file, or where it has gone.
     """
     folder = private_folder()
     if folder is None:
@@ -101,9 +102,10 @@ def mapped_members(
 def _written(name: Path) -> Path | None:
     """Return the file of a name where there is a whole one; a damaged one is removed."""
     for path in sorted(name.parent.glob(f"{name.stem}-*{name.suffix}")):
-        if path == _with_digest(name, path):
-            return path
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # whoever wrote it has ended
+            if path == _with_digest(name, path):
+                return path
+            path.unlink()
     return None
 
 
@@ -148,8 +150,12 @@ def _batch(members: Spans, repeated: set[str]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
-def _map(file: Path) -> list[MappedMembers]:
-    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+def _map(file: Path) -> list[MappedMembers] | None:
+    """Return the members in a file; None where whoever wrote it has ended and taken it away."""
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    except FileNotFoundError:
+        return None
     return [MappedMembers(reader.get_batch(k)) for k in range(reader.num_record_batches)]
 
 
