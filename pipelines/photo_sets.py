@@ -21,6 +21,7 @@ from sklearn.model_selection import train_test_split
 
 from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
+from ltcache.manifest import ClassList, read_manifest
 from ltcache.texts import add_class_texts
 from ltcache.transfer import import_features
 
@@ -30,6 +31,8 @@ LISTS = {
     "magnetic_tile": "magnetic_tile/magnetic_tile.csv",
     "magnetic_tile_two_class": "magnetic_tile/magnetic_tile_two_class.csv",
 }
+TWO_CLASSES = ClassList(("Free", "Crack"))
+"""Of the two-class list of tiles, beside which the names of all six classes lie."""
 VIEWS = ("rrc:2", "cmo:2")
 LITE0 = "timm:tf_efficientnet_lite0"
 DESCRIBED = "described"
@@ -76,10 +79,10 @@ def with_texts(data: Path, out: Path, name: str = "caltech59") -> Cache:
 def extracted(data: Path, out: Path, name: str) -> Cache:
     """Return what the image-only network makes of photographs."""
     place, source = out / name / "cache", data / LISTS[name]
+    names = TWO_CLASSES if name.endswith("two_class") else None
     extract(
-        source,
+        read_manifest(source, root=source.parent / "images.zip", classes=names),
         place,
-        root=source.parent / "images.zip",
         model=LITE0,
         pretrained=str(lite0_weights(out)),
         views=VIEWS,

@@ -16,6 +16,7 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.long_texts import whole_table
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
 from ltcache.manifest.matching import resolve_labels
+from ltcache.manifest.named_folders import misnamed_classes
 from ltcache.manifest.roots.places import Root
 from ltcache.manifest.rows import Listing, build_rows
 from ltcache.manifest.splits import canonical_split
@@ -119,6 +120,7 @@ def notice(manifest: Manifest) -> list[str]:
         if unlabelled < len(labels):
             found += _missing_classes(manifest, split)
     uris = manifest.rows["uri"]
+    found += misnamed_classes(uris, manifest.labels(), manifest.classes)
     if manifest.rows["key"].equals(uris):  # a key comes once
         return found
     if repeated := len(manifest) - pc.count_distinct(uris).as_py():
