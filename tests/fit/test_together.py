@@ -100,6 +100,18 @@ def test_runs_of_a_seed_share_the_rows_that_they_draw(kind: str, weighted: bool)
         _require_equal(fitted, fit_head(job.method, rows, CONTEXT, val=VAL, seed=job.seed))
 
 
+@pytest.mark.parametrize("kind", SAME_DRAWS)
+def test_runs_that_end_at_epochs_of_their_own_still_share_rows_with_their_labels(kind: str) -> None:
+    methods = [override(method, {"optimisation.epochs": 12}) for method in SAME_DRAWS[kind]]
+    jobs = [FitJob(method, seed) for method in methods for seed in range(6)]
+    spy = {"autospec": True, "side_effect": SharedSteps.__call__}
+    with mock.patch.object(SharedSteps, "__call__", **spy) as shared:
+        many = fit_many(jobs, ROWS, CONTEXT)
+    assert shared.called and len({fitted.best_epochs for fitted in many}) > 1
+    for job, fitted in zip(jobs, many, strict=True):
+        _require_equal(fitted, fit_head(job.method, ROWS, CONTEXT, seed=job.seed))
+
+
 @pytest.mark.parametrize(
     ("name", "val"),
     [

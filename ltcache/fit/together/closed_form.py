@@ -128,11 +128,14 @@ class SharedSteps(ClosedFormSteps):
         weight, bias = self.affine()
         runs, classes, dim = weight.shape
         seeds = runs // self.settings
-        labels = self.rows.labels[index]
-        own = None if self.rows.weights is None else self.rows.weights[index]
+        drawn = index[:: self.settings]  # (S, B); labels are of these rows, whatever the others say
+        labels = self.rows.labels[drawn].repeat_interleave(self.settings, dim=0)
+        own = None
+        if self.rows.weights is not None:
+            own = self.rows.weights[drawn].repeat_interleave(self.settings, dim=0)
         (part,) = self.losses
         with torch.no_grad():
-            rows = self._gather(index[:: self.settings])  # (S, B, D)
+            rows = self._gather(drawn)  # (S, B, D)
             wide = weight.detach().reshape(seeds, self.settings * classes, dim)
             shift = None if bias is None else bias.detach().reshape(seeds, -1)
             logits = self._products(rows, wide, shift)  # (S, B, K C)

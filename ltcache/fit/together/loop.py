@@ -94,6 +94,7 @@ class _BatchedFits:
         self.step: ClosedFormSteps | MappedSteps = kind(trainings, self.stack, self.batch)
         self.optimiser = StackOptimiser(trainings, self.stack)
         self.by_class = RowsByClass.of(self.task.rows.labels, self.stack.head.num_classes)
+        self.draws = [drawn_by(training) for training in trainings]
         self.history: list[list[EpochRecord]] = [[] for _ in trainings]
         self.kept = {name: value.detach().clone() for name, value in self.stack.values.items()}
         self.best: list[EpochRecord | None] = [None] * len(trainings)
@@ -126,14 +127,22 @@ class _BatchedFits:
         return [loss / steps for loss in total.tolist()]
 
     def _draw(self, epoch: int, steps: int) -> Sequence[Tensor]:
-        """Return the row numbers (R, B) of each step; a run that is over draws no more."""
-        if epoch == 0:
-            self.orders: list[Tensor] = [torch.empty(0)] * len(self.trainings)
-        for run, training in enumerate(self.trainings):
-            if epoch < self.stops[run]:
-                self.orders[run] = order_of(training, self.by_class, epoch / self.epochs)
-        orders = to_device(torch.stack(self.orders), self.task.device)
-        return torch.tensor_split(orders, steps, dim=1)
+        """Return the row numbers (R, B) of each step. A run that is over draws no more: it follows
+        one that drew alike, if one goes on, for they may share the rows that are gathered."""
+        drawn = {
+            run: order_of(training, self.by_class, epoch / self.epochs)
+            for run, training in enumerate(self.trainings)
+            if epoch < self.stops[run]
+        }
+        alike = {self.draws[run]: order for run, order in drawn.items()}
+        anybody = next(iter(drawn.values()))
+        orders = torch.stack(
+            [
+                drawn[run] if run in drawn else alike.get(draws, anybody)
+                for run, draws in enumerate(self.draws)
+            ]
+        )
+        return torch.tensor_split(to_device(orders, self.task.device), steps, dim=1)
 
     def _record(self, epoch: int, losses: Sequence[float]) -> None:
         """Keep each run's record, and its parameters where this is its best epoch or its last."""
