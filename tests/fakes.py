@@ -44,6 +44,7 @@ class FakeCache:
     """
 
     changed_rows = None  # `files` is of the rows that there are
+    imported = False
 
     def __init__(
         self,
@@ -167,6 +168,9 @@ class FakeCache:
     ) -> np.ndarray:
         """Return (n, v, D)."""
         return self._of(view, field)[self.rows(split)]
+
+    def how_to_add(self, view: str) -> str:
+        return f"add it with --views {view}"
 
     def _of(self, view: str, field: str) -> np.ndarray:
         """Return the features of all rows, (N, v, D)."""

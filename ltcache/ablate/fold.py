@@ -61,6 +61,7 @@ def validation(
 
     Raises:
         FitError: there is no validation split and no class has training rows to spare.
+        CacheError: the cache lacks crops that the method learns from when it predicts.
     """
     from ltcache.fit import (
         LEAST,
@@ -72,7 +73,9 @@ def validation(
         training_rows,
         val_rows,
     )
+    from ltcache.runs import require_views
 
+    require_views(method, cache)
     feature = method.feature
     field = feature.resolve(cache.field_dims(feature.view))
     context, texts = make_context(cache, method, field, prompts)

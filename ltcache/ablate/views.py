@@ -38,7 +38,7 @@ def absent_views(cache: Cache) -> tuple[str, ...]:
 
     Features that were imported cannot be extracted again, so that none is named for them.
     """
-    if cache.provenance.get("imported") is not None:
+    if cache.imported:
         return ()
     trained = any(_is_random(cache, view) for view in cache.views)
     others = [v for v in cache.views if not (_is_random(cache, v) or is_composite(v))]

@@ -175,6 +175,11 @@ class Cache:
         return "text" not in self.encoder.get("towers", {"text": None})
 
     @property
+    def imported(self) -> bool:
+        """Whether the features came from elsewhere (``ltcache import``), without their images."""
+        return self.provenance.get("imported") is not None
+
+    @property
     def classes(self) -> ClassList:
         """The class list, in label order."""
         with self._damaged():
@@ -413,6 +418,15 @@ class Cache:
         assert found is not None
         return found
 
+    def how_to_add(self, view: str) -> str:
+        """Return how the cache gets a view that it lacks, in words."""
+        if self.imported:
+            return (
+                "its features were imported, and views are made of images: extract these into "
+                "another cache (ltcache extract)"
+            )
+        return f"add it with ltcache extract SOURCE --out {self.path} --views {view}"
+
     def _texts_from(self) -> str:
         if self.image_only:
             return (
@@ -425,8 +439,8 @@ class Cache:
     def _view(self, view: str) -> Mapping[str, Any]:
         if view not in self._index["views"]:
             raise CacheError(
-                f"{self.path}: no view {view!r}, only {', '.join(self.views)}; extract it into "
-                f"this cache with --views {view}, or name another view"
+                f"{self.path}: no view {view!r}, only {', '.join(self.views)}; "
+                f"{self.how_to_add(view)}, or name another view"
             )
         entry: Mapping[str, Any] = self._index["views"][view]
         return entry

@@ -53,8 +53,8 @@ def composites_of(cache: Cache, field: str, name: str) -> CompositeRows:
     """
     if name not in cache.views:
         raise CacheError(
-            f"{cache.path}: no view {name!r}, only {', '.join(cache.views)}; ltcache extract "
-            f"SOURCE --out {cache.path} --views {name} adds it"
+            f"{cache.path}: no view {name!r}, only {', '.join(cache.views)}; "
+            f"{cache.how_to_add(name)}"
         )
     view = View.from_identity(cache.identities(name)["view"])
     partners = PartnerRows.of(cache.manifest.rows)

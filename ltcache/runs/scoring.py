@@ -79,10 +79,11 @@ def require_views(method: Method, cache: Cache) -> None:
                 "have: take one of random crops, such as rrc:2"
             )
         if view is not None and (view not in cache.views or cache.crops(view) < 2):
+            remedy = cache.how_to_add(view) if cache.imported else how_to_add(view)
             raise CacheError(
                 f"{cache.path}: {method.name} learns from two random crops of each image that it "
                 f"predicts, and there is no view {view!r} of two crops or more, only "
-                f"{', '.join(cache.views)}; {how_to_add(view)}"
+                f"{', '.join(cache.views)}; {remedy}"
             )
 
 

@@ -212,3 +212,14 @@ def test_trials_that_are_too_large_to_share_a_problem_are_told_of_as_they_end(
     monkeypatch.setattr("ltcache.fit.runs_at_once", lambda runs, *sizes: runs)
     tune(_cache(), "ce", overrides=SHORT, trials=3, progress=told.append)
     assert told[3] == "together" and len(told) == 7
+
+
+def test_crops_that_are_only_needed_at_prediction_are_missed_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[object] = []
+    monkeypatch.setattr("ltcache.fit.many._train", lambda *a: trained.append(a))
+    monkeypatch.setattr("ltcache.fit.stages.run_train", lambda *a: trained.append(a))
+    with pytest.raises(CacheError, match="two random crops of each image"):
+        tune(_cache(), "tade", trials=2, overrides=SHORT)
+    assert not trained

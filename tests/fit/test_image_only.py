@@ -22,7 +22,7 @@ CACHE: Any = FakeCache(
 def test_a_method_fits_or_names_what_an_image_only_cache_lacks(name: str) -> None:
     method = short(METHODS[name], epochs=1)
     if method.feature.composites != "none":
-        with pytest.raises(CacheError, match=r"--views cmo:2 adds it"):
+        with pytest.raises(CacheError, match=r"--views cmo:2"):
             fit_adapter(CACHE, method)
     elif not needs_texts(method):
         assert fit_adapter(CACHE, method).record.field == "pooled"

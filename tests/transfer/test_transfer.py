@@ -21,7 +21,7 @@ from ltcache.cache import open_cache
 from ltcache.cache.verify import verify_files
 from ltcache.cli import main
 from ltcache.encoder import load_encoder
-from ltcache.errors import FitError, IdentityError, ManifestError, UsageError
+from ltcache.errors import CacheError, FitError, IdentityError, ManifestError, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.evaluate.prediction import predict
 from ltcache.extract import extract
@@ -157,6 +157,21 @@ def test_features_of_small_length_keep_their_direction(tmp_path: Path) -> None:
     assert verify_files(cache.path).problems == ()
     assert np.array_equal(cache.features("train")[:20, 0], features[:20])
     assert zero_shot(cache, "train").metrics.overall == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "view"), [("tade", "rrc:2"), ("paco", "rrc:2"), ("ce+cmo", "cmo:2")]
+)
+def test_views_that_an_import_lacks_are_said_to_need_images(
+    method: str, view: str, tmp_path: Path
+) -> None:
+    source = _write("npz", tmp_path / "source", _named())
+    import_features(source, tmp_path / "cache", logit_scale=100)
+    cache = open_cache(tmp_path / "cache")
+    with pytest.raises(
+        CacheError, match=f"no view '{view}'.*imported, and views are made of images"
+    ):
+        fit_adapter(cache, method)
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors", "pt", "npy"])
