@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -19,7 +20,7 @@ from ltcache.fit.task import Progress, StageInput, StageResult
 from ltcache.fit.unfitted import TrainingFit, training_fit
 from ltcache.heads import FeatureTransform, Head, HeadContext
 from ltcache.methods import Method
-from ltcache.metrics import EpochRecord
+from ltcache.metrics import EpochRecord, last_alike
 from ltcache.process import keep_freed_memory
 from ltcache.records import digest, one_line
 
@@ -105,7 +106,8 @@ def fit_head(
         rows: training rows; their transform is fitted here.
         context: what heads are built from; its class counts make priors.
         val: rows to choose epochs and hyper-parameters on. None: a stratified tenth of the
-            training rows chooses, then all rows are fitted with what it chose.
+            training rows chooses, then all rows are fitted with what it chose, up to the last
+            epoch that the tenth cannot tell from its best.
         extra: rows that only train and never choose; the context's counts should know of them.
         choose: False: without ``val`` nothing is chosen; the last epoch and the method's own
             values are kept.
@@ -125,8 +127,9 @@ def fit_head(
         return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_ASKED, begin)
     if (slices := hold_out(rows, seed)) is None:
         return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_THERE, begin)
-    _, _, trial = fit.run(rows.take(slices[0]), rows.take(slices[1]), None)
-    transform, task, results = fit.run(rows, None, choices_of(trial))
+    chosen_on = rows.take(slices[1])
+    _, _, trial = fit.run(rows.take(slices[0]), chosen_on, None)
+    transform, task, results = fit.run(rows, None, choices_of(trial, chosen_on))
     return fit.fitted(transform, task, with_history_of(trial, results), BY_A_SLICE, begin)
 
 
@@ -136,14 +139,25 @@ BY_NOTHING_THERE = "nothing: no class has rows to spare; the last epoch was kept
 BY_A_SLICE = f"a stratified {SHARE:.0%} of train, then all of train with what it chose"
 
 
-def choices_of(trial: Sequence[StageResult]) -> list[dict[str, Any]]:
-    """Return what each stage chose, an epoch with the number of epochs that it was chosen from."""
-    return [
-        {**result.choice, "epochs": result.history[-1]["epochs"]}
-        if "epoch" in result.choice and result.history
-        else result.choice
-        for result in trial
-    ]
+def choices_of(trial: Sequence[StageResult], chosen_on: LabelledRows) -> list[dict[str, Any]]:
+    """Return what each stage chose, to be repeated on more rows.
+
+    Of epochs it is the last one that the rows cannot tell from the best
+    (:func:`ltcache.metrics.last_alike`), with the number of epochs that it was chosen from.
+    """
+    counts = torch.bincount(chosen_on.labels).cpu().numpy()
+    return [{**result.choice, **_epoch_of(result, counts)} for result in trial]
+
+
+def _epoch_of(result: StageResult, class_counts: np.ndarray) -> dict[str, float]:
+    """Return the epoch at which a repetition ends, and of how many; nothing where none was run."""
+    scored = [record for record in result.history if "val_nll" in record]
+    if "epoch" not in result.choice or not result.history:
+        return {}
+    if not scored:  # a soup, whose ingredients nobody scored
+        return {"epochs": result.history[-1]["epochs"]}
+    record = last_alike(scored, class_counts)
+    return {name: record[name] for name in ("epoch", "epochs")}
 
 
 def with_history_of(

@@ -168,7 +168,8 @@ class _JobState:
 
     def choice(self) -> list[dict[str, Any]]:
         """Return what each stage chose."""
-        return choices_of(self.results)
+        assert self.val is not None
+        return choices_of(self.results, self.val)
 
     def fitted(self, tuned_on: str) -> FittedHead:
         """Return what is left of the stages; its seconds are those of the stages alone."""

@@ -13,7 +13,7 @@ from ltcache.metrics.bootstrap import (
     percentile_interval,
 )
 from ltcache.metrics.calibration import PredictedClasses, ReliabilityCurve, fit_temperature
-from ltcache.metrics.choosing import EpochRecord, is_better, validation_rank
+from ltcache.metrics.choosing import EpochRecord, is_better, last_alike, validation_rank
 from ltcache.metrics.confusion import ConfusedPair, confused_pairs
 from ltcache.metrics.groups import GROUP_NAMES, UNGROUPED, GroupScheme
 from ltcache.metrics.growth import FARTHEST, ForetoldError, PowerLaw, foretell
@@ -41,6 +41,7 @@ __all__ = [
     "fit_temperature",
     "foretell",
     "is_better",
+    "last_alike",
     "paired_bootstrap",
     "percent",
     "percentile_interval",

@@ -10,7 +10,7 @@ from ltcache.errors import FitError
 from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head, hold_out
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, override
-from ltcache.metrics import evaluate_logits
+from ltcache.metrics import evaluate_logits, last_alike
 
 COUNTS = torch.tensor([150, 60, 24, 10, 5, 5])
 MEANS = torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
@@ -90,6 +90,10 @@ def test_without_validation_a_slice_of_train_chooses_and_all_rows_are_fitted() -
     assert fitted.tuned_on.startswith("a stratified 10% of train")
     assert len(seen) == 6 + fitted.best_epochs[0]
     assert all("val_nll" in record for record in fitted.history)
+    rows = _rows(COUNTS, 0)
+    _, held = hold_out(rows)  # type: ignore[misc]
+    counts = torch.bincount(rows.labels[held]).numpy()
+    assert fitted.best_epochs == (last_alike(fitted.history, counts)["epoch"],)
 
 
 def test_without_rows_to_spare_the_last_epoch_is_kept() -> None:
