@@ -10,8 +10,8 @@ classes of training; the table says which. What a method needs and a set lacks (
 is a failure with its reason. Then the ranks of the methods that ran on every
 set, with Friedman's test and Nemenyi's critical difference: over all sets, by group of classes,
 with and without class texts, and by number of training images. `--also NAME=CACHE` adds a finished
-cache; a second run takes what is there. All scores are written to OUT/scores.csv; `--scores FILE`
-lets those of another machine join the ranks.
+cache; a second run takes what is there, also one for other sets: all scores are kept in
+OUT/scores.csv and join the ranks. `--scores FILE` adds those of another machine.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ def main() -> None:
     chosen = parser.parse_args()
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
     sets = {} if chosen.scores is None else read_scores(chosen.scores)
+    kept = chosen.out / SCORES
+    sets |= read_scores(kept) if kept.is_file() else {}
     for name, cache in caches(chosen):
         found = compared(cache, methods, chosen, chosen.out / name / "ablation")
         sets[name] = SetScores.of(cache, found)
         print(f"\n## {name}\n\n{WRITERS['md'](found.comparison, 'test')}")
         for line in told(sets[name].scores["mean_per_class"], found):
             print(line)
-        write_scores(chosen.out / SCORES, sets)
+        write_scores(kept, sets)
     if ranks := collected(sets):
         print(f"\n{markdown_table(*rank_cells(ranks))}\n")
         for title, found_ranks in ranks.items():
