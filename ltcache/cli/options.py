@@ -202,9 +202,8 @@ def encoder_options(function: F) -> F:
         click.option(
             "--precision",
             type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
-            default="fp32",
-            show_default=True,
-            help="tf32, bf16 and fp16 are faster where the hardware has them, and move features.",
+            help="As the cache has it, else fp32; tf32, bf16 and fp16 are faster where the "
+            "hardware has them, and move features.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:0."),
         click.option(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ltcache.encoder.checkpoint import mix_weights, require_place, save_checkpoint
 from ltcache.encoder.child import TunedCheckpoint, is_checkpoint, read_checkpoint
 from ltcache.encoder.choice import EncoderChoice
-from ltcache.encoder.device import choose_device, own_device
+from ltcache.encoder.device import choose_device, computes_in, own_device
 from ltcache.encoder.encoder import Encoder
 from ltcache.encoder.fields import fields_of
 from ltcache.encoder.load import (
@@ -40,6 +40,7 @@ __all__ = [
     "TunedCheckpoint",
     "build_rest",
     "choose_device",
+    "computes_in",
     "encoder_of_cache",
     "family_of",
     "fields_of",

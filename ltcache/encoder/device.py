@@ -90,6 +90,15 @@ def require_precision(precision: str, device: torch.device) -> None:
         )
 
 
+def computes_in(precision: str, device: torch.device) -> bool:
+    """Whether a device computes in a precision."""
+    try:
+        require_precision(precision, device)
+    except UsageError:
+        return False
+    return True
+
+
 def has_tf32(device: torch.device) -> bool:
     """Whether a device multiplies in TF32."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _TF32_FROM

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Cache, Plan, index_path, read_index, read_plan
+from ltcache.extract.as_begun import decoder_as_begun, precision_as_begun, use_threads_as_begun
 from ltcache.extract.at_address import to_address
 from ltcache.extract.checks import require_choice
 from ltcache.extract.kept_splits import keep_splits
@@ -17,10 +18,10 @@ from ltcache.extract.report import ExtractionProgress, ExtractReport
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
-from ltcache.images import NVJPEG, PILLOW, require_decoder
+from ltcache.images import NVJPEG, require_decoder
 from ltcache.manifest import Manifest, SplitRecipe, keep_root
 from ltcache.process import keep_freed_memory, part_of_work, usable_processors
-from ltcache.records import PlaceKind, require_equal, require_local, require_replaceable
+from ltcache.records import PlaceKind, require_local, require_replaceable
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -51,7 +52,7 @@ def extract(
     decoder: str | None = None,
     threads: int | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str | None = None,
     activation: str | None = None,
     max_failures: float = 0.01,
     retry_failed: bool = False,
@@ -75,7 +76,8 @@ def extract(
         out: the cache's directory, or an ``s3://`` address at which a new cache is made
             (:mod:`ltcache.cache.staging`); a finished one there is reused, never changed.
         encoder: loaded already; else ``model``, ``pretrained``, ``device``, ``precision`` and
-            ``activation`` say what to load (:func:`ltcache.encoder.load_encoder`).
+            ``activation`` say what to load (:func:`ltcache.encoder.load_encoder`). ``precision`` is
+            by default as the cache has it, else ``fp32``.
         root: where the images are, if not where the source says.
         views: ``flip``, ``five``, ``rrc:K``, ``cmo:K`` (:mod:`ltcache.images.views`) besides
             ``center``, which every cache has; by default those it has.
@@ -136,8 +138,11 @@ def extract(
         manifest = keep_splits(Cache(out, read_index(out, check_sizes=False)), manifest)
     if splitting is not None:
         splitting = checked_recipe(splitting, manifest, manifest.name)
-    decoder = _decoder(decoder, begun, out)
-    _set_threads(threads, begun)
+    decoder = decoder_as_begun(decoder, begun, out)
+    use_threads_as_begun(threads, begun)
+    if encoder is not None:
+        precision = encoder.numerics()["precision"]
+    precision = precision_as_begun(precision, begun, device, out)
     if encoder is None:
         from ltcache.encoder import EncoderChoice, load_chosen, own_device
 
@@ -200,21 +205,6 @@ def _batch_size(encoder: Encoder) -> int:
     return 256 if str(encoder.device).startswith("cuda") else 16
 
 
-def _decoder(asked: str | None, begun: Plan | None, out: Path) -> str:
-    """Return what decodes: as asked, or as the cache was begun with; else Pillow.
-
-    Raises:
-        IdentityError: the cache was begun with another one.
-    """
-    held = begun.decoder if begun else asked or PILLOW
-    require_equal(
-        "numerics", {"decoder": held}, {"decoder": asked or held},
-        remedy=f"{out} was made with the expected value: leave --decoder out, or choose another "
-        "--out",
-    )  # fmt: skip
-    return held
-
-
 def _decode_processes(
     asked: int | None, processors: int, encoder: Encoder, images: int, decoder: str
 ) -> int:
@@ -224,12 +214,3 @@ def _decode_processes(
     worth_it = images >= _WORTH_PROCESSES and processors >= _MORE_THAN_THREADS
     on_host = encoder.device.type == "cuda" and decoder != NVJPEG
     return processors if on_host and worth_it else 0
-
-
-def _set_threads(threads: int | None, begun: Plan | None) -> None:
-    """Set the compute threads: as asked, or as the cache was begun with; else torch's default."""
-    import torch
-
-    wanted = threads or (begun.numerics.get("threads") if begun else None)
-    if wanted:
-        torch.set_num_threads(int(wanted))

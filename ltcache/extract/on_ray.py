@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,11 @@ def extract_on_ray(
     started, out = time.perf_counter(), require_local(out).absolute()
     with ray_cluster("--gpus and --processes need nothing else") as cluster:
         share = cluster.share(actors)
-        if threads is None and read_plan(out) is None:
+        begun = read_plan(out)
+        if threads is None and begun is None:
             threads = share.processors
+        if choice.precision is None and begun is not None:  # the GPUs are the actors', not here
+            choice = replace(choice, precision=begun.numerics["precision"])
         workers = options.get("workers") or share.processors
         options = {"threads": threads, **options, "workers": workers}
         make = partial(_extractor, choice, out, options)

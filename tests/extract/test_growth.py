@@ -336,3 +336,32 @@ def test_any_sequence_ends_like_a_fresh_extraction(encoder: Encoder, tmp_path: P
         suppress_health_check=list(HealthCheck),
     )
     case("runTest").runTest()
+
+
+def test_a_cache_keeps_its_precision(tiny_clip: Path, tmp_path: Path) -> None:
+    images, out, model = tmp_path / "images", tmp_path / "cache", f"local-dir:{tiny_clip}"
+    write_images(images, {"train/fox": 3, "train/jay": 3})
+    given = {"model": model, "device": "cpu", **SMALL}
+    extract(images, out, precision="bf16", **given)
+    assert extract(images, out, views=("flip",), **given).encoded > 0  # in its own
+    plan = read_plans(out)[0]
+    assert plan.numerics["precision"] == "bf16"
+    with pytest.raises(IdentityError, match="(?s)numerics.*bf16.*fp32.*leave --precision out"):
+        extract(images, out, precision="fp32", **given)
+    with pytest.raises(IdentityError, match="precision"):
+        extract(images, out, encoder=load_encoder(model, device="cpu"), **SMALL)
+
+
+def test_a_cache_of_another_device_can_be_relabelled(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out, model = tmp_path / "images", tmp_path / "cache", f"local-dir:{tiny_clip}"
+    write_images(images, {"train/fox": 3, "train/jay": 3})
+    given = {"model": model, "device": "cpu", **SMALL}
+    with monkeypatch.context() as patch:
+        of_gpu = {**load_encoder(model, device="cpu").numerics(), "precision": "fp16"}
+        patch.setattr(Encoder, "numerics", lambda _: of_gpu)
+        extract(images, out, **given)
+    assert extract(images, out, **given).encoded == 0
+    with pytest.raises(IdentityError, match="(?s)numerics.*fp16"):
+        extract(images, out, views=("flip",), **given)
