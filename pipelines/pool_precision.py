@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ltcache.cache import Cache
-from ltcache.errors import UsageError
+from ltcache.errors import FitError, UsageError
 from ltcache.manifest import packaged_manifests
 from ltcache.metrics import percent
 from ltcache.retrieval import RetrievalResult, RetrievalSettings, retrieve_tail
@@ -59,15 +59,24 @@ def measure(
     """Return precision of at most ``most`` picks per class, by every way of picking.
 
     Args:
-        settings: name -> guards to try; the first is what the others are compared to.
+        settings: name -> guards to try; the first is what the others are compared to. Of the
+            others, those that cannot be had here are left out, with the reason.
+
+    Raises:
+        FitError: the first one cannot be had.
     """
-    retrieved = {
-        name: retrieve_tail(cache, pool, settings=replace(chosen, per_class=most))
-        for name, chosen in settings.items()
-    }
+    first = next(iter(settings))
+    retrieved, unreached = {}, {}
+    for name, chosen in settings.items():
+        try:
+            retrieved[name] = retrieve_tail(cache, pool, settings=replace(chosen, per_class=most))
+        except FitError as error:  # no threshold reaches the precision that is asked for
+            if name == first:
+                raise
+            unreached[name] = str(error)
     guarded = {name: picks_of(found) for name, found in retrieved.items()}
-    labels = next(iter(guarded.values())).keys()
-    wanted = {label: len(rows) for label, rows in next(iter(guarded.values())).items()}
+    wanted = {label: len(rows) for label, rows in guarded[first].items()}
+    labels = wanted.keys()
     ways = {**rankings(cache, pool, np.array(list(labels)), most), **guarded}
     there = {label: int((truth == label).sum()) for label in labels}
     share = float(np.mean([there[label] / len(truth) for label in labels]))
@@ -78,6 +87,7 @@ def measure(
         "random": share,
         "ways": {name: _scores(lists, truth, most, wanted) for name, lists in ways.items()},
         "refused although right": {name: refused(r, truth) for name, r in retrieved.items()},
+        "left out": unreached,
     }
 
 
@@ -140,4 +150,5 @@ def table(found: Mapping[str, Any]) -> str:
         numbers = (percent(way[key]) for key in ("of all asked for", "of picks", "of as many"))
         rows.append([name, f"{way['picks']:.1f}", *numbers])
     rows.append(["upper bound", str(most), percent(found["upper bound"]), "-", "-"])
-    return markdown_table(heading, rows)
+    left_out = [f"\n{name}: {why}" for name, why in found["left out"].items()]
+    return markdown_table(heading, rows) + "".join(left_out)

@@ -187,14 +187,21 @@ def measure(
 def retrievals(cache: Cache, pool: Cache, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield what each setting of the retrieval gives on validation data, fits at their defaults.
 
-    What is known from an earlier run into the same directory is taken from there.
+    What is known from an earlier run into the same directory is taken from there. A precision that
+    no threshold reaches on training images is left out.
     """
     file = chosen.out / "retrievals.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     seeds = range(min(chosen.seeds, SEEDS_OF_A_TRIAL))
     for per_class, threshold in itertools.product(PER_CLASS, THRESHOLDS):
         settings = {"per_class": per_class, **threshold}
-        found = retrieve_tail(cache, pool, settings=RetrievalSettings(**settings))
+        try:
+            found = retrieve_tail(cache, pool, settings=RetrievalSettings(**settings))
+        except FitError as error:
+            if not threshold:
+                raise
+            print(f"left out {settings}: {error}", file=sys.stderr)
+            continue
         for weight in WEIGHTS:
             key = f"{found.key} {chosen.method} {weight} {len(seeds)}"
             if key not in known:

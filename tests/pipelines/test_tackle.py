@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import io
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltcache.errors import UsageError
+from ltcache.errors import FitError, UsageError
 from ltcache.retrieval import RetrievalSettings, retrieve_tail
+from ltcache.retrieval.scoring import threshold
 from pipelines import pool_precision, tackle
 from tests.retrieval.conftest import CLASSES, COUNTS, World
 
@@ -126,6 +128,33 @@ def test_precision_counts_picks_and_not_the_truth_of_what_was_left(world: World)
         "of picks": pytest.approx((1 + 0.5) / 3),
         "of as many": pytest.approx((1 + 0.5) / 3),
     }
+
+
+def test_a_precision_that_cannot_be_had_is_left_out(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cache = world.labelled()
+    labels = np.repeat(np.arange(CLASSES), 6)
+    pool = world.pool(cache, labels)
+    monkeypatch.setattr(threshold, "_least", _unreached)
+    settings = {"guards": RetrievalSettings(), "precise": RetrievalSettings(precision=0.9)}
+    found = pool_precision.measure(cache, pool, labels, settings, 6)
+    assert list(found["left out"]) == ["precise"] and "precise" not in found["ways"]
+    assert "\nprecise: no threshold reaches it" in pool_precision.table(found)
+    with pytest.raises(FitError, match="no threshold"):
+        pool_precision.measure(cache, pool, labels, {"precise": settings["precise"]}, 6)
+    monkeypatch.setattr(tackle, "PER_CLASS", (4,))
+    chosen = argparse.Namespace(out=tmp_path / "out", seeds=1, method="ncm")
+    tried = list(tackle.retrievals(cache, pool, chosen))
+    assert [trial["settings"] for trial in tried] == [{"per_class": 4}] * 2
+    assert capsys.readouterr().err.count("no threshold reaches it") == 2
+
+
+def _unreached(*_: object) -> None:
+    raise FitError("no threshold reaches it")
 
 
 def test_the_cache_without_images_of_rare_classes_keeps_the_others(world: World) -> None:
