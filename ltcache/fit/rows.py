@@ -112,8 +112,8 @@ def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None 
 def hold_out(rows: LabelledRows, seed: int = 0) -> tuple[Tensor, Tensor] | None:
     """Split off a stratified tenth: whole units, at least one of each class with 5 rows or more.
 
-    A class with a single unit gives none away. The largest unit goes only if it leaves the class
-    at least as many rows as it takes.
+    A class with a single unit gives none away. Units go only if they leave every class that has
+    rows in them at least as many as they take; a unit of several classes counts for each of them.
 
     Returns:
         Row numbers to train on and to choose on, or None where no class can give any.
@@ -122,18 +122,23 @@ def hold_out(rows: LabelledRows, seed: int = 0) -> tuple[Tensor, Tensor] | None:
     labels = rows.labels.cpu().numpy()
     units = np.arange(len(labels)) if rows.units is None else np.asarray(rows.units)
     _, unit = np.unique(units, return_inverse=True)
-    held: list[np.ndarray] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        names = rng.permutation(np.unique(unit[members]))
-        if len(members) < LEAST or len(names) < 2:
+    by_unit, ends = np.argsort(unit, kind="stable"), np.cumsum(np.bincount(unit))
+    first = np.concatenate([[0], ends])  # of the rows of each unit
+    sizes = np.bincount(labels)
+    given, held = np.zeros_like(sizes), np.zeros(len(ends), dtype=bool)
+    for label in np.flatnonzero(sizes):
+        names = rng.permutation(np.unique(unit[labels == label]))
+        if sizes[label] < LEAST or len(names) < 2:
             continue
-        chosen = names[: max(1, round(SHARE * len(names)))]
-        taken = members[np.isin(unit[members], chosen)]
-        if 2 * len(taken) <= len(members):
-            held.append(taken)
-    if not held:
+        more = max(1, round(SHARE * len(names))) - int(held[names].sum())
+        chosen = names[~held[names]][: max(0, more)]
+        if not len(chosen):  # other classes have given what this one has to give
+            continue
+        taken = np.concatenate([by_unit[first[name] : first[name + 1]] for name in chosen])
+        gone = given + np.bincount(labels[taken], minlength=len(sizes))
+        if np.where(sizes < LEAST, gone == 0, 2 * gone <= sizes).all():
+            given, held[chosen] = gone, True
+    choose = held[unit]
+    if not choose.any():
         return None
-    choose = np.zeros(len(labels), dtype=bool)
-    choose[np.concatenate(held)] = True
     return torch.from_numpy(np.flatnonzero(~choose)), torch.from_numpy(np.flatnonzero(choose))

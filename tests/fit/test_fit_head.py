@@ -114,14 +114,23 @@ def test_hold_out_takes_whole_units_of_every_class_that_can_give() -> None:
     units = np.arange(len(rows)) // 3
     train, held = hold_out(LabelledRows(rows.features, rows.labels, units=units))  # type: ignore[misc]
     assert sorted([*train.tolist(), *held.tolist()]) == list(range(len(rows)))
-    mixed = {int(u) for u in units[train]} & {int(u) for u in units[held]}
-    for unit in mixed:  # only where a unit spans two classes
-        assert len(set(rows.labels[torch.from_numpy(units == unit)].tolist())) == 2
+    assert not {*units[train].tolist()} & {*units[held].tolist()}
     plain = hold_out(rows)
     assert plain is not None
     given = torch.bincount(rows.labels[plain[1]], minlength=6)
     assert given.tolist() == [15, 6, 2, 1, 1, 1]
     assert hold_out(_rows(torch.full((6,), 4), 0)) is None
+
+
+def test_a_unit_of_several_classes_is_held_out_or_trained_on_as_a_whole() -> None:
+    labels = torch.tensor([0, 1, 2]).repeat(20)
+    cameras = np.arange(60) // 3  # each saw every class
+    train, held = hold_out(LabelledRows(torch.zeros(60, 2), labels, units=cameras))  # type: ignore[misc]
+    assert not {*cameras[train].tolist()} & {*cameras[held].tolist()}
+    assert torch.bincount(labels[held]).tolist() == [2, 2, 2]
+    rare = torch.where(torch.arange(60) < 3, 3, labels)  # all that there is, in one unit
+    _, held = hold_out(LabelledRows(torch.zeros(60, 2), rare, units=cameras))  # type: ignore[misc]
+    assert (rare[held] < 3).all()
 
 
 def test_double_correction_is_refused_unless_allowed() -> None:
