@@ -54,6 +54,7 @@ class ExtraRows:
             torch.from_numpy(np.ascontiguousarray(values.reshape(-1, *values.shape[2:]))),
             torch.from_numpy(np.repeat(self.labels.astype(np.int64), crops)),
             torch.from_numpy(np.repeat(self.weights.astype(np.float32), crops)),
+            np.repeat(np.arange(len(self.labels)), crops),
         )
 
     def counts(self, num_classes: int) -> Tensor:
@@ -79,12 +80,14 @@ def with_extra_rows(rows: LabelledRows, extra: LabelledRows | None) -> LabelledR
         return rows
     extra = extra.to(rows.features.device)
     assert extra.weights is not None
+    own = np.arange(len(extra)) if extra.units is None else extra.units
     ones = torch.ones(len(rows), device=extra.weights.device)
     weights = ones if rows.weights is None else rows.weights
     return LabelledRows(
         torch.cat([rows.features, extra.features]),
         torch.cat([rows.labels, extra.labels]),
         torch.cat([weights, extra.weights]),
-        images=rows.with_image_rows(len(extra)),
-        composites=rows.composites and rows.composites.with_plain(extra.features),
+        rows.with_unit_rows(own),
+        rows.with_image_rows(len(extra)),
+        rows.composites and rows.composites.with_plain(extra.features),
     )

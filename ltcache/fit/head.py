@@ -333,6 +333,7 @@ def with_texts(rows: LabelledRows, context: HeadContext, share: float = 0.0) -> 
         torch.cat([rows.features, texts[labels]]),
         torch.cat([rows.labels, labels]),
         weights,
-        images=rows.with_image_rows(len(labels)),
-        composites=rows.composites and rows.composites.with_plain(texts[labels]),
+        rows.with_unit_rows(labels.cpu().numpy()),  # copies of a text are one
+        rows.with_image_rows(len(labels)),
+        rows.composites and rows.composites.with_plain(texts[labels]),
     )

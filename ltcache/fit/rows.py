@@ -90,6 +90,13 @@ class LabelledRows:
         more = torch.arange(first, first + others, device=self.images.device)
         return torch.cat([self.images, more])
 
+    def with_unit_rows(self, others: np.ndarray) -> np.ndarray | None:
+        """Return ``units`` with those of more rows, (m,) from 0, which are none of these."""
+        if self.units is None:
+            return None
+        _, own = np.unique(self.units, return_inverse=True)
+        return np.concatenate([own, own.max(initial=-1) + 1 + others])
+
 
 def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None = None) -> None:
     """Refuse rows that nobody can learn classes from; every kind of training asks here.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from ltcache.errors import FitError, IdentityError, UsageError
-from ltcache.fit import fit_adapter
+from ltcache.fit import STATISTICS, StageInput, fit_adapter
+from ltcache.fit.statistics import compensation
 from tests.fakes import FakeCache, extra_of, long_tail_counts
 
 COUNTS = long_tail_counts(8, 120, 6)
@@ -39,6 +42,22 @@ def test_half_the_weight_is_half_an_image_in_the_prior_and_in_the_loss() -> None
     assert left[1] == left[0] / 2
     features = cache.features("test", one.record.field)
     assert not np.allclose(one.logits(features), half.logits(features))
+
+
+def test_crops_of_an_image_stay_one_unit_beside_extra_rows_and_class_texts() -> None:
+    cache = FakeCache(COUNTS, views={"rrc:4": 0.1})
+    found = []
+
+    def kept(task: StageInput, **options: object) -> dict[str, torch.Tensor]:
+        found.append(task.rows.units)
+        return compensation(task, **options)  # type: ignore[arg-type]
+
+    settings = {**SHORT, "feature.view": "rrc:4", "feature.text_rows": True}
+    with mock.patch.dict(STATISTICS, compensation=kept):
+        fit_adapter(cache, "sage", overrides=settings, extra=extra_of(cache, 5))  # type: ignore[arg-type]
+    (units,) = found
+    sizes = np.bincount(units)
+    assert sizes.tolist() == [4] * COUNTS.sum() + [1] * (5 + len(COUNTS))
 
 
 def test_no_extra_row_is_no_extra_row() -> None:
