@@ -46,7 +46,8 @@ def compensation(
 
 
 def finite_sample(task: StageInput, folds: int) -> Tensor:
-    """Return D_eff / (2 n_c); an empty class counts as one row."""
+    """Return D_eff / (2 n_c), n_c images: crops of one say nothing new, and extra ones count by
+    their weight. A class counts as one image at least."""
     features, labels = task.rows.features.double(), task.rows.labels
     means = torch.zeros(task.context.num_classes, features.shape[1], dtype=torch.float64)
     means = means.to(features.device).index_add_(0, labels, features)
@@ -54,7 +55,8 @@ def finite_sample(task: StageInput, folds: int) -> Tensor:
     centred = features - (means / counts[:, None])[labels]
     covariance = centred.T @ centred / len(centred)
     rank = covariance.trace() ** 2 / (covariance**2).sum()
-    return (rank / (2 * counts)).cpu()
+    images = task.context.class_counts.double().clamp(min=1).cpu()
+    return rank.cpu() / (2 * images)
 
 
 def drift(task: StageInput, folds: int) -> Tensor:

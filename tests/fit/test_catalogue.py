@@ -214,6 +214,9 @@ def test_the_finite_sample_compensation_is_effective_rank_over_twice_the_count()
     s = centred.T @ centred / len(x)
     expected = np.trace(s) ** 2 / np.trace(s @ s) / (2 * COUNTS.numpy())
     np.testing.assert_allclose(compensation(task)["delta"].numpy(), expected, rtol=1e-6)
+    every = torch.arange(len(TRAIN)).repeat_interleave(4)
+    crops = replace(task, rows=TRAIN.take(every))  # four of each image, all alike
+    np.testing.assert_allclose(compensation(crops)["delta"].numpy(), expected, rtol=1e-6)
 
 
 def test_a_correction_of_a_balanced_head_is_refused() -> None:
