@@ -35,13 +35,17 @@ def compensation(
             with the effective rank tr(S)^2 / tr(S^2) of the within-class covariance S;
             ``optimism``: mean log p(y|x) of a class in the sample minus out of it (cross-fitted);
             ``drift``: 1 - cos(class mean, class text).
-        folds: of ``optimism``.
+        folds: of ``optimism``, at least 2.
 
     Raises:
-        FitError: an unknown estimator, or ``drift`` without class texts.
+        FitError: an unknown estimator, ``drift`` without class texts, or too few folds.
     """
     if estimator not in ESTIMATORS:
         raise FitError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
+    if estimator == "optimism" and folds < 2:
+        raise FitError(
+            f"compensation.folds={folds} leaves no rows to fit on: take 2 or more, such as 5"
+        )
     return {"delta": ESTIMATORS[estimator](task, folds)}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcache.adjustments import PredictedRows, adapted
+from ltcache.errors import FitError
 from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head
 from ltcache.heads import Head, HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
@@ -191,6 +192,14 @@ def test_an_estimate_of_the_compensation_is_larger_for_rarer_classes(estimator: 
     assert delta[-2:].mean() > delta[:2].mean()
 
 
+def test_one_fold_leaves_nothing_to_fit_on() -> None:
+    method = override(
+        METHODS["sage"], {"compensation.estimator": "optimism", "compensation.folds": 1}
+    )
+    with pytest.raises(FitError, match=r"compensation\.folds=1 .*: take 2 or more"):
+        fit_head(short(method), TRAIN, CONTEXT, val=VAL)
+
+
 def test_the_drift_is_one_less_the_cosine_of_class_mean_and_class_text() -> None:
     from ltcache.fit.statistics import compensation
     from ltcache.fit.task import StageInput
@@ -220,8 +229,6 @@ def test_the_finite_sample_compensation_is_effective_rank_over_twice_the_count()
 
 
 def test_a_correction_of_a_balanced_head_is_refused() -> None:
-    from ltcache.errors import FitError
-
     posthoc, balanced = METHODS["posthoc-la"], METHODS["crt"]
     twice = replace(posthoc, stages=(balanced.stages[0], *posthoc.stages[1:]))
     with pytest.raises(FitError, match="balanced already"):
@@ -245,8 +252,6 @@ def test_post_hoc_adjustment_subtracts_what_the_sampler_leaves() -> None:
 
 
 def test_a_margin_for_another_scale_than_the_heads_is_refused() -> None:
-    from ltcache.errors import FitError
-
     with pytest.raises(FitError, match="set loss.scale and head.scale to one value"):
         fit_head(override(METHODS["ldam-drw"], {"head.scale": 10}), TRAIN, CONTEXT, val=VAL)
 
