@@ -84,14 +84,14 @@ def validation(
     if extra is not None:
         require_same(cache, extra, allow_stale)
         context = extra.counted_in(context)
-    more = None if extra is None else extra.rows(field)
-    rows, crops = training_rows(cache, field, method), cache.crops(feature.eval_view)
+    of_train, crops = cache.crops(feature.view), cache.crops(feature.eval_view)
+    more = None if extra is None else extra.rows(field, of_train)
+    rows = training_rows(cache, field, method)
     val = val_rows(cache, field, method)
     if val is not None:
         return TuningFold(
             rows, val, more, context, crops, partial(_seen, cache, "val", field), "val"
         )
-    of_train = cache.crops(feature.view)
     every = torch.arange(len(rows) // of_train)
     parts = hold_out(_crops_of(rows, every, of_train, 1), seed)
     if parts is None:

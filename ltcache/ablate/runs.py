@@ -152,7 +152,7 @@ class FitRun:
         if extra is not None:
             contexts = [extra.counted_in(context) for context in contexts]
         rows = training_rows(self.cache, field, *(job.method for job in jobs))
-        val = val_rows(self.cache, field, first)
+        val, crops = val_rows(self.cache, field, first), self.cache.crops(first.feature.view)
         for texts in (False, True):  # what a stage may fall back to depends on them
             some = [k for k, c in enumerate(contexts) if (c.text_features is not None) == texts]
             fit.fit_many(
@@ -160,7 +160,7 @@ class FitRun:
                 rows,
                 contexts[some[0] if some else 0],
                 val=val,
-                extra=None if extra is None else extra.rows(field),
+                extra=None if extra is None else extra.rows(field, crops),
                 options=fit.FitOptions(
                     device=self.options.fit.get("device", "cpu"),
                     allow_double_correction=self.options.fit.get("allow_double_correction", False),

@@ -97,7 +97,7 @@ def fit_adapter(
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
-    rows = training_rows(cache, field, method)
+    rows, crops = training_rows(cache, field, method), cache.crops(method.feature.view)
     warn_of_shared(cache, "train", *SCORED)
     labelled = context.class_counts
     if extra is not None:
@@ -109,7 +109,7 @@ def fit_adapter(
         rows,
         context,
         val=val_rows(cache, field, method),
-        extra=None if extra is None else extra.rows(field),
+        extra=None if extra is None else extra.rows(field, crops),
         seed=seed,
         options=FitOptions(
             device=_device(device),
@@ -118,7 +118,7 @@ def fit_adapter(
             memo=memo,
         ),
     )
-    composites, crops = composite_view(method), cache.crops(method.feature.view)
+    composites = composite_view(method)
     crops += 0 if composites is None else cache.crops(composites)
     record = RunRecord.on_cache(
         cache,

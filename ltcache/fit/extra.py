@@ -37,8 +37,12 @@ class ExtraRows:
     identities: Mapping[str, Any]
     record: Mapping[str, Any] = field(default_factory=dict)
 
-    def rows(self, name: str) -> LabelledRows:
+    def rows(self, name: str, crops: int) -> LabelledRows:
         """Return the rows of a field; each crop is a row.
+
+        Args:
+            crops: rows that a training image is; an extra image of weight 1 weighs as much,
+                whatever crops of it there are.
 
         Raises:
             FitError: there is no such field.
@@ -49,12 +53,13 @@ class ExtraRows:
                 "their pool with it, or override feature.field"
             )
         values = np.asarray(self.features[name], dtype=np.float32)
-        crops = values.shape[1]
+        own = values.shape[1]
+        weights = self.weights.astype(np.float32) * np.float32(crops / own)
         return LabelledRows(
             torch.from_numpy(np.ascontiguousarray(values.reshape(-1, *values.shape[2:]))),
-            torch.from_numpy(np.repeat(self.labels.astype(np.int64), crops)),
-            torch.from_numpy(np.repeat(self.weights.astype(np.float32), crops)),
-            np.repeat(np.arange(len(self.labels)), crops),
+            torch.from_numpy(np.repeat(self.labels.astype(np.int64), own)),
+            torch.from_numpy(np.repeat(weights, own)),
+            np.repeat(np.arange(len(self.labels)), own),
         )
 
     def counts(self, num_classes: int) -> Tensor:

@@ -44,6 +44,20 @@ def test_half_the_weight_is_half_an_image_in_the_prior_and_in_the_loss() -> None
     assert not np.allclose(one.logits(features), half.logits(features))
 
 
+def test_an_extra_image_weighs_as_much_as_a_training_image_whatever_crops_there_are() -> None:
+    cache = FakeCache(COUNTS, views={"rrc:4": 0.0})  # four crops alike
+    extra = extra_of(cache, weight=0.5)
+    four = {name: values.repeat(4, axis=1) for name, values in extra.features.items()}
+    one, more = (
+        fit_adapter(cache, "ncm", overrides={"feature.view": view}, extra=rows)
+        for view, rows in (("center", extra), ("rrc:4", extra))
+    )
+    both = fit_adapter(cache, "ncm", extra=extra_of(cache, weight=0.5, features=four))
+    features = cache.features("test", one.record.field)
+    np.testing.assert_allclose(more.logits(features), one.logits(features), atol=1e-5)
+    np.testing.assert_allclose(both.logits(features), one.logits(features), atol=1e-5)
+
+
 def test_crops_of_an_image_stay_one_unit_beside_extra_rows_and_class_texts() -> None:
     cache = FakeCache(COUNTS, views={"rrc:4": 0.1})
     found = []
@@ -57,7 +71,7 @@ def test_crops_of_an_image_stay_one_unit_beside_extra_rows_and_class_texts() -> 
         fit_adapter(cache, "sage", overrides=settings, extra=extra_of(cache, 5))  # type: ignore[arg-type]
     (units,) = found
     sizes = np.bincount(units)
-    assert sizes.tolist() == [4] * COUNTS.sum() + [1] * (5 + len(COUNTS))
+    assert sizes.tolist() == [4] * int(COUNTS.sum()) + [1] * (5 + len(COUNTS))
 
 
 def test_no_extra_row_is_no_extra_row() -> None:
