@@ -141,7 +141,8 @@ def another_crop(rows: Tensor, images: Tensor, generator: Generator) -> Tensor:
     if bool((by_image.counts < 2).any()):
         raise FitError(
             "partner=same_image pairs two crops of an image, and some images have one: train on a "
-            "view of several, such as feature.view=rrc:2 (ltcache extract --views center,rrc:2)"
+            "view of several, such as feature.view=rrc:2 (ltcache extract --views center,rrc:2), "
+            "and without class texts or extra images (--extra), which have one crop each"
         )
     place = torch.empty_like(numbers)  # of each row among the crops of its image
     first = by_image.starts.repeat_interleave(by_image.counts)

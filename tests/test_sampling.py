@@ -101,3 +101,5 @@ def test_another_crop_is_of_the_same_image_and_never_the_crop_itself() -> None:
 def test_an_image_of_one_crop_has_no_other() -> None:
     with pytest.raises(FitError, match=r"partner=same_image .* feature\.view=rrc:2"):
         another_crop(torch.tensor([0, 1]), torch.tensor([0, 0, 1]), _generator())
+    with pytest.raises(FitError, match=r"without class texts or extra images \(--extra\)"):
+        another_crop(torch.tensor([0, 1]), torch.tensor([0, 0, 1]), _generator())
