@@ -145,7 +145,7 @@ def choices_of(trial: Sequence[StageResult], chosen_on: LabelledRows) -> list[di
     Of epochs it is the last one that the rows cannot tell from the best
     (:func:`ltcache.metrics.last_alike`), with the number of epochs that it was chosen from.
     """
-    counts = torch.bincount(chosen_on.labels).cpu().numpy()
+    counts = chosen_on.image_counts()
     return [{**result.choice, **_epoch_of(result, counts)} for result in trial]
 
 

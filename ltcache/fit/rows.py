@@ -82,6 +82,14 @@ class LabelledRows:
             composites=None if composites is None else composites.transformed(transform),
         )
 
+    def image_counts(self) -> np.ndarray:
+        """Return the images of each class, however many crops of them there are, (C,), int64."""
+        labels = self.labels.cpu().numpy()
+        if self.images is None:
+            return np.bincount(labels)
+        _, first = np.unique(self.images.cpu().numpy(), return_index=True)
+        return np.bincount(labels[first])
+
     def with_image_rows(self, others: int) -> Tensor | None:
         """Return ``images`` with ``others`` more rows, each an image of its own."""
         if self.images is None:

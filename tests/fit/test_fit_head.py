@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ltcache.errors import FitError
-from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head, hold_out
+from ltcache.fit import FitOptions, FittedHead, LabelledRows, StageResult, fit_head, hold_out
+from ltcache.fit.head import choices_of
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, override
 from ltcache.metrics import evaluate_logits, last_alike
@@ -94,6 +97,20 @@ def test_without_validation_a_slice_of_train_chooses_and_all_rows_are_fitted() -
     _, held = hold_out(rows)  # type: ignore[misc]
     counts = torch.bincount(rows.labels[held]).numpy()
     assert fitted.best_epochs == (last_alike(fitted.history, counts)["epoch"],)
+
+
+def test_crops_of_the_images_that_choose_tell_epochs_no_better_apart() -> None:
+    rows = _rows(torch.full((6,), 10), 1)
+    scores = (0.9, 0.88, 0.86, 0.6)
+    history = [
+        {"epoch": k + 1, "epochs": 4, "val_mean_per_class": score, "val_nll": 1.0}
+        for k, score in enumerate(scores)
+    ]
+    trial = [StageResult(None, 1.0, choice={"epoch": 1}, history=history)]
+    crops = torch.arange(60).repeat_interleave(16)
+    more = replace(rows.take(crops), images=crops)
+    chosen = [choices_of(trial, chosen_on)[0]["epoch"] for chosen_on in (rows, more)]
+    assert chosen == [3, 3]
 
 
 def test_without_rows_to_spare_the_last_epoch_is_kept() -> None:
