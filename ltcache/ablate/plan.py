@@ -54,8 +54,8 @@ def settings_of(
         overrides: dotted key -> value for every method that has it.
 
     Raises:
-        UsageError: an unknown method, a setting or fusion that none of the methods has, or a value
-            that cannot be read.
+        UsageError: an unknown method, a setting or fusion that none of the methods has, a value
+            that cannot be read, or two methods of one name.
     """
     notes: list[str] = []
     bases = _with_fusions([method_by_name(m) if isinstance(m, str) else m for m in methods],
@@ -98,7 +98,11 @@ def _with_fusions(
                 refused.append(str(error))
             continue
         used.add(name)
-        found[fused.name] = fused
+        if override(found.setdefault(fused.name, fused), None) != override(fused, None):
+            raise UsageError(
+                f"two different methods are called {fused.name!r}, which is one line of a table: "
+                "give one of them a name of its own, dataclasses.replace(method, name=...)"
+            )
     for name in fusion:
         if name not in used:
             why = "; ".join(refused) or f"known: none, {', '.join(FUSED_FORMS)}"

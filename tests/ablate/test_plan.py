@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ltcache.ablate import settings_of
 from ltcache.errors import UsageError
-from ltcache.methods import METHODS
+from ltcache.methods import METHODS, override
 
 
 def test_the_product_has_each_line_once() -> None:
@@ -52,6 +54,14 @@ def test_overrides_reach_every_method_that_has_them_and_do_not_rename() -> None:
     assert [setting.name for setting in found] == ["ce", "ncm"]
     assert found[0].method.stages[0].optimisation.epochs == 3  # type: ignore[union-attr]
     assert notes == ["optimisation.epochs is no setting of ncm: left out there"]
+
+
+def test_two_methods_of_one_name_are_refused_where_one_of_them_would_be_left_out() -> None:
+    ce, slow = METHODS["ce"], override(METHODS["ce"], {"optimisation.lr": 1e-4})
+    with pytest.raises(UsageError, match=r"two different methods are called 'ce'.*name=\.\.\."):
+        settings_of([ce, slow])
+    found, _ = settings_of([ce, replace(slow, name="slow ce"), override(ce, None)])
+    assert [setting.name for setting in found] == ["ce", "slow ce"]
 
 
 def test_a_fusion_is_another_form_of_a_method() -> None:
