@@ -144,19 +144,20 @@ class FitRun:
         from ltcache import fit
         from ltcache.fit import make_context, training_rows, val_rows
 
-        first = jobs[0].method
+        methods = [job.method.on_view(self.options.fit.get("view")) for job in jobs]
+        first = methods[0]
         field = first.feature.resolve(self.cache.field_dims(first.feature.view))
         prompts = self.options.fit.get("prompts")
-        contexts = [make_context(self.cache, job.method, field, prompts)[0] for job in jobs]
+        contexts = [make_context(self.cache, method, field, prompts)[0] for method in methods]
         extra = self.options.fit.get("extra")
         if extra is not None:
             contexts = [extra.counted_in(context) for context in contexts]
-        rows = training_rows(self.cache, field, *(job.method for job in jobs))
+        rows = training_rows(self.cache, field, *methods)
         val, crops = val_rows(self.cache, field, first), self.cache.crops(first.feature.view)
         for texts in (False, True):  # what a stage may fall back to depends on them
             some = [k for k, c in enumerate(contexts) if (c.text_features is not None) == texts]
             fit.fit_many(
-                [fit.FitJob(jobs[k].method, jobs[k].seed) for k in some],
+                [fit.FitJob(methods[k], jobs[k].seed) for k in some],
                 rows,
                 contexts[some[0] if some else 0],
                 val=val,
@@ -303,8 +304,9 @@ def cache_key(cache: Cache, view: str, prompts: str | None, field: str = "embedd
 
 def setting_key(cache: Cache, setting: AblationSetting, options: RunOptions) -> str:
     """Return 12 hexadecimal digits of everything but the seed that determines a setting's runs."""
-    views = sorted(_views_of(cache, setting.method, options))
-    field, prompts = _field_of(cache, setting.method), options.fit.get("prompts")
+    seen = setting.method.on_view(options.fit.get("view"))
+    views = sorted(_views_of(cache, seen, options))
+    field, prompts = _field_of(cache, seen), options.fit.get("prompts")
     keys = [
         cache_key(cache, view, prompts, field) if view in cache.views else view  # the run says so
         for view in views

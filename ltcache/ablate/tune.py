@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,9 +165,7 @@ def tune(
     cache = resident(open_cache(cache))
     _require_search(tuner, trials)
     method = override(method_by_name(method) if isinstance(method, str) else method, overrides)
-    if view is not None:
-        method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
-    method = method.on_views(cache.views)
+    method = method.on_view(view).on_views(cache.views)
     views = view_space(cache, method) if grid is None and view is None else {}
     space = search_space(method, grid) | views
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,7 @@ def fit_adapter(
     cache = open_cache(cache)
     method = method_by_name(method) if isinstance(method, str) else method
     method = override(method, overrides)
-    if view is not None:
-        method = replace(method, feature=replace(method.feature, view=view, eval_view=view))
-    method = method.on_views(cache.views)
+    method = method.on_view(view).on_views(cache.views)
     require_views(method, cache)
     field = method.feature.resolve(cache.field_dims(method.feature.view))
     context, text_set = make_context(cache, method, field, prompts)

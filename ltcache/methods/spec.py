@@ -331,6 +331,12 @@ class Method:
         """Return the method on the views of a cache, see :meth:`FeatureSpec.on_views`."""
         return replace(self, feature=self.feature.on_views(views))
 
+    def on_view(self, view: str | None) -> Method:
+        """Return the method trained and predicting on one view; None: as it is."""
+        if view is None:
+            return self
+        return replace(self, feature=replace(self.feature, view=view, eval_view=view))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         names = {kind: name for name, kind in STAGES.items()}

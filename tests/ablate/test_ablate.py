@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltcache.ablate import Ablation, ablate
+from ltcache.ablate import Ablation, ablate, settings_of
 from ltcache.ablate.parallel import LostItem, run_groups
-from ltcache.ablate.runs import cache_key
+from ltcache.ablate.runs import RunOptions, cache_key, setting_key
 from ltcache.errors import FitError, IdentityError, UsageError
 from ltcache.fit import fit_adapter
 from ltcache.methods import METHODS, override
@@ -313,6 +313,33 @@ def test_a_report_over_runs_equals_the_ablations_table(tmp_path: Path) -> None:
     assert runs["baseline"] == "crt"
     with pytest.raises(UsageError, match="no runs here"):
         report([tmp_path / "nothing"])
+
+
+def test_runs_on_a_view_that_is_named_are_trained_together_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltcache.fit import stages
+
+    cache = _cache(views={"rrc:4": 0.5})
+    one = _ablate(cache, ["ce"], tmp_path / "one", together=False, view="rrc:4")
+    with monkeypatch.context() as patch:  # whatever is trained alone fails
+        patch.setattr(stages, "train_head", None)
+        two = _ablate(cache, ["ce"], tmp_path / "two", together=True, view="rrc:4")
+    assert not two.failures
+    runs = [[open_run(f.out / path) for path in _entry(f, "ce")["runs"]] for f in (one, two)]
+    for alone, shared in zip(*runs, strict=True):
+        np.testing.assert_allclose(_logits(shared, cache), _logits(alone, cache), atol=1e-4)
+
+
+def test_a_changed_view_that_is_named_gets_runs_of_its_own() -> None:
+    (setting,), _ = settings_of(["ce"], overrides=SHORT)
+    options = RunOptions({"view": "rrc:4"})
+    before, after = _cache(views={"rrc:4": 0.5}), _cache(views={"rrc:4": 0.5})
+    identities = after.identities
+    after.identities = lambda view, texts=None: {
+        **identities(view, texts), **({"seed": 1} if view == "rrc:4" else {})
+    }  # fmt: skip
+    assert setting_key(before, setting, options) != setting_key(after, setting, options)
 
 
 @pytest.mark.parametrize("together", [False, True])
