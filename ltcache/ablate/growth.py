@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def more_images(
         )
     require_scored(opened, split)
     setting = settings_of([method], None, ("none",), overrides)[0][0]
+    setting = replace(setting, method=setting.method.on_views(opened.views))
     per_class = np.empty((seeds, len(parts), len(opened.classes)))
     images = np.empty(per_class.shape)
     alone = partial(run_groups, workers=1)

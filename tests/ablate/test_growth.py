@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from ltcache.cache import open_cache
 from ltcache.errors import UsageError
 from ltcache.fit import fit_adapter
 from ltcache.report import MoreImages
+from ltcache.runs import open_run
 from tests.conftest import Call
+from tests.fakes import FakeCache
 from tests.report.html.conftest import COUNTS, NAMES, write_named_cache
 
 
@@ -54,6 +57,16 @@ def test_errors_are_those_of_single_fits_and_are_taken_again(shop: Path, tmp_pat
     again = more_images(shop, "ncm", tmp_path / "more", shares=shares, seeds=2)
     assert again == found == MoreImages.read(tmp_path / "more")
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")}
+
+
+def test_runs_on_one_crop_are_not_taken_once_there_are_random_crops(tmp_path: Path) -> None:
+    shares, counts = (0.25, 0.5, 1.0), np.array([12, 8, 6])
+    options: dict[str, Any] = {"seeds": 1, "overrides": {"optimisation.epochs": 1}}
+    for views in ({}, {"rrc:4": 0.5}):
+        cache: Any = FakeCache(counts, views=views)
+        more_images(cache, "lift-lp", tmp_path, shares=shares, **options)
+    runs = [open_run(path.parent) for path in tmp_path.rglob("run.json")]
+    assert sorted(run.method.feature.view for run in runs) == ["center"] * 3 + ["rrc:4"] * 3
 
 
 def test_shares_that_make_no_curve_are_refused(shop: Path, tmp_path: Path, call: Call) -> None:
