@@ -19,7 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from ltcache.errors import UsageError
-from ltcache.manifest import SPLIT_WORDS, SPLITS, ClassList, known_split, read_lines, split_in
+from ltcache.manifest import (
+    SPLIT_WORDS,
+    SPLITS,
+    ClassList,
+    known_split,
+    read_lines,
+    some,
+    split_in,
+)
 from ltcache.records import one_line
 from ltcache.transfer.arrays import SUFFIXES, read_arrays
 from ltcache.transfer.columns import texts_of_array
@@ -202,24 +210,34 @@ def read_clip_retrieval(path: Path) -> ImportedFeatures:
     if not files:
         raise UsageError(f"{path}: no img_emb/*.npy")
     found = ImportedFeatures([], files)
+    lacking = []
     for file in files:
         part = ImportedSplit(None, {"embedding": next(iter(read_arrays(file).values()))})
-        table = path / "metadata" / f"metadata_{_number(file)}.parquet"
-        if table.is_file():
+        table = path / "metadata" / f"metadata_{_digits(file)}.parquet"
+        if not table.is_file():
+            lacking.append(table.name)
+        else:
             columns = set(pq.read_schema(table).names)
             rows = pq.read_table(table, columns=sorted(columns & {"image_path", "label", "split"}))
             for column, name in (("image_path", "keys"), ("label", "labels"), ("split", "splits")):
                 if column in rows.column_names:
                     setattr(part, name, rows[column].to_numpy(zero_copy_only=False))
         found.parts.append(part)
+    if lacking:
+        found.notes.append(f"metadata lacks {some(lacking)}: those rows have no names and labels")
     if any((path / "text_emb").glob("*.npy")):
         found.notes.append("text_emb holds captions of images, not class texts: not taken over")
     return found
 
 
-def _number(path: Path) -> int:
+def _digits(path: Path) -> str:
+    """Return the number in a file's name as it is written: of ten parts or more it is ``07``."""
     digits = re.findall(r"\d+", path.stem)
-    return int(digits[-1]) if digits else 0
+    return digits[-1] if digits else "0"
+
+
+def _number(path: Path) -> int:
+    return int(_digits(path))
 
 
 def read_tip_adapter(path: Path) -> ImportedFeatures:

@@ -284,17 +284,19 @@ def test_rows_that_are_no_features_fail_alone(tmp_path: Path) -> None:
 # --- layouts of others ----------------------------------------------------------------------------
 
 
-def test_clip_retrieval(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", ["{}", "{:02d}"])  # padded from ten parts on
+def test_clip_retrieval(written: str, tmp_path: Path) -> None:
     features = _features(LABELS).astype(np.float16)
     for folder in ("img_emb", "metadata", "text_emb"):
         (tmp_path / "cr" / folder).mkdir(parents=True)
     np.save(tmp_path / "cr" / "text_emb" / "text_emb_0.npy", features)
     for number in range(12):  # 10 follows 9, not 1
         part = slice(number * 4, number * 4 + 4) if number < 11 else slice(44, None)
-        np.save(tmp_path / "cr" / "img_emb" / f"img_emb_{number}.npy", features[part])
+        named = written.format(number)
+        np.save(tmp_path / "cr" / "img_emb" / f"img_emb_{named}.npy", features[part])
         paths = [f"img{k}.jpg" for k in range(47)][part]
         table = pa.table({"image_path": paths, "caption": paths})
-        pq.write_table(table, tmp_path / "cr" / "metadata" / f"metadata_{number}.parquet")
+        pq.write_table(table, tmp_path / "cr" / "metadata" / f"metadata_{named}.parquet")
     assert guess_layout(tmp_path / "cr") == "clip-retrieval"
     report = import_features(tmp_path / "cr", tmp_path / "c", split="pool")
     assert "captions" in report.notes[0]
@@ -302,6 +304,9 @@ def test_clip_retrieval(tmp_path: Path) -> None:
     assert cache.manifest.rows["key"].to_pylist() == [f"img{k}.jpg" for k in range(47)]
     assert np.array_equal(cache.features("pool")[:, 0].astype(np.float16), features)
     assert (cache.labels("pool") == -1).all()
+    (tmp_path / "cr" / "metadata" / f"metadata_{written.format(3)}.parquet").unlink()
+    report = import_features(tmp_path / "cr", tmp_path / "d", split="pool")
+    assert f"metadata lacks metadata_{written.format(3)}.parquet" in report.notes[0]
 
 
 def test_tip_adapter(tmp_path: Path) -> None:
