@@ -148,7 +148,26 @@ def read_named_arrays(path: Path) -> ImportedFeatures:
     if not found.parts:
         known = ", ".join(_NAMES["features"])
         raise UsageError(f"{path}: no array is named as features are ({known})")
+    _require_features(path, parts, placed)
     return found
+
+
+def _require_features(
+    path: Path,
+    parts: Mapping[str | None, ImportedSplit],
+    placed: Mapping[tuple[str | None, str], tuple[str, str]],
+) -> None:
+    """Refuse labels, keys or splits of rows whose features are not there, but others are."""
+    for (split, meaning), (file, name) in placed.items():
+        if meaning in ("labels", "keys", "splits") and not parts[split].fields:
+            there = ", ".join(
+                f"of {of}" if of else "of no split" for of in parts if parts[of].fields
+            )
+            raise UsageError(
+                f"{path}: {name!r} in {file} is the {meaning} of {split or 'no split'}, and there "
+                f"are features {there} alone; name both alike, such as train_features and "
+                "train_labels, or move it away"
+            )
 
 
 def _is_array_file(path: Path) -> bool:

@@ -151,3 +151,10 @@ def test_what_is_no_split_of_the_vocabulary_is_said(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", features=MEANS, holdout_features=MEANS)
     _, report = _imported(tmp_path / "a.npz")
     assert report.notes == ("a.npz: 'holdout_features' was not taken over",)
+
+
+def test_labels_of_rows_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    for name, labels in (("train_features", "labels"), ("features", "train_labels")):
+        np.savez(tmp_path / "a.npz", **{name: MEANS[LABELS], labels: LABELS})
+        with pytest.raises(UsageError, match=f"'{labels}' in a.npz is the labels of.*name both"):
+            _imported(tmp_path / "a.npz")
