@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ from ltcache.transfer.columns import arrow_column, texts_of_array
 from ltcache.transfer.layouts import ImportedFeatures, ImportedSplit, read_column
 
 _MOST_CLASSES = 10_000_000
+_UNNAMED = (
+    "the names of the rows are not taken ({}): rows are named by their number, by which ltcache "
+    "ensemble would match those of another import"
+)
 
 
 @one_line
@@ -115,13 +120,15 @@ def manifest_of(
         listed = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
         if len(listed) != rows:
             raise UsageError(f"the manifest lists {len(listed)} rows for {rows} rows of features")
+        _require_order(found.parts, listed)
         return listed
     split_of = [name for part in found.parts for name in _splits_of(part, split)]
     resolved = _resolved(found)
     labels = np.concatenate([listing.numbers for listing in resolved.listings])
-    keys = [key for part in found.parts for key in _keys_of(part)]
-    if not all(keys) or len(set(keys)) != rows:
+    keys, reason = _keys_of(found.parts)
+    if not keys:
         keys = [f"{of}/{row:08d}" for row, of in enumerate(split_of)]
+    notes = (*resolved.notes, *([_UNNAMED.format(reason)] if reason else ()))
     table = pa.table(
         {
             "row_id": pa.array(np.arange(rows), pa.int64()),
@@ -132,7 +139,7 @@ def manifest_of(
         }
     )
     card = {"title": f"imported {name}", **resolved.card}
-    return Manifest(name, table, resolved.classes, templates=(), card=card, warnings=resolved.notes)
+    return Manifest(name, table, resolved.classes, templates=(), card=card, warnings=notes)
 
 
 def _splits_of(part: ImportedSplit, split: str) -> list[str]:
@@ -147,13 +154,38 @@ def _splits_of(part: ImportedSplit, split: str) -> list[str]:
     return splits
 
 
-def _keys_of(part: ImportedSplit) -> list[str]:
-    if part.keys is None or part.keys.shape != (_length(part),):
-        return [""] * _length(part)
-    column = arrow_column("keys", part.keys)
-    if column.null_count or "" in column.to_pylist():
-        return [""] * _length(part)
-    return texts_of_array("keys", part.keys)
+def _keys_of(parts: Sequence[ImportedSplit]) -> tuple[list[str], str]:
+    """Return the name of each row, or none and why those that are there cannot be taken."""
+    if all(part.keys is None for part in parts):
+        return [], ""
+    keys: list[str] = []
+    for part in parts:
+        if part.keys is None:
+            return [], "some rows have none"
+        if part.keys.shape != (_length(part),):
+            return [], f"there are {part.keys.shape} for {_length(part)} rows"
+        column = arrow_column("keys", part.keys)
+        if column.null_count or "" in column.to_pylist():
+            return [], "some are empty"
+        keys += texts_of_array("keys", part.keys)
+    twice = next((key for key, times in Counter(keys).items() if times > 1), None)
+    return (keys, "") if twice is None else ([], f"{twice!r} names more than one row")
+
+
+def _require_order(parts: Sequence[ImportedSplit], listed: Manifest) -> None:
+    """Refuse a list that names the rows of a source in another order than the source's own names.
+
+    Raises:
+        UsageError: with the first row that stands elsewhere.
+    """
+    keys, _ = _keys_of(parts)
+    place = {key: row for row, key in enumerate(listed.rows["key"].to_pylist())} if keys else {}
+    for row, key in enumerate(keys):
+        if place.get(key, row) != row:
+            raise UsageError(
+                f"row {row + 1} of the features is {key!r}, which is row {place[key] + 1} of the "
+                "manifest: list the rows in the order of the features"
+            )
 
 
 def _resolved(found: ImportedFeatures) -> ResolvedLabels:

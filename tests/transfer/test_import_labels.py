@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,33 @@ def test_labels_of_rows_that_are_not_there_are_refused(tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", **{name: MEANS[LABELS], labels: LABELS})
         with pytest.raises(UsageError, match=f"'{labels}' in a.npz is the labels of.*name both"):
             _imported(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ([f"{row}.png" for row in range(23)], r"there are \(23,\) for 24 rows"),
+        (["a.png", "a.png", *(f"{row}.png" for row in range(22))], "'a.png' names more than one"),
+        (["", *(f"{row}.png" for row in range(23))], "some are empty"),
+    ],
+)
+def test_names_that_cannot_be_taken_are_said(keys: list[str], reason: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", features=MEANS[LABELS], labels=LABELS, keys=np.array(keys))
+    cache, report = _imported(tmp_path / "a.npz")
+    assert cache.manifest.rows["key"][0].as_py() == "train/00000000"
+    (note,) = report.notes
+    assert re.search(reason, note)
+
+
+def test_a_list_in_another_order_than_the_names_is_refused(tmp_path: Path) -> None:
+    names = [f"{row}.png" for row in range(len(LABELS))]
+    np.savez(tmp_path / "a.npz", features=MEANS[LABELS], keys=np.array(names))
+    lines = [f"{name},class {label}" for name, label in zip(names, LABELS, strict=True)]
+    for out, order in (("c", lines), ("d", lines[::-1])):
+        listed = tmp_path / f"{out}.csv"
+        listed.write_text("\n".join(["path,label", *order]))
+        if out == "c":
+            assert _imported(tmp_path / "a.npz", out, manifest=listed)[1].rows == {"train": 24}
+            continue
+        with pytest.raises(UsageError, match="row 1 of the features is '0.png', which is row 24"):
+            _imported(tmp_path / "a.npz", out, manifest=listed)
