@@ -115,6 +115,8 @@ def import_features(
     source, out = require_local(source), require_local(out)
     if feature_field not in ("embedding", "pooled"):
         raise UsageError(f"field {feature_field!r} is neither embedding nor pooled")
+    if encoder_of is not None and (name is not None or logit_scale is not None):
+        raise UsageError("name and logit_scale have no effect beside encoder_of, which has its own")
     if shard_size < 1:
         raise UsageError(f"the shard size must be at least 1, not {shard_size}")
     require_replaceable(out, PlaceKind.CACHE)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ltcache.cache import (
     Cache,
@@ -23,7 +24,7 @@ from ltcache.cache import (
     stored,
 )
 from ltcache.manifest import Manifest
-from ltcache.records import bytes_digest, digest, one_line, remove_leftovers
+from ltcache.records import bytes_digest, digest, one_line, remove_leftovers, require_equal
 from ltcache.transfer.arrays import StackedArrays
 
 CENTER = "center"
@@ -55,6 +56,9 @@ def write_cache(out: Path, content: ImportedContent, shard_size: int) -> Cache:
     """Write a cache, or go on with one; returns it.
 
     A finished one is left as it is, but for shards that it has lost.
+
+    Raises:
+        IdentityError: a cache of the same features is there, with other texts or another scale.
     """
     plan = Plan(
         encoder=content.encoder.identity,
@@ -81,7 +85,47 @@ def write_cache(out: Path, content: ImportedContent, shard_size: int) -> Cache:
     if not index_path(out).exists():  # before, or another process was quicker
         items = np.arange(plan.items, dtype=np.int64)
         finalise(out, [plan], content.manifest, items, content.encoder, content.prompts)
-    return open_cache(out)
+    cache = open_cache(out)
+    _require_content(cache, content)
+    return cache
+
+
+def _require_content(cache: Cache, content: ImportedContent) -> None:
+    """Refuse a cache that was finished before with what no plan names: texts, scale, units."""
+    encoder, rows = content.encoder, content.manifest.rows
+    texts = [prompts.name for prompts in content.prompts]
+    there = {
+        name: dict(cache.prompts(name).identity) for name in texts if name in cache.prompt_names
+    }
+    wanted = {
+        "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
+        "projection": _digest_of(encoder.projection),
+        "texts": {prompts.name: dict(prompts.identity) for prompts in content.prompts},
+        "units": _units(rows) if "unit" in rows.column_names else None,
+    }
+    found = {
+        "logit_scale": cache.logit_scale,
+        "logit_bias": cache.logit_bias,
+        "projection": _digest_of(cache.projection),
+        "texts": there,
+        "units": None if cache.column("unit") is None else _units(cache.table("unit")),
+    }
+    remedy = (
+        f"{cache.path} was finished with the expected values and is left as it is: choose another "
+        "--out, or remove it first"
+    )
+    require_equal("import", found, wanted, remedy=remedy)
+
+
+def _units(rows: pa.Table) -> str:
+    return digest([str(unit) for unit in rows["unit"].to_pylist()])
+
+
+def _digest_of(array: np.ndarray | None) -> str | None:
+    if array is None:
+        return None
+    return bytes_digest(np.ascontiguousarray(array, np.float32).data.cast("B"))
 
 
 def _values_digest(stacks: Mapping[str, StackedArrays], block: int = 4096) -> str:

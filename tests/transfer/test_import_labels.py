@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ltcache.cache import open_cache
-from ltcache.errors import ManifestError, UsageError
+from ltcache.errors import IdentityError, ManifestError, UsageError
 from ltcache.transfer import import_features
 from ltcache.zero_shot import zero_shot
 
@@ -189,3 +189,17 @@ def test_a_list_in_another_order_than_the_names_is_refused(tmp_path: Path) -> No
             continue
         with pytest.raises(UsageError, match="row 1 of the features is '0.png', which is row 24"):
             _imported(tmp_path / "a.npz", out, manifest=listed)
+
+
+def test_other_texts_or_another_scale_in_a_finished_cache_are_refused(features: Path) -> None:
+    named: dict[str, Any] = {"labels": LABELS, "text": MEANS}
+    _imported(features, logit_scale=100, **named)
+    _imported(features, logit_scale=100, **named)
+    with pytest.raises(IdentityError, match="(?s)logit_scale.*choose another --out"):
+        _imported(features, logit_scale=1, **named)
+    first = features.parent / "c"
+    _imported(features, "d", encoder_of=first, **named)
+    with pytest.raises(IdentityError, match="(?s)texts.*choose another --out"):
+        _imported(features, "d", encoder_of=first, labels=LABELS, text=MEANS[::-1])
+    with pytest.raises(UsageError, match="no effect beside encoder_of"):
+        _imported(features, "e", encoder_of=first, logit_scale=1, **named)
