@@ -80,7 +80,7 @@ class TrainFolds:
         split[(split != "val") | (name == "val")] = _UNUSED
         split[self.rows] = np.where(self.fold == fold, name, "train")
         own = table["unit" if "unit" in table.column_names else "key"].to_pylist()
-        unit = np.array([str(name) for name in own], dtype=object)
+        unit = np.array(["" if name is None else str(name) for name in own], dtype=object)
         unit[self.rows] = [f"block {block}" for block in self.blocks]
         columns = {name: table[name] for name in table.column_names}
         columns |= {"split": pa.array(split, pa.string()), "unit": pa.array(unit, pa.string())}

@@ -12,7 +12,13 @@ from ltcache.cache.index import (
     rewrite_rows,
     store_prompts,
 )
-from ltcache.cache.labelled import LabelledSplit, has_labels, labelled_split, require_labels
+from ltcache.cache.labelled import (
+    LabelledSplit,
+    has_labels,
+    independent_units,
+    labelled_split,
+    require_labels,
+)
 from ltcache.cache.layers import (
     NO_ROW,
     Layer,
@@ -107,6 +113,7 @@ __all__ = [
     "first_layer",
     "folder_of",
     "has_labels",
+    "independent_units",
     "index_path",
     "joined_groups",
     "labelled_split",

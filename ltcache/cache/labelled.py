@@ -39,9 +39,28 @@ def labelled_split(cache: Cache, split: str, positions: np.ndarray | None = None
     Raises:
         CacheError: there is no such split, or none of its rows has a label.
     """
-    labels, units = require_labels(cache, split), cache.column("unit", split)
+    labels = require_labels(cache, split)
     kept = np.flatnonzero(labels >= 0) if positions is None else positions
-    return LabelledSplit(kept, labels[kept], None if units is None else units[kept])
+    return LabelledSplit(kept, labels[kept], independent_units(cache, split, kept))
+
+
+def independent_units(cache: Cache, split: str, positions: np.ndarray) -> np.ndarray | None:
+    """Return the unit of each of some rows of a split, (N,); None: every row is its own.
+
+    So is one whose unit is missing or empty: nobody has said that it shows what another shows.
+    """
+    column = cache.column("unit", split)
+    if column is None:
+        return None
+    units = np.asarray(column[positions])
+    if units.dtype.kind in "iu":
+        return units
+    known = np.array([unit not in (None, "") and unit == unit for unit in units.tolist()], bool)
+    if known.all():
+        return units
+    rows = cache.rows(split)[positions]
+    named = zip(units.tolist(), known.tolist(), rows.tolist(), strict=True)
+    return np.array([f"unit {unit}" if told else f"row {row}" for unit, told, row in named])
 
 
 def require_labels(cache: Cache, split: str) -> np.ndarray:

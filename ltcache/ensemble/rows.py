@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ltcache.cache import independent_units
 from ltcache.ensemble.members import EnsembleMember
 from ltcache.ensemble.record import MissingRows, RowsRecord
 from ltcache.errors import FitError, UsageError
@@ -106,9 +107,9 @@ def _content_differs(members: Sequence[EnsembleMember], split: str, places: np.n
 
 def _units(members: Sequence[EnsembleMember], split: str, places: np.ndarray) -> np.ndarray | None:
     for member, place in zip(members, places, strict=True):
-        units = member.cache.column("unit", split)
+        units = independent_units(member.cache, split, place)
         if units is not None:
-            return np.asarray(units[place])
+            return units
     return None
 
 
