@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ltcache.adjustments import SPACES
+from ltcache.cache import warn_of_shared
 from ltcache.ensemble.members import (
     EnsembleMember,
     ZeroShot,
@@ -102,6 +103,8 @@ def ensemble(
     opened = open_members(members, caches, prompts, allow_stale)
     check_member_classes(opened)
     rows = {name: align_rows(opened, name) for name in _splits(opened, split, given)}
+    for member in opened:
+        warn_of_shared(member.cache, "train", *rows)
     scored_rows = {name: _logits(opened, aligned, name) for name, aligned in rows.items()}
     logits = {name: [found.logits for found in parts] for name, parts in scored_rows.items()}
     tried: list[TriedWeights] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ltcache.errors import FitError, UsageError
 from ltcache.records import digest, one_line
 
 _FIRST = 5  # keys that a list of left out rows shows
+_NUMBERED = re.compile(r".*/[0-9]{8}").fullmatch  # as an import names rows that have no names
 
 
 @one_line
@@ -66,6 +68,7 @@ def align_rows(members: Sequence[EnsembleMember], split: str) -> AlignedRows:
             stacklevel=3,
         )
     keys, missing = np.array(shared)[keep], _missing(members, position)
+    _warn_of_numbers(members, keys)
     every = set().union(*position)
     record = RowsRecord(
         len(keys), digest(keys.tolist()), len(every) - len(shared), missing, int((~keep).sum()),
@@ -78,6 +81,17 @@ def _keys(member: EnsembleMember, split: str | None) -> list[str]:
     keys = member.cache.column("key", split)
     assert keys is not None  # a manifest has keys, each once
     return list(map(str, keys.tolist()))
+
+
+def _warn_of_numbers(members: Sequence[EnsembleMember], keys: np.ndarray) -> None:
+    """Warn where rows of several caches are matched by keys that are nothing but their numbers."""
+    several = len({member.cache.path for member in members}) > 1
+    if several and any(m.cache.imported for m in members) and all(map(_NUMBERED, keys.tolist())):
+        warnings.warn(
+            "the imported features name no images, so that rows are matched by their number: where "
+            "the sources hold them in other orders, images are mixed; import them with keys",
+            stacklevel=4,
+        )
 
 
 def _check_labels(

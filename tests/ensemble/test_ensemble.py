@@ -386,3 +386,17 @@ def test_extreme_scores_stay_finite() -> None:
     assert np.allclose(mixed_logits([far, near], (0.5, 0.5), "probabilities")[0], np.log(
         [0.5 + 0.5 / (1 + np.e), 0.5 * np.e / (1 + np.e)]
     ))  # fmt: skip
+
+
+def test_imports_that_name_no_images_are_matched_by_number_with_a_warning() -> None:
+    one, two = Texts(COUNTS, noise=1.2), _other(order=np.arange(len(Texts(COUNTS).manifest.rows)))
+    two.path = Path("other-cache")
+    for cache in (one, two):
+        rows = cache.manifest.rows
+        named = zip(rows["split"].to_pylist(), range(len(rows)), strict=True)
+        _with(cache, "key", [f"{split}/{row:08d}" for split, row in named])
+    runs = [_fit(one), _fit(two)]
+    _mix(runs, (one, two), weights=(1, 1))
+    one.imported = two.imported = True
+    with pytest.warns(UserWarning, match="matched by their number"):
+        _mix(runs, (one, two), weights=(1, 1))
