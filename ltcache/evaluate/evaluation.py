@@ -31,6 +31,8 @@ from ltcache.runs import LabelledLogits, Run, check_features, open_run, score, w
 if TYPE_CHECKING:
     from ltcache.cache import Cache
 
+_PROFILE = re.compile("(forward|backward)-")
+
 
 def evaluate(
     run: Run | str | Path,
@@ -164,7 +166,7 @@ def _target(
             f"labels in {found.steps} steps{end} (transductive: one image's prediction depends on "
             "the others)"
         )
-    if not Path(test_prior).exists() and re.match("(forward|backward)-", str(test_prior)):
+    if not Path(test_prior).exists() and _PROFILE.match(str(test_prior)):
         profile = PriorProfile.parse(str(test_prior)).profile(counts)
         return profile / profile.sum(), str(test_prior)
     if not Path(test_prior).exists():
@@ -210,9 +212,17 @@ def _suffixes(
     """Return what tells one file of scores from another of the same split."""
     result = [f"{shift}-seed-{seed}"] if shift else []
     if test_prior is not None:
-        named = "given" if isinstance(test_prior, np.ndarray) else Path(test_prior).stem
-        result.append(f"prior-{named}")
+        result.append(f"prior-{_prior_name(test_prior)}")
     return result
+
+
+def _prior_name(test_prior: str | Path | np.ndarray) -> str:
+    """Return a prior as it was named, a file without its suffix unless that names another prior."""
+    if isinstance(test_prior, np.ndarray):
+        return "given"
+    path = Path(test_prior)
+    named = _PROFILE.match(path.stem) or path.stem in (*NAMED, "given")
+    return path.name if named else path.stem
 
 
 def cache_of(run: Run, cache: Cache | str | Path | None) -> Cache:

@@ -285,3 +285,22 @@ def test_the_command_says_what_it_did(
     assert "transductive" in out and "backward-10, seed 2" in out
     written = json.loads((run / "metrics-test-backward-10-seed-2-prior-estimate.json").read_text())
     assert "EM" in written["test_prior"]
+
+
+def test_scores_under_different_priors_are_written_to_different_files(
+    cache: Any, tmp_path: Path
+) -> None:
+    run = fit_adapter(cache, "ce", tmp_path / "run", overrides={"optimisation.epochs": 3})
+    for name in ("uniform.csv", "deployed.csv"):
+        lines = "".join(f"{label},{label + 1}\n" for label in range(8))
+        (tmp_path / name).write_text("label,prior\n" + lines)
+    priors = ["forward-2", "forward-2.5", "uniform", *sorted(tmp_path.glob("*.csv"))]
+    for prior in priors:
+        evaluate(run, cache, test_prior=prior, write=True)
+    assert sorted(path.name for path in (tmp_path / "run").glob("metrics-*.json")) == [
+        "metrics-test-prior-deployed.json",
+        "metrics-test-prior-forward-2.5.json",
+        "metrics-test-prior-forward-2.json",
+        "metrics-test-prior-uniform.csv.json",
+        "metrics-test-prior-uniform.json",
+    ]
