@@ -31,6 +31,7 @@ _LEFT_OUT = (
     "tuning",
     "composites",
     "splitting",
+    "rows",
 )  # of the JSON where there are none
 
 
@@ -74,8 +75,9 @@ class RunRecord(JsonRecord):
             classes are many-, medium- and few-shot.
         effective_counts: with the weights of extra rows; None: as ``class_counts``.
         extra: where the extra rows come from, with the ``digest`` of their content.
-        logit_scale: of the encoder, or None. splits: split -> rows. splitting: how ltcache made
-            these splits (:class:`ltcache.manifest.SplitRecipe`), or None.
+        logit_scale: of the encoder, or None. splits: split -> rows. rows: digest of the cache's
+            list; None in runs of earlier versions. splitting: how ltcache made these splits
+            (:class:`ltcache.manifest.SplitRecipe`), or None.
         tuned_on: what was chosen -> the rows that chose it, in words. tuning: how settings were
             searched. choices: of each stage, what it chose. init: how each stage began.
         residual_prior: exponent of the class prior that the logits carry; None: not known.
@@ -109,6 +111,7 @@ class RunRecord(JsonRecord):
     tuning: Mapping[str, Any] | None = None
     composites: Mapping[str, Any] | None = None
     splitting: Mapping[str, Any] | None = None
+    rows: str | None = None
 
     @classmethod
     def on_cache(
@@ -127,6 +130,7 @@ class RunRecord(JsonRecord):
             groups=GroupScheme.from_dict(cache.manifest.groups),
             logit_scale=cache.logit_scale,
             splits={s: len(cache.rows(s)) for s in ("train", *SCORED) if s in cache.splits},
+            rows=cache.manifest.identity()["rows"],
             provenance=dict(cache.provenance),
             splitting=cache.manifest.card.get(SPLITTING),
             **fitted,

@@ -125,6 +125,8 @@ class Run:
         used = {part: getattr(self.record, part) for part in parts}
         if self.record.extra is not None:
             used["extra"] = self.record.extra["digest"]
+        if self.record.rows is not None:
+            used["rows"] = self.record.rows
         return digest([self.method.to_dict(), used])
 
     def logits(self, features: np.ndarray) -> np.ndarray:

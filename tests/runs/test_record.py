@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ltcache.errors import FitError
@@ -45,6 +47,19 @@ def test_extra_rows_are_part_of_the_key(run: Run) -> None:
     plain = fit_adapter(FakeCache(COUNTS), run.method)  # type: ignore[arg-type]
     assert plain.record.identities == run.record.identities and plain.key != run.key
     assert {"extra", "effective_counts", "tuning"}.isdisjoint(plain.record.to_dict())
+
+
+def test_the_rows_are_part_of_the_key_where_they_are_recorded(run: Run) -> None:
+    plain = fit_adapter(FakeCache(COUNTS), run.method)  # type: ignore[arg-type]
+    other: Any = FakeCache(COUNTS)
+    keys = pa.array([f"other/{key}" for key in other.manifest.rows["key"].to_pylist()])
+    place = other.manifest.rows.column_names.index("key")
+    other.manifest = replace(
+        other.manifest, rows=other.manifest.rows.set_column(place, "key", keys)
+    )
+    assert fit_adapter(other, run.method).key != plain.key
+    plain.record = replace(plain.record, rows=None)  # of an earlier version
+    assert "rows" not in plain.record.to_dict()
 
 
 @pytest.mark.parametrize(
