@@ -16,6 +16,7 @@ from ltcache.errors import CacheError, FitError, IdentityError, UsageError
 from ltcache.records import (
     JsonObject,
     PlaceKind,
+    canonical_json,
     mend_below,
     not_what_is_asked,
     places_in,
@@ -143,12 +144,17 @@ class ReportedRuns:
             return
 
         parts = {key: getattr(run.record, key) for key in ("field", "identities", "class_counts")}
+        parts["extra"] = (run.record.extra or {}).get("digest")  # they train, and are not counted
         told = digest([run.method.to_dict(), parts])
         line = self.lines.setdefault(told, ReportLine(name, overrides))
         if any(metrics.adaptations for metrics in run.metrics.values()):
             self.note(f"{name}: transductive: it learned from the unlabelled rows it was scored on")
-        if run.record.seed not in [other.record.seed for other, _ in line.runs]:
+        same = next((pair for pair in line.runs if pair[0].record.seed == run.record.seed), None)
+        if same is None:
             line.runs.append((run, path))
+        elif _on_other_rows(same[0], run):
+            reason = f"of the same method and seed as {same[1]}, on other rows: report them apart"
+            self.leave_out(path, reason)
 
     def leave_out(self, path: Path, reason: str) -> None:
         """Refuse what the user named; note what was only found in a directory.
@@ -170,10 +176,13 @@ class ReportedRuns:
         if not every:
             return
         usual = dict(Counter(_scored_rows(run) for run, _ in every).most_common(1)[0][0])
+        classes = Counter(map(_classes, (run for run, _ in every))).most_common(1)[0][0]
         for key, line in list(self.lines.items()):
             kept = []
             for run, path in line.runs:
                 reason = _not_comparable(dict(_scored_rows(run)), usual)
+                if _classes(run) != classes:
+                    reason = "of other classes than most of these runs: not comparable"
                 if reason:
                     self.leave_out(path, reason)
                 else:
@@ -232,12 +241,14 @@ class ReportedRuns:
 
         if self.cache is not None:
             check_features(run, self.cache)
+            _require_scored_rows(run, self.cache)
             return self._checked(self.cache, run, path)
         named = run.record.cache
         place = (path / named).resolve() if named else path
         try:
             cache = self._opened(place)
             check_features(run, cache)
+            _require_scored_rows(run, cache)
         except (CacheError, IdentityError) as error:
             reason = str(error).splitlines()[0]
             self.note(f"no difference to the baseline without the cache of the runs: {reason}")
@@ -270,6 +281,23 @@ class ReportedRuns:
             raise UsageError(
                 f"{path}: scored on other {split} rows than the runs before it: not comparable; "
                 "report the runs of one cache at a time"
+            )
+
+
+def _require_scored_rows(run: Run, cache: Cache) -> None:
+    """Refuse a cache whose rows are no longer those that a run was scored on.
+
+    Raises:
+        CacheError: with the split and the numbers of rows.
+    """
+    for split, metrics in run.metrics.items():
+        labels = cache.labels(split)
+        labels = labels[labels >= 0]
+        counts = np.bincount(labels, minlength=len(metrics.per_class_rows))
+        if counts.tolist() != list(metrics.per_class_rows):
+            raise CacheError(
+                f"{cache.path} has other {split} rows ({len(labels)}) than these runs were scored "
+                f"on ({metrics.num_rows}): fit them again"
             )
 
 
@@ -333,6 +361,17 @@ def _place(path: Path) -> str:
 def _scored_rows(run: Run) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Return split -> rows of each class that a run was scored on, as a value that is hashable."""
     return tuple(sorted((split, tuple(m.per_class_rows)) for split, m in run.metrics.items()))
+
+
+def _on_other_rows(one: Run, two: Run) -> bool:
+    """Return whether two runs are known to differ; earlier versions recorded no rows."""
+    both = (one.record.rows is None) == (two.record.rows is None)
+    return both and one.key != two.key
+
+
+def _classes(run: Run) -> str:
+    """Return what tells the class list of a run from another, names and order."""
+    return canonical_json(run.record.identities.get("classes"))
 
 
 def _not_comparable(
