@@ -39,14 +39,32 @@ def read_lists(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     dataset = next((name for path in paths if (name := split_in(path.stem)[1])), "")
     folder = paths[0].resolve().parent
     classes, card = _classes(paths, dataset, listings, request)
+    root = folder_of(paths, request)
     warnings = tuple(
         f"{path.name}: its name tells no split; its rows are taken as {listing.split!r}"
         for path, listing in zip(paths, listings, strict=True)
         if split_in(path.stem)[0] is None
     )
     return SourceDraft(
-        dataset or folder.name, listings, paths[0].parent, classes, card=card, warnings=warnings
+        dataset or folder.name, listings, root, classes, card=card, warnings=warnings
     )
+
+
+def folder_of(paths: Sequence[Path], request: ManifestRequest) -> Path:
+    """Return the folder of some lists, which their paths are relative to.
+
+    Raises:
+        ManifestError: they lie in several, and no root is given: a path of the second list could
+            be another image of the first one's folder.
+    """
+    folder = paths[0].parent
+    for other in paths[1:]:
+        if request.root is None and other.parent.resolve() != folder.resolve():
+            raise ManifestError(
+                f"{paths[0]} and {other} lie in different folders, so that it is not known where "
+                "their paths begin: say it with --root, or give lists of one folder"
+            )
+    return folder
 
 
 def read_list(path: Path, labelled: bool | None = None, split: str | None = None) -> Listing:

@@ -14,7 +14,7 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.columns import TableColumns, text_column
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.labels import RowLabels, read_labels
-from ltcache.manifest.lists import names_beside
+from ltcache.manifest.lists import folder_of, names_beside
 from ltcache.manifest.long_texts import mapped_texts, numbered_texts
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.manifest.names import read_classes
@@ -53,20 +53,20 @@ def read_tables(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     return SourceDraft(
         dataset or folder.name,
         listings,
-        _root(paths),
+        _root(paths, request),
         classes,
         warnings=tuple(warnings),
     )
 
 
-def _root(paths: Sequence[Path]) -> Root:
+def _root(paths: Sequence[Path], request: ManifestRequest) -> Root:
     """Return the tables themselves where they hold the images, else the folder of the first."""
     inside = [images_inside(path) for path in paths]
     if all(inside):
         return one_root(paths)
     if any(inside):
         raise ManifestError(f"{some(paths)}: some hold the images themselves, some only paths")
-    return paths[0].parent
+    return folder_of(paths, request)
 
 
 def read_table(path: Path, request: ManifestRequest, *, split: str | None = None) -> Listing:

@@ -144,6 +144,19 @@ def test_lists_of_several_datasets_are_not_mixed(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "A").splits == ("train", "test")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "lines"), [("txt", "img/1.jpg 0\n"), ("csv", "path,label\nimg/1.jpg,0\n")]
+)
+def test_lists_of_several_folders_need_a_root(tmp_path: Path, suffix: str, lines: str) -> None:
+    first = write(tmp_path / "a" / f"train.{suffix}", lines)
+    second = write(tmp_path / "b" / f"test.{suffix}", lines)
+    beside = write(tmp_path / "a" / f"val.{suffix}", lines)
+    with pytest.raises(ManifestError, match=r"lie in different folders.*say it with --root"):
+        read_manifest([first, second])
+    assert read_manifest([first, second], root=tmp_path / "b").root == tmp_path / "b"
+    assert read_manifest([first, tmp_path / "b" / ".." / "a" / beside.name]).root == tmp_path / "a"
+
+
 def test_lists_of_paths_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "pool.txt", "my cat 3\nx.jpg\n")
     with pytest.raises(ManifestError, match=r"pool.txt line 2: expected 'path label'.*x\.jpg"):
