@@ -34,8 +34,14 @@ class _SplitFolder:
     labelled: bool
 
 
-def read_folder(path: Root, request: ManifestRequest) -> SourceDraft:
+def read_folder(
+    path: Root, request: ManifestRequest, *, named_by_split: bool = False
+) -> SourceDraft:
     """Return the images below ``path`` (a directory or an archive) as a draft.
+
+    Args:
+        named_by_split: the name of ``path`` tells the split where no folder does: the caller sees
+            to it, and nothing is said of a name that looks like one.
 
     Raises:
         ManifestError: no images, folder names that look like splits beside others, or two
@@ -49,7 +55,7 @@ def read_folder(path: Root, request: ManifestRequest) -> SourceDraft:
     if request.labelled is False:
         parts = [_SplitFolder("", "pool", False)]
     else:
-        parts, warnings = _parts(path, tree)
+        parts, warnings = _parts(path, tree, "" if named_by_split else root_name(path))
     folders = _class_folders(tree, parts)
     raw = _one_spelling(folders)
     warnings += one_class_notes(folders)
@@ -79,8 +85,8 @@ def read_folder(path: Root, request: ManifestRequest) -> SourceDraft:
     )
 
 
-def _parts(path: Root, tree: FileTree) -> tuple[list[_SplitFolder], list[str]]:
-    """Return the splits of a tree, and what to warn of."""
+def _parts(path: Root, tree: FileTree, name: str) -> tuple[list[_SplitFolder], list[str]]:
+    """Return the splits of a tree, and what to warn of; ``name`` may look like a split."""
     prefix = _descend(tree)
     warnings = [f"the classes or splits are read below {prefix!r}"] if prefix else []
     inner = _below(tree.images, prefix)
@@ -91,7 +97,7 @@ def _parts(path: Root, tree: FileTree) -> tuple[list[_SplitFolder], list[str]]:
     splits = splits_of(tops)
     if splits is None:
         _refuse_splits_beside_classes(path, tops, inner)
-        return [_SplitFolder(prefix, "train", True)], warnings + _not_splits(path, prefix, tops)
+        return [_SplitFolder(prefix, "train", True)], warnings + _not_splits(path, "" if prefix else name, tops)
     parts: list[_SplitFolder] = []
     for top, split in sorted(splits.items(), key=lambda pair: SPLITS.index(pair[1])):
         if any(part.split == split for part in parts):
@@ -105,13 +111,17 @@ def _parts(path: Root, tree: FileTree) -> tuple[list[_SplitFolder], list[str]]:
     return parts, warnings
 
 
-def _not_splits(path: Root, prefix: str, tops: Sequence[str]) -> list[str]:
+def _not_splits(path: Root, name: str, tops: Sequence[str]) -> list[str]:
     """Return what to say of names that look like splits and are not taken as such."""
     found = []
-    if known_split(root_name(path)) not in (None, "train") and not prefix:
+    if (split := known_split(name)) not in (None, "train"):
+        is_folder = path.is_dir()  # an archive is not read by way of the folder that holds it
+        remedy = (
+            "give the folder above it" if is_folder else f"put them into a folder {name}/ in it"
+        )
         found.append(
-            f"{path} has the name of a split, but its rows are taken as 'train'; give the folder "
-            f"above it to take them as {known_split(root_name(path))!r}"
+            f"{path} has the name of a split, but its rows are taken as 'train'; {remedy} to take "
+            f"them as {split!r}"
         )
     if classes := [top for top in tops if looks_like_split(top)]:
         found.append(

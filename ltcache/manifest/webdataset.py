@@ -25,6 +25,7 @@ from ltcache.manifest.folder import read_folder
 from ltcache.manifest.image_files import NO_IMAGES, LeftOut
 from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import names_beside
+from ltcache.manifest.long_texts import text_array
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots.places import Place, RemotePlace, one_root
 from ltcache.manifest.roots.ranges import read_range
@@ -77,24 +78,39 @@ def _folder_name(place: Place) -> str:
 
 
 def _class_folders(files: Sequence[ShardFiles], request: ManifestRequest) -> SourceDraft:
-    """Read shards as one folder; a member that several shards have is named ``SHARD/MEMBER``."""
-    draft = read_folder(one_root([item.shard.place for item in files]), request)
+    """Read shards as one folder; a member that several shards have is named ``SHARD/MEMBER``.
+
+    Where no folder in them tells the split of their images, their names do.
+    """
+    draft = read_folder(
+        one_root([item.shard.place for item in files]), request, named_by_split=True
+    )
     counts = Counter(name for item in files for name in item.images)
-    if max(counts.values()) == 1:
-        return draft
     having = defaultdict(list)
     for item in files:
         for name in item.images:
-            having[name].append(item.shard.place.name)
+            having[name].append(item.shard.place)
     shared = LeftOut("image(s) are in several shards under one name; they are taken as SHARD/NAME")
     shared.add(name for name, count in counts.items() if count > 1)
-    turn = {name: iter(shards) for name, shards in having.items()}
+    turn = {name: iter(places) for name, places in having.items()}
+    untold = len(draft.listings) == 1
     listings = []
     for listing in draft.listings:
         names = listing.uris if isinstance(listing.uris, list) else listing.uris.to_pylist()
-        uris = [f"{next(turn[name])}/{name}" if counts[name] > 1 else name for name in names]
-        listings.append(replace(listing, uris=uris))
+        places = [next(turn[name]) for name in names]
+        uris = [
+            f"{place.name}/{name}" if counts[name] > 1 else name
+            for name, place in zip(names, places, strict=True)
+        ]
+        split = _told_by_names(places) if untold and listing.split == "train" else listing.split
+        listings.append(replace(listing, uris=uris, split=split))
     return replace(draft, listings=listings, warnings=(*draft.warnings, *shared.sentences()))
+
+
+def _told_by_names(places: Sequence[Place]) -> str | pa.Array:
+    """Return the split that the name of each image's shard tells, train where it tells none."""
+    told = {place: split_in(place.stem)[0] or "train" for place in dict.fromkeys(places)}
+    return text_array([told[place] for place in places])
 
 
 def _listing(samples: SampleList, request: ManifestRequest) -> Listing:

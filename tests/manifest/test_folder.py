@@ -111,6 +111,13 @@ def test_archives(tmp_path: Path) -> None:
     assert not missing_files(manifest)
 
 
+def test_an_archive_named_after_a_split_says_what_helps(tmp_path: Path) -> None:
+    (warning,) = read_manifest(zip_of(tmp_path / "test.zip", "ant/1.jpg")).warnings
+    assert warning.endswith("put them into a folder test/ in it to take them as 'test'")
+    inside = zip_of(tmp_path / "again.zip", "test/ant/1.jpg")
+    assert plain(read_manifest(inside)) == [("test/ant/1.jpg", 0, "test")]
+
+
 def test_given_classes_fix_the_order(tmp_path: Path) -> None:
     touch(tmp_path / "set", "ant/1.jpg", "red_fox/1.jpg")
     names = write(tmp_path / "names.txt", "red fox\nbee\nant\n")

@@ -84,6 +84,28 @@ def test_one_name_in_several_shards_keeps_all_classes(tmp_path: Path) -> None:
     assert any("taken as SHARD/NAME: ant/1.jpg" in warning for warning in manifest.warnings)
 
 
+@pytest.mark.parametrize("test_name", ["ant/2.jpg", "ant/1.jpg"])
+def test_names_of_shards_of_class_folders_tell_the_split(tmp_path: Path, test_name: str) -> None:
+    members = {"train-0": ["ant/1.jpg", "bee/1.jpg"], "train-1": ["cat/1.jpg"], "test": [test_name]}
+    paths = [tar_of(tmp_path / f"{k}.tar", [(n, b"i") for n in m]) for k, m in members.items()]
+    manifest = read_manifest(paths)
+    splits = [(uri.rpartition("tar/")[2], split) for uri, _, split in plain(manifest)]
+    assert sorted(splits) == sorted(
+        [(n, k.partition("-")[0]) for k, names in members.items() for n in names]
+    )
+    alone = read_manifest(paths[-1])
+    assert plain(alone) == [(test_name, 0, "test")]
+    assert not any("taken as 'train'" in warning for warning in alone.warnings)
+
+
+def test_folders_in_shards_tell_the_split_before_their_names(tmp_path: Path) -> None:
+    members = [("train/ant/1.jpg", b"i"), ("val/ant/2.jpg", b"i")]
+    assert plain(read_manifest(tar_of(tmp_path / "test.tar", members))) == [
+        ("train/ant/1.jpg", 0, "train"),
+        ("val/ant/2.jpg", 0, "val"),
+    ]
+
+
 def test_a_member_that_comes_again_leaves_the_others_their_labels(tmp_path: Path) -> None:
     members = [("0.jpg", b"0"), ("0.cls", b"ant"), ("1.jpg", b"1"), ("1.cls", b"bee")]
     path = tar_of(tmp_path / "train.tar", [*members, ("0.jpg", b"again"), ("0.cls", b"cat")])
