@@ -6,7 +6,7 @@ share one class list. Folders whose names differ in their Unicode form alone are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from ltcache.manifest.matching import one_class_notes
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots.places import Root, root_name
 from ltcache.manifest.rows import Listing
-from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, splits_of
+from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, says_nothing, splits_of
 from ltcache.manifest.text import natural_key, some
 from ltcache.manifest.tree import FileTree, read_tree
 
@@ -99,10 +99,16 @@ def _parts(path: Root, tree: FileTree, name: str) -> tuple[list[_SplitFolder], l
         _refuse_splits_beside_classes(path, tops, inner)
         return [_SplitFolder(prefix, "train", True)], warnings + _not_splits(path, "" if prefix else name, tops)
     parts: list[_SplitFolder] = []
+    beside = _beside_others(inner, splits)
     for top, split in sorted(splits.items(), key=lambda pair: SPLITS.index(pair[1])):
         if any(part.split == split for part in parts):
             raise ManifestError(f"{path}: more than one folder for the split {split!r}: {tops}")
         within = _doubled(_below(inner, f"{top}/"), split)
+        wrapper = _wrapper(_below(inner, f"{top}/{within}"), beside)
+        if wrapper and split != "pool":
+            within += wrapper
+            where = f"{prefix}{top}/{within}"
+            warnings.append(f"the images of the split {split!r} are read below {where!r}")
         below = _below(inner, f"{top}/{within}")
         nested = _any(pc.match_substring(below, "/"))
         parts.append(_SplitFolder(f"{prefix}{top}/{within}", split, nested and split != "pool"))
@@ -137,6 +143,28 @@ def _doubled(names: pa.StringArray, split: str) -> str:
     if len(tops) != 1 or known_split(tops[0]) != split:
         return ""
     return f"{tops[0]}/" if pc.min(pc.count_substring(names, "/")).as_py() > 1 else ""
+
+
+def _wrapper(names: pa.StringArray, beside: set[str]) -> str:
+    """Return ``images/`` where a split's folder holds all in one that is no class by its name.
+
+    Args:
+        beside: folders that stand beside others in some split: they are classes.
+    """
+    tops = pc.unique(_top(names)).to_pylist()
+    if len(tops) != 1 or not says_nothing(tops[0]) or tops[0] in beside:
+        return ""
+    return f"{tops[0]}/" if pc.min(pc.count_substring(names, "/")).as_py() > 0 else ""
+
+
+def _beside_others(inner: pa.StringArray, splits: Iterable[str]) -> set[str]:
+    """Return the folders that have others beside them in the folder of some split."""
+    found: set[str] = set()
+    for top in splits:
+        names = _below(inner, f"{top}/")
+        folders = pc.unique(_top(names.filter(pc.match_substring(names, "/")))).to_pylist()
+        found |= set(folders) if len(folders) > 1 else set()
+    return found
 
 
 def _below(names: pa.StringArray, prefix: str) -> pa.StringArray:

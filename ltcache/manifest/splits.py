@@ -49,6 +49,11 @@ def _bare_words(name: str) -> list[str]:
     return [word for word in words if not _DECORATION.fullmatch(word)]
 
 
+def says_nothing(name: str) -> bool:
+    """Return whether a folder's name says no more than that it holds data (``images``)."""
+    return bool(_ONLY_WORDS.fullmatch(name.strip())) and not _bare_words(name)
+
+
 def canonical_split(name: str) -> str:
     """Return the usual name of a split, or the name itself where there is none."""
     return known_split(name) or name.strip()

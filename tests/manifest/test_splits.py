@@ -85,6 +85,18 @@ def test_folders_that_look_like_splits_beside_others_are_said(tmp_path: Path) ->
         read_manifest(tmp_path / "b")
 
 
+def test_a_folder_for_all_images_of_a_split_is_no_class(tmp_path: Path) -> None:
+    touch(tmp_path / "a", *(f"{s}/images/{c}/1.jpg" for s in ("train", "test") for c in "xy"))
+    manifest = read_manifest(tmp_path / "a")
+    assert manifest.classes.names == ("x", "y")
+    assert plain(manifest)[-1] == ("test/images/y/1.jpg", 1, "test")
+    assert "the images of the split 'test' are read below 'test/images/'" in manifest.warnings
+    touch(tmp_path / "b", "train/x/images/1.jpg", "train/y/images/1.jpg", "val/images/1.jpg")
+    assert plain(read_manifest(tmp_path / "b"))[-1] == ("val/images/1.jpg", -1, "val")
+    touch(tmp_path / "c", "train/photo/1.jpg", "train/sketch/2.jpg", "test/photo/3.jpg")
+    assert plain(read_manifest(tmp_path / "c"))[-1] == ("test/photo/3.jpg", 0, "test")
+
+
 def test_a_source_called_like_a_split_is_said(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{folder}/{image}" for folder in ("train", "test") for image in IMAGES))
     alone = read_manifest(tmp_path / "test")
