@@ -20,8 +20,15 @@ from ltcache.manifest.matching import one_class_notes
 from ltcache.manifest.names import read_classes
 from ltcache.manifest.roots.places import Root, root_name
 from ltcache.manifest.rows import Listing
-from ltcache.manifest.splits import SPLITS, known_split, looks_like_split, says_nothing, splits_of
-from ltcache.manifest.text import natural_key, some
+from ltcache.manifest.splits import (
+    SPLITS,
+    in_order,
+    known_split,
+    looks_like_split,
+    says_nothing,
+    splits_of,
+)
+from ltcache.manifest.text import natural_key, printable, some
 from ltcache.manifest.tree import FileTree, read_tree
 
 
@@ -97,7 +104,11 @@ def _parts(path: Root, tree: FileTree, name: str) -> tuple[list[_SplitFolder], l
     splits = splits_of(tops)
     if splits is None:
         _refuse_splits_beside_classes(path, tops, inner)
-        return [_SplitFolder(prefix, "train", True)], warnings + _not_splits(path, "" if prefix else name, tops)
+        return [_SplitFolder(prefix, "train", True)], [
+            *warnings,
+            *_not_splits(path, "" if prefix else name, tops),
+            *_splits_inside(inner),
+        ]
     parts: list[_SplitFolder] = []
     beside = _beside_others(inner, splits)
     for top, split in sorted(splits.items(), key=lambda pair: SPLITS.index(pair[1])):
@@ -135,6 +146,26 @@ def _not_splits(path: Root, name: str, tops: Sequence[str]) -> list[str]:
             "are folders called train, val, test or pool with no others beside them"
         )
     return found
+
+
+def _splits_inside(inner: pa.StringArray) -> list[str]:
+    """Return what to say where class folders hold folders of splits (``cat/test/1.jpg``)."""
+    deep = inner.filter(pc.greater(pc.count_substring(inner, "/"), 1))
+    folders = pc.unique(pc.replace_substring_regex(deep, "(?s)^([^/]*/[^/]*)/.*", r"\1"))
+    found: dict[str, set[str]] = {}
+    for folder in folders.to_pylist():
+        top, _, name = folder.partition("/")
+        if split := known_split(name):
+            found.setdefault(top, set()).add(split)
+    mixed = [top for top in sorted(found) if len(found[top]) > 1]
+    if not mixed:
+        return []
+    first = in_order(sorted(found[mixed[0]]))
+    return [
+        f"class folder(s) hold folders of splits: {some(map(repr, mixed))} those of "
+        f"{some(first)}; all their images are taken as 'train'. Put the folders of classes into "
+        f"those of splits ({first[-1]}/{printable(mixed[0])}), or give a list with a column 'split'"
+    ]
 
 
 def _doubled(names: pa.StringArray, split: str) -> str:

@@ -97,6 +97,17 @@ def test_a_folder_for_all_images_of_a_split_is_no_class(tmp_path: Path) -> None:
     assert plain(read_manifest(tmp_path / "c"))[-1] == ("test/photo/3.jpg", 0, "test")
 
 
+def test_splits_inside_class_folders_are_said(tmp_path: Path) -> None:
+    names = [f"{c}/{s}/1.jpg" for c in ("ant", "bee") for s in ("train", "testing")]
+    manifest = read_manifest(touch(tmp_path / "a", *names))
+    assert manifest.splits == ("train",)
+    (warning,) = manifest.warnings
+    assert "hold folders of splits: 'ant', 'bee' those of train, test; all their" in warning
+    assert "(test/ant)" in warning
+    touch(tmp_path / "b", "road/train/1.jpg", "road/bus/1.jpg", "air/plane/1.jpg")
+    assert read_manifest(tmp_path / "b").warnings == ()  # a class may be called train
+
+
 def test_a_source_called_like_a_split_is_said(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{folder}/{image}" for folder in ("train", "test") for image in IMAGES))
     alone = read_manifest(tmp_path / "test")
