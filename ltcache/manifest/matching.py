@@ -130,17 +130,27 @@ def _refuse_mixed(named: Sequence[Listing], listings: Sequence[Listing]) -> None
 
 
 def _numbers_called_otherwise(listings: Iterable[Listing], classes: ClassList) -> list[str]:
-    """Return a note where numbers serve as labels and classes bear other numbers as names."""
+    """Return a note where numbers serve as labels and classes bear other numbers as names.
+
+    Raises:
+        ManifestError: another listing has names as labels, so that a number may be either.
+    """
+    listings = list(listings)
     numbered = next((item for item in listings if (item.numbers >= 0).any()), None)
     numbers = [whole_number(name) for name in classes.names]
-    if numbered is None or None in numbers:
-        return []
     called = zip(range(len(classes)), classes.names, numbers, strict=True)
-    other = [f"label {k} is called {name!r}" for k, name, number in called if number != k]
-    if not other:
+    other = [f"label {k} is called {name!r}" for k, name, n in called if n not in (None, k)]
+    if numbered is None or not other:
         return []
+    named = next((item for item in listings if _has_names(item) and any(item.labels)), None)
+    if named is not None:
+        raise ManifestError(
+            f"{named.where} has class names and {numbered.where} has numbers as labels, which may "
+            f"be names, too ({some(other, 3)}): write labels as numbers in both"
+        )
+    some_names = "the names" if None not in numbers else "names"
     return [
-        f"{numbered.where}: the labels are numbers, and so are the names of the classes, which "
+        f"{numbered.where}: the labels are numbers, and so are {some_names} of the classes, which "
         f"differ ({some(other, 3)}): the numbers are taken as labels, not as names"
     ]
 

@@ -109,6 +109,18 @@ def test_classes_called_by_other_numbers_are_said(tmp_path: Path) -> None:
         assert not any("is called" in text for text in same.warnings)
 
 
+def test_numbers_that_are_names_in_another_file_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", "path,label\na/1.jpg,J\na/2.jpg,2\n")
+    test = write(tmp_path / "test.csv", "path,label\nb/1.jpg,2\nb/2.jpg,3\n")
+    write(tmp_path / "classes.txt", "2\n3\n4\n5\nJ\n")
+    with pytest.raises(ManifestError, match=r"may be names, too \(label 0 is called '2'.*in both"):
+        read_manifest(tmp_path)
+    alone = read_manifest(test).warnings
+    assert any(
+        "so are names of the classes, which differ (label 0 is called '2'" in w for w in alone
+    )
+
+
 def test_one_class_in_two_unicode_forms(tmp_path: Path) -> None:
     nfc, nfd = "Caf\u00e9", "Cafe\u0301"
     path = write(tmp_path / "train.csv", f"path,label\na.jpg,{nfc}\nb.jpg,{nfd}\nc.jpg,bar\n")
