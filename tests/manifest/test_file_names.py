@@ -48,6 +48,26 @@ def in_zip(place: Path, files: Files) -> Path:
     return place / "set.zip"
 
 
+class Unmarked(zipfile.ZipInfo):
+    """A member whose name is UTF-8 without its flag, as macOS writes it."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode(), self.flag_bits & ~0x800
+
+
+def test_names_in_a_zip_of_macos_are_utf8(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("cafe\u0301/1.jpg", "caf\u00e9/2.jpg"):
+            archive.writestr(Unmarked(name), name.encode())
+        archive.writestr("日本/1.jpg", b"marked")
+    manifest = read_manifest(tmp_path / "photos.zip")
+    assert set(manifest.classes.names) == {"caf\u00e9", "日本"}
+    store = open_store(manifest.root)
+    for uri in ("cafe\u0301/1.jpg", "caf\u00e9/2.jpg"):
+        assert store.read(uri) == uri.encode()
+    assert store.read("日本/1.jpg") == b"marked" and not missing_files(manifest)
+
+
 def in_tar(place: Path, files: Files) -> Path:
     with tarfile.open(place / "set.tar", "w") as archive:
         for name, data in files.items():

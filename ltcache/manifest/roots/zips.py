@@ -18,6 +18,9 @@ from ltcache.manifest.roots.limits import check_size, safe_uri, stable_text
 from ltcache.manifest.roots.places import Place, Root, open_place
 from ltcache.manifest.roots.root_format import NamedFiles, RootFormat
 
+_UTF8 = 0x800
+"""The flag of a member whose name is UTF-8."""
+
 
 @dataclass(frozen=True)
 class ZipIndex:
@@ -52,9 +55,11 @@ class ZipRoot(RootFormat):
     def index(self) -> ZipIndex:
         """See :meth:`RootFormat.index`."""
         with _opened(self.place) as archive:
-            names = archive.namelist()
-        members, repeated = member_uris(name for name in names if not is_folder(name))
-        return ZipIndex(members, [member_uri(name) for name in names if is_folder(name)], repeated)
+            names = {_written_name(info): info.filename for info in archive.infolist()}
+            every = [_written_name(info) for info in archive.infolist()]
+        members, repeated = member_uris(name for name in every if not is_folder(name))
+        folders = [member_uri(name) for name in names if is_folder(name)]
+        return ZipIndex({uri: names[name] for uri, name in members.items()}, folders, repeated)
 
     def parts(self) -> list[NamedFiles]:
         """See :meth:`RootFormat.parts`."""
@@ -86,6 +91,20 @@ class ZipRoot(RootFormat):
             source: Any = self.place if isinstance(self.place, Path) else open_place(self.place)
             archive = self._local.archive = zipfile.ZipFile(source)
         return archive
+
+
+def _written_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member as it was written.
+
+    macOS writes UTF-8 without saying so in the member's flags, and ``zipfile`` then takes the name
+    for one of DOS, in which an accent becomes two odd signs. What is valid UTF-8 is no such name.
+    """
+    if info.flag_bits & _UTF8 or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _head(archive: zipfile.ZipFile, member: str) -> bytes:
