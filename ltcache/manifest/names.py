@@ -18,9 +18,10 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 def read_classes(path: Path, *, folders: Collection[str] = (), dataset: str = "") -> ClassList:
     """Return the classes of a file in label order.
 
-    Forms: ``.csv`` with ``label,name[,source_id]``; ``.json`` with a list, ``{dataset: [names]}``
-    or ``{label: name}``; text with one name a line, or ``id<TAB>name``, or ``id name`` where the
-    first word is a WordNet id, the label, the name as a folder, or one of ``folders``.
+    Forms: ``.csv`` with ``label,name[,source_id]``; ``.json`` with a list, ``{dataset: [names]}``,
+    ``{label: name}`` or ``{name: label}``; text with one name a line, ``name label``,
+    ``id<TAB>name``, or ``id name`` where the first word is a WordNet id, the label, the name as a
+    folder, or one of ``folders``.
 
     Args:
         folders: names of class folders in the lists, to tell ids from names.
@@ -89,6 +90,9 @@ def _from_json(path: Path, dataset: str) -> ClassList:
     if isinstance(value, dict) and value and all(_NUMBER.fullmatch(key) for key in value):
         _check_labels(path, [(1, str(key)) for key in sorted(map(int, value))])
         value = [value[key] for key in sorted(value, key=int)]
+    elif isinstance(value, dict) and value and all(type(label) is int for label in value.values()):
+        _check_labels(path, [(1, str(label)) for label in sorted(value.values())])
+        value = [[name, name] for name in sorted(value, key=value.__getitem__)]
     elif isinstance(value, dict):
         chosen = dataset if dataset in value else next(iter(value), "")
         if dataset not in value and len(value) != 1:
@@ -120,6 +124,8 @@ def _from_text(path: Path, folders: Collection[str]) -> ClassList:
             f"{path} line {lines.index('') + 1}: a blank line among the names would shift labels"
         )
     separator = "\t" if lines and all("\t" in line for line in lines) else None
+    if (named := _before_labels(path, lines, separator)) is not None:
+        return ClassList(tuple(map(readable_name, named)), tuple(named))
     pairs = [line.split(separator, 1) for line in lines]
     if not separator and not _first_words_are_ids(pairs, folders):
         return ClassList(tuple(readable_name(line) for line in lines), tuple(lines))
@@ -135,6 +141,27 @@ def _from_text(path: Path, folders: Collection[str]) -> ClassList:
             f"{ids.index(ids[line]) + 1}"
         )
     return ClassList(tuple(names), tuple(ids))
+
+
+def _before_labels(path: Path, lines: Sequence[str], separator: str | None) -> list[str] | None:
+    """Return the names of lines ``name label``; None where the last words are not the labels.
+
+    Names that end in a number (``class 0``, ``class 1``) would be the same without it.
+
+    Raises:
+        ManifestError: the labels are not in order.
+    """
+    pairs = [line.rsplit(separator, 1) for line in lines]
+    if len(pairs) < 2 or any(len(pair) < 2 or not _NUMBER.fullmatch(pair[1]) for pair in pairs):
+        return None
+    names, labels = [pair[0].strip() for pair in pairs], [int(pair[1]) for pair in pairs]
+    start = min(labels)
+    if start > 1 or sorted(labels) != list(range(start, start + len(labels))):
+        return None
+    if len(set(names)) < len(names) or all(map(_NUMBER.fullmatch, names)):
+        return None
+    _check_labels(path, [(line, str(label - start)) for line, label in enumerate(labels, start=1)])
+    return names
 
 
 def _first_words_are_ids(pairs: Sequence[Sequence[str]], folders: Collection[str]) -> bool:

@@ -100,6 +100,27 @@ def test_folders_tell_ids_from_names(tmp_path: Path) -> None:
     assert read_classes(path, folders={"red", "black"}).names == ("fox", "crow")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.txt", "red_fox 0\ncrow 1\n"),
+        ("classes.txt", "red_fox\t1\ncrow\t2\n"),
+        ("class_to_idx.json", '{"crow": 1, "red_fox": 0}'),
+    ],
+)
+def test_labels_behind_names_are_no_names(tmp_path: Path, name: str, content: str) -> None:
+    path = write(tmp_path / name, content)
+    classes = read_classes(path, folders={"red_fox", "crow"})
+    assert (classes.names, classes.source_ids) == (("red fox", "crow"), ("red_fox", "crow"))
+
+
+def test_labels_behind_names_are_in_order(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="line 1: label 1 where 0 is due; sort the classes"):
+        read_classes(write(tmp_path / "classes.txt", "crow 1\nred_fox 0\n"))
+    numbered = write(tmp_path / "classnames.txt", "class 0\nclass 1\n")
+    assert read_classes(numbered).names == ("class 0", "class 1")
+
+
 def test_dataset_chooses_among_several(tmp_path: Path) -> None:
     path = write(tmp_path / "names.json", json.dumps({"a": ["x"], "b": ["y", "z"]}))
     assert len(read_classes(path, dataset="b")) == 2
