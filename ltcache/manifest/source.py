@@ -14,6 +14,7 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.directory import CARD, read_directory
 from ltcache.manifest.draft import ManifestRequest, SourceDraft, finish
 from ltcache.manifest.folder import read_folder
+from ltcache.manifest.image_files import is_image
 from ltcache.manifest.lists import LIST_SUFFIXES, is_names_file, read_lists
 from ltcache.manifest.manifest import Manifest
 from ltcache.manifest.mapped_list import is_list_file, map_list
@@ -247,11 +248,18 @@ def _candidates(
 
 
 def _looks_like_list(path: Path) -> bool:
-    """Return whether the first line of a text file ends in a number behind a path."""
+    """Return whether the first line of a text file ends in a number behind a path.
+
+    Where its name tells no split it may be any text, such as a licence with its year: there the
+    path has to be that of an image.
+    """
     with open(path, "rb") as file:
         lines = file.read(_SAMPLE).splitlines()
     words = next((line.split() for line in lines if line.strip()), [])
-    return len(words) > 1 and words[-1].isdigit()
+    if len(words) < 2 or not words[-1].isdigit():
+        return False
+    name = b" ".join(words[:-1]).decode(errors="replace")
+    return split_in(path.stem)[0] is not None or is_image(name) or (path.parent / name).is_file()
 
 
 def _beginning_with(path: Path) -> list[Path]:

@@ -118,6 +118,15 @@ def test_an_archive_named_after_a_split_says_what_helps(tmp_path: Path) -> None:
     assert plain(read_manifest(inside)) == [("test/ant/1.jpg", 0, "test")]
 
 
+@pytest.mark.parametrize("text", ["Copyright (c) 2017\n\nAll rights reserved\n", "Birds 525\n"])
+def test_a_text_beside_class_folders_is_no_list(tmp_path: Path, text: str) -> None:
+    touch(tmp_path, "ant/1.jpg", "bee/2.jpg")
+    write(tmp_path / "LICENSE.txt", text)
+    assert plain(read_manifest(tmp_path)) == [("ant/1.jpg", 0, "train"), ("bee/2.jpg", 1, "train")]
+    write(tmp_path / "LICENSE.txt", "ant/1.jpg 3\n")
+    assert plain(read_manifest(tmp_path)) == [("ant/1.jpg", 3, "train")]
+
+
 def test_given_classes_fix_the_order(tmp_path: Path) -> None:
     touch(tmp_path / "set", "ant/1.jpg", "red_fox/1.jpg")
     names = write(tmp_path / "names.txt", "red fox\nbee\nant\n")
