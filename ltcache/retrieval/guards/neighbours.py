@@ -37,6 +37,7 @@ Of validation images of rare classes about 1 % are then refused; see :func:`cali
 AROUND = 10
 """Neighbours that make up the surroundings of an image."""
 
+_UNREACHED = 4.0  # by ``2 cos - r``, which is 3 at most
 _DEPTH = 64  # neighbours looked at for ten of other units
 _BLOCK = 4096
 _SAMPLE = 4096  # training images that a threshold is calibrated on
@@ -179,7 +180,8 @@ def close_pairs(
     similarity, place = _searcher(rows)(rows, depth)
     own = place == np.arange(len(rows))[:, None]
     similarity = np.where(own, -1, similarity)
-    mixed = -np.sort(-np.concatenate([similarity, near.similarity], axis=1), axis=1)
+    there = np.concatenate([~own, near.rows >= 0], axis=1)
+    mixed = _by_similarity(np.concatenate([similarity, near.similarity], axis=1), there)
     last = mixed[:, AROUND : AROUND + 1]
     total = mixed[:, : AROUND + 1].sum(axis=1, keepdims=True)
     around = np.where(similarity >= last, total - similarity, total - last) / AROUND
@@ -211,7 +213,7 @@ def calibrate_near(
         seed: of the training images that are looked at.
     """
     if "train" not in cache.splits:
-        return NearThreshold(2.0, false_alarm, 0, "image", {})
+        return NearThreshold(_UNREACHED, false_alarm, 0, "image", {})
     train = CachedPool(cache, view, "train")
     units, named = units_of(cache, "train")
     rng = np.random.default_rng(seed)
@@ -220,7 +222,7 @@ def calibrate_near(
     near = neighbours(train, units, images, without=units[chosen])
     near = near.take(np.flatnonzero(near.rows[:, 0] >= 0))
     if not len(near.rows):
-        return NearThreshold(2.0, false_alarm, 0, named, {})
+        return NearThreshold(_UNREACHED, false_alarm, 0, named, {})
     scores = 2 * near.best - surroundings(near, near.units[:, 0])
     value = float(np.quantile(scores, 1 - false_alarm, method="higher"))
     quantiles = {str(q): float(np.quantile(scores, q)) for q in (0.5, 0.9, 0.99, 0.999)}
@@ -243,6 +245,15 @@ def units_of(cache: Cache, split: str) -> tuple[np.ndarray, str]:
     return np.where(unknown, -1 - rows, numbers).astype(np.int64), (
         "unit" if name == "unit" else "image"
     )
+
+
+def _by_similarity(similarity: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return (n, K), K above :data:`AROUND`, best first: where fewer are known, what is missing is
+    at most as alike as the last."""
+    least = np.where(there, similarity, 2).min(axis=1, keepdims=True)
+    more = np.repeat(least, AROUND + 1, axis=1)
+    known = np.concatenate([np.where(there, similarity, least), more], axis=1)
+    return np.asarray(-np.sort(-known, axis=1))
 
 
 def _none(images: int) -> NearestReferences:

@@ -20,7 +20,7 @@ from ltcache.retrieval.guards.neighbours import (
 )
 from ltcache.retrieval.scoring.queries import unit
 from tests.retrieval.array_pool import ArrayPool
-from tests.retrieval.conftest import World
+from tests.retrieval.conftest import World, write_cache
 
 
 def plain(values: np.ndarray, shown: np.ndarray, image: np.ndarray, left_out: int | None) -> list:
@@ -96,3 +96,23 @@ def test_close_pairs_are_symmetric_and_find_copies() -> None:
     assert [pairs[n].tolist() for n in (3, 7, 8)] == [[7, 8], [3, 8], [3, 7]]
     assert all(not len(pairs[n]) for n in range(30) if n not in (3, 7, 8))
     assert [len(p) for p in close_pairs(images[:1], labelled.take(np.array([0])), None)] == [0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labelled", [0, 1, 3])
+def test_few_images_have_surroundings_too(labelled: int) -> None:
+    rng = np.random.default_rng(1)
+    for count in (2, 3, 5):
+        images = rng.normal(size=(count, 64))
+        images[1] = images[0] + 1e-3 * rng.normal(size=64)
+        references = ArrayPool(rng.normal(size=(labelled, 64)))
+        near = neighbours(references, np.arange(labelled), images)
+        pairs = close_pairs(images, near, NearThreshold(1.5, 0.01, 50, "image", {}))
+        assert [found.tolist() for found in pairs] == [[1], [0], *[[]] * (count - 2)]
+
+
+def test_without_training_images_only_equal_features_count(world: World) -> None:
+    cache = write_cache(world.root / "tests", world.images(np.arange(3)),
+                        {"label": [0, 1, 2], "split": ["test"] * 3}, text=world.text)  # fmt: skip
+    near = calibrate_near(cache)
+    assert near.images == 0
+    assert near.holds(np.array([0.99, CERTAIN]), np.array([-1.0, -1.0])).tolist() == [False, True]
