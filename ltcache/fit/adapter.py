@@ -249,13 +249,23 @@ def _tuned_on(fitted: FittedHead, tuning: Mapping[str, Any] | None) -> dict[str,
 
 
 def require_same(cache: Cache, extra: ExtraRows, allow_stale: Collection[str]) -> tuple[str, ...]:
-    """Refuse extra rows of another encoder or of other classes than the cache's."""
+    """Refuse extra rows of another encoder, of other classes, or kept apart from other images."""
     expected = cache.identities("center")
     remedy = "retrieve again, from a pool that the cache's own encoder has extracted"
     stale: list[str] = []
     for kind in ("encoder", "classes"):
         found = extra.identities.get(kind)
         stale += require_equal(kind, expected[kind], found, allow_stale=allow_stale, remedy=remedy)
+    if "rows" in extra.identities and cache.changed_rows is None:  # not a part for folds
+        stale += require_equal(
+            "rows",
+            cache.list_identity()["rows"],
+            extra.identities["rows"],
+            allow_stale=allow_stale,
+            remedy=f"{cache.path} holds other images, or in other splits, than the retrieval's "
+            "guards saw, so that copies of its test images may be among the extra ones: retrieve "
+            "again with this cache, or pass --allow-stale rows",
+        )
     return tuple(stale)
 
 

@@ -27,7 +27,8 @@ class ExtraRows:
     Args:
         features: field -> float32 (m, v, D), as a cache gives them.
         labels: int64 (m,), in the classes of the cache. weights: float32 (m,); 1 is an image.
-        identities: ``encoder`` and ``classes`` of what the rows were made for.
+        identities: ``encoder`` and ``classes`` of what the rows were made for, and ``rows``, the
+            digest of its list, where guards have kept the rows apart from its images.
         record: what is to stand in run.json of where they come from.
     """
 

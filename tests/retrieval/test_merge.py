@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ltcache.errors import IdentityError
 from ltcache.fit import fit_adapter
 from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
 from ltcache.retrieval.review.decisions import (
@@ -13,7 +14,7 @@ from ltcache.retrieval.review.decisions import (
     apply_decisions,
     retrieval_identity,
 )
-from tests.retrieval.conftest import CLASSES, World
+from tests.retrieval.conftest import CLASSES, World, write_cache
 
 
 def test_what_a_person_accepted_weighs_as_a_labelled_image(world: World) -> None:
@@ -43,3 +44,25 @@ def test_what_a_person_accepted_weighs_as_a_labelled_image(world: World) -> None
     assert sum(run.record.effective_counts) == pytest.approx(
         sum(run.record.class_counts) + 2 + sum(weights.values())
     )
+
+
+def test_images_that_no_guard_kept_apart_from_the_test_images_are_refused(world: World) -> None:
+    cache = world.labelled()
+    pool = world.pool(cache, np.repeat(np.arange(CLASSES), 12))
+    extra = extra_rows(retrieve_tail(cache, pool, settings=RetrievalSettings(per_class=4)))
+    train = cache.labels("train")
+    picked = extra.features["embedding"][:, 0]
+    columns: dict[str, list[object]] = {
+        "label": [*train.tolist(), *extra.labels.tolist()],
+        "split": ["train"] * len(train) + ["test"] * len(picked),
+    }
+    values = np.concatenate([cache.features("train")[:, 0], picked])
+    other = write_cache(
+        world.root / "other", values, columns, text=world.text, encoder_of=cache.path
+    )
+    short = {"optimisation.epochs": 2}
+    with pytest.raises(IdentityError, match="retrieve again with this cache.*allow-stale rows"):
+        fit_adapter(other, "ce", overrides=short, extra=extra)
+    run = fit_adapter(other, "ce", overrides=short, extra=extra, allow_stale=["rows"])
+    assert run.record.stale == ("rows.value",)
+    assert not fit_adapter(cache, "ce", overrides=short, extra=extra).record.stale
