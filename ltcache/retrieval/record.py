@@ -87,9 +87,20 @@ class RetrievalRecord(JsonRecord):
 
     @property
     def key(self) -> str:
-        """Digest of what determines the result: settings, identities and a person's decisions."""
+        """Digest of what determines the result: settings, identities, what ranked the pool where
+        that was no pass in float32 over all of it, and a person's decisions."""
         by_hand = [asdict(decision) for decision in self.decisions]
-        return digest([asdict(self.settings), self.identities, *by_hand])
+        found = [asdict(self.settings), self.identities, *self._ranking(), *by_hand]
+        return digest(found)
+
+    def _ranking(self) -> list[JsonObject]:
+        """Return what may have missed candidates that a pass in float32 finds."""
+        if self.index is not None:
+            named = ("kind", "settings", "factor")
+            return [{"index": {name: getattr(self.index, name) for name in named}}]
+        if self.candidate_precision != "fp32":
+            return [{"candidate_precision": self.candidate_precision}]
+        return []
 
     def to_dict(self) -> JsonObject:
         """Return what stands in retrieve.json, for JSON."""

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from ltcache.errors import CacheError
-from ltcache.retrieval import RetrievalResult, RetrievalSettings, open_retrieved, retrieve_tail
+from ltcache.retrieval import (
+    ExactPass,
+    IndexRequest,
+    RetrievalResult,
+    RetrievalSettings,
+    open_retrieved,
+    retrieve_tail,
+)
 from ltcache.retrieval.record import RetrievalRecord
 from ltcache.retrieval.review.decisions import (
     ACCEPT,
@@ -62,6 +69,24 @@ def test_it_shows_itself_in_a_notebook(result: RetrievalResult) -> None:
     assert html.count("<tr>") == 1 + len(counts)
     for entry in result.classes:
         assert f"<td>{entry.name}</td><td>{counts[entry.label]}</td>" in html
+
+
+def test_what_ranked_the_pool_is_part_of_the_key(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    cache = world.labelled()
+    pool = world.pool(cache, np.repeat(np.arange(CLASSES), 12))
+    rankings = [
+        ExactPass(),
+        ExactPass(precision="bf16"),
+        IndexRequest("flat", factor=1),
+        IndexRequest("flat", factor=2),
+        IndexRequest("hnsw", factor=2),
+    ]
+    keys = [retrieve_tail(cache, pool, ranking=ranking).key for ranking in rankings]
+    assert len({*keys}) == len(rankings)
+    assert retrieve_tail(cache, pool).key == keys[0]
+    indexed = retrieve_tail(cache, pool, tmp_path / "indexed", ranking=rankings[2])
+    assert open_retrieved(tmp_path / "indexed").key == indexed.key == keys[2]
 
 
 def test_no_decisions_are_not_written(result: RetrievalResult) -> None:
