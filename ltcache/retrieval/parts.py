@@ -166,9 +166,11 @@ def merged(
 
 
 def _determined_by(search: TailSearch) -> JsonObject:
-    """Return what determines the retrieval, the same in all its parts."""
+    """Return what determines the retrieval, the same in all its parts; groups of the cache, which
+    its identities leave out, say which classes are wanted."""
     return {
         "settings": plain_json(asdict(search.settings)),
+        "wanted": {str(label): quota for label, quota in search.wanted.items()},
         **search.identities,
         "stale": list(search.stale),
     }

@@ -236,3 +236,15 @@ def test_what_is_damaged_foreign_or_gone_is_said(
     write_cache(pool.path, np.ones((9, 24)), {}, encoder_of=cache.path)
     with pytest.raises(IdentityError, match="has changed since the parts were made"):
         merge_retrieval([gone])
+
+
+def test_parts_for_other_groups_of_classes_are_refused(world: World) -> None:
+    cache = world.labelled()
+    pool = world.pool(cache, np.repeat(np.arange(CLASSES), 20))
+    folder = world.root / "parts"
+    for part in ("1/2", "2/2"):
+        retrieve_part(cache.path, pool.path, part, folder, RetrievalSettings(per_class=5))
+    with pytest.MonkeyPatch.context() as patch:  # as if other groups had been given to the cache
+        patch.setattr("ltcache.retrieval.tail_search.tail_quotas", lambda *asked: {5: 5})
+        with pytest.raises(IdentityError, match=r"(?s)wanted\.3.*make them again"):
+            merge_retrieval([folder])
