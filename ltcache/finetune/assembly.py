@@ -110,6 +110,12 @@ class TrainingParts:
         if self.val is not None:
             self.val.close()
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """Images of training and validation that could not be read so far: uri -> reason."""
+        judged = {} if self.val is None else self.val.failures
+        return {**self.batches.failures, **judged}
+
     @torch.no_grad()
     def classifier(self) -> Head:
         """Return what predicts now: the head, or the class texts as a head."""

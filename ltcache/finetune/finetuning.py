@@ -261,7 +261,7 @@ def _finish(
         judge = assembly.judge if assembly.val is not None else None
         averaged = average_weights(step, assembly.start, tuning, judge)
     metrics = _metrics(assembly)
-    if failures := assembly.batches.failures:
+    if failures := assembly.failures:
         uri, reason = next(iter(failures.items()))
         log.warning(
             "%d images could not be read and were left out, such as %s (%s)",
@@ -335,7 +335,7 @@ def _record(
         tuned_on=tuned_on,
         averaged={} if averaged is None else averaged.scores,
         splits={"train": len(assembly.batches), "val": len(assembly.val or ())},
-        failures=dict(assembly.batches.failures),
+        failures=assembly.failures,
         val=metrics,
         training=fit.to_dict(),
         cost=TuningCost(seconds, place.device.type, place.ranks, assembly.trained),

@@ -200,10 +200,13 @@ def test_images_that_cannot_be_read_are_left_out_and_named(
     tune: Tune, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_pictures(tmp_path / "images")
-    (folder / "red fox" / "010.png").write_bytes(b"no image")
+    broken = ["newt/000.png", "red fox/010.png"]  # one to validate on, one to train on
+    for uri in broken:
+        (folder / uri).write_bytes(b"no image")
     tuned = tune("lift", source=read_pictures(folder))
-    assert list(tuned.record.failures) == ["red fox/010.png"]
-    assert "1 images could not be read" in caplog.text
+    assert sorted(tuned.record.failures) == broken
+    assert "2 images could not be read" in caplog.text
+    assert tuned.record.val is not None and tuned.record.val.num_rows == 8
 
 
 def test_progress_tells_speed_and_time_left(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
