@@ -124,6 +124,8 @@ def command(
     if first:
         echo_warnings(manifest)
     renewed: TunedCache | None
+    if cache is None or no_extract:
+        _refuse_view(overrides)
     if cache is None:
         options["model"] = EMBEDDED if options["model"] is None else options["model"]
         if first:
@@ -153,6 +155,15 @@ def _overrides(settings: tuple[str, ...], precision: str | None) -> Mapping[str,
             "thing twice and differently: leave one out"
         )
     return overrides
+
+
+def _refuse_view(overrides: Mapping[str, Any]) -> None:
+    """Refuse a view to judge by where no run is made, which alone is judged by it."""
+    if "eval_view" in overrides:
+        raise UsageError(
+            f"--set eval_view={overrides['eval_view']} has no effect without a --cache that is "
+            "encoded again: only the run on the new cache is judged by it"
+        )
 
 
 def _record(renewed: Any) -> Mapping[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcache.cache import open_cache, warn_of_shared
+from ltcache.cache import Cache, open_cache, warn_of_shared
 from ltcache.encoder import EncoderChoice, recorded_encoder
+from ltcache.errors import UsageError
 from ltcache.finetune.finetuning import FineTuned, finetune
+from ltcache.finetune.methods import tuning_by_name
+from ltcache.finetune.overrides import override_tuning
 from ltcache.finetune.renewal import check_renewal, renew
+from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.process import launched_process
@@ -85,6 +89,8 @@ def finetune_cache(
     choice = EncoderChoice(model, pretrained, options.pop("activation", None), device="cpu")
     parent = recorded_encoder(parent_cache.provenance, str(parent_cache.path), choice)
     check_renewal(parent_cache, manifest, parent)
+    if extraction:
+        _require_view(parent_cache, method, options.get("overrides"))
     warn_of_shared(parent_cache, "train", "val", "test")
     tuned = finetune(
         manifest, method, out, encoder=parent, overwrite=overwrite, workers=workers, **options
@@ -108,3 +114,17 @@ def finetune_cache(
     )
     run = tuned_run(tuned, open_cache(place), Path(out) / RUN, overwrite)
     return TunedCache(tuned, report, run)
+
+
+def _require_view(
+    cache: Cache, method: str | FineTuning, overrides: Mapping[str, Any] | None
+) -> None:
+    """Refuse, before anything is trained, to judge by a view that the new cache would not hold."""
+    named = tuning_by_name(method) if isinstance(method, str) else method
+    view = override_tuning(named, overrides).eval_view
+    if view not in cache.views:
+        raise UsageError(
+            f"eval_view={view}: {cache.path} has the views {', '.join(cache.views)} alone, and "
+            "what is encoded again has these: add it first (ltcache extract --views), or take one "
+            "of them"
+        )

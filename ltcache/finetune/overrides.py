@@ -99,6 +99,8 @@ def _without_effect(tuning: FineTuning, key: str) -> str:
         return f"optimisation.optimiser is {tuning.optimisation.optimiser}, momentum is of sgd"
     if part == "classifier" and name != "head" and tuning.scores_texts:
         return f"classifier.head is {TEXTS}, the text tower, which has no {name}"
+    if key == "eval_view" and tuning.scores_texts:
+        return f"classifier.head is {TEXTS}, which scores the center view alone"
     if part == "lr_factors" and name not in _trained_parts(tuning):
         return f"nothing is trained in the part {name!r}"
     return ""

@@ -145,3 +145,21 @@ def test_without_a_model_the_embedded_encoder_is_tuned(
     assert status == 0, error
     assert "tuning with the small embedded encoder" in error
     assert json.loads((out / "ltcache.json").read_text())["parent"]["model"] == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("method", "view", "more", "said"),
+    [
+        ("lift", "rrc:9", (), "has the views center, rrc:2, five alone"),
+        ("tin", "five", (), "eval_view has no effect: classifier.head is texts"),
+        ("lift", "five", ("--no-extract",), "eval_view=five has no effect without a --cache"),
+    ],
+)
+def test_a_view_that_nothing_would_be_judged_by_is_refused(
+    call: Call, images: Path, tiny_clip: Path, cache: Path, tmp_path: Path,
+    method: str, view: str, more: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    chosen = ("--method", method, "-s", f"eval_view={view}", "--cache", cache, *more)
+    status, _, err = tune(call, images, tiny_clip, tmp_path / "out", *chosen)
+    assert status == 2 and said in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
