@@ -301,7 +301,8 @@ allow_stale = click.option(
     "--allow-stale",
     multiple=True,
     metavar="FIELD",
-    help="Let an identity (encoder, classes, prompts) or one of its fields differ; marks results.",
+    help="Let an identity (encoder, classes, prompts, rows) or one of its fields differ; marks "
+    "results.",
 )
 
 
