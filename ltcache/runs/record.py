@@ -130,7 +130,7 @@ class RunRecord(JsonRecord):
             groups=GroupScheme.from_dict(cache.manifest.groups),
             logit_scale=cache.logit_scale,
             splits={s: len(cache.rows(s)) for s in ("train", *SCORED) if s in cache.splits},
-            rows=str(cache.list_identity()["rows"]),
+            rows=str(cache.manifest.identity()["rows"]),
             provenance=dict(cache.provenance),
             splitting=cache.manifest.card.get(SPLITTING),
             **fitted,
