@@ -93,7 +93,7 @@ def with_fusion(method: Method, form: str) -> Method:
     """
     require_name("fusion", form, FUSED_FORMS)
     name = f"{method.name}+{form}"
-    if name in METHODS:
+    if name in METHODS and method == METHODS.get(method.name):
         return METHODS[name]
     fused = FUSED_FORMS[form](method)
     for known in METHODS.values():

@@ -209,3 +209,10 @@ def test_a_form_that_is_made_keeps_its_name_and_tells_its_changes() -> None:
     assert override(method, None).name == "dr+h2t-third"
     changed = override(override(method, {"fusion.ratio": 0.5}), {"sampler": "class_aware"})
     assert changed.name == "dr+h2t-third (sampler=class_aware, fusion.ratio=0.5)"
+
+
+def test_a_changed_partner_keeps_its_change() -> None:
+    changed = override(METHODS["dr"], {"stages.0.optimisation.lr": 0.5})
+    fused = with_fusion(changed, "h2t")
+    assert fused.name == "dr+h2t" and fused.stages[0].optimisation.lr == 0.5
+    assert with_fusion(METHODS["dr"], "h2t") is METHODS["dr+h2t"]
