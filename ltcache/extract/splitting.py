@@ -227,7 +227,9 @@ def _blocks(cache: Cache, rows: np.ndarray, recipe: SplitRecipe) -> np.ndarray:
     table, count = cache.manifest.rows.take(pa.array(rows)), len(rows)
     pairs = [equal_pairs(content_codes(cache, rows))]
     for column in recipe.by:
-        codes = pc.dictionary_encode(whole_texts(table[column]).cast(pa.large_string())).indices
+        texts = whole_texts(table[column]).cast(pa.large_string())
+        named = pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)  # as a csv has
+        codes = pc.dictionary_encode(named).indices
         pairs.append(equal_pairs(pc.fill_null(codes, -1).to_numpy()))
     if recipe.near is not None:
         pairs.append(equal_pairs(near_groups(cache, rows, recipe.near)))

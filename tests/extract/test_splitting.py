@@ -102,6 +102,16 @@ def test_units_and_named_columns_stay_together_and_what_lacks_is_said(tmp_path: 
         split_cache(cache.path, SplitRecipe({"test": 0.2}, by=("camer",)), replace_splits=True)
 
 
+def test_images_without_a_unit_are_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [20, 10])
+    units = ["" if row % 2 else f"film {row // 4}" for row in range(30)]
+    cache = write_rows(tmp_path / "c", rng.normal(size=(30, 8)), labels, np.arange(30), unit=units)
+    split_cache(cache, SplitRecipe({"test": 0.3}))
+    found = splits_of(cache)
+    assert {found[f"{row}.png"] for row, unit in enumerate(units) if not unit} == {"train", "test"}
+
+
 def test_splits_that_are_there_are_refused_unless_replaced(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [20, 10])
