@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltcache.errors import UsageError
@@ -32,11 +32,13 @@ class AblationSetting:
         name: the method's, with the settings of the grid: ``logit-adjustment, loss.tau=0.5``; one
             that is another method in all lines says so: ``logit-adjustment (loss=seesaw)``.
         method: with every setting written out. overrides: what the grid changed.
+        given: what the grid and the caller changed; tuning does not try other views in its place.
     """
 
     name: str
     method: Method
     overrides: Mapping[str, Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settings_of(
@@ -71,7 +73,7 @@ def settings_of(
             same = {key: value for key, value in taken.items() if key not in choices}
             grown = [f"{key}={value}" for key, value in shown.items()]
             name = ", ".join([_named(base, same), *grown])
-            found.setdefault(name, AblationSetting(name, override(base, taken), shown))
+            found.setdefault(name, AblationSetting(name, override(base, taken), shown, taken))
             for key in lacks:
                 if base.name not in missing[key]:
                     missing[key].append(base.name)

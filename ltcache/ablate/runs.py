@@ -231,7 +231,12 @@ class TuneSetting:
             method = job.setting.method
             options["grid"] = {k: v for k, v in options["grid"].items() if has_setting(method, k)}
         found = tune(
-            self.cache, job.setting.method, memo=memo, together=self.options.together, **options
+            self.cache,
+            job.setting.method,
+            overrides=job.setting.given,
+            memo=memo,
+            together=self.options.together,
+            **options,
         ).to_dict()
         write_json(job.place, found)
         return found

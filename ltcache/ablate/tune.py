@@ -148,7 +148,7 @@ def tune(
     Args:
         cache: a cache or its directory. method: a method or its name.
         grid: dotted key -> values; None: what the method has of ``SPACE``, and the views of the
-            cache, unless ``view`` says which.
+            cache, unless ``view`` or ``overrides`` say which.
         tuner: ``grid``, or ``optuna`` (its TPE sampler, between the smallest and largest values).
         trials: at most so many settings; a larger grid is drawn from, the method's own first.
         tune_folds: K, to choose by K folds of the training rows, each scored by a fit to the
@@ -167,7 +167,8 @@ def tune(
     method = override(method_by_name(method) if isinstance(method, str) else method, overrides)
     method = method.on_view(view).on_views(cache.views)
     views = view_space(cache, method) if grid is None and view is None else {}
-    space = search_space(method, grid) | views
+    named = {key: values for key, values in views.items() if key not in (overrides or {})}
+    space = search_space(method, grid) | named
 
     def chosen_on(part: Cache, tried: Method) -> TuningFold:
         return validation(part, tried, prompts, seed, allow_stale, extra)
@@ -261,7 +262,8 @@ class _FoldTrials:
                 with suppress(LtcacheError):  # the trial says so itself
                     method = override(self.method, settings)
                     fold = self.chosen_on(shared.cache, method)
-                    on = [asdict(method.feature), fold.context.text_features is None]
+                    texts = fold.context.text_features, fold.context.sentences
+                    on = [asdict(method.feature), *(value is None for value in texts)]
                     groups.setdefault(digest(on), (fold, []))[1].append(method)
             for fold, methods in groups.values():
                 fit_trials(methods, fold, memo=shared.memo, **self.options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from ltcache.ablate.fold import validation
+from ltcache.ablate.plan import settings_of
 from ltcache.ablate.tune import SPACE, TRIALS, grid_settings, search_space, tune
 from ltcache.errors import CacheError, FitError, UsageError
 from ltcache.fit import fit_adapter
@@ -137,6 +139,14 @@ def test_the_views_of_a_cache_are_tried_and_judged_by_the_mean_over_crops() -> N
     assert tune(cache, "ncm", view="five").space == tune(_cache(), "ncm").space == {}
 
 
+def test_a_view_that_is_given_is_kept() -> None:
+    cache, fixed = _cache(views=SEVERAL), {"feature.view": "five"}
+    found = tune(cache, "ncm", overrides=fixed)
+    assert found.space == {"feature.eval_view": ("center", "five")}
+    setting = settings_of(["ncm"], overrides=fixed)[0][0]
+    assert setting.given == fixed and setting.overrides == {}
+
+
 def test_a_grid_of_views_fits_each_trial_on_its_own_view() -> None:
     found = tune(_cache(views=SEVERAL), "ncm", grid={"feature.view": ["center", "rrc:4"]})
     one, two = (trial.scores["val_nll"] for trial in found.tried)
@@ -187,6 +197,23 @@ def test_trials_trained_together_are_those_one_by_one(name: str, tmp_path: Path)
     assert at_once.space == one_by_one.space and at_once.tuned_on == one_by_one.tuned_on
     for own, other in zip(at_once.tried, one_by_one.tried, strict=True):
         assert own.settings == other.settings
+        assert own.scores["val_nll"] == pytest.approx(other.scores["val_nll"], rel=1e-3)
+
+
+def test_trials_trained_together_have_their_sentences() -> None:
+    cache = _cache()
+    mean, directions = cache.prompts(), np.random.default_rng(1).normal(size=(6, 2, 16))
+    sentences = (directions / np.linalg.norm(directions, axis=2, keepdims=True)).astype(np.float32)
+    cache.prompts = lambda name=None: replace(
+        mean, sentences=sentences, count=np.full(6, 2, np.int64), texts=(("a", "b"),) * 6
+    )
+    grid = {"head": ["sg_attention", "language_guided"]}
+    found = [
+        tune(cache, "vl-ltr", grid=grid, overrides=SHORT, together=together)
+        for together in (True, False)
+    ]
+    for own, other in zip(*(tuning.tried for tuning in found), strict=True):
+        assert own.failed is None and other.failed is None
         assert own.scores["val_nll"] == pytest.approx(other.scores["val_nll"], rel=1e-3)
 
 
