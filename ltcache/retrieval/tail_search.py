@@ -11,6 +11,7 @@ from typing import Any
 
 from ltcache.cache import Cache, check_prompts, open_cache
 from ltcache.records import require_equal
+from ltcache.retrieval.columns import require_sources
 from ltcache.retrieval.scoring.cached_queries import make_queries, temperature
 from ltcache.retrieval.scoring.pool import CachedPool, JoinedPool
 from ltcache.retrieval.scoring.queries import ClassQueries
@@ -67,13 +68,16 @@ def open_search(
 
     Raises:
         IdentityError: another encoder made a pool, or the class texts (status 4).
-        CacheError: a cache without embeddings or texts. UsageError: pools that cannot be joined.
+        CacheError: a cache without embeddings or texts. UsageError: pools that cannot be joined, or
+            a cap on images of a source where no pool tells any.
     """
     cache = open_cache(cache)
     several = [pools] if isinstance(pools, (Cache, str, Path)) else pools
     opened = [open_cache(pool) for pool in several]
     stale = [name for pool in opened for name in check_pool(cache, pool, allow_stale)]
     settings = settings or RetrievalSettings()
+    if settings.per_source is not None and settings.source_column is None:
+        require_sources(opened)
     joined = JoinedPool([CachedPool(pool, settings.view) for pool in opened])
     settings = _in_full(settings, cache)
     stale += check_prompts(cache, cache.prompts(settings.prompts), allow_stale)

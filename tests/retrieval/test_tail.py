@@ -160,6 +160,9 @@ def test_no_source_gives_more_than_its_cap(world: World) -> None:
     assert {row["source"] for row in by_host.accepted.to_pylist()} <= set(urls)
     with pytest.raises(UsageError, match="no column"):
         retrieve_tail(cache, pool, settings=RetrievalSettings(per_source=1, source_column="vendor"))
+    bare = pool.with_rows(pool.manifest.rows.drop_columns(["source", "url"]))
+    with pytest.raises(UsageError, match="would keep nothing out; name a column"):
+        retrieve_tail(cache, bare, settings=RetrievalSettings(per_source=1))
 
 
 def test_an_image_is_taken_for_one_class_only(world: World) -> None:
