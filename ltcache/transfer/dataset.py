@@ -23,7 +23,7 @@ from ltcache.transfer.exporting import (
     exported_fields,
     provenance,
     stored_form,
-    warn_of_tokens,
+    warn_of_left_out,
 )
 
 CARD, PROVENANCE = "README.md", "ltcache.json"
@@ -74,7 +74,7 @@ def export_dataset(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     out = require_vacant(out)
     library = _library()
     cache = open_cache(cache)
-    warn_of_tokens(cache)
+    warn_of_left_out(cache)
     with whole_folder(out, replace=False) as partial:
         forms = {name: stored_form(cache, name) for name in exported_fields(cache)}
         features = _features(library, cache, forms)

@@ -65,7 +65,7 @@ def export_cache(cache: Cache | str | Path, out: str | Path) -> ExportReport:
     """
     out = require_vacant(out)
     cache = open_cache(cache)
-    warn_of_tokens(cache)
+    warn_of_left_out(cache)
     with whole_folder(out, replace=False) as partial:
         for name in exported_fields(cache):
             _write_field(cache, name, partial / f"{name}.npy")
@@ -90,8 +90,13 @@ def exported_fields(cache: Cache) -> dict[str, int]:
     return {name: shape[0] for name, shape in cache.field_shapes().items() if len(shape) == 1}
 
 
-def warn_of_tokens(cache: Cache) -> None:
-    """Say which fields an export leaves out."""
+def warn_of_left_out(cache: Cache) -> None:
+    """Say which views and fields an export leaves out."""
+    if others := sorted(set(cache.views) - {"center"}):
+        warnings.warn(
+            f"{cache.path}: the view center alone is exported, not {', '.join(others)}",
+            stacklevel=3,
+        )
     left = sorted(cache.field_shapes().keys() - exported_fields(cache))
     if left:
         warnings.warn(
