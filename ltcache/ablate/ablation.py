@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcache.ablate.fold_scores import pooled_outcomes, require_same_rows, with_folds
-from ltcache.ablate.folds import TrainFolds, divide
+from ltcache.ablate.folds import TrainFolds, divide, refuse_extra
 from ltcache.ablate.parallel import GroupRunner, run_groups
 from ltcache.ablate.plan import AblationSetting, Grid, settings_of
 from ltcache.ablate.resident import resident
@@ -381,11 +381,7 @@ def _shown(run: ScoredRun, out: Path) -> ScoredRun:
 def _divided(cache: Cache, folds: int, split: str, extra: ExtraRows | None) -> TrainFolds:
     if split != "test":
         raise UsageError(f"--split {split} has no effect with folds, which compare on train alone")
-    if extra is not None:
-        raise UsageError(
-            "extra images cannot train with folds: they were chosen by all training images, those "
-            "of the fold left out among them; leave extra out"
-        )
+    refuse_extra(extra)
     return divide(cache, folds)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ from ltcache.manifest import ImageBlocks, SplitRecipe, some
 from ltcache.records import JsonObject, digest, one_line
 from ltcache.report import ScoredRows
 from ltcache.runs import LEFT_OUT
+
+if TYPE_CHECKING:
+    from ltcache.fit import ExtraRows
 
 ALWAYS = -1
 """In place of a fold's number: a row that every run is fitted on."""
@@ -112,6 +116,19 @@ class TrainFolds:
             f"{len(unscored)} class(es) are trained on in every fold and scored in none, since "
             f"their images belong together or are one alone: {names}"
         ]
+
+
+def refuse_extra(extra: ExtraRows | None) -> None:
+    """Refuse extra rows beside folds of the training rows.
+
+    Raises:
+        UsageError: says why.
+    """
+    if extra is not None:
+        raise UsageError(
+            "extra images cannot train with folds: they were chosen by all training images, those "
+            "of the fold left out among them; leave extra out"
+        )
 
 
 def divide(cache: Cache, count: int) -> TrainFolds:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.ablate.fold import TuningFold, fit_fold, fit_trials, validation
-from ltcache.ablate.folds import divide
+from ltcache.ablate.folds import divide, refuse_extra
 from ltcache.ablate.resident import resident
 from ltcache.ablate.views import view_space
 from ltcache.cache import Cache, open_cache
@@ -159,8 +159,8 @@ def tune(
         Others: see :func:`ltcache.fit.fit_adapter`.
 
     Raises:
-        UsageError: an unknown tuner or setting, or Optuna is not installed. FitError: no trial
-            could be fitted, or there are no rows to choose on.
+        UsageError: an unknown tuner or setting, Optuna is not installed, or extra rows with folds.
+        FitError: no trial could be fitted, or there are no rows to choose on.
     """
     cache = resident(open_cache(cache))
     _require_search(tuner, trials)
@@ -173,6 +173,8 @@ def tune(
     def chosen_on(part: Cache, tried: Method) -> TuningFold:
         return validation(part, tried, prompts, seed, allow_stale, extra)
 
+    if tune_folds is not None:
+        refuse_extra(extra)
     folds = _folds_of(cache, tune_folds, memo)
     tuned_on = f"{tune_folds} folds of train" if tune_folds else chosen_on(cache, method).tuned_on
     options = {"seed": seed, "device": device, "allow_double_correction": allow_double_correction}

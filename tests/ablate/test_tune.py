@@ -147,6 +147,12 @@ def test_a_view_that_is_given_is_kept() -> None:
     assert setting.given == fixed and setting.overrides == {}
 
 
+def test_extra_rows_have_no_part_in_folds() -> None:
+    cache = _cache()
+    with pytest.raises(UsageError, match="extra images cannot train with folds"):
+        tune(cache, "ncm", tune_folds=2, extra=extra_of(cache, label=5))
+
+
 def test_a_grid_of_views_fits_each_trial_on_its_own_view() -> None:
     found = tune(_cache(views=SEVERAL), "ncm", grid={"feature.view": ["center", "rrc:4"]})
     one, two = (trial.scores["val_nll"] for trial in found.tried)
