@@ -87,11 +87,9 @@ def validation(
     of_train, crops = cache.crops(feature.view), cache.crops(feature.eval_view)
     more = None if extra is None else extra.rows(field, of_train)
     rows = training_rows(cache, field, method)
-    val = val_rows(cache, field, method)
-    if val is not None:
-        return TuningFold(
-            rows, val, more, context, crops, partial(_seen, cache, "val", field), "val"
-        )
+    if (val := val_rows(cache, field, method)) is not None:
+        seen = partial(_seen, cache, "val", field)
+        return TuningFold(rows, val, more, context, crops, seen, "val")
     every = torch.arange(len(rows) // of_train)
     parts = hold_out(_crops_of(rows, every, of_train, 1), seed)
     if parts is None:

@@ -103,7 +103,7 @@ def _with_fusions(
         if override(found.setdefault(fused.name, fused), None) != override(fused, None):
             raise UsageError(
                 f"two different methods are called {fused.name!r}, which is one line of a table: "
-                "give one of them a name of its own, dataclasses.replace(method, name=...)"
+                "give one of them a name of its own (dataclasses.replace)"
             )
     for name in fusion:
         if name not in used:

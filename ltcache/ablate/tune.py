@@ -173,9 +173,7 @@ def tune(
     def chosen_on(part: Cache, tried: Method) -> TuningFold:
         return validation(part, tried, prompts, seed, allow_stale, extra)
 
-    if tune_folds is not None:
-        refuse_extra(extra)
-    folds = _folds_of(cache, tune_folds, memo)
+    folds = _folds_of(cache, tune_folds, memo, extra)
     tuned_on = f"{tune_folds} folds of train" if tune_folds else chosen_on(cache, method).tuned_on
     options = {"seed": seed, "device": device, "allow_double_correction": allow_double_correction}
     trial = _FoldTrials(method, folds, chosen_on, options, progress, together)
@@ -229,10 +227,13 @@ class _SharingFold:
     memo: Memo
 
 
-def _folds_of(cache: Cache, count: int | None, memo: Memo | None) -> list[_SharingFold]:
+def _folds_of(
+    cache: Cache, count: int | None, memo: Memo | None, extra: ExtraRows | None
+) -> list[_SharingFold]:
     """Return the folds of the training rows, or the cache itself where they are not divided."""
     if count is None:
         return [_SharingFold(cache, {} if memo is None else memo)]
+    refuse_extra(extra)
     parts = divide(cache, count)
     return [_SharingFold(resident(parts.without(fold, "val")), {}) for fold in range(count)]
 

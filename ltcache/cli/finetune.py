@@ -116,16 +116,14 @@ def command(
     from ltcache.finetune import TunedCache, finetune, finetune_cache
     from ltcache.manifest import read_manifest
 
-    overrides = _overrides(settings, options.pop("precision"))
+    encodes = cache is not None and not no_extract
+    overrides = _overrides(settings, options.pop("precision"), encodes)
     options |= {"overrides": overrides, "resume": not options.pop("restart")}
-    first = launched_process().first
+    first, renewed = launched_process().first, None
     root, label_column = options.pop("root"), options.pop("label_column")
     manifest = read_manifest(source, root=root, label_column=label_column)
     if first:
         echo_warnings(manifest)
-    renewed: TunedCache | None
-    if cache is None or no_extract:
-        _refuse_view(overrides)
     if cache is None:
         options["model"] = EMBEDDED if options["model"] is None else options["model"]
         if first:
@@ -147,23 +145,23 @@ def command(
     return renewed.report.exit_status if renewed.report else 0
 
 
-def _overrides(settings: tuple[str, ...], precision: str | None) -> Mapping[str, Any]:
+def _overrides(
+    settings: tuple[str, ...], precision: str | None, encodes: bool
+) -> Mapping[str, Any]:
+    """Return the settings, refusing a view to judge by where no run is made, which alone is judged
+    by it."""
     overrides = dict(parse_settings(settings))
     if precision is not None and overrides.setdefault(_PRECISION, precision) != precision:
         raise UsageError(
             f"--precision {precision} and --set {_PRECISION}={overrides[_PRECISION]} say the same "
             "thing twice and differently: leave one out"
         )
-    return overrides
-
-
-def _refuse_view(overrides: Mapping[str, Any]) -> None:
-    """Refuse a view to judge by where no run is made, which alone is judged by it."""
-    if "eval_view" in overrides:
+    if not encodes and "eval_view" in overrides:
         raise UsageError(
             f"--set eval_view={overrides['eval_view']} has no effect without a --cache that is "
             "encoded again: only the run on the new cache is judged by it"
         )
+    return overrides
 
 
 def _record(renewed: Any) -> Mapping[str, Any]:

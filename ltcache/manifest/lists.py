@@ -39,7 +39,7 @@ def read_lists(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     dataset = next((name for path in paths if (name := split_in(path.stem)[1])), "")
     folder = paths[0].resolve().parent
     classes, card = _classes(paths, dataset, listings, request)
-    root = folder_of(paths, request)
+    root = folder_of_lists(paths, request)
     warnings = tuple(
         f"{path.name}: its name tells no split; its rows are taken as {listing.split!r}"
         for path, listing in zip(paths, listings, strict=True)
@@ -50,7 +50,7 @@ def read_lists(paths: Sequence[Path], request: ManifestRequest) -> SourceDraft:
     )
 
 
-def folder_of(paths: Sequence[Path], request: ManifestRequest) -> Path:
+def folder_of_lists(paths: Sequence[Path], request: ManifestRequest) -> Path:
     """Return the folder of some lists, which their paths are relative to.
 
     Raises:

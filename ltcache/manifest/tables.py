@@ -14,7 +14,7 @@ from ltcache.manifest.classes import ClassList
 from ltcache.manifest.columns import TableColumns, text_column
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.labels import RowLabels, read_labels
-from ltcache.manifest.lists import folder_of, names_beside
+from ltcache.manifest.lists import folder_of_lists, names_beside
 from ltcache.manifest.long_texts import mapped_texts, numbered_texts
 from ltcache.manifest.manifest import COLUMNS
 from ltcache.manifest.names import read_classes
@@ -66,7 +66,7 @@ def _root(paths: Sequence[Path], request: ManifestRequest) -> Root:
         return one_root(paths)
     if any(inside):
         raise ManifestError(f"{some(paths)}: some hold the images themselves, some only paths")
-    return folder_of(paths, request)
+    return folder_of_lists(paths, request)
 
 
 def read_table(path: Path, request: ManifestRequest, *, split: str | None = None) -> Listing:

@@ -150,7 +150,7 @@ def test_without_a_model_the_embedded_encoder_is_tuned(
 @pytest.mark.parametrize(
     ("method", "view", "more", "said"),
     [
-        ("lift", "rrc:9", (), "has the views center, rrc:2, five alone"),
+        ("lift", "rrc:9", (), "has the views center, five, rrc:2 alone"),
         ("tin", "five", (), "eval_view has no effect: classifier.head is texts"),
         ("lift", "five", ("--no-extract",), "eval_view=five has no effect without a --cache"),
     ],

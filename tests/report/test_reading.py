@@ -69,7 +69,7 @@ def test_another_run_of_the_same_seed_is_left_out_aloud() -> None:
 def test_runs_of_other_classes_are_not_compared() -> None:
     one, two = _cache(), _cache()
     names = ClassList(tuple(reversed(two.classes.names)))
-    two.manifest = Manifest("fake", two.manifest.rows, names)
+    two.manifest, two.classes = Manifest("fake", two.manifest.rows, names), names
     reading = _read(_fit(one), _fit(one, seed=1), _fit(two))
     assert sum(len(line.runs) for line in reading.lines.values()) == 2
     assert "of other classes" in reading.notes[0]
