@@ -109,7 +109,7 @@ class RayEncoder:
 
         with torch.inference_mode():
             features = self.model.encode_image(torch.from_numpy(batch["pixels"]))
-        features /= features.norm(dim=-1, keepdim=True)
+            features /= features.norm(dim=-1, keepdim=True)
         return {"path": batch["path"], "features": features.half().numpy()}
 
 
@@ -154,7 +154,7 @@ def rows_in(out: Path) -> int:
                 found += int(np.isfinite(values.reshape(len(values), -1)).all(axis=1).sum())
         elif file.match("img_emb/*.npy"):
             found += len(np.load(file))
-        elif file.suffix == ".parquet" and file.parent == out:
+        elif file.suffix == ".parquet" and file.parent == out and "manifest" not in file.name:
             found += pq.read_metadata(file).num_rows if file.stat().st_size else 0
     return found
 
@@ -202,7 +202,7 @@ def measure(
     out: Path,
     kill_when: Callable[[], bool] | None = None,
 ) -> Measured:
-    """Run one of them; kill all its processes once ``kill_when``, says so."""
+    """Run one of them; kill all its processes once ``kill_when`` says so."""
     mark, begun = uuid.uuid4().hex, time.perf_counter()
     settings = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", _MARK: mark}
     command = [python, "-m", "tests.benchmarks.bench_peers", "--run", name, str(images), str(out)]
