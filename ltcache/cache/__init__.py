@@ -16,6 +16,7 @@ from ltcache.cache.labelled import (
     LabelledSplit,
     has_labels,
     independent_units,
+    labelled_digest,
     labelled_split,
     require_labels,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "independent_units",
     "index_path",
     "joined_groups",
+    "labelled_digest",
     "labelled_split",
     "likeness_field",
     "local_folder",

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from ltcache.errors import CacheError
-from ltcache.manifest import unlabelled_split
+from ltcache.manifest import rows_digest, unlabelled_split
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,18 @@ def labelled_split(cache: Cache, split: str, positions: np.ndarray | None = None
     labels = require_labels(cache, split)
     kept = np.flatnonzero(labels >= 0) if positions is None else positions
     return LabelledSplit(kept, labels[kept], independent_units(cache, split, kept))
+
+
+def labelled_digest(cache: Cache, split: str) -> str:
+    """Return the SHA-256 (hex) of the keys and labels of a split's labelled rows, in any order.
+
+    It tells the rows that were scored from those of another division with equal counts.
+    """
+    labels = cache.labels(split)
+    kept = np.flatnonzero(labels >= 0)
+    keys = cache.column("key", split)
+    named = pa.table({"key": pa.array((kept if keys is None else keys[kept]).tolist())})
+    return rows_digest([named.append_column("label", pa.array(labels[kept])).sort_by("key")])
 
 
 def independent_units(cache: Cache, split: str, positions: np.ndarray) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltcache.adjustments import is_transductive
-from ltcache.cache import require_labels, warn_of_shared
+from ltcache.cache import labelled_digest, require_labels, warn_of_shared
 from ltcache.errors import FitError, UsageError
 from ltcache.evaluate.prior_shift import (
     NAMED,
@@ -73,7 +73,8 @@ def evaluate(
     if test_prior is None and shift is None:
         metrics = score(run, opened, split, stale)
     else:
-        metrics = _shifted_score(run, opened, split, test_prior, shift, seed).marked(stale)
+        shifted = _shifted_score(run, opened, split, test_prior, shift, seed)
+        metrics = replace(shifted.marked(stale), rows=labelled_digest(opened, split))
     if write and run.path is not None:
         name = "-".join(["metrics", split, *_suffixes(test_prior, shift, seed)])
         write_json(run.path / f"{name}.json", metrics.to_dict())

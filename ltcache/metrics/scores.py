@@ -42,6 +42,8 @@ class Metrics(JsonRecord):
             weighted to; None: neither.
         adaptations: what the head learned from these rows, without their labels, before it was
             scored on them; empty: each row was predicted by itself.
+        rows: digest of the keys and labels of the split (:func:`ltcache.cache.labelled_digest`);
+            None where the logits are of no cache, and in scores of earlier versions.
     """
 
     overall: float
@@ -67,16 +69,18 @@ class Metrics(JsonRecord):
     stale: tuple[str, ...] = ()
     test_prior: str | None = None
     adaptations: tuple[RowAdaptation, ...] = ()
+    rows: str | None = field(default=None, repr=False)
 
     def marked(self, stale: tuple[str, ...]) -> Metrics:
         """Return a copy that names the identity fields that were let pass."""
         return replace(self, stale=tuple(stale))
 
     def to_dict(self) -> JsonObject:
-        """Return plain JSON; what was learned only where anything was."""
+        """Return plain JSON; what was learned, and which rows, only where there is something."""
         plain = super().to_dict()
-        if not self.adaptations:
-            del plain["adaptations"]
+        for name in ("adaptations", "rows"):
+            if not getattr(self, name):
+                del plain[name]
         return plain
 
 

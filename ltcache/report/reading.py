@@ -176,11 +176,12 @@ class ReportedRuns:
         if not every:
             return
         usual = dict(Counter(_scored_rows(run) for run, _ in every).most_common(1)[0][0])
+        known = _usual_digests([run for run, _ in every], usual)
         classes = Counter(map(_classes, (run for run, _ in every))).most_common(1)[0][0]
         for key, line in list(self.lines.items()):
             kept = []
             for run, path in line.runs:
-                reason = _not_comparable(dict(_scored_rows(run)), usual)
+                reason = _not_comparable(run, usual, known)
                 if _classes(run) != classes:
                     reason = "of other classes than most of these runs: not comparable"
                 if reason:
@@ -290,6 +291,8 @@ def _require_scored_rows(run: Run, cache: Cache) -> None:
     Raises:
         CacheError: with the split and the numbers of rows.
     """
+    from ltcache.cache import labelled_digest
+
     for split, metrics in run.metrics.items():
         labels = cache.labels(split)
         labels = labels[labels >= 0]
@@ -298,6 +301,11 @@ def _require_scored_rows(run: Run, cache: Cache) -> None:
             raise CacheError(
                 f"{cache.path} has other {split} rows ({len(labels)}) than these runs were scored "
                 f"on ({metrics.num_rows}): fit them again"
+            )
+        if metrics.rows not in (None, labelled_digest(cache, split)):
+            raise CacheError(
+                f"{cache.path} has other {split} rows than these runs were scored on, as many of "
+                "each class but not the same images with the same labels: fit them again"
             )
 
 
@@ -374,10 +382,28 @@ def _classes(run: Run) -> str:
     return canonical_json(run.record.identities.get("classes"))
 
 
+def _usual_digests(runs: Sequence[Run], usual: Mapping[str, tuple[int, ...]]) -> Mapping[str, str]:
+    """Return split -> digest of the rows that most runs with the usual counts were scored on.
+
+    A split is left out where none tells: earlier versions recorded no rows.
+    """
+    found: dict[str, Counter[str]] = {}
+    for run in runs:
+        for split, metrics in run.metrics.items():
+            if metrics.rows is not None and usual.get(split) == tuple(metrics.per_class_rows):
+                found.setdefault(split, Counter())[metrics.rows] += 1
+    return {split: digests.most_common(1)[0][0] for split, digests in found.items()}
+
+
 def _not_comparable(
-    found: Mapping[str, tuple[int, ...]], usual: Mapping[str, tuple[int, ...]]
+    run: Run, usual: Mapping[str, tuple[int, ...]], known: Mapping[str, str]
 ) -> str:
-    """Return why a run cannot stand in one table with most others, or nothing."""
+    """Return why a run cannot stand in one table with most others, or nothing.
+
+    Args:
+        usual: split -> rows of each class that most were scored on. known: split -> digest of them.
+    """
+    found = dict(_scored_rows(run))
     for split, rows in usual.items():
         if split not in found:
             return f"it has no scores on {split}, which most of these runs have: not comparable"
@@ -385,5 +411,10 @@ def _not_comparable(
             return (
                 f"scored on other {split} rows ({sum(found[split])}) than most of these runs "
                 f"({sum(rows)}): not comparable"
+            )
+        if run.metrics[split].rows not in (None, known.get(split)):
+            return (
+                f"scored on other {split} rows than most of these runs, as many of each class but "
+                "not the same images with the same labels: not comparable"
             )
     return ""

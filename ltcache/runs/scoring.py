@@ -53,7 +53,11 @@ def check_features(run: Run, cache: Cache, allow_stale: Collection[str] = ()) ->
 
 
 def warn_of_division(run: Run, cache: Cache, *splits: str) -> None:
-    """Warn where a cache was divided otherwise than when a run was fitted, or only since then."""
+    """Warn where a cache was divided otherwise than when a run was fitted, or only since then.
+
+    A division that ltcache did not make shows in the run's own cache: the rows of a split are no
+    longer those that the run was scored on when it was fitted.
+    """
     made = cache.manifest.card.get(SPLITTING)
     if made is not None and made != run.record.splitting and {*splits} & {*made["shares"]}:
         warnings.warn(
@@ -62,6 +66,26 @@ def warn_of_division(run: Run, cache: Cache, *splits: str) -> None:
             "good; fit it again",
             stacklevel=3,
         )
+    elif changed := [split for split in splits if _has_other_rows(run, cache, split)]:
+        warnings.warn(
+            f"the {' and '.join(changed)} rows of {cache.path} are not those that this run was "
+            "scored on when it was fitted, for its list has changed: images that trained the run "
+            "may be among them, and its score is then too good; fit it again",
+            stacklevel=3,
+        )
+
+
+def _has_other_rows(run: Run, cache: Cache, split: str) -> bool:
+    """Whether a run's own cache has another division of a split, as far as the run can tell."""
+    from ltcache.cache import has_labels, labelled_digest
+
+    then = run.metrics[split].rows if split in run.metrics else None
+    if then is None or run.path is None or not run.record.cache:
+        return False
+    own = (run.path / run.record.cache).resolve()
+    if own != Path(cache.path).resolve() or not has_labels(cache, split):
+        return False
+    return labelled_digest(cache, split) != then
 
 
 def require_views(method: Method, cache: Cache) -> None:
@@ -128,10 +152,13 @@ def score(run: Run, cache: Cache, split: str, stale: tuple[str, ...] = ()) -> Me
     Raises:
         CacheError: there is no such split, or none of its rows has a label.
     """
+    from ltcache.cache import labelled_digest
+
     rows = LabelledLogits.of(run, cache, split)
     counts, groups = np.array(run.record.class_counts), run.record.groups
     found = evaluate_logits(rows.logits, rows.labels, counts, groups=groups, units=rows.units)
-    return replace(found.marked(stale), adaptations=rows.adaptations)
+    told = labelled_digest(cache, split)
+    return replace(found.marked(stale), adaptations=rows.adaptations, rows=told)
 
 
 def finish_run(

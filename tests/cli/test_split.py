@@ -60,3 +60,34 @@ def test_a_cache_without_splits_is_told_of_the_command_and_divided_by_it(
 def test_options_of_a_split_need_one(call: Call, tmp_path: Path, options: tuple[str, ...]) -> None:
     status, _, err = call("extract", tmp_path, "--out", tmp_path / "c", *options)
     assert status == 2 and f"{options[0]} has no effect without --split" in err
+
+
+def test_a_list_that_divides_anew_with_equal_counts_is_told_of(
+    call: Call, tiny_clip: Path, tmp_path: Path
+) -> None:
+    photos = write_images(tmp_path / "photos", {"moth": 8, "newt": 6})
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.*"))
+    cache, run, rows = tmp_path / "cache", tmp_path / "run", tmp_path / "rows.csv"
+
+    def extract(held_out: int) -> None:
+        lines = [
+            f"{name},{name.split('/')[0]},{'test' if number % 2 == held_out else 'train'}"
+            for number, name in enumerate(names)
+        ]
+        rows.write_text("path,label,split\n" + "\n".join(lines))
+        model = ("--model", f"local-dir:{tiny_clip}", "--root", photos)
+        status, _, err = call("extract", rows, "--out", cache, *model)
+        assert status == 0, err
+
+    extract(0)
+    assert call("fit-adapter", cache, *FEW, "--out", run)[0] == 0
+    assert "warning" not in call("evaluate", run)[2]
+    extract(1)
+    status, _, err = call("evaluate", run)
+    assert status == 0 and "the test rows of" in err and "its list has changed" in err
+    other = tmp_path / "other"
+    assert call("fit-adapter", cache, "--method", "ncm", "--out", other)[0] == 0
+    status, out, err = call("report", run, other)
+    assert status == 2 and "scored on other test rows than most of these runs" in err
+    status, out, err = call("report", run)
+    assert status == 0 and "other test rows than these runs were scored on" in out + err

@@ -85,3 +85,51 @@ def test_a_cache_whose_rows_have_changed_says_nothing_of_the_runs() -> None:
     )
     with pytest.raises(CacheError, match=r"other test rows \(11\).*scored on \(12\)"):
         _read(run, cache=cache).cache_of(run, Path("run"))
+
+
+def _divided_again(cache: Any) -> Any:
+    """Exchange an image of each class between train and test: as many of each class as before."""
+    rows = cache.manifest.rows
+    split, label = np.array(rows["split"].to_pylist()), np.array(rows["label"].to_pylist())
+    for name, other in (("train", "test"), ("test", "train")):
+        moved = [np.flatnonzero((np.array(rows["split"].to_pylist()) == name) & (label == k))[0]
+                 for k in range(len(cache.classes))]  # fmt: skip
+        split[moved] = other
+    place = rows.column_names.index("split")
+    cache.manifest = Manifest(
+        "fake", rows.set_column(place, "split", pa.array(split.tolist())), cache.classes
+    )
+    return cache
+
+
+def test_a_cache_divided_again_with_equal_counts_says_nothing_of_the_runs() -> None:
+    cache = _cache()
+    run = _fit(cache)
+    _divided_again(cache)
+    with pytest.raises(CacheError, match=r"other test rows.*as many of each class.*fit them again"):
+        _read(run, cache=cache).cache_of(run, Path("run"))
+
+
+def test_runs_of_two_divisions_of_equal_counts_stand_in_no_table() -> None:
+    before = [_fit(_cache(), seed=seed) for seed in (0, 1)]
+    after = _fit(_divided_again(_cache()), seed=2)
+    reading = _read(*before, after)
+    assert [len(line.runs) for line in reading.lines.values()] == [2]
+    (note,) = reading.notes
+    assert "run-2: scored on other test rows than most of these runs, as many of each" in note
+
+
+def test_more_training_rows_leave_runs_comparable() -> None:
+    cache, grown = _cache(), _cache()
+    rows = grown.manifest.rows
+    last = rows["split"].to_pylist().index("test") - 1  # a training row that has no label yet
+    labels = rows["label"].to_pylist()
+    labels[last] = -1
+    grown.manifest = Manifest(
+        "fake", rows.set_column(rows.column_names.index("label"), "label", pa.array(labels)),
+        grown.classes,
+    )  # fmt: skip
+    runs = _fit(grown), _fit(cache)
+    reading = _read(*runs, cache=cache)
+    assert len(reading.entries) == 2 and reading.notes == []
+    assert runs[0].metrics["test"].rows == runs[1].metrics["test"].rows
