@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.annotation_folders import refuse_annotation_folders
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.matching import one_class_notes
@@ -51,8 +52,8 @@ def read_folder(
             to it, and nothing is said of a name that looks like one.
 
     Raises:
-        ManifestError: no images, folder names that look like splits beside others, or two
-            folders for one split.
+        ManifestError: no images, folder names that look like splits beside others, two folders
+            for one split, or folders of images and of masks where classes are expected.
     """
     request.refuse_label_column(path)
     tree = read_tree(path)
@@ -64,6 +65,8 @@ def read_folder(
     else:
         parts, warnings = _parts(path, tree, "" if named_by_split else root_name(path))
     folders = _class_folders(tree, parts)
+    if request.classes is None:
+        refuse_annotation_folders(path, [part.prefix for part in parts], sorted(folders))
     raw = _one_spelling(folders)
     warnings += one_class_notes(folders)
     classes = _classes(path, raw, request)
@@ -99,6 +102,9 @@ def _parts(path: Root, tree: FileTree, name: str) -> tuple[list[_SplitFolder], l
     inner = _below(tree.images, prefix)
     in_folder = pc.match_substring(inner, "/")
     tops = sorted(pc.unique(_top(inner.filter(in_folder))).to_pylist())
+    if len(tops) == 1 and says_nothing(tops[0]):
+        warnings.append(f"'{prefix}{tops[0]}/' is no class by its name: its images are unlabelled")
+        return [_SplitFolder(prefix, "pool", False)], warnings
     if not tops:
         return [_SplitFolder(prefix, "pool", False)], warnings
     splits = splits_of(tops)

@@ -186,3 +186,52 @@ def test_class_ids_in_another_unicode_form_than_the_folders(tmp_path: Path) -> N
     manifest = read_manifest(tmp_path / "images", classes=names)
     assert manifest.classes.names == ("a place", "another place")
     assert sorted(plain(manifest))[0] == ("Cafe\u0301/1.jpg", 1, "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "remedy"),
+    [
+        (("images", "masks"), "give .*/images[.]"),
+        (("Images", "Annotations"), "give .*/Images[.]"),
+        (("images", "ground-truth", "instance_masks"), "give .*/images[.]"),
+        (("JPEGImages", "SegmentationClass", "SegmentationObject"), "give .*/JPEGImages[.]"),
+        (("train/images", "train/labels", "val/images"), "move labels away[.]"),
+        (("images/cat", "images/dog", "masks/cat", "masks/dog"), "give .*/images[.]"),
+    ],
+)
+def test_images_beside_masks_are_no_classes(
+    tmp_path: Path, folders: tuple[str, ...], remedy: str
+) -> None:
+    root = touch(tmp_path / "all", *(f"{name}/1.png" for name in folders))
+    with pytest.raises(ManifestError, match=f"look like images and what belongs.*{remedy}"):
+        read_manifest(root)
+    if "give" in remedy:
+        inside = read_manifest(next(path for path in root.iterdir() if "mage" in path.name))
+        assert inside.classes.names == (("cat", "dog") if "/" in folders[0] else ())
+    archive = zip_of(tmp_path / "all.zip", *(f"{name}/1.png" for name in folders))
+    with pytest.raises(ManifestError, match="look like images and.* away[.]"):
+        read_manifest(archive)
+    names = dict.fromkeys(name.removeprefix("train/").removeprefix("val/").split("/")[0]
+                          for name in folders)  # fmt: skip
+    asked = write(tmp_path / "names.txt", "\n".join(sorted(names)))
+    assert len(read_manifest(root, classes=asked).classes) == len(names)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("masks", "gloves", "images"), ("masks", "no_masks"), ("masks", "labels"), ("photos", "data")],
+)
+def test_classes_may_be_called_masks(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    root = touch(tmp_path, *(f"{name}/1.png" for name in folders))
+    assert set(read_manifest(root).classes.source_ids) <= {*folders, None}
+    assert len(read_manifest(root).classes) == len(folders)
+
+
+@pytest.mark.parametrize("beside", ["labels/1.txt", "labels.yaml"])
+def test_images_in_one_folder_that_is_no_class_by_its_name_are_unlabelled(
+    tmp_path: Path, beside: str
+) -> None:
+    manifest = read_manifest(touch(tmp_path, "images/1.jpg", "images/2.jpg", beside))
+    assert plain(manifest) == [("images/1.jpg", -1, "pool"), ("images/2.jpg", -1, "pool")]
+    assert any("'images/' is no class by its name" in text for text in manifest.warnings)
+    assert len(read_manifest(touch(tmp_path / "other", "cat/1.jpg")).classes) == 1
