@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ltcache.manifest.text import some
 from ltcache.manifest.webdataset import read_tars
 
 _SAMPLE = 1 << 16
+_DELIMITER = re.compile(r"[,;\t|]")
 _ORDER = (*SPLITS, None)
 
 
@@ -226,10 +228,24 @@ def _lists_in(path: Path) -> tuple[list[Path], list[str]]:
     if not lists:
         lists, tables = _candidates(files, TABLE_FORMS, has_path_column)
         others = others + tables
+    notes = _unread([file for file in files if file not in (*lists, *others)])
     if not others:
-        return lists, []
+        return lists, notes
     names = some(file.name for file in others)
-    return lists, [f"{names}: left out, for the name tells no split (train, val, test, pool)"]
+    left = f"{names}: left out, for the name tells no split (train, val, test, pool)"
+    return lists, [left, *notes]
+
+
+def _unread(files: Iterable[Path]) -> list[str]:
+    """Return what to say of texts that name images and are no lists, as a table without header."""
+    texts = [file for file in files if file.suffix.lower() in (*LIST_SUFFIXES, ".csv", ".tsv")]
+    names = [file.name for file in texts if not is_names_file(file.name) and _names_images(file)]
+    if not names:
+        return []
+    return [
+        f"{some(names)}: not read, though images are named there: a list is a .csv whose first "
+        "line names its columns (path,label), or a .txt of lines such as 'cat/1.jpg 0'"
+    ]
 
 
 def _candidates(
@@ -260,6 +276,17 @@ def _looks_like_list(path: Path) -> bool:
         return False
     name = b" ".join(words[:-1]).decode(errors="replace")
     return split_in(path.stem)[0] is not None or is_image(name) or (path.parent / name).is_file()
+
+
+def _names_images(path: Path) -> bool:
+    """Return whether one of the first two lines of a text has several cells, one of them an image.
+
+    One of two, for a header may stand above the first row.
+    """
+    with open(path, "rb") as file:
+        lines = file.read(_SAMPLE).decode(errors="replace").splitlines()[:2]
+    rows = [[cell.strip(' "') for cell in _DELIMITER.split(line)] for line in lines]
+    return any(len(row) > 1 and any(map(is_image, row)) for row in rows)
 
 
 def _beginning_with(path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from ltcache.errors import ManifestError
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.columns import TableColumns, text_column
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
+from ltcache.manifest.image_files import is_image
 from ltcache.manifest.labels import RowLabels, read_labels
 from ltcache.manifest.lists import folder_of_lists, names_beside
 from ltcache.manifest.long_texts import mapped_texts, numbered_texts
@@ -83,12 +84,20 @@ def read_table(path: Path, request: ManifestRequest, *, split: str | None = None
         return known_rows(str(path), columns, values, uris, request, split=split)
     uri = _pick(values, PATH_COLUMNS)
     if uri is None:
+        found = some(map(repr, columns.values), 12) or "no columns at all"
         raise ManifestError(
-            f"{path}: no column of paths ({', '.join(PATH_COLUMNS)}) among "
-            f"{some(map(repr, columns.values), 12) or 'no columns at all'}"
+            f"{path}: no column of paths ({', '.join(PATH_COLUMNS)}) among {found}"
+            f"{_without_header(columns)}"
         )
     uris = text_column(str(path), columns, uri, values.pop(uri))
     return known_rows(str(path), columns, values, uris, request, split=split)
+
+
+def _without_header(columns: TableColumns) -> str:
+    """Return the remedy where the names of columns are those of images: the first row."""
+    if not any(map(is_image, columns.values)):
+        return ""
+    return "; its first line seems to be a row: write the names of columns above it, path,label"
 
 
 def known_rows(

@@ -118,6 +118,29 @@ def test_an_archive_named_after_a_split_says_what_helps(tmp_path: Path) -> None:
     assert plain(read_manifest(inside)) == [("test/ant/1.jpg", 0, "test")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "mended"),
+    [
+        ("train.csv", "a/1.jpg,1\nb/2.jpg,0\n", "path,label\na/1.jpg,1\nb/2.jpg,0\n"),
+        ("all.csv", "photo;kind\na/1.jpg;1\nb/2.jpg;0\n", "path;label\na/1.jpg;1\nb/2.jpg;0\n"),
+        ("train.txt", "a/1.jpg,1\nb/2.jpg,0\n", "a/1.jpg 1\nb/2.jpg 0\n"),
+    ],
+)
+def test_a_list_beside_class_folders_that_is_not_read_is_told_of(
+    tmp_path: Path, name: str, text: str, mended: str
+) -> None:
+    root = touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    write(root / name, text)
+    manifest = read_manifest(root)
+    assert manifest.labels().tolist() == [0, 1]
+    (told,) = [warning for warning in manifest.warnings if warning.startswith(f"{name}: not read")]
+    assert "first line names its columns (path,label)" in told
+    write(root / name, mended)
+    found = read_manifest(root)
+    assert found.labels().tolist() == [1, 0]
+    assert not any("not read" in warning for warning in found.warnings)
+
+
 @pytest.mark.parametrize("text", ["Copyright (c) 2017\n\nAll rights reserved\n", "Birds 525\n"])
 def test_a_text_beside_class_folders_is_no_list(tmp_path: Path, text: str) -> None:
     touch(tmp_path, "ant/1.jpg", "bee/2.jpg")

@@ -163,6 +163,7 @@ def test_a_directory_of_tables(tmp_path: Path) -> None:
     [
         ("train.csv", "", "no column of paths .* among no columns at all"),
         ("train.csv", "a;b\n1;2\n", "no column of paths"),
+        ("train.csv", "a.jpg,0\nb.jpg,1\n", "its first line seems to be a row: .* path,label"),
         ("train.csv", "path,label\n", "no images are listed"),
         ("train.csv", "path,label\na.jpg\n", "line 2: 1 fields, expected 2"),
         ("train.csv", "path,Path\na,b\n", "the column 'path' is given twice"),
