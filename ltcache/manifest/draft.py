@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError, UsageError
+from ltcache.manifest.absolute_paths import relative_to_root
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.long_texts import whole_table
 from ltcache.manifest.manifest import DEFAULT_TEMPLATES, Manifest
@@ -70,7 +71,8 @@ def finish(draft: SourceDraft, request: ManifestRequest, splits: Sequence[str] |
         ManifestError: a row breaks a rule (names file and line).
         UsageError: ``splits`` names one that the source has not.
     """
-    listings = list(draft.listings)
+    root = request.root or draft.root
+    listings = relative_to_root(draft.listings, root)
     if request.labelled is False:
         listings = [replace(item, labels=_unlabelled(len(item.uris))) for item in listings]
     resolved = resolve_labels(listings, draft.classes)
@@ -83,7 +85,7 @@ def finish(draft: SourceDraft, request: ManifestRequest, splits: Sequence[str] |
         groups=draft.groups,
         descriptions=draft.descriptions,
         card={**draft.card, **resolved.card},
-        root=request.root or draft.root,
+        root=root,
     )
     if splits is not None:
         manifest = choose_splits(manifest, splits)
