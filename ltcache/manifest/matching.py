@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,8 @@ from ltcache.manifest.text import natural_key, some
 from ltcache.records import JsonObject
 
 _AMBIGUOUS = -2
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_JOINED = re.compile("[|;,]")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ def resolve_labels(listings: Sequence[Listing], classes: ClassList | None) -> Re
     if classes is None:
         named = [listing for listing in listings if _has_names(listing)]
         _refuse_mixed(named, listings)
+        _refuse_quantities(named)
         classes, card = named_after_values(named) if named else derived_classes(listings)
-        notes += _spellings(named)
+        notes += _spellings(named) + _several_classes(named)
     else:
         notes += _numbers_called_otherwise(listings, classes)
     listings = [label_by_name(listing, classes) for listing in listings]
@@ -127,6 +131,40 @@ def _refuse_mixed(named: Sequence[Listing], listings: Sequence[Listing]) -> None
         raise ManifestError(
             f"{named[0].where} has class names and {numbered.where} has numbers as labels"
         )
+
+
+def _refuse_quantities(named: Sequence[Listing]) -> None:
+    """Refuse labels that are decimal numbers, not all of them whole: quantities, not classes.
+
+    Raises:
+        ManifestError: they are.
+    """
+    values = {value for listing in named for value in listing.labels if value is not None}
+    decimal = sorted(value for value in values if "." in value and whole_number(value) is None)
+    if decimal and all(map(_NUMBER.fullmatch, values)):
+        raise ManifestError(
+            f"{named[0].where}: the labels are decimal numbers ({some(decimal)}), not classes: "
+            "write whole numbers or names of classes (such as of ranges), or name another column "
+            "with --label-column; if the numbers are names, give a file of them, one a line, with "
+            "--classes"
+        )
+
+
+def _several_classes(named: Sequence[Listing]) -> list[str]:
+    """Return what to say of labels that put together several others (``fox|owl``)."""
+    values = {value for listing in named for value in listing.labels if value is not None}
+    joined = [
+        value
+        for value in sorted(values)
+        if len(parts := [part.strip() for part in _JOINED.split(value)]) > 1
+        and any(part in values for part in parts)
+    ]
+    if not joined:
+        return []
+    return [
+        f"{len(joined)} label(s) put together several classes ({some(map(repr, joined), 3)}): each "
+        "is taken as a class of its own, for an image has one class here"
+    ]
 
 
 def _numbers_called_otherwise(listings: Iterable[Listing], classes: ClassList) -> list[str]:

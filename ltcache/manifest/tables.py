@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltcache.errors import ManifestError
+from ltcache.manifest.class_columns import read_class_columns
 from ltcache.manifest.classes import ClassList
 from ltcache.manifest.columns import TableColumns, text_column
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
@@ -117,7 +118,7 @@ def known_rows(
 
     Raises:
         ManifestError: a column of labels, splits or keys that is none, or several that could be
-            that of the labels.
+            that of the labels; or several classes of one row.
     """
     label = _label_column(where, columns, values, request)
     labels = RowLabels(np.full(len(uris), -1, dtype=np.int64))
@@ -125,7 +126,15 @@ def known_rows(
         column = values.pop(label)
         if request.labelled is not False:
             labels = read_labels(where, label, column)
-    told = split or split_in(Path(where).stem)[0] or ("pool" if label is None else "train")
+    hot = None
+    if label is None and request.labelled is not False:
+        hot = read_class_columns(where, columns.lines, values)
+    if hot is not None:
+        values = {name: column for name, column in values.items() if name not in hot.names}
+        note = f"{where}: the classes are the columns of 0 and 1: {some(hot.names, 12)}"
+        labels = RowLabels(list(hot.labels), (note,))
+    unlabelled = label is None and hot is None
+    told = split or split_in(Path(where).stem)[0] or ("pool" if unlabelled else "train")
     splits: str | pa.Array = told
     if split is None and "split" in values:
         texts = text_column(where, columns, "split", values["split"], numbers=True)
@@ -135,7 +144,7 @@ def known_rows(
     if "key" in values:
         keys = text_column(where, columns, "key", values.pop("key"), numbers=True)
     notes = labels.notes
-    if label is None and values and request.labelled is None:
+    if unlabelled and values and request.labelled is None:
         notes = (
             f"{where}: no column of labels ({', '.join(LABEL_COLUMNS)}) among {some(values, 12)}: "
             "its rows are unlabelled; --label-column names another column",
@@ -148,7 +157,7 @@ def known_rows(
         columns.lines,
         keys,
         renamed(values),
-        class_names=columns.class_names.get(label or ""),
+        class_names=hot.names if hot else columns.class_names.get(label or ""),
         notes=notes,
     )
 
