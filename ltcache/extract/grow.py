@@ -35,7 +35,7 @@ from ltcache.extract.layers import missing_layers
 from ltcache.extract.report import ExtractReport, StageSeconds, make_report
 from ltcache.extract.request import ExtractRequest, require_list, warn_of_size
 from ltcache.extract.shard import ShardQueue
-from ltcache.extract.texts import default_prompts, encoder_state, kept_prompts
+from ltcache.extract.texts import encoder_state, prompts_after
 from ltcache.manifest import Manifest
 from ltcache.records import file_digest, remove_leftovers, require_equal
 
@@ -79,7 +79,7 @@ def grow(request: ExtractRequest) -> ExtractReport:
         queue = ShardQueue(out, plan, items, layers, manifest.root, alone, partners=partners)
         encoded += carry_out(queue, request, stages)
         plans = [*plans[: plan.number - 1], plan]
-    prompts = kept_prompts(cache, manifest) or default_prompts(encoder, manifest)
+    prompts = prompts_after(cache, manifest, encoder)
     if file_digest(index_path(out)) != before:  # another process was quicker with the same
         require_list(Cache(out, read_index(out, check_sizes=False)), manifest, cache.manifest)
         report = grow(request)

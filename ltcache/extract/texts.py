@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,35 @@ if TYPE_CHECKING:
     from ltcache.encoder import Encoder
 
 
-def kept_prompts(cache: Cache, manifest: Manifest) -> list[PromptEmbeddings]:
-    """Return the cache's class texts, where classes and templates have not changed."""
+_OF_TEXTS = ("classes", "templates", "descriptions")
+"""What class texts are made of, in the header of a manifest."""
+
+
+def prompts_after(cache: Cache, manifest: Manifest, encoder: Encoder) -> list[PromptEmbeddings]:
+    """Return the class texts of a cache whose list becomes ``manifest``.
+
+    Those of the manifest are encoded where classes or templates have changed. Sets that were added
+    to the cache stay as long as its classes do; a warning names those that do not.
+    """
     old, new = cache.manifest.header(), manifest.header()
-    if any(old[part] != new[part] for part in ("classes", "templates", "descriptions")):
-        return []
-    return [cache.prompts(name) for name in cache.prompt_names]
+    changed = [part for part in _OF_TEXTS if old[part] != new[part]]
+    kept = [cache.prompts(name) for name in cache.prompt_names]
+    if kept and not changed:
+        return kept
+    made = default_prompts(encoder, manifest)
+    own = {"default", *(["descriptions"] if cache.manifest.descriptions else [])}
+    own |= {prompts.name for prompts in made}
+    added = [prompts for prompts in kept if prompts.name not in own]
+    if "classes" not in changed:
+        return [*made, *added]
+    if added:
+        warnings.warn(
+            f"{cache.path}: its classes have changed, so that the class texts "
+            f"{', '.join(prompts.name for prompts in added)} are no longer in it: add them again "
+            f"with ltcache prompts {cache.path} --templates FILE --name {added[0].name}",
+            stacklevel=2,
+        )
+    return made
 
 
 def default_prompts(encoder: Encoder, manifest: Manifest) -> list[PromptEmbeddings]:

@@ -22,6 +22,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import IdentityError
 from ltcache.extract import ExtractReport, extract
 from ltcache.manifest import ClassList, Manifest
+from ltcache.texts import add_class_texts
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 from tests.extract.kill_driver import digests
@@ -110,6 +111,29 @@ def test_a_cache_whose_classes_change_stays_whole_until_the_new_index_is_there(
         assert extract(wanted, out, encoder=encoder).encoded == 0
         assert open_cache(out).classes.names == wanted.classes.names
         assert verify_files(out).ok
+
+
+def test_added_class_texts_stay_with_the_classes_and_are_named_when_they_go(
+    few_images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    uris = sorted(str(path.relative_to(few_images)) for path in few_images.rglob("*.png"))
+    manifest = manifest_of(few_images, [(uri, k % 3, "train") for k, uri in enumerate(uris)])
+    out, file = tmp_path / "cache", tmp_path / "mine.txt"
+    file.write_text("a sketch of a {}.")
+    extract(manifest, out, encoder=encoder, **SMALL)
+    add_class_texts(out, str(file), encoder=encoder)
+    added = open_cache(out).prompts("mine")
+    changed = replace(manifest, templates=("a drawing of a {}.",))
+    extract(changed, out, encoder=encoder, **SMALL)
+    cache = open_cache(out)
+    assert cache.prompt_names == ("default", "mine")
+    assert cache.prompts("default").texts[0] == ["a drawing of a fox."]
+    assert cache.prompts("mine").identity == added.identity
+    assert not verify_files(out).problems
+    other = replace(changed, classes=ClassList(("fox", "jay", "owl"), (None,) * 3))
+    with pytest.warns(UserWarning, match="classes have changed, so that .* mine .*--name mine"):
+        extract(other, out, encoder=encoder, **SMALL)
+    assert open_cache(out).prompt_names == ("default",)
 
 
 def test_known_content_under_a_new_name_is_not_encoded_again(
