@@ -129,7 +129,7 @@ def test_added_class_texts_stay_with_the_classes_and_are_named_when_they_go(
     assert cache.prompt_names == ("default", "mine")
     assert cache.prompts("default").texts[0] == ["a drawing of a fox."]
     assert cache.prompts("mine").identity == added.identity
-    assert not verify_files(out).problems
+    assert verify_files(out).ok
     other = replace(changed, classes=ClassList(("fox", "jay", "owl"), (None,) * 3))
     with pytest.warns(UserWarning, match="classes have changed, so that .* mine .*--name mine"):
         extract(other, out, encoder=encoder, **SMALL)
