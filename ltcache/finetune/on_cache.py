@@ -13,7 +13,7 @@ from ltcache.errors import UsageError
 from ltcache.finetune.finetuning import FineTuned, finetune
 from ltcache.finetune.methods import tuning_by_name
 from ltcache.finetune.overrides import override_tuning
-from ltcache.finetune.renewal import check_renewal, renew
+from ltcache.finetune.renewal import as_in_cache, check_renewal, renew
 from ltcache.finetune.spec import FineTuning
 from ltcache.finetune.tuned_run import tuned_run
 from ltcache.manifest import Manifest, read_manifest
@@ -65,7 +65,8 @@ def finetune_cache(
     (status 4), and the other way round; ``ltcache diff`` compares the two.
 
     Args:
-        source: of the images; the same rows as the cache.
+        source: of the images; the same rows as the cache, whose templates, descriptions and
+            groups are taken.
         method, out, options: see :func:`ltcache.finetune.finetune`.
         new_cache: where the child's features go; None: ``out/cache``. The tuned classifier becomes
             the run ``out/run``.
@@ -89,6 +90,7 @@ def finetune_cache(
     choice = EncoderChoice(model, pretrained, options.pop("activation", None), device="cpu")
     parent = recorded_encoder(parent_cache.provenance, str(parent_cache.path), choice)
     check_renewal(parent_cache, manifest, parent)
+    manifest = as_in_cache(parent_cache, manifest)
     if extraction:
         _require_view(parent_cache, method, options.get("overrides"))
     warn_of_shared(parent_cache, "train", "val", "test")

@@ -43,6 +43,13 @@ def check_renewal(cache: Cache | str | Path, manifest: Manifest, parent: Encoder
     return cache
 
 
+def as_in_cache(cache: Cache, manifest: Manifest) -> Manifest:
+    """Return the list with the templates, descriptions, groups and name that the cache has, which
+    may differ from its source's: one set of class texts is tuned, scored and encoded."""
+    settings = ("templates", "groups", "descriptions", "name")
+    return replace(manifest, **{name: getattr(cache.manifest, name) for name in settings})
+
+
 def renew(
     cache: Cache | str | Path,
     encoder: Encoder,
@@ -73,10 +80,9 @@ def renew(
     """
     cache = open_cache(cache)
     _require_rows(cache, manifest)
-    settings = {name: getattr(cache.manifest, name) for name in ("groups", "descriptions", "name")}
-    templates = cache.manifest.templates if template is None else (template,)
+    described = as_in_cache(cache, manifest)
     report = extract(
-        replace(manifest, templates=templates, **settings),
+        described if template is None else replace(described, templates=(template,)),
         out,
         encoder=encoder,
         views=[view for view in cache.views if view != "center"] or None,

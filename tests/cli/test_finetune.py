@@ -163,3 +163,21 @@ def test_a_view_that_nothing_would_be_judged_by_is_refused(
     status, _, err = tune(call, images, tiny_clip, tmp_path / "out", *chosen)
     assert status == 2 and said in " ".join(err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_of_its_own_templates_is_tuned_evaluated_and_encoded_with_these(
+    call: Call, images: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    said, cache, out = tmp_path / "said.txt", tmp_path / "cache", tmp_path / "tin"
+    said.write_text("a drawing of many a {}, seen from afar\n")
+    model = ("--model", f"local-dir:{tiny_clip}")
+    extracted = call("extract", images, "--out", cache, "--templates", said, *model)
+    assert extracted[0] == 0
+    texts = ("--method", "tin", "-s", "template=none", "--cache", cache, "--json")
+    status, shown, _ = tune(call, images, tiny_clip, out, *texts)
+    assert status == 0
+    record, child = json.loads(shown), open_cache(out / "cache")
+    assert tuple(record["templates"]) == child.manifest.templates == (said.read_text().strip(),)
+    # the run is scored with the texts that chose the epoch
+    assert record["splits"]["val"]["overall"] == record["val"]["overall"]
+    assert record["splits"]["val"]["nll"] == pytest.approx(record["val"]["nll"], rel=1e-4)
