@@ -112,7 +112,8 @@ class TrainingParts:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Images of training and validation that could not be read so far: uri -> reason."""
+        """Images of training and validation that could not be read so far, of this rank:
+        uri -> reason."""
         judged = {} if self.val is None else self.val.failures
         return {**self.batches.failures, **judged}
 

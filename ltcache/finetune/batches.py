@@ -59,7 +59,8 @@ class ImageBatches:
 
     Attributes:
         labels: int64 (N,), what a sampler draws from. index: their row numbers in the manifest.
-        failures: uri -> reason, of images that could not be read so far, in this rank's shares.
+        failures: uri -> reason, of images that could not be read so far, in this rank's shares, and
+            in all ranks' at the end of an epoch of a training.
 
     Raises:
         FitError: the split has no labelled rows.

@@ -28,6 +28,7 @@ from ltcache.encoder.adapters import merge_adapters, set_checkpointing
 from ltcache.errors import FitError, UsageError
 from ltcache.finetune.assembly import ComputeOptions, TrainingParts, assemble
 from ltcache.finetune.averaging import AveragingChoice, average_weights
+from ltcache.finetune.gather import gathered_failures
 from ltcache.finetune.loop import TrainingSetup, encode_split, train_encoder
 from ltcache.finetune.methods import tuning_by_name
 from ltcache.finetune.overrides import override_tuning
@@ -261,7 +262,8 @@ def _finish(
         judge = assembly.judge if assembly.val is not None else None
         averaged = average_weights(step, assembly.start, tuning, judge)
     metrics = _metrics(assembly)
-    if failures := assembly.failures:
+    failures = gathered_failures(assembly.failures)
+    if failures and place.first:
         uri, reason = next(iter(failures.items()))
         log.warning(
             "%d images could not be read and were left out, such as %s (%s)",
@@ -270,7 +272,7 @@ def _finish(
     encoder = parent.with_model(step.model)
     head = None if step.head is None else copy.deepcopy(step.head).cpu().eval()
     seconds = done.seconds + time.perf_counter() - began
-    record = _record(assembly, done, averaged, metrics, fit, state.config, place, seconds)
+    record = _record(assembly, done, averaged, metrics, fit, failures, state.config, place, seconds)
     record = replace(record, start=start)
 
     def extra(folder: Path) -> None:
@@ -309,6 +311,7 @@ def _record(
     averaged: AveragingChoice | None,
     metrics: Metrics | None,
     fit: TrainingFit,
+    failures: Mapping[str, str],
     config: Mapping[str, Any],
     place: ProcessRanks,
     seconds: float,
@@ -335,7 +338,7 @@ def _record(
         tuned_on=tuned_on,
         averaged={} if averaged is None else averaged.scores,
         splits={"train": len(assembly.batches), "val": len(assembly.val or ())},
-        failures=assembly.failures,
+        failures=failures,
         val=metrics,
         training=fit.to_dict(),
         cost=TuningCost(seconds, place.device.type, place.ranks, assembly.trained),

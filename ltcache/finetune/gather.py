@@ -36,6 +36,15 @@ def gathered_rows(*tensors: Tensor) -> list[Tensor]:
     return [_joined(tensor.to(place), sizes).to(tensor.device) for tensor in tensors]
 
 
+def gathered_failures(failures: dict[str, str]) -> dict[str, str]:
+    """Return what failed on any rank, uri -> reason. A collective call, as above."""
+    if ranks() == 1:
+        return failures
+    parts: list[dict[str, str]] = [{} for _ in range(ranks())]
+    dist.all_gather_object(parts, failures)
+    return {uri: reason for part in parts for uri, reason in part.items()}
+
+
 def _place() -> torch.device:
     """Return where the processes exchange tensors."""
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

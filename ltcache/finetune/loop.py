@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from ltcache.encoder.adapters import train_mode
 from ltcache.errors import DivergedError, FitError
 from ltcache.finetune.batches import ImageBatches
-from ltcache.finetune.gather import gathered_rows, ranks
+from ltcache.finetune.gather import gathered_failures, gathered_rows, ranks
 from ltcache.finetune.pasting import FOREGROUND, ForegroundRows
 from ltcache.finetune.reader import ImageBatch
 from ltcache.finetune.spec import FineTuning, TuningOptimisation
@@ -168,6 +168,7 @@ def _resumed(
     objective.load_state_dict({name: tensors[f"objective.{name}"] for name in state})
     if place.scaler:
         scaler.load_state_dict(place.scaler)
+    training.batches.failures |= place.failures
     return place
 
 
@@ -320,6 +321,7 @@ class _EpochRun:
         place.history.append(record)
         place.epoch, place.step, place.losses, place.images = place.epoch + 1, 0, 0.0, 0
         self.total.zero_()
+        training.batches.failures = gathered_failures(training.batches.failures)
         self._save()
         if training.writer and training.progress is not None:
             training.progress(record)
@@ -329,6 +331,7 @@ class _EpochRun:
         place.losses = float(self.total)
         place.seconds = self.before + time.perf_counter() - self.began
         place.scaler = dict(self.scaler.state_dict())
+        place.failures = dict(training.batches.failures)
         if not training.writer:
             return
         tensors: dict[str, Tensor] = dict(training.parameters)

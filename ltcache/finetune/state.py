@@ -52,6 +52,7 @@ class TrainingState:
         best_epoch: from 1; 0: none yet. best: its rank, higher is better.
         seconds: of training before, over all processes that had a part in it.
         scaler: of the gradient scaler, or empty.
+        failures: uri -> reason, of training images that could not be read so far.
     """
 
     epoch: int = 0
@@ -63,6 +64,7 @@ class TrainingState:
     best: tuple[float, float] = (-1.0, 0.0)
     seconds: float = 0.0
     scaler: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 class StateFolder:

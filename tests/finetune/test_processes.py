@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ltcache.errors import UsageError
-from ltcache.finetune import finetune, open_fine_tuned
+from ltcache.finetune import FineTuned, finetune, open_fine_tuned
 from ltcache.finetune.processes import processes
 from ltcache.manifest import Manifest
+from tests.finetune.pictures import read_pictures, write_pictures
 
 OVERRIDES = {"optimisation.epochs": 2, "optimisation.batch": 8, "optimisation.lr": 1e-2}
 
@@ -36,17 +37,22 @@ def one_of_two(
     assert not torch.distributed.is_initialized()
 
 
+def by_two(source: Manifest, model: str, out: Path, method: str, pasted: float = 0) -> FineTuned:
+    """Tune in two processes and return what they have made."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    arguments = (port, source, model, out, method, pasted)
+    torch.multiprocessing.start_processes(one_of_two, arguments, 2, start_method="fork")
+    return open_fine_tuned(out, device="cpu")
+
+
 @pytest.mark.parametrize(("method", "pasted"), [("ballad", 0.0), ("lift", 1.0)])
 def test_two_processes_tune_as_one(
     pictures: Manifest, towers: dict[str, str], tmp_path: Path, method: str, pasted: float
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     model = towers["vit"]
-    arguments = (port, pictures, model, tmp_path / "two", method, pasted)
-    torch.multiprocessing.start_processes(one_of_two, arguments, 2, start_method="fork")
-    two = open_fine_tuned(tmp_path / "two", device="cpu")
+    two = by_two(pictures, model, tmp_path / "two", method, pasted)
     one = finetune(
         pictures, method, tmp_path / "one", model=model,
         overrides={**OVERRIDES, "composites": pasted}, device="cpu", workers=0,
@@ -57,6 +63,15 @@ def test_two_processes_tune_as_one(
     states = [tuned.encoder.model.state_dict() for tuned in (two, one)]
     for name, value in states[1].items():
         torch.testing.assert_close(states[0][name], value, rtol=1e-2, atol=1e-4)
+
+
+def test_what_any_process_could_not_read_is_named(towers: dict[str, str], tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "images")
+    foxes = sorted((folder / "red fox").iterdir())
+    for path in (lost := [*foxes[:2], *foxes[-4:]]):  # two to validate on, four to train on
+        path.write_bytes(b"")
+    two = by_two(read_pictures(folder), towers["vit"], tmp_path / "two", "bias")
+    assert sorted(two.record.failures) == [path.relative_to(folder).as_posix() for path in lost]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ltcache.errors import FitError, UsageError
 from ltcache.finetune import FineTuned, finetune
 from ltcache.manifest import Manifest
 from tests.conftest import PATIENCE
+from tests.finetune.pictures import read_pictures, write_pictures
 
 EPOCHS = {"optimisation.epochs": 3, "optimisation.batch": 8, "optimisation.lr": 1e-2}
 
@@ -171,3 +172,25 @@ def test_a_state_that_another_process_took_away_is_told(
 
     with pytest.raises(FitError, match="another process has finished this training meanwhile"):
         tuned(pictures, towers["vit"], tmp_path / "out", "lift", progress=lose)
+
+
+def test_images_that_failed_before_the_kill_are_named_in_the_record(
+    towers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltcache.finetune.loop._TICK", 0.0)
+    source = read_pictures(write_pictures(tmp_path / "images"))
+    lost = sorted((tmp_path / "images" / "red fox").iterdir())[-8:]
+    for path in lost:
+        path.write_bytes(b"")
+    once = {"optimisation.epochs": 1, "sampler": "instance"}
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["step"] == 3:  # the last one; saved before it
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(source, towers["vit"], tmp_path / "out", "lift", overrides=once, progress=stop)
+    resumed = tuned(source, towers["vit"], tmp_path / "out", "lift", overrides=once)
+    assert resumed.record.failures == {
+        path.relative_to(tmp_path / "images").as_posix(): "empty file (0 bytes)" for path in lost
+    }
