@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         RetrievalResult,
         RetrievalSettings,
     )
+    from ltcache.retrieval.record import RetrievalRecord
 
 _OF_GUARDS = {
     "threshold": ("threshold", "precision"),
@@ -362,19 +363,35 @@ def _show(result: RetrievalResult, typed: str) -> None:
         numbers = map(str, (entry.train, entry.quota, entry.accepted))
         rows.append([f"{entry.label} {entry.name}", *numbers, reasons or "-"])
     click.echo(markdown_table(heading, rows, terminal_width()))
-    least, near = result.record.thresholds.p, result.record.thresholds.near
-    how = "fixed"
-    if least.precision is not None:
-        how = f"precision {least.reached:.3f} on {least.support} training images"
     images, classes = sum(result.counts().values()), counted(len(result.classes), "class")
     click.echo(
         f"{result.path}: {counted(images, 'image')} for {classes} "
-        f"({result.record.group_scheme}); p_k >= {least.value:.4g} ({how}); near duplicates "
-        f"calibrated on {near.images} training images at {near.false_alarm:.2%} false alarms"
+        f"({result.record.group_scheme}); {_guarded(result.record)}"
     )
     click.echo(f"look at them: ltcache review {shlex.join([str(result.path), typed])}")
     if not sum(result.counts().values()):
-        click.echo("no image was taken: lower --threshold, or look at the reasons", err=True)
+        lower = "" if result.record.least_p is None else "lower --threshold, or "
+        click.echo(f"no image was taken: {lower}look at the reasons", err=True)
+
+
+def _guarded(record: RetrievalRecord) -> str:
+    """Return which guards of a number were in force."""
+    from ltcache.retrieval.guards.verdicts import check_guards
+
+    least, near = record.least_p, record.thresholds.near
+    if least is None:
+        probable = "any p_k (guard off)"
+    elif least.precision is None:
+        probable = f"p_k >= {least.value:.4g} (fixed)"
+    else:
+        reached = f"precision {least.reached:.3f} on {least.support} training images"
+        probable = f"p_k >= {least.value:.4g} ({reached})"
+    if check_guards(record.settings.off) >= {"duplicates", "leaks"}:
+        return f"{probable}; near duplicates not looked for (guards off)"
+    return (
+        f"{probable}; near duplicates calibrated on {near.images} training images at "
+        f"{near.false_alarm:.2%} false alarms"
+    )
 
 
 def _labels(text: str | None) -> tuple[int, ...] | None:

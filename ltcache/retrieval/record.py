@@ -8,6 +8,7 @@ from typing import Any
 
 from ltcache.records import JsonObject, JsonRecord, digest, read_record
 from ltcache.retrieval.guards.neighbours import NearThreshold
+from ltcache.retrieval.guards.verdicts import check_guards
 from ltcache.retrieval.scoring.index import IndexRecord
 from ltcache.retrieval.scoring.threshold import ProbabilityThreshold
 from ltcache.retrieval.settings import RetrievalSettings
@@ -48,9 +49,10 @@ class AppliedDecision:
 
 @dataclass(frozen=True)
 class RetrievalThresholds:
-    """The least p_k, and from which score on two images count as near duplicates."""
+    """The least p_k, None where none is asked for, and from which score on two images count as
+    near duplicates."""
 
-    p: ProbabilityThreshold
+    p: ProbabilityThreshold | None
     near: NearThreshold
 
 
@@ -84,6 +86,11 @@ class RetrievalRecord(JsonRecord):
     seconds: float = 0.0
     decisions: tuple[AppliedDecision, ...] = ()
     pools: tuple[str, ...] = ()
+
+    @property
+    def least_p(self) -> ProbabilityThreshold | None:
+        """The least p_k; None where that guard was off, for which earlier versions wrote one."""
+        return None if "threshold" in check_guards(self.settings.off) else self.thresholds.p
 
     @property
     def key(self) -> str:

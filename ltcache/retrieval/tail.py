@@ -108,7 +108,7 @@ def judged_result(
     )
     evidence = gather(cache, pool, candidates, near, settings.source_column)
     off = check_guards(settings.off)
-    limits = GuardLimits(least.value, settings.margin, settings.per_source, off)
+    limits = GuardLimits(least.value if least else None, settings.margin, settings.per_source, off)
     verdicts = judge_pool(evidence, limits, search.wanted, pool, near)
     table = candidate_table(cache, pool, evidence, verdicts)
     record = RetrievalRecord(

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ltcache.cache import open_cache
 from ltcache.cli import main
-from ltcache.retrieval import RetrievalSettings
+from ltcache.retrieval import RetrievalSettings, open_retrieved
+from ltcache.retrieval.record import RetrievalRecord
+from ltcache.retrieval.review.gallery import write_gallery
 from tests.retrieval.conftest import CLASSES, World
 
 Call = Callable[..., tuple[int, str, str]]
@@ -212,3 +215,25 @@ def test_help_teaches_and_shows_no_former_spelling(call: Call) -> None:
     assert not any(
         option in out for option in ("--text", "--apply", "--gallery", "--decisions", "--tsne")
     )
+
+
+def test_guards_that_were_off_are_not_told_as_in_force(
+    call: Call, caches: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cache, pool = caches
+    plain = (cache, pool, "--out", tmp_path / "r", "--per-class", 5)
+    status, text, _ = call(*plain, "--without-guard", "threshold")
+    assert status == 0 and "p_k >=" not in text and "any p_k (guard off)" in text
+    assert "near duplicates calibrated on" in text
+    result = open_retrieved(tmp_path / "r")
+    assert result.record.thresholds.p is None
+    write_gallery(result, open_cache(cache), out=tmp_path / "page.html")
+    assert "images are taken whatever their p_k" in (tmp_path / "page.html").read_text()
+    # earlier versions wrote down a value that was not asked for
+    before = json.loads((tmp_path / "r" / "retrieve.json").read_text())
+    before["thresholds"]["p"] = {
+        "value": 0.5, "precision": None, "reached": None, "support": None,
+    }  # fmt: skip
+    assert RetrievalRecord.from_dict(before).least_p is None
+    status, text, _ = call(*plain, "--overwrite", "--without-guard", "all")
+    assert status == 0 and "near duplicates not looked for (guards off)" in text

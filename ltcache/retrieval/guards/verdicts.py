@@ -71,13 +71,13 @@ class GuardLimits:
     """Where guards draw the line.
 
     Args:
-        probability: least p_k. margin: least ``log p_k - log p_runner_up``; 0 asks that no class
-            is more probable.
+        probability: least p_k; None: any is enough.
+        margin: least ``log p_k - log p_runner_up``; 0 asks that no class is more probable.
         per_source: picks of one source in one class, at most; None: no cap.
         off: guards of :data:`GUARDS` that are switched off.
     """
 
-    probability: float
+    probability: float | None
     margin: float = 0.0
     per_source: int | None = None
     off: frozenset[str] = frozenset()
@@ -154,7 +154,7 @@ def judge(evidence: GuardEvidence, limits: GuardLimits, quotas: Mapping[int, int
 def alone(evidence: GuardEvidence, limits: GuardLimits) -> list[str]:
     """Return the reasons that need no other candidate, "" where there is none."""
     scores = evidence.scores
-    least = np.round(scores.probability, 12) < limits.probability
+    least = np.round(scores.probability, 12) < (limits.probability or 0.0)
     rules = [
         ("leaks", "leak", evidence.held_out_copy),
         ("leaks", "near-leak", evidence.near_held_out),

@@ -130,14 +130,15 @@ class _GalleryPage:
                 progress(done, len(classes))
 
     def _header(self) -> Mapping[str, Any]:
-        least = self.result.record.thresholds.p.value
+        least = self.result.record.least_p
+        taken = "whatever their p_k" if least is None else f"from p_k = {least.value:.3g} up"
         chosen = decisions_of(self.result).chosen
         identity = retrieval_identity(self.result)
         return {
             "key": digest(identity),
             "retrieval": identity,
-            "about": f"{len(self.result.classes)} classes; images are taken from p_k = {least:.3g} "
-            f"up; at most {PICKS} taken and {NEAR_MISSES} rejected images of a class are shown",
+            "about": f"{len(self.result.classes)} classes; images are taken {taken}; "
+            f"at most {PICKS} taken and {NEAR_MISSES} rejected images of a class are shown",
             "explained": "p_k is the share that class k has in the softmax over all "
             f"{len(self.cache.classes)} classes: at 0.5 it is as probable as all others together. "
             "Log-odds are log(p_k / (1 - p_k)): 0 at p_k = 0.5, and they still rank images whose "

@@ -10,6 +10,7 @@ import torch
 
 from ltcache.errors import FitError, UsageError
 from ltcache.records import JsonRecord
+from ltcache.retrieval.guards.verdicts import check_guards
 from ltcache.retrieval.scoring.pool import CachedPool
 from ltcache.retrieval.scoring.pool_scores import log_odds
 from ltcache.retrieval.scoring.queries import ClassQueries
@@ -53,8 +54,10 @@ def fixed_threshold(value: float) -> ProbabilityThreshold:
 
 def least_probability(
     cache: Cache, queries: ClassQueries, labels: np.ndarray, settings: RetrievalSettings
-) -> ProbabilityThreshold:
-    """Return the least p_k under some settings, fixed or calibrated."""
+) -> ProbabilityThreshold | None:
+    """Return the least p_k under some settings, fixed or calibrated, or None without that guard."""
+    if "threshold" in check_guards(settings.off):
+        return None
     if settings.precision is None:
         return fixed_threshold(FIXED if settings.threshold is None else settings.threshold)
     return calibrated_threshold(cache, queries, labels, settings.precision, view=settings.view)
