@@ -9,6 +9,7 @@ import click
 
 from ltcache.cli.combinations import refuse_given
 from ltcache.cli.options import cache_argument, general, label_column_option, print_json
+from ltcache.records import counted
 
 if TYPE_CHECKING:
     from ltcache.examine.diff import DiffReport, FeatureMovement, SharedRows
@@ -60,15 +61,21 @@ def diff_lines(report: DiffReport) -> list[str]:
     for kind, fields in report.identities.items():
         result.append(f"{kind} differs in {len(fields)} fields:")
         result += [f"  {name}: {_short(a)} -> {_short(b)}" for name, (a, b) in fields.items()]
+    if not report.matched and all(report.rows):
+        result.append(
+            "no row of A could be matched with one of B: rows are matched by their key, and no key "
+            "is in both. Where the images are the same, make both of lists with the same keys "
+            "(ltcache import --manifest LIST)"
+        )
     for title, rows in (
         ("only in B", report.added),
         ("only in A", report.removed),
         ("other label", report.relabelled),
         ("other split", report.moved),
-        ("other content", report.changed),
-        ("to encode for B", report.encode),
     ):
         result += _rows(title, rows)
+    result += _contents(report)
+    result += _rows("to encode for B", report.encode)
     if report.features is not None:
         result += _features(report.features, report.names)
     elif report.why:
@@ -76,9 +83,16 @@ def diff_lines(report: DiffReport) -> list[str]:
     return [*result, "nothing differs"] if report.same else result
 
 
-def _rows(title: str, rows: SharedRows | None) -> list[str]:
-    if rows is None:
-        return [f"{title}: not looked at (--rehash reads the images)"]
+def _contents(report: DiffReport) -> list[str]:
+    title = "other content"
+    lacking = f"A or B does not know the content of {counted(report.unknown, 'shared row')}"
+    if report.changed is None:
+        why = f"known ({lacking})" if report.unknown else "looked at (--rehash reads the images)"
+        return [f"{title}: not {why}"]
+    return [*_rows(title, report.changed), *([f"  {lacking}"] if report.unknown else [])]
+
+
+def _rows(title: str, rows: SharedRows) -> list[str]:
     from ltcache.manifest import printable
 
     more = ["  ..."] if rows.count > len(rows.first) else []

@@ -83,6 +83,8 @@ class DiffReport(JsonRecord):
         added, removed: rows that only B or only A has.
         relabelled, moved: rows whose label or split differs.
         changed: rows whose content differs; None where one side does not know contents.
+        unknown: shared rows whose content one side does not know, such as imported ones: nothing
+            is said of theirs.
         encode: images of B that A does not know, in number of files to encode; those that failed in
             A are not among them (``extract --retry-failed``).
         features: how far they moved, or None, and then ``why`` says why.
@@ -101,6 +103,12 @@ class DiffReport(JsonRecord):
     encode: SharedRows
     features: FeatureMovement | None = None
     why: str = field(default="")
+    unknown: int = 0
+
+    @property
+    def matched(self) -> int:
+        """Rows of A whose key B has too."""
+        return self.rows[0] - self.removed.count
 
     @property
     def same(self) -> bool:
@@ -110,7 +118,7 @@ class DiffReport(JsonRecord):
 
     def to_dict(self) -> JsonObject:
         """Return the report as a value for JSON."""
-        return {**super().to_dict(), "same": self.same}
+        return {**super().to_dict(), "same": self.same, "matched": self.matched}
 
 
 def diff(
@@ -146,6 +154,7 @@ def diff(
     content = _contents(b, root, rehash=rehash)
     table = _joined(cache.manifest, other)
     features, why = _features(cache, b, table) if isinstance(b, Cache) else (None, "B is no cache")
+    unknown = _unknown(cache, b, table)
     return DiffReport(
         a=str(cache.path),
         b=str(b.path) if isinstance(b, Cache) else b.name,
@@ -156,10 +165,11 @@ def diff(
         removed=_rows(cache.manifest, np.flatnonzero(table.of_a < 0)),
         relabelled=_changes(cache.manifest, other, table, "label"),
         moved=_changes(cache.manifest, other, table, "split"),
-        changed=_changed(cache, other, table, content),
+        changed=_changed(cache, other, table, content, unknown),
         encode=_to_encode(cache, other, content),
         features=features,
         why=why,
+        unknown=0 if content is None else int(unknown.sum()),
     )
 
 
@@ -249,12 +259,15 @@ def _contents(b: Cache | Manifest, root: str | Path | None, *, rehash: bool) -> 
 
 
 def _to_encode(a: Cache, b: Manifest, content: Sequence[str] | None) -> SharedRows:
-    """Return B's images that A does not know: by content where B's is known, else by uri."""
+    """Return B's images that A does not know: by content where both know it, else by uri."""
     rows = a.manifest.rows
     contents, uris = set(rows["sha256"].to_pylist()), set(rows["uri"].to_pylist())
+    blind = set(rows["uri"].filter(pa.array(_without_content(a))).to_pylist())
     wanted = b.rows["uri"].to_pylist()
     new: dict[str, str] = {}
     for uri, text in zip(wanted, content or [""] * len(wanted), strict=True):
+        if uri in blind:
+            continue
         if text not in contents if text else uri not in uris:
             new.setdefault(text or uri, uri)
     return SharedRows(len(new), tuple(list(new.values())[:FIRST]))
@@ -286,14 +299,33 @@ def _said(manifest: Manifest, column: str, value: Any) -> str:
 
 
 def _changed(
-    a: Cache, b: Manifest, joined: _MatchedRows, content: Sequence[str] | None
+    a: Cache,
+    b: Manifest,
+    joined: _MatchedRows,
+    content: Sequence[str] | None,
+    unknown: np.ndarray,
 ) -> SharedRows | None:
-    if content is None:
-        return None
     in_a, in_b = joined.shared
+    if content is None or (len(in_a) and unknown.all()):
+        return None
     before = pc.fill_null(a.manifest.rows["sha256"], "").take(pa.array(in_a))
     after = pa.array(content, pa.string()).take(pa.array(in_b))
-    return _rows(b, in_b[pc.not_equal(before, after).to_numpy()])
+    return _rows(b, in_b[pc.not_equal(before, after).to_numpy() & ~unknown])
+
+
+def _unknown(a: Cache, b: Cache | Manifest, joined: _MatchedRows) -> np.ndarray:
+    """Return which shared rows have a content that A or B has never seen, bool (n,)."""
+    in_a, in_b = joined.shared
+    unknown = _without_content(a)[in_a]
+    return unknown | _without_content(b)[in_b] if isinstance(b, Cache) else unknown
+
+
+def _without_content(cache: Cache) -> np.ndarray:
+    """Return which rows have features but no content, bool (rows,): they were imported."""
+    rows = cache.manifest.rows
+    lacks = pc.equal(pc.fill_null(rows["sha256"], ""), "")
+    encoded = pc.fill_null(pc.equal(rows["status"], "ok"), True)
+    return np.asarray(pc.and_(lacks, encoded).to_numpy())
 
 
 def _features(a: Cache, b: Cache, joined: _MatchedRows) -> tuple[FeatureMovement | None, str]:

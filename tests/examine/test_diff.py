@@ -14,11 +14,13 @@ import pytest
 from ltcache.cache import open_cache
 from ltcache.cache.norms import cosines
 from ltcache.cache.verify import verify_files
+from ltcache.cli.diff import diff_lines
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, LtcacheError
 from ltcache.examine.diff import diff
 from ltcache.extract import extract
 from ltcache.manifest import ClassList, Manifest, read_manifest
+from ltcache.transfer import import_features
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 
@@ -177,6 +179,28 @@ def test_failed_and_unknown_contents_are_equal_to_themselves(
     assert report.features is not None
     assert report.features.rows == 22
     assert diff(tmp_path / "c", root, rehash=True).same
+
+
+def test_imported_rows_have_no_content_that_could_differ(
+    cache: Path, images: Path, tmp_path: Path
+) -> None:
+    parent = open_cache(cache)
+    rows = np.concatenate([parent.features(split) for split in ("train", "test")])
+    np.savez(tmp_path / "rows.npz", features=rows)
+    named, bare = tmp_path / "named", tmp_path / "bare"
+    import_features(tmp_path / "rows.npz", named, manifest=images)
+    for pair in ((cache, named), (named, cache), (named, images)):
+        report = diff(*pair, rehash=pair[1] == images)
+        assert (report.matched, report.unknown, report.changed) == (25, 25, None)
+        assert report.encode.count == 0
+    said = "\n".join(diff_lines(diff(cache, named)))
+    assert "other content: not known (A or B does not know the content of 25 shared rows)" in said
+    assert "no row of A could be matched" not in said
+
+    import_features(tmp_path / "rows.npz", bare)  # its rows are numbered
+    report = diff(cache, bare)
+    assert (report.matched, report.added.count, report.removed.count) == (0, 25, 25)
+    assert "no row of A could be matched with one of B" in "\n".join(diff_lines(report))
 
 
 def test_cosines() -> None:
