@@ -20,6 +20,7 @@ from ltcache.errors import FitError, UsageError
 from ltcache.fit import FitOptions, LabelledRows, fit_head, require_classes
 from ltcache.heads import HeadContext, predict_logits
 from ltcache.methods import Method, method_by_name, override
+from ltcache.metrics import named_units
 
 _NESTED = "settings__"
 
@@ -115,8 +116,9 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
                 of ``classes_``, or a mapping from label to (D',). A mapping also serves folds of a
                 cross-validation that lack a class. Request it through scikit-learn's metadata
                 routing with ``set_fit_request(text_features=True)``.
-            units: which rows show the same thing, (N,); they are held out together. None: every
-                row is its own.
+            units: which rows show the same thing, (N,) numbers or texts; they are held out
+                together. A row whose unit is missing (None, NaN, an empty text) is its own; None:
+                every row is.
 
         Raises:
             ValueError: what scikit-learn refuses, such as NaN or lengths that do not agree.
@@ -231,7 +233,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 def _rows(X: np.ndarray, labels: np.ndarray, sample_weight: Any, units: Any) -> LabelledRows:
     """Return the rows that weigh anything, with weights of mean 1 (None: equal ones)."""
     if units is not None:
-        units = np.asarray(units)
+        units = named_units(units)
         check_consistent_length(X, units)
     weights = None
     if sample_weight is not None:

@@ -252,6 +252,18 @@ def test_weights_repeat_rows_in_full_batches() -> None:
     np.testing.assert_allclose(weighted, repeated, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [None, np.nan, ""])
+def test_a_row_without_a_unit_is_held_out_by_itself(unit: Any) -> None:
+    cache = FakeCache(long_tail_counts(4, 30, 10))
+    X, y = cache.features("train")[:, 0], cache.labels("train")
+    short = LongTailClassifier("ce", max_epochs=3)
+    alone = clone(short).fit(X, y).tuned_on_
+    assert "10% of train" in alone
+    assert clone(short).fit(X, y, units=[unit] * len(y)).tuned_on_ == alone
+    pairs = [None if label else f"pair {row // 2}" for row, label in enumerate(y)]
+    assert "10% of train" in clone(short).fit(X, y, units=pairs).tuned_on_
+
+
 def test_random_state() -> None:
     X, y = _data()
 

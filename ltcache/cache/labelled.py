@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ltcache.errors import CacheError
 from ltcache.manifest import rows_digest, unlabelled_split
+from ltcache.metrics import named_units
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -60,20 +61,12 @@ def labelled_digest(cache: Cache, split: str) -> str:
 def independent_units(cache: Cache, split: str, positions: np.ndarray) -> np.ndarray | None:
     """Return the unit of each of some rows of a split, (N,); None: every row is its own.
 
-    So is one whose unit is missing or empty: nobody has said that it shows what another shows.
+    So is one whose unit is missing or empty, see :func:`ltcache.metrics.named_units`.
     """
     column = cache.column("unit", split)
     if column is None:
         return None
-    units = np.asarray(column[positions])
-    if units.dtype.kind in "iu":
-        return units
-    known = np.array([unit not in (None, "") and unit == unit for unit in units.tolist()], bool)
-    if known.all():
-        return units
-    rows = cache.rows(split)[positions]
-    named = zip(units.tolist(), known.tolist(), rows.tolist(), strict=True)
-    return np.array([f"unit {unit}" if told else f"row {row}" for unit, told, row in named])
+    return named_units(column[positions], cache.rows(split)[positions])
 
 
 def require_labels(cache: Cache, split: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ltcache.adjustments import is_transductive
 from ltcache.cache import labelled_digest, require_labels, warn_of_shared
@@ -41,7 +42,7 @@ def evaluate(
     allow_stale: Collection[str] = (),
     *,
     write: bool = False,
-    test_prior: str | Path | np.ndarray | None = None,
+    test_prior: str | Path | ArrayLike | None = None,
     shift: str | None = None,
     seed: int = 0,
 ) -> Metrics:
@@ -55,7 +56,7 @@ def evaluate(
         write: also write the scores into the run's directory, as ``metrics-<split>.json`` (with
             the shift and the prior in the name where they are given).
         test_prior: class prior to move the logits to: ``uniform``; ``train``; ``forward-50`` and
-            the like; a csv with label and prior; an array (C,); or ``estimate``, by EM on the
+            the like; a csv with label and prior; numbers (C,); or ``estimate``, by EM on the
             logits of the scored rows without their labels (transductive). But for ``estimate``
             the rows are then weighted so that their classes have this prior. None: as fitted.
         shift: score a long-tailed subset of the split instead, drawn by ``seed``: ``forward-50``
@@ -65,6 +66,8 @@ def evaluate(
         IdentityError: the cache's encoder, classes, view or prompts are not those of the run.
         UsageError: there is no cache to score on, or no such prior.
     """
+    if test_prior is not None and not isinstance(test_prior, (str, Path)):
+        test_prior = _numbers(test_prior)
     run = open_run(run)
     opened = cache_of(run, cache)
     stale = check_features(run, opened, allow_stale)
@@ -176,6 +179,15 @@ def _target(
             "backward-RATIO nor a file"
         )
     return read_prior(test_prior, len(counts)), f"of {Path(test_prior).name}"
+
+
+def _numbers(prior: ArrayLike) -> np.ndarray:
+    try:
+        return np.asarray(prior, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"a test prior is a number for each class, a name or a file, not {prior!r}"
+        ) from None
 
 
 def _given(prior: np.ndarray, classes: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from ltcache.metrics.groups import GROUP_NAMES, UNGROUPED, GroupScheme
 from ltcache.metrics.growth import FARTHEST, ForetoldError, PowerLaw, foretell
 from ltcache.metrics.scores import Metrics, evaluate_logits, percent
 from ltcache.metrics.summaries import class_accuracy, summaries
+from ltcache.metrics.units import named_units
 
 __all__ = [
     "FARTHEST",
@@ -42,6 +43,7 @@ __all__ = [
     "foretell",
     "is_better",
     "last_alike",
+    "named_units",
     "paired_bootstrap",
     "percent",
     "percentile_interval",

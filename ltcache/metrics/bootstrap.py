@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltcache.metrics.summaries import summaries
+from ltcache.metrics.units import named_units
 from ltcache.records import JsonRecord, one_line
 
 _CELLS = 4_000_000  # numbers in one block of resamples
@@ -41,12 +42,13 @@ class UnitSums:
     def gather(
         cls, values: np.ndarray, labels: np.ndarray, units: np.ndarray | None, num_classes: int
     ) -> UnitSums:
-        """Sum ``values`` (N, K) over the rows of each unit (N,); None: every row is its own."""
+        """Sum ``values`` (N, K) over the rows of each unit (N,); None: every row is its own, as is
+        one without a unit (:func:`ltcache.metrics.named_units`)."""
         values = np.column_stack([values, np.ones(len(labels))])
         if units is None:
             order = np.argsort(labels, kind="stable")
             return cls(np.asarray(labels)[order], values[order], num_classes)
-        _, ids = np.unique(np.asarray(units), return_inverse=True)
+        _, ids = np.unique(named_units(units), return_inverse=True)
         pairs = np.asarray(labels, dtype=np.int64) * (ids.max(initial=0) + 1) + ids.reshape(-1)
         unique, position = np.unique(pairs, return_inverse=True)
         sums = np.stack(
@@ -142,7 +144,8 @@ def paired_bootstrap(
     Args:
         correct_a, correct_b: which rows are right, (N,) or (S, N) for S seeds, whose mean is taken.
         labels: true classes, (N,).
-        units: independent unit of each row, (N,); None: every row is its own.
+        units: independent unit of each row, (N,), as of :func:`ltcache.metrics.named_units`; None:
+            every row is its own.
         statistic: a name of :func:`ltcache.metrics.summaries.summaries`: ``overall``, ``few``...
         groups: of each class (C,), for group scores: :meth:`ltcache.metrics.GroupScheme.assign`.
 
@@ -153,7 +156,7 @@ def paired_bootstrap(
     a, b = (
         np.atleast_2d(np.asarray(c, dtype=np.float64)).mean(axis=0) for c in (correct_a, correct_b)
     )
-    assigned = np.full(int(labels.max()) + 1, "-") if groups is None else groups
+    assigned = np.full(int(labels.max()) + 1, "-") if groups is None else np.asarray(groups)
     gathered = UnitSums.gather(np.stack([a, b], axis=1), labels, units, len(assigned))
 
     def difference(sums: np.ndarray) -> np.ndarray:

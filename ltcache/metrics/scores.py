@@ -107,7 +107,8 @@ def evaluate_logits(
         labels: true classes, (N,), each in 0..C-1.
         class_counts: training images per class, (C,); they make the groups.
         groups: a scheme or its mapping; None: OLTR's thresholds.
-        units: independent unit of each row, (N,), strings or numbers; None: each row is its own.
+        units: independent unit of each row, (N,), as of :func:`ltcache.metrics.named_units`; None:
+            each row is its own.
         bootstrap: resamples for the intervals; 0: no intervals.
         seed: of the resampling.
         class_weights: what a row of each class counts in ``overall``, ``macro_f1``, ``ece`` and

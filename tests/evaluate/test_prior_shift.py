@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from ltcache.cli import main
 from ltcache.errors import FitError, ManifestError, UsageError
@@ -252,14 +254,17 @@ def test_overall_is_weighted_to_the_target_prior(cache: Any, ce: Run, tmp_path: 
     prior = np.arange(1, 9) / 36
     path = tmp_path / "p.csv"
     path.write_text("label,prior\n" + "".join(f"{c},{p}\n" for c, p in enumerate(prior)))
-    for given in (prior, path):
+    for given in (prior, path, prior.tolist(), torch.from_numpy(prior), pd.Series(prior)):
         found = evaluate(ce, cache, test_prior=given)
         assert found.overall == pytest.approx(float(prior @ np.array(found.per_class)))
     by_name = evaluate(ce, cache, test_prior="backward-50")
     assert by_name.test_prior == "backward-50"
 
 
-@pytest.mark.parametrize("prior", ["unifrom", "forward-zero", np.ones(3), np.zeros(8), -np.ones(8)])
+@pytest.mark.parametrize(
+    "prior",
+    ["unifrom", "forward-zero", np.ones(3), np.zeros(8), -np.ones(8), ["a"] * 8, {0: 1.0}, 3],
+)
 def test_priors_that_are_none(cache: Any, ce: Run, prior: Any) -> None:
     with pytest.raises(UsageError):
         evaluate(ce, cache, test_prior=prior)
