@@ -190,7 +190,7 @@ class OneFit:
         if feature.text_rows:
             rows = with_texts(rows, self.context, feature.text_share)
         transform = FeatureTransform(feature.transform, self.context.dim).to(device)
-        transform.fit(rows.features)
+        transform.fit(rows.features, rows.weights)
         return transform, StageInput(
             rows.transformed(transform),
             None if val is None else val.transformed(transform),

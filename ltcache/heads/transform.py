@@ -31,8 +31,12 @@ class FeatureTransform(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
 
-    def fit(self, features: Tensor) -> FeatureTransform:
+    def fit(self, features: Tensor, weights: Tensor | None = None) -> FeatureTransform:
         """Take the statistics of training rows (N, D); a constant channel keeps deviation 1.
+
+        Args:
+            weights: of the rows, (N,), not all 0: a row of weight 2 counts as two rows do. None:
+                equal ones.
 
         Raises:
             FitError: rows of tokens, which the rest of the encoder takes as they are.
@@ -43,9 +47,11 @@ class FeatureTransform(nn.Module):
                 "tokens as they are: set feature.transform=none"
             )
         if self.kind in ("standardize", "center_l2"):
-            self.mean.copy_(features.mean(dim=0))
+            self.mean.copy_(_mean(features, weights))
         if self.kind == "standardize":
             std = features.std(dim=0, correction=0)
+            if weights is not None:
+                std = _mean((features - self.mean).square(), weights).sqrt()
             self.std.copy_(torch.where(std > 1e-6 * features.abs().amax(), std, 1.0))
         return self
 
@@ -56,3 +62,8 @@ class FeatureTransform(nn.Module):
         if self.kind == "center_l2":
             features = features - self.mean
         return features if self.kind == "none" else F.normalize(features, dim=1)
+
+
+def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the (weighted) mean (D,) of rows (N, D)."""
+    return rows.mean(dim=0) if weights is None else weights.to(rows) @ rows / weights.sum()
