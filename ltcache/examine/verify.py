@@ -31,7 +31,15 @@ from ltcache.cache import (
 from ltcache.encoder import Encoder, EncoderChoice, encoder_of_cache
 from ltcache.errors import CacheError, ImageError, UsageError
 from ltcache.examine import check_cache
-from ltcache.images import PartnerRows, View, decode_views, open_store, partner_images
+from ltcache.images import (
+    PILLOW,
+    PartnerRows,
+    View,
+    decode_views,
+    open_store,
+    partner_images,
+    require_decoder,
+)
 from ltcache.manifest import image_root, kept_root, root_of
 from ltcache.records import address_of, bytes_digest, differences
 
@@ -159,7 +167,9 @@ def _resampled(report: VerifyReport, cache: Cache, sample: SampleEncoding) -> Ve
         raise CacheError(
             f"none of the {len(rows)} images that were chosen can be compared: {warnings[0]}"
         )
-    other = sorted(differences(cache.numerics, {**encoder.numerics(), "decoder": "pillow"}))
+    other = sorted(
+        differences(cache.numerics, {**encoder.numerics(), "decoder": _decoder(cache, encoder)})
+    )
     keys = [key for key, _ in found]
     values = np.array([cosine for _, cosine in found])
     worst = int(np.argmin(values))
@@ -214,6 +224,16 @@ def _encoder(cache: Cache, sample: SampleEncoding) -> Encoder:
     return encoder_of_cache(cache, encoder)
 
 
+def _decoder(cache: Cache, encoder: Encoder) -> str:
+    """Return the decoder that the cache's images went through, Pillow where it is not here."""
+    name = str(cache.numerics.get("decoder", PILLOW))
+    try:
+        require_decoder(name, encoder.device.type, 0)
+    except UsageError:
+        return PILLOW
+    return name
+
+
 def _choose(cache: Cache, sample: SampleEncoding) -> np.ndarray:
     """Return rows of distinct items, int64, ascending."""
     rows = cache.rows()
@@ -255,10 +275,10 @@ def _images(
     cache: Cache, rows: np.ndarray, root: Any, encoder: Encoder, views: Sequence[View]
 ) -> Iterator[tuple[int, str, Mapping[str, np.ndarray] | str]]:
     """Yield row, key and view -> pixels uint8 (v, 3, H, W), or why there are none."""
-    store = open_store(root)
+    store, decoder = open_store(root), _decoder(cache, encoder)
     table, partners, how = cache.manifest.rows, None, encoder.preprocessing
     if any(view.composite for view in views):
-        partners = partner_images(PartnerRows.of(table), store.read, how)
+        partners = partner_images(PartnerRows.of(table), store.read, how, decoder)
     for row in rows.tolist():
         key, uri, known = (table[name][row].as_py() for name in ("key", "uri", "sha256"))
         try:
@@ -267,7 +287,7 @@ def _images(
             if known and content != known:
                 yield row, key, "the image is no longer the one that was encoded"
                 continue
-            yield row, key, decode_views(data, how, views, content, partners).pixels
+            yield row, key, decode_views(data, how, views, content, partners, decoder).pixels
         except ImageError as error:
             yield row, key, str(error)
 

@@ -16,7 +16,7 @@ from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, IdentityError, UsageError
 from ltcache.examine.verify import SampleEncoding, verify
 from ltcache.extract import ExtractReport, extract
-from ltcache.images import PartnerRows, View
+from ltcache.images import DECODERS, PartnerRows, View
 from ltcache.manifest import Manifest
 from tests.conftest import write_images
 from tests.extract.kill_driver import digests
@@ -216,3 +216,26 @@ def test_a_sample_is_encoded_again_with_its_partners(
         tmp_path / "c", sample=SampleEncoding(15, source=images, root=images, encoder=encoder)
     )
     assert report.ok
+
+
+def test_a_sample_is_decoded_as_the_cache_was(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos" / "a"
+    root.mkdir(parents=True)
+    for n in range(3):
+        noise = np.random.default_rng(n).integers(0, 256, (48, 40, 3), np.uint8)
+        Image.fromarray(noise).save(root / f"{n}.jpg", quality=60)
+    extract(tmp_path / "photos", tmp_path / "c", encoder=encoder, decoder="torchvision")
+    seen: list[bytes] = []
+
+    def noted(image: Image.Image, data: bytes) -> Image.Image:
+        seen.append(data)
+        return by_torchvision(image, data)
+
+    by_torchvision = DECODERS["torchvision"]
+    monkeypatch.setitem(DECODERS, "torchvision", noted)
+    report = verify(tmp_path / "c", sample=SampleEncoding(3, encoder=encoder))
+    assert report.ok and report.reencoded is not None and len(seen) == 3
+    assert "decoder" not in report.reencoded["numerics"]
+    assert report.reencoded["minimum"] > 0.99999
