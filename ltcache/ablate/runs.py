@@ -142,11 +142,12 @@ class FitRun:
 
     def _train(self, jobs: Sequence[AblationJob], memo: Memo) -> None:
         from ltcache import fit
-        from ltcache.fit import make_context, training_rows, val_rows
+        from ltcache.fit import make_context, needs_texts, training_rows, val_rows
 
         methods = [job.method.on_view(self.options.fit.get("view")) for job in jobs]
         first = methods[0]
-        field = first.feature.resolve(self.cache.field_dims(first.feature.view))
+        dims = self.cache.field_dims(first.feature.view)
+        field = first.feature.resolve(dims, all(map(needs_texts, methods)))
         prompts = self.options.fit.get("prompts")
         contexts = [make_context(self.cache, method, field, prompts)[0] for method in methods]
         extra = self.options.fit.get("extra")

@@ -19,7 +19,7 @@ from ltcache.cache import (
 )
 from ltcache.errors import FitError
 from ltcache.fit.cached_rows import composite_view, training_rows, val_rows
-from ltcache.fit.class_texts import keeps_texts, takes_texts
+from ltcache.fit.class_texts import keeps_texts, needs_texts, takes_texts
 from ltcache.fit.extra import ExtraRows
 from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.rows import require_classes
@@ -92,7 +92,8 @@ def fit_adapter(
     method = override(method, overrides)
     method = method.on_view(view).on_views(cache.views)
     require_views(method, cache)
-    field = method.feature.resolve(cache.field_dims(method.feature.view))
+    dims = cache.field_dims(method.feature.view)
+    field = method.feature.resolve(dims, needs_texts(method))
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
     rows, crops = training_rows(cache, field, method), cache.crops(method.feature.view)

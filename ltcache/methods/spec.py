@@ -93,8 +93,11 @@ class FeatureSpec:
         lacked = (("text_share", 0.0), ("composites", "none"))
         return {k: v for k, v in asdict(self).items() if (k, v) not in lacked}
 
-    def resolve(self, available: Mapping[str, int]) -> str:
+    def resolve(self, available: Mapping[str, int], needs_texts: bool = False) -> str:
         """Return the field of a cache to use.
+
+        Args:
+            available: field -> dimension. needs_texts: no other field serves the method.
 
         Raises:
             FitError: the cache has none of them.
@@ -106,9 +109,10 @@ class FeatureSpec:
         if self.field == "embedding" and "pooled" in available:
             remedy = (
                 "an image-only encoder has no space that texts share, so extract with a dual one, "
-                "such as --model ViT-B-16 --pretrained openai; where the method does without "
-                "texts, give -s feature.field=pooled"
+                "such as --model ViT-B-16 --pretrained openai"
             )
+            if not needs_texts:
+                remedy += "; where the method does without texts, give -s feature.field=pooled"
         raise FitError(
             f"the method needs the field {self.field!r}, the cache has {', '.join(available)}; "
             f"{remedy}"

@@ -141,6 +141,14 @@ DUAL = "--model ViT-B-16"
 FIT = ("fit-adapter", "CACHE", "--out", "OUT", "--method")
 
 
+def test_zero_shot_is_not_told_to_take_a_field_without_texts(
+    call: Call, made: Path, tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "out")
+    status, _, err = call("fit-adapter", made / "timm", "--method", "zero-shot", *out)
+    assert status in (1, 2) and DUAL in err and "feature.field=pooled" not in err, err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
