@@ -26,7 +26,7 @@ def named_units(units: Any, rows: Sequence[int] | np.ndarray | None = None) -> n
     found = np.asarray(found)
     if found.ndim != 1:
         raise ValueError(f"units are one value a row, (N,), not of shape {found.shape}")
-    if found.dtype.kind in "iub":
+    if found.dtype.kind in "iub" or (found.dtype.kind == "U" and (found != "").all()):
         return found
     values = found.tolist()
     known = [_is_known(unit) for unit in values]

@@ -75,7 +75,8 @@ def require_equal(
 
     Args:
         kind: the name of the identity, as it stands in messages and in ``--allow-stale``.
-        allow_stale: kinds (``encoder``) or dotted fields (``encoder.towers.image``) to let pass.
+        allow_stale: kinds (``encoder``) or dotted fields (``encoder.towers.image``) to let pass; a
+            text is one of them.
 
     Returns:
         The differing fields that were let pass, for marking the results.
@@ -84,10 +85,11 @@ def require_equal(
         IdentityError: with every differing field and both values.
     """
     found_differences = differences(expected, found)
+    allowed = {allow_stale} if isinstance(allow_stale, str) else {*allow_stale}
     refused = {
         field: pair
         for field, pair in found_differences.items()
-        if kind not in allow_stale and f"{kind}.{field}" not in allow_stale
+        if not {kind, f"{kind}.{field}"} & allowed
     }
     if refused:
         raise IdentityError(kind, refused, remedy)

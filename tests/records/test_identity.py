@@ -77,6 +77,12 @@ def test_only_what_was_named_may_be_stale() -> None:
     assert set(caught.value.differences) == {"dims.embedding"}
 
 
+def test_a_text_lets_pass_what_it_names_and_nothing_that_it_contains() -> None:
+    assert require_equal("encoder", EXPECTED, FOUND, allow_stale="encoder")
+    with pytest.raises(IdentityError):
+        require_equal("encoder", EXPECTED, FOUND, allow_stale="encoder.towers.image")
+
+
 def test_a_refusal_because_of_classes_says_which() -> None:
     one, two = ["fox", "owl", "newt", "bat"], ["fox", "bat", "newt", "owl"]
     with pytest.raises(IdentityError) as caught, telling_classes(one, two):
