@@ -156,7 +156,15 @@ def _labels_of(path: Path, keys: list[str], names: Sequence[str]) -> dict[str, i
             raise UsageError(f"{path}: label {outside[0]}, but there are {len(names)} classes")
         if not outside:
             return {key: int(key) for key in keys}
-    return {key: _label_of_name(path, key, names) for key in keys}
+    found = {key: _label_of_name(path, key, names) for key in keys}
+    first: dict[int, str] = {}
+    for key, label in found.items():
+        if first.setdefault(label, key) != key:
+            raise UsageError(
+                f"{path}: {first[label]!r} and {key!r} are both class {label} ({names[label]}): "
+                "put its sentences into one list"
+            )
+    return found
 
 
 def _label_of_name(path: Path, key: str, names: Sequence[str]) -> int:

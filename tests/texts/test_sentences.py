@@ -140,6 +140,7 @@ def test_names_that_are_numbers(tmp_path: Path) -> None:
         ({"cat": ["a"], "missile": ["b"]}, r"'missile' belongs to the classes 2, 3; key .* labels"),
         ('{"cat": ["a"], "cat": ["b"]}', "'cat' is there twice"),
         ({"0": ["a"], "00": ["b"]}, "a label is there twice"),
+        ({"hot dog": ["a"], "Hot_Dog": ["b"]}, r"'hot dog' and 'Hot_Dog' are both class 4 \(hot_d"),
         ({"cta": ["a"]}, "no class is named 'cta'; did you mean 'cat'?"),
         ({"zebra": ["a"]}, "no class is named 'zebra'$"),
         ({"7": ["a"]}, "label 7, but there are 5 classes"),
