@@ -44,7 +44,9 @@ def count_cut(tokenizer: Any, texts: Sequence[str], tokens: torch.Tensor) -> lis
         tokens: int64 (N, context), what the tokenizer made of the texts.
     """
     context = tokens.shape[1]
-    full = (tokens[:, -1] != _padding(tokenizer)).nonzero().flatten().tolist()
+    # the last token tells nothing: SigLIP pads with the end mark, CLIPA blanks it, CLIPS has its
+    # class mark there
+    full = (tokens[:, -2] != _padding(tokenizer)).nonzero().flatten().tolist()
     return [texts[row] for row in full if _length(tokenizer, texts[row]) > context]
 
 
@@ -59,4 +61,6 @@ def _length(tokenizer: Any, text: str) -> int:
     if hasattr(tokenizer, "encode"):
         return len(tokenizer.encode(text)) + 2
     cleaned = tokenizer.clean_fn(text) if hasattr(tokenizer, "clean_fn") else text
+    if getattr(tokenizer, "tokenizer_mode", None) == "clips":  # start, end and class, by open_clip
+        return len(tokenizer.tokenizer(cleaned, add_special_tokens=False).input_ids) + 3
     return len(tokenizer.tokenizer(cleaned).input_ids)
