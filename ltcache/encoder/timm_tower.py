@@ -55,6 +55,7 @@ from ltcache.encoder.source import (
 from ltcache.encoder.weights import MORE_THAN_TENSORS
 from ltcache.errors import EncoderError, ImageError, UsageError, first_line
 from ltcache.images import Preprocessing
+from ltcache.manifest import some
 from ltcache.records import JsonObject, canonical_json
 
 log = logging.getLogger(__name__)
@@ -212,8 +213,10 @@ def build_tower(tower: TimmSource, name: str, cache_dir: str | None = None) -> A
             that timm cannot build.
     """
     overlay: dict[str, Any] = {}
+    shapes: dict[str, torch.Size] = {}
     if tower.weights is not None:
         state = _state(tower.weights)
+        shapes = {key: tensor.shape for key, tensor in state.items()}  # timm may change them
         classes = _classes(tower.record, state)
         overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0}
         overlay["custom_load"] = False
@@ -236,6 +239,7 @@ def build_tower(tower: TimmSource, name: str, cache_dir: str | None = None) -> A
             raise _unusable(tower, name, error) from None
         if loads and model.num_classes:
             model.reset_classifier(0)
+    _warn_of_resizing(model, shapes, tower)
     return model.eval().requires_grad_(False)
 
 
@@ -352,6 +356,23 @@ def _warn_of_preprocessing(architecture: str, path: Path) -> None:
             "default is taken (name a tag to say otherwise, as in %s%s.%s, or lay the model's "
             "config.json beside it)",
             path, architecture, TIMM, architecture, tags[0],
+        )  # fmt: skip
+
+
+def _warn_of_resizing(
+    model: torch.nn.Module, shapes: Mapping[str, torch.Size], tower: TimmSource
+) -> None:
+    """timm resizes positions, patches and windows of another size without a word."""
+    resized = [
+        f"{name} {tuple(shapes[name])} to {tuple(tensor.shape)}"
+        for name, tensor in model.state_dict().items()
+        if name in shapes and shapes[name].numel() != tensor.numel()
+    ]
+    if resized:
+        log.warning(
+            "%s is of another size than %s%s, so that timm resizes %s (name the architecture that "
+            "it was trained as, or lay the model's config.json beside it)",
+            tower.weights, TIMM, tower.architecture, some(resized, 2),
         )  # fmt: skip
 
 

@@ -201,6 +201,20 @@ def test_a_bare_file_of_an_architecture_whose_weights_differ_warns(
     assert tagged.preprocessing.interpolation == "bilinear"
 
 
+def test_weights_of_another_size_are_said_to_be_resized(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for size in (160, 320):
+        model = timm.create_model("test_vit", img_size=size, num_classes=7)
+        torch.save(model.state_dict(), tmp_path / f"{size}.pth")
+    with caplog.at_level(logging.WARNING, "ltcache"):
+        load("timm:test_vit", tmp_path / "160.pth")
+        assert not caplog.text
+        load("timm:test_vit", tmp_path / "320.pth")
+    assert "320.pth is of another size than timm:test_vit, so that timm resizes" in caplog.text
+    assert "pos_embed (1, 401, 64) to (1, 101, 64)" in caplog.text
+
+
 def test_published_weights_go_through_timms_own_loading(
     whole: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
