@@ -10,8 +10,8 @@ image                        outcome
 ===========================  =======================================================================
 CMYK, YCbCr, LAB             converted to RGB by Pillow, without a colour profile
 palette, 1 bit               resized by nearest neighbour as in open_clip, then RGB
-16 or 32 bits, float         values above 255 are clipped, as in open_clip: nearly always white;
-                             bring such images to 8 bits before
+grey of 16, 32 bits, float   failed where levels are below 0 or above 255, or floats of 0 to 1:
+                             open_clip clips them to white or black; bring them to 8 bits before
 grey with alpha, RGBA        resized with weighted alpha, then the alpha channel is dropped
 EXIF rotation                not applied, as in open_clip
 animated GIF, WebP, PNG      the first frame

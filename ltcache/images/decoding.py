@@ -51,7 +51,7 @@ def decode(data: bytes, preprocessing: Preprocessing, decoder: str = PILLOW) -> 
     What becomes of unusual images stands in the table of :mod:`ltcache.images`.
 
     Raises:
-        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
+        ImageError: empty, truncated, unknown, larger than ``MAX_PIXELS``, or of more than 8 bits.
     """
     found = decode_views(data, preprocessing, [_CENTER], decoder=decoder)
     return DecodedImage(found.pixels[_CENTER.name][0], found.width, found.height)
@@ -73,7 +73,7 @@ def decode_views(
         decoder: one of :data:`ltcache.images.DECODERS`.
 
     Raises:
-        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``; or that of a partner.
+        ImageError: what :func:`opened` raises; or that of a partner.
         UsageError: a view of composites without partners.
     """
     with opened(data) as image:
@@ -113,7 +113,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image whose size is fine; whatever a decoder raises inside is an ImageError.
 
     Raises:
-        ImageError: empty, truncated, unknown, or larger than ``MAX_PIXELS``.
+        ImageError: empty, truncated, unknown, larger than ``MAX_PIXELS``, or of more than 8 bits.
     """
     if not data:
         raise ImageError("empty file (0 bytes)")
@@ -122,6 +122,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width} x {height} pixels, more than {MAX_PIXELS} (MAX_PIXELS)")
+            _require_eight_bits(image)
             yield image
     except ImageError:
         raise
@@ -129,6 +130,23 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise ImageError("not an image that Pillow knows") from None
     except Exception as error:  # a decoder may raise anything on a broken file
         raise ImageError(stable_text(error)) from None
+
+
+def _require_eight_bits(image: Image.Image) -> None:
+    """Refuse grey levels that Pillow, and so open_clip, would clip to white or black.
+
+    Raises:
+        ImageError: there are some.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return
+    low, high = image.getextrema()
+    share = image.mode == "F" and 0 < high <= 1
+    if low < 0 or high > 255 or share:
+        raise ImageError(
+            f"grey levels from {low:g} to {high:g}, which would be clipped to white or black: "
+            "bring it to 8 bits (0 to 255)"
+        )
 
 
 def _channels(image: Image.Image) -> np.ndarray:

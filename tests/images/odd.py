@@ -26,8 +26,21 @@ def picture(width: int = 50, height: int = 40, mode: str = "RGB", seed: int = 0)
 
 
 def sixteen_bits() -> Image.Image:
-    """Return grey in 16 bits, half of it below 256."""
-    return Image.fromarray((np.arange(2000).reshape(40, 50) // 4).astype(np.uint16))
+    """Return grey in 16 bits, all of it below 256."""
+    return Image.fromarray((np.arange(2000).reshape(40, 50) // 8).astype(np.uint16))
+
+
+def _beyond_eight_bits() -> dict[str, tuple[bytes, str]]:
+    levels = np.arange(2000).reshape(40, 50)
+    grey = Image.fromarray((levels * 32).astype(np.uint16))
+    shares = Image.fromarray((levels / 1999).astype(np.float32))
+    signed = Image.fromarray((levels // 8 - 1).astype(np.int32))
+    return {
+        "sixteen-white.png": (encoded(grey), "from 0 to 63968, which would be clipped"),
+        "sixteen-white.tif": (encoded(grey, "TIFF"), "from 0 to 63968, .* 8 bits"),
+        "shares-black.tif": (encoded(shares, "TIFF"), "from 0 to 1, which would be clipped"),
+        "signed.tif": (encoded(signed, "TIFF"), "from -1 to 248"),
+    }
 
 
 def _rotated() -> bytes:
@@ -94,5 +107,6 @@ def unreadable() -> dict[str, tuple[bytes, str]]:
         "zeros.jpg": (bytes(5000), "not an image"),
         "bomb.png": (bomb(), "pixels"),
         "no-pixels.png": (bomb(0, 5), "Error|not an image"),
+        **_beyond_eight_bits(),
         "not-an-svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
     }
