@@ -64,7 +64,7 @@ def browse_cache(
     shown = _alike(rows, cache.manifest.rows["label"].to_numpy()[rows], most, seed)
     facts = _facts(cache, shown)
     about = [f"{len(shown)} of {len(rows)} images that were asked for, of {cache.manifest.name}."]
-    if failed := cache.manifest.rows.num_rows - len(cache.rows()):
+    if failed := _without_features(cache, split, classes):
         about.append(f"{failed} more have no features, so that they are not here.")
     if run is not None:
         about.append(_add_predictions(facts, run, cache, shown))
@@ -93,12 +93,25 @@ def _wanted(cache: Cache, split: str | None, classes: Collection[str]) -> np.nda
         if name not in names:
             hint = did_you_mean(name, names, lead="; ")
             raise UsageError(f"{cache.path} has no class {name!r}{hint}")
-    if classes:
-        own = [label for label, name in enumerate(names) if name in classes]
-        rows = rows[np.isin(cache.labels(split), own)]
+    rows = rows[_of_classes(cache, cache.labels(split), classes)]
     if not len(rows):
         raise UsageError(f"{cache.path} has no image of {', '.join(classes) or 'any class'} there")
     return rows
+
+
+def _without_features(cache: Cache, split: str | None, classes: Collection[str]) -> int:
+    """Return how many of the rows that were asked for have failed."""
+    rows = cache.manifest.indices(split)
+    rows = rows[_of_classes(cache, cache.manifest.labels(split), classes)]
+    return len(np.setdiff1d(rows, cache.rows(split)))
+
+
+def _of_classes(cache: Cache, labels: np.ndarray, classes: Collection[str]) -> np.ndarray:
+    """Return bool (n,): which labels are of classes; of no class named, all."""
+    if not classes:
+        return np.ones(len(labels), bool)
+    own = [label for label, name in enumerate(cache.classes.names) if name in classes]
+    return np.isin(labels, own)
 
 
 def _alike(rows: np.ndarray, labels: np.ndarray, most: int, seed: int) -> np.ndarray:

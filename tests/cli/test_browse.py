@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ltcache.browse import MAPPED, browse_cache
@@ -58,6 +59,25 @@ def test_a_bounded_page_takes_of_each_class_alike_and_says_so(cache: Path, tmp_p
     again = tmp_path / "again.html"
     browse_cache(opened, again, split="train", most=6)
     assert header(again) == found
+
+
+def test_images_without_features_are_counted_among_those_asked_for(
+    cache: Path, tmp_path: Path
+) -> None:
+    whole, page = open_cache(cache), tmp_path / "page.html"
+    table = whole.manifest.rows
+    status = np.array(table["status"].to_pylist(), dtype=object)
+    status[whole.rows("train")[[0, 1, 9]]] = "failed"  # two foxes and a jay
+    place = table.column_names.index("status")
+    some = whole.with_rows(table.set_column(place, "status", pa.array(status, pa.string())))
+
+    def told(**asked: Any) -> list[str]:
+        browse_cache(some, page, **asked)
+        return [text for text in header(page)["about"] if "no features" in text]
+
+    assert told() == ["3 more have no features, so that they are not here."]
+    assert told(split="train", classes=["fox"])[0].startswith("2 more have no")
+    assert not told(split="test") and not told(classes=["moth"])
 
 
 def test_the_map_is_bounded_and_says_so(
