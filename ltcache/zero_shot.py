@@ -6,6 +6,7 @@ section 3.1: a class's weight is the mean of its unit sentence embeddings, of un
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from ltcache.cache import (
     warn_of_shared,
 )
 from ltcache.errors import CacheError
-from ltcache.manifest import missing_split
+from ltcache.manifest import missing_split, some
 from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import one_line
 
@@ -90,6 +91,7 @@ def zero_shot(
     stale = tuple(check_prompts(cache, prompts, allow_stale))
     labels = _labels(cache, split)
     warn_of_shared(cache, "train", split)
+    _warn_of_equal_texts(cache, prompts)
     logits = cached_logits(cache, split, prompts, view=view)
     metrics = _score(cache, split, logits)
     return ZeroShotResult(
@@ -107,6 +109,22 @@ def _labels(cache: Cache, split: str) -> np.ndarray:
         )
         raise CacheError(f"{cache.path}: {missing_split(split, cache.splits)}{other}")
     return require_labels(cache, split)
+
+
+def _warn_of_equal_texts(cache: Cache, prompts: PromptEmbeddings) -> None:
+    """Warn where classes have the same sentences, as ImageNet's two of ``missile`` have."""
+    labels: dict[frozenset[str], list[int]] = {}
+    for label, texts in enumerate(prompts.texts):
+        labels.setdefault(frozenset(texts), []).append(label)
+    same = [found for found in labels.values() if len(found) > 1]
+    if same:
+        names = cache.classes.names
+        shown = some(f"{' and '.join(map(str, found))} ({names[found[0]]})" for found in same)
+        warnings.warn(
+            f"{prompts.name} texts are the same for the classes {shown}: zero-shot gives their "
+            "images to one of them alone; ltcache prompts adds texts that tell them apart",
+            stacklevel=3,
+        )
 
 
 def cached_logits(

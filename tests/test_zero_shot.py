@@ -138,6 +138,15 @@ def test_scores_a_split(cache: FakeCache) -> None:
     np.testing.assert_array_equal(result.logits, cached_logits(cache, "test", cache.prompts()))
 
 
+def test_classes_of_the_same_texts_are_named(cache: FakeCache) -> None:
+    listed = Classes(["missile", "owl", "missile"])
+    same = replace(cache, classes=listed, sets={"default": prompts_for(listed)})
+    with pytest.warns(
+        UserWarning, match=r"the same for the classes 0 and 2 \(missile\): zero-shot"
+    ):
+        zero_shot(same)  # type: ignore[arg-type]
+
+
 def test_units_and_groups_reach_the_metrics(cache: FakeCache) -> None:
     cache.unit = np.array(["x", "x", "y", "z", "z", "y"])
     cache.groups = {"many": [2], "few": [0, 1]}
