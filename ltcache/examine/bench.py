@@ -15,7 +15,7 @@ from ltcache.encoder import Encoder, EncoderChoice, load_chosen
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.extract import LoopSpeed, trial_loop
 from ltcache.images import Preprocessing, decode, open_store
-from ltcache.manifest import Manifest
+from ltcache.manifest import Manifest, Root
 from ltcache.process import keep_freed_memory, to_device, usable_processors
 from ltcache.records import JsonObject, JsonRecord, plain_json
 
@@ -75,8 +75,9 @@ class BenchResult(JsonRecord):
 
     Args:
         model, device: what was measured, and where.
-        images: of the sample; failed: of it, could not be decoded. decoding: images a second that
-            all ``workers`` threads read and decode. speeds: by precision and batch size.
+        images: of the sample; failed: of it, could not be decoded, and is in no rate. decoding:
+            images a second that all ``workers`` threads read and decode. speeds: by precision and
+            batch size.
         transfer: images a second that are copied to the GPU, None elsewhere.
         loop: all at once in the best precision and batch size.
     """
@@ -160,7 +161,7 @@ def bench(
     encoder = load_chosen(replace(choice, precision="fp32"))
     kind, workers = encoder.device.type, workers or usable_processors()
     tell(f"reading and decoding with {workers} threads")
-    found, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
+    found, uris, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
     pixels, sizes = torch.from_numpy(found), sorted(batches or BATCHES[kind])
     exact = _exact(encoder, pixels, sizes[0], choice.name)
     speeds: list[ForwardSpeed] = []
@@ -183,7 +184,7 @@ def bench(
     tell("all at once")
     if encoder.precision != result.best.precision:
         encoder = load_chosen(replace(choice, precision=result.best.precision))
-    return replace(result, loop=_loop(result, manifest, encoder, decode_processes))
+    return replace(result, loop=_loop(result, manifest.root, uris, encoder, decode_processes))
 
 
 def _exact(encoder: Encoder, pixels: torch.Tensor, size: int, name: str) -> torch.Tensor:
@@ -197,16 +198,23 @@ def _exact(encoder: Encoder, pixels: torch.Tensor, size: int, name: str) -> torc
 
 
 def _loop(
-    result: BenchResult, manifest: Manifest, encoder: Encoder, decode_processes: int
+    result: BenchResult,
+    root: Root | None,
+    uris: Sequence[str],
+    encoder: Encoder,
+    decode_processes: int,
 ) -> LoopSpeed:
-    """Measure decoding, encoding and writing at once, for some seconds."""
+    """Measure decoding, encoding and writing at once, for some seconds.
+
+    Args:
+        uris: of the images of the sample that can be decoded.
+    """
     batch = result.best.batch
     some = int(result.bound * _LOOP_PERIODS * SECONDS)
     count = max(2 * batch, min(some, _LOOP_BATCHES * batch))
-    uris = itertools.islice(itertools.cycle(_sample(manifest, result.images)), count)
     return trial_loop(
-        manifest.root,
-        list(uris),
+        root,
+        list(itertools.islice(itertools.cycle(uris), count)),
         encoder,
         batch=batch,
         workers=result.workers,
@@ -245,8 +253,9 @@ def _speeds(
 
 def _decoded(
     manifest: Manifest, images: int, preprocessing: Preprocessing, workers: int
-) -> tuple[np.ndarray, float]:
-    """Return pixels uint8 (n, 3, H, W) of the sample and how many images a second were decoded."""
+) -> tuple[np.ndarray, list[str], float]:
+    """Return pixels uint8 (n, 3, H, W) of the sample's images that can be decoded, their uris, and
+    how many of them were decoded in a second."""
     store = open_store(manifest.root)
     uris = _sample(manifest, images)
 
@@ -263,7 +272,8 @@ def _decoded(
     pixels = [one for one in found if isinstance(one, np.ndarray)]
     if not pixels:
         raise next(one for one in found if isinstance(one, ImageError))
-    return np.stack(pixels), len(uris) / seconds
+    good = [uri for uri, one in zip(uris, found, strict=True) if isinstance(one, np.ndarray)]
+    return np.stack(pixels), good, len(pixels) / seconds
 
 
 def _sample(manifest: Manifest, images: int) -> list[str]:

@@ -67,6 +67,27 @@ def test_what_is_printed_can_be_given_to_extract(tiny_clip: Path, photos: Path, 
     assert status == 3  # the broken one
 
 
+def test_images_that_cannot_be_decoded_are_in_no_rate(
+    tiny_clip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = photos / "train" / "moth"
+    for path in broken.iterdir():
+        path.write_bytes(b"no image")
+    looped: list[str] = []
+
+    def loop(root: object, uris: list[str], *_: object, **__: object) -> LoopSpeed:
+        looped.extend(uris)
+        return LoopSpeed(1, 0.5, 0.3, 0.1)
+
+    monkeypatch.setattr(module, "trial_loop", loop)
+    times = iter(range(1000))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(times) / 1024)
+    model = EncoderChoice(f"local-dir:{tiny_clip}", device="cpu")
+    found = bench(read_manifest(photos), model, batches=[2])
+    assert (found.images, found.failed, found.decoding) == (7, 4, 3 * 1024)
+    assert looped and all("newt" in uri for uri in looped)
+
+
 def test_another_precision_must_be_worth_it() -> None:
     assert made(100, fp32=100, bf16=119).best.precision == "fp32"
     worth = made(100, fp32=100, bf16=121)
