@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -140,7 +141,8 @@ def _require_eight_bits(image: Image.Image) -> None:
     """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return
-    low, high = image.getextrema()
+    extrema: Any = image.getextrema()  # of one band
+    low, high = extrema
     share = image.mode == "F" and 0 < high <= 1
     if low < 0 or high > 255 or share:
         raise ImageError(
