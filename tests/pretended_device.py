@@ -456,6 +456,7 @@ _PATCHES: dict[str, Any] = {
     "torch.cuda.Stream": _Stream,
     "torch.cuda.current_stream": lambda *args: _Stream(),
     "torch.cuda.stream": lambda stream: nullcontext(),
+    "torch.cuda.device": lambda device: nullcontext(),
     "torch.optim.Optimizer._accelerator_graph_capture_health_check": lambda self: None,
 }
 

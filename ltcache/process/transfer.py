@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def pinned_memory(memory: np.ndarray, device: torch.device) -> Iterator[None]:
     import torch
 
     runtime, place = torch.cuda.cudart(), memory.ctypes.data
-    status = int(runtime.cudaHostRegister(place, memory.nbytes, 0))
+    with torch.cuda.device(device):  # else the first GPU would hold a context, too
+        status = int(runtime.cudaHostRegister(place, memory.nbytes, 0))
+        if status:
+            _forget_error(device)
     if status:
         log.warning("CUDA does not pin %d MB (error %d)", memory.nbytes >> 20, status)
         yield
@@ -52,3 +55,11 @@ def pinned_memory(memory: np.ndarray, device: torch.device) -> Iterator[None]:
     finally:
         torch.cuda.current_stream(device).synchronize()
         runtime.cudaHostUnregister(place)
+
+
+def _forget_error(device: torch.device) -> None:
+    """Let a kernel meet the error that CUDA keeps of a call, or a later one is blamed for it."""
+    import torch
+
+    with suppress(RuntimeError):
+        torch.ones(1, device=device).add_(1)
