@@ -386,11 +386,12 @@ def _field(tuning: FineTuning, parent: Encoder) -> str:
 def _channels_last(model: Any, parent: Encoder, tuning: FineTuning, place: ProcessRanks) -> bool:
     """Lay convolutional towers out channels last, where that is faster; see
     :meth:`ltcache.encoder.Encoder.use_channels_last`."""
-    convolutional = parent.numerics()["memory_format"] == "channels_last"
-    if convolutional and (not place.on_gpu or tuning.optimisation.precision != "fp32"):
-        model.visual.to(memory_format=torch.channels_last)
-        return True
-    return False
+    if parent.numerics()["memory_format"] != "channels_last":
+        return False
+    faster = not place.on_gpu or tuning.optimisation.precision != "fp32"
+    layout = torch.channels_last if faster else torch.contiguous_format  # the parent's was a CPU's
+    model.visual.to(memory_format=layout)
+    return faster
 
 
 def _freeze(step: TrainingStep, tuning: FineTuning, preprocessing: Preprocessing) -> None:

@@ -105,9 +105,9 @@ def finetune(
     The epoch is chosen on the ``val`` split by mean accuracy per class (ties: lower NLL, then the
     earlier); without one the last epoch is kept. The ``test`` split is never read.
 
-    An interrupted training goes on where it was saved, with the same result; one that is finished
-    is opened. Under ``torchrun`` every process calls this with the same arguments: they share each
-    batch, and the first one writes.
+    An interrupted training goes on where it was saved, with the same result, on a GPU but for last
+    bits; one that is finished is opened. Under ``torchrun`` every process calls this with the same
+    arguments: they share each batch, and the first one writes.
 
     Args:
         source: anything :func:`ltcache.manifest.read_manifest` takes, or a manifest.

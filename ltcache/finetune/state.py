@@ -202,15 +202,19 @@ def load_optimiser(
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Put back what :func:`optimiser_tensors` gave."""
+    """Put back what :func:`optimiser_tensors` gave, laid out in memory as the parameters are: fused
+    steps go through both as they lie there."""
     for name, value in tensors.items():
         if not name.startswith("optimiser."):
             continue
         key, _, parameter = name.removeprefix("optimiser.").partition(".")
         target = parameters[parameter]
-        # counts of steps stay where the optimiser made them, on the CPU unless it is fused
-        value = value.to(target.device) if value.ndim or _fused(optimiser) else value
-        optimiser.state[target][key] = value.clone()
+        if value.ndim and value.shape == target.shape:
+            room = torch.empty_like(target, dtype=value.dtype, requires_grad=False)
+        else:  # counts of steps stay where the optimiser made them, on the CPU unless it is fused
+            device = target.device if value.ndim or _fused(optimiser) else value.device
+            room = torch.empty_like(value, device=device)
+        optimiser.state[target][key] = room.copy_(value)
 
 
 def _fused(optimiser: torch.optim.Optimizer) -> bool:

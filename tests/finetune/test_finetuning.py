@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from ltcache.encoder import load_encoder
 from ltcache.errors import FitError, IdentityError, UnfittedWarning, UsageError
 from ltcache.finetune import TUNINGS, open_fine_tuned, override_tuning
+from ltcache.finetune.assembly import _channels_last
+from ltcache.finetune.processes import ProcessRanks
 from ltcache.manifest import Manifest
 from tests.finetune.conftest import Tune
 from tests.finetune.pictures import read_pictures, write_pictures
@@ -194,6 +197,19 @@ def test_a_pass_that_memory_does_not_hold_names_the_remedy(
     monkeypatch.setattr("ltcache.finetune.loop.accumulate", full)
     with pytest.raises(FitError, match="does not hold 8 images.*--micro-batch 4"):
         tune("lift")
+
+
+@pytest.mark.parametrize(("precision", "last"), [("fp32", False), ("bf16", True)])
+def test_convolutions_are_laid_out_as_suits_the_device(
+    towers: dict[str, str], precision: str, last: bool
+) -> None:
+    """The parent is on the CPU, where channels are last."""
+    parent = load_encoder(towers["resnet"], device="cpu")
+    tuning = override_tuning(TUNINGS["full"], {"optimisation.precision": precision})
+    model, place = copy.deepcopy(parent.model), ProcessRanks(torch.device("cuda", 0))
+    assert _channels_last(model, parent, tuning, place) == last
+    weight = model.visual.layer1[0].conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(

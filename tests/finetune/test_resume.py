@@ -17,7 +17,10 @@ import torch
 
 from ltcache.errors import FitError, UsageError
 from ltcache.finetune import FineTuned, finetune
+from ltcache.finetune.state import load_optimiser, optimiser_tensors
+from ltcache.fit import optimiser_of
 from ltcache.manifest import Manifest
+from ltcache.methods import Optimisation
 from tests.conftest import PATIENCE
 from tests.finetune.pictures import read_pictures, write_pictures
 
@@ -108,6 +111,32 @@ def test_killed_and_resumed_is_as_uninterrupted(
     whole = tuned(pictures, towers["vit"], tmp_path / "whole", method, overrides=overrides)
     assert_same_bytes(resumed, whole)
     assert not (tmp_path / ".killed.tuning").exists()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_the_optimiser_goes_on_in_the_layout_of_the_parameters(kind: Any) -> None:
+    """Fused steps go through a parameter and its moments as they lie in memory."""
+    begun, gradients = torch.randn(6, 4, 3, 3), torch.randn(3, 6, 4, 3, 3)
+    how = Optimisation(kind, 0.1, momentum=0.9)
+
+    def made(value: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        parameter = torch.nn.Parameter(value.clone(memory_format=torch.channels_last))
+        return parameter, optimiser_of([{"params": [parameter], "weight_decay": 0.0}], how)
+
+    def moved(parameter: torch.nn.Parameter, optimiser: Any, some: torch.Tensor) -> None:
+        for gradient in some:
+            parameter.grad = gradient.to(memory_format=torch.channels_last)
+            optimiser.step()
+
+    whole, optimiser = made(begun)
+    moved(whole, optimiser, gradients[:2])
+    saved = optimiser_tensors(optimiser, {"weight": whole})
+    kept = {name: tensor.clone().contiguous() for name, tensor in saved.items()}
+    resumed, another = made(whole.detach())
+    load_optimiser(another, {"weight": resumed}, kept)
+    moved(whole, optimiser, gradients[2:])
+    moved(resumed, another, gradients[2:])
+    assert torch.equal(resumed, whole)
 
 
 def test_better_words_about_a_method_make_no_other_result(
