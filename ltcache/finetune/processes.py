@@ -42,7 +42,8 @@ class ProcessRanks:
     def wait(self) -> None:
         """Return when all processes are here."""
         if self.ranks > 1:
-            dist.barrier()
+            nccl = self.on_gpu and dist.get_backend() == "nccl"  # which else guesses a GPU
+            dist.barrier(device_ids=[self.device.index] if nccl else None)
 
     def wrapped(self, step: nn.Module) -> nn.Module:
         """Return a step whose gradients are the mean over all processes."""
@@ -51,11 +52,8 @@ class ProcessRanks:
         parallel: Any = nn.parallel.DistributedDataParallel
         known = inspect.signature(parallel).parameters  # torch 2.15 has given it another name
         still = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        wrapped: nn.Module = parallel(
-            step,
-            device_ids=[self.device] if self.on_gpu else None,
-            **{still: False},
-        )
+        # no device_ids: labels would be moved to the GPU, and fetched again after a wait for it
+        wrapped: nn.Module = parallel(step, **{still: False})
         return wrapped
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ltcache.errors import UsageError
 from ltcache.finetune import FineTuned, finetune, open_fine_tuned
-from ltcache.finetune.processes import processes
+from ltcache.finetune.processes import ProcessRanks, processes
 from ltcache.manifest import Manifest
 from tests.finetune.pictures import read_pictures, write_pictures
 
@@ -90,6 +90,31 @@ def test_processes_that_cannot_meet_are_refused(
     with pytest.raises(UsageError, match=rf"{launcher} has started this command 4 times.*torchrun"):
         finetune(pictures, "ballad", tmp_path / "out", model=towers["vit"], device="cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_data_parallelism_leaves_labels_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def parallel(
+        step: torch.nn.Module, device_ids: Any = None, broadcast_buffers: bool = True
+    ) -> torch.nn.Module:
+        given.update(device_ids=device_ids, broadcast_buffers=broadcast_buffers)
+        return step
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", parallel)
+    ProcessRanks(torch.device("cuda", 1), 1, 2).wrapped(torch.nn.Linear(2, 2))
+    assert given == {"device_ids": None, "broadcast_buffers": False}
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("nccl", [1]), ("gloo", None)])
+def test_processes_wait_for_each_other_on_their_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, backend: str, expected: list[int] | None
+) -> None:
+    waited: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda device_ids: waited.append(device_ids))
+    ProcessRanks(torch.device("cuda", 1), 5, 8).wait()
+    assert waited == [expected]
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
