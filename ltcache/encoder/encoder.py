@@ -94,6 +94,7 @@ class Encoder:
         # made once: a copy to the device in each batch would wait for the batch before it
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        self._white = torch.tensor(255.0, device=device)  # for a number a GPU takes 1 / 255
         self._copies: torch.cuda.Stream | None = None
         projection = fields.projection
         self.projection: np.ndarray | None = projection.weight if projection else None
@@ -217,7 +218,7 @@ class Encoder:
         Normalised in float32 as ``ToTensor`` and ``Normalize`` do, bit for bit; the features have
         the precision of the model.
         """
-        images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        images = pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
         images = images.to(self.dtype)
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)

@@ -83,11 +83,12 @@ class FieldEmbedder:
         self._fields: Callable[[Tensor], Fields] = torch.compile(fields) if compiled else fields
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        self._white = torch.tensor(255.0, device=device)  # for a number a GPU takes 1 / 255
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, pixels: Tensor) -> Fields:
         """Return the needed fields, float32 (n, dim), of pixels uint8 (n, 3, H, W)."""
-        images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        images = pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
         with self.autocast():
             found = self._fields(images.contiguous(memory_format=self._format))
         return {name: found[name].float() for name in self.needed}
@@ -204,7 +205,6 @@ class TrainingStep(nn.Module):
             weight: of a micro-batch of a loss over rows; None: this is all of the rank's share.
             cached: of a micro-batch's second pass.
         """
-        labels = labels.cpu()  # from where data parallelism has moved them
         fields = self.embed(pixels) if cached is not None else self.fields(pixels)
         if cached is not None:
             back = [(fields[name] * grad).sum() for name, grad in cached.gradients.items()]

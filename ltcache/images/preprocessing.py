@@ -149,7 +149,8 @@ class Preprocessing(JsonRecord):
 
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
-        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+        white = torch.tensor(255.0, device=pixels.device)  # for a number a GPU takes 1 / 255
+        return pixels.to(torch.float32).div_(white).sub_(mean).div_(std)
 
 
 def _shortest_edge(source: tuple[int, int], edge: int) -> tuple[int, int]:

@@ -16,8 +16,10 @@ from PIL import Image
 
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import EncoderError, UsageError
+from ltcache.finetune.step import FieldEmbedder
 from ltcache.images import decode
 from tests.encoder.tiny_models import KINDS, build, tiny_config, write_folder
+from tests.pretended_device import CUDA, pretended_device
 
 
 def pixels_for(encoder: Encoder, count: int = 5, seed: int = 0) -> torch.Tensor:
@@ -82,6 +84,24 @@ def test_normalisation_is_bitwise_that_of_torchvision(
     with torch.no_grad():
         expected = encoder.model.encode_image(reference)
     assert torch.equal(encoder.encode_images(pixels)["embedding"], expected)
+
+
+def test_a_gpu_normalises_to_the_same_bits(tiny_folder: Callable[..., Path]) -> None:
+    """CUDA takes a division by a number for a product with its reciprocal, one bit off."""
+    pixels = torch.arange(1024).to(torch.uint8).view(1, 1, 32, 32).repeat(2, 3, 1, 1)
+    seen: list[Any] = []
+
+    def noted(images: Any) -> dict[str, torch.Tensor]:
+        seen.append(images.inner)
+        return {}
+
+    with pretended_device():
+        encoder = load_encoder(f"local-dir:{tiny_folder(kind='vit')}", device="cuda")
+        encoder._fields = noted  # type: ignore[assignment]
+        encoder.forward_fields(pixels.to(CUDA))
+        FieldEmbedder(None, noted, (), encoder.preprocessing, device=CUDA)(pixels.to(CUDA))
+    expected = encoder.preprocessing.normalise(pixels)
+    assert all(torch.equal(images, expected) for images in seen) and len(seen) == 2
 
 
 @pytest.mark.parametrize(
