@@ -14,13 +14,14 @@ other decoder can; sizes, crops and all else are Pillow's work for every decoder
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ltcache.errors import UsageError
+from ltcache.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -73,10 +74,31 @@ def require_decoder(name: str, device: str, decode_processes: int) -> None:
         raise UsageError(
             "decoder 'nvjpeg' decodes on the GPU of this process: leave out --decode-processes"
         )
+    if name == NVJPEG:
+        _require_nvjpeg()
+
+
+def _require_nvjpeg() -> None:
+    """Refuse a torchvision that cannot decode on a GPU: else Pillow would decode every file."""
+    import torch
+    from torchvision.io import decode_jpeg
+
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    try:
+        decode_jpeg(torch.frombuffer(file.getbuffer(), dtype=torch.uint8), device="cuda")
+    except RuntimeError as error:
+        raise UsageError(
+            f"decoder 'nvjpeg': torchvision cannot decode on this GPU ({first_line(error)}): take "
+            "'torchvision' or 'pillow'"
+        ) from None
 
 
 def start_of_thread(name: str, device: torch.device) -> Callable[[], None] | None:
     """Return what a thread does first that decodes: CUDA's current device is the thread's own.
+
+    It gets a stream of its own, too, or each image would wait for the batches that the encoder has
+    been given.
 
     Args:
         device: of the encoder.
@@ -86,7 +108,14 @@ def start_of_thread(name: str, device: torch.device) -> Callable[[], None] | Non
     import torch
 
     index = torch.cuda.current_device() if device.index is None else device.index
-    return partial(torch.cuda.set_device, index)
+    return partial(_begin_on_gpu, index)
+
+
+def _begin_on_gpu(index: int) -> None:
+    import torch
+
+    torch.cuda.set_device(index)
+    torch.cuda.set_stream(torch.cuda.Stream(index))
 
 
 def _jpeg_on(image: Image.Image, data: bytes, device: str) -> Image.Image:
@@ -99,6 +128,8 @@ def _jpeg_on(image: Image.Image, data: bytes, device: str) -> Image.Image:
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
         pixels: torch.Tensor = decode_jpeg(encoded, device=device).cpu()  # (1 or 3, H, W)
+    except torch.cuda.OutOfMemoryError:  # says nothing of the file: pixels must not depend on it
+        raise
     except RuntimeError:
         return _by_pillow(image, data)
     rows = pixels.permute(1, 2, 0).contiguous().numpy()

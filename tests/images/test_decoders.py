@@ -23,6 +23,7 @@ from ltcache.images import (
     View,
     decode,
     decode_views,
+    require_decoder,
     start_of_thread,
 )
 from ltcache.images.decoding import opened
@@ -101,14 +102,41 @@ def test_broken_files_fail_for_the_same_reason(left: int) -> None:
 
 def test_threads_decode_on_the_gpu_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
+    streams: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda index: f"stream {len(streams)} of {index}")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     for device in ("cuda:1", "cuda"):
         start = start_of_thread("nvjpeg", torch.device(device))
         assert start is not None
         start()
     assert chosen == [1, 2]
+    assert streams == ["stream 0 of 1", "stream 1 of 2"]  # none waits for the encoder
     assert start_of_thread("pillow", torch.device("cuda:1")) is None
+
+
+def test_a_torchvision_without_nvjpeg_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support\n...")
+
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", lacks)
+    with pytest.raises(UsageError, match="not compiled with nvJPEG support.: take 'torchvision'"):
+        require_decoder("nvjpeg", "cuda", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torchvision.io, "decode_jpeg", lambda *_, **__: torch.zeros(3, 16, 16))
+        require_decoder("nvjpeg", "cuda", 0)
+
+
+def test_what_a_full_gpu_cannot_decode_is_not_decoded_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", full)
+    with pytest.raises(ImageError, match="out of memory"):
+        decode(photograph(), HOW, "nvjpeg")
 
 
 @pytest.fixture
