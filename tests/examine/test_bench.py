@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ltcache.cli.bench import bench_lines
-from ltcache.encoder import Encoder, EncoderChoice
+from ltcache.encoder import Encoder, EncoderChoice, load_encoder
 from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.examine import bench as module
 from ltcache.examine.bench import BenchResult, ForwardSpeed, bench
 from ltcache.extract import LoopSpeed
 from ltcache.manifest import read_manifest
 from tests.conftest import Call, write_images
+from tests.pretended_device import pretended_device
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +163,29 @@ def test_what_memory_does_not_hold_is_left_out(
     assert {speed.batch for speed in found.speeds} == {4}
     with pytest.raises(EncoderError, match="does not hold 8 images of .*try smaller batches"):
         bench(manifest, model, batches=[8])
+
+
+def test_on_a_gpu_only_passes_are_timed(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    copied: list[int] = []
+    real = Encoder.submit
+
+    def noted(self: Encoder, pixels: torch.Tensor, *more: Any) -> Any:
+        copied.append(len(pixels))
+        return real(self, pixels, *more)
+
+    monkeypatch.setattr(Encoder, "submit", noted)
+    with pretended_device():
+        encoder = load_encoder(f"local-dir:{tiny_clip}", device="cuda")
+        pixels = torch.zeros(4, 3, *encoder.preprocessing.size, dtype=torch.uint8)
+        rate, features = module._forward(encoder, pixels, 2)
+    assert rate > 0 and len(features) == 4
+    assert copied == [2, 2]  # of the features; not in the seconds that are measured
+
+
+def test_a_precision_that_a_gpu_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    assert module.precisions_of(torch.device("cuda")) == ["fp32", "bf16", "fp16"]
 
 
 def test_bad_input_is_refused(tiny_clip: Path, photos: Path, call: Call) -> None:
