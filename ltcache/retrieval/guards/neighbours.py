@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +114,12 @@ def gpus() -> int:
     """Return how many GPUs FAISS can use: 0 for faiss-cpu, or without a driver."""
     faiss = load_faiss()
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+@cache
+def gpu_resources() -> Any:
+    """Return what FAISS holds on a GPU to compute there; made once, for it takes much memory."""
+    return load_faiss().StandardGpuResources()
 
 
 def neighbours(
@@ -274,7 +281,7 @@ def _others(
 def _searcher(queries: np.ndarray) -> Any:
     """Return a function: references (m, D), k -> cosines and places (n, k), best first."""
     faiss = load_faiss()
-    resources = faiss.StandardGpuResources() if gpus() else None
+    resources = gpu_resources() if gpus() else None
 
     def search(references: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         metric = faiss.METRIC_INNER_PRODUCT

@@ -13,6 +13,7 @@ sample of the pool: the gradient of ``l_k - logsumexp_{j != k} l_j`` there.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltcache.errors import CacheError, UsageError
+from ltcache.errors import CacheError, UsageError, first_line
 from ltcache.records import (
     JsonObject,
     JsonRecord,
@@ -37,7 +38,7 @@ from ltcache.records import (
     whole_folder,
     write_json,
 )
-from ltcache.retrieval.guards.neighbours import gpus, load_faiss
+from ltcache.retrieval.guards.neighbours import gpu_resources, gpus, load_faiss
 from ltcache.retrieval.scoring.pool import Pool
 from ltcache.retrieval.scoring.pool_scores import (
     RankedPairs,
@@ -47,6 +48,8 @@ from ltcache.retrieval.scoring.pool_scores import (
     score_pool,
 )
 from ltcache.retrieval.scoring.queries import ClassQueries, unit
+
+log = logging.getLogger(__name__)
 
 KINDS = ("flat", "ivf", "hnsw", "ivfpq", "auto")
 LEAST_RECALL = 0.95
@@ -62,6 +65,7 @@ _BEST = 32  # of them, per class
 _MEASURED = 32  # classes that recalls are measured on, at most
 _SMALL, _LARGE = 20_000, 5_000_000  # rows: below, an index is flat; above, it is compressed
 _BLOCK = 16_384
+_GPU_MOST = 2048  # entries of a list that FAISS finds on a GPU
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,10 @@ class PoolIndex:
 
     def search(self, vectors: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         """Return float32 products and int64 pool rows, (n, top); -1 where fewer were found."""
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        products, place = self.index.search(vectors, min(top, len(self.rows)))
+        vectors, top = np.ascontiguousarray(vectors, np.float32), min(top, len(self.rows))
+        if top > _GPU_MOST:
+            self.index = _on_cpu(self.index)
+        products, place = self.index.search(vectors, top)
         return products, np.where(place < 0, -1, self.rows[place])
 
     def candidates(
@@ -136,9 +142,7 @@ class PoolIndex:
         """
         out = require_replaceable(out, PlaceKind.INDEX)
         with whole_folder(out) as partial:
-            faiss = load_faiss()
-            index = faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index
-            faiss.write_index(index, str(partial / "index.faiss"))
+            load_faiss().write_index(_on_cpu(self.index), str(partial / "index.faiss"))
             sha256 = file_digest(partial / "index.faiss")
             write_json(partial / "index.json", replace(self.record, sha256=sha256).to_dict())
         return out
@@ -355,11 +359,20 @@ def _efforts(kind: str) -> tuple[int | None, ...]:
 
 
 def _on_gpu(index: Any) -> Any:
-    """Return the index on a GPU where FAISS finds one and has such an index there."""
+    """Return the index on a GPU where FAISS finds one and has such an index there: codes of 64
+    bytes, for one, are too many for the tables of its kernels."""
     faiss = load_faiss()
     if not gpus() or isinstance(index, faiss.IndexHNSW):
         return index
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    try:
+        return faiss.index_cpu_to_gpu(gpu_resources(), 0, index)
+    except RuntimeError as error:
+        log.warning("the index stays on the CPU: FAISS says %s", first_line(error))
+        return index
+
+
+def _on_cpu(index: Any) -> Any:
+    return load_faiss().index_gpu_to_cpu(index) if _is_on_gpu(index) else index
 
 
 def _is_on_gpu(index: Any) -> bool:

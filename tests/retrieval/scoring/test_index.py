@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +131,48 @@ def test_retrieval_with_an_index_names_it_and_takes_nearly_the_same(world: World
     assert exact.record.index is None
     rows = [set(r.accepted["pool_row"].to_pylist()) for r in (exact, found)]
     assert len(rows[0] & rows[1]) >= 0.95 * len(rows[0])
+
+
+class IndexOnGPU:
+    """A flat index as FAISS has it on a GPU: lists of 2,048 entries at most."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def search(self, vectors: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Search, or refuse as FAISS does."""
+        if top > 2048:
+            raise RuntimeError("GPU index only supports min/max-K selection up to 2048")
+        products, place = self.inner.search(vectors, top)
+        return products, place
+
+
+def test_lists_that_are_too_long_for_a_gpu_come_from_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faiss = module.load_faiss()
+    rng = np.random.default_rng(0)
+    flat = faiss.IndexFlatIP(4)
+    flat.add(unit(rng.normal(size=(2100, 4)).astype(np.float32)))
+    monkeypatch.setattr(module, "_is_on_gpu", lambda index: isinstance(index, IndexOnGPU))
+    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda index: index.inner, raising=False)
+    index = PoolIndex(IndexOnGPU(flat), np.arange(2100), record=None)  # type: ignore[arg-type]
+    vectors = rng.normal(size=(2, 4))
+    assert index.search(vectors, 2048)[1].shape == (2, 2048)
+    assert isinstance(index.index, IndexOnGPU)
+    assert sorted(index.search(vectors, 5000)[1][0]) == list(range(2100))
+
+
+def test_an_index_that_a_gpu_cannot_hold_stays_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*_: Any) -> Any:
+        raise RuntimeError("Error: Device 0 has 49152 bytes of shared memory, while 65536 ...")
+
+    faiss = module.load_faiss()
+    monkeypatch.setattr(module, "gpus", lambda: 1)
+    monkeypatch.setattr(module, "gpu_resources", lambda: None)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", refuses, raising=False)
+    flat = faiss.IndexFlatIP(4)
+    assert module._on_gpu(flat) is flat
+    assert "stays on the CPU" in caplog.text and "49152" in caplog.text
