@@ -255,9 +255,11 @@ def _retrieve_part(
     settings: RetrievalSettings,
     options: Mapping[str, Any],
 ) -> Path:
+    from ltcache.encoder import own_device
+    from ltcache.process import launched_process
     from ltcache.retrieval import retrieve_part
 
-    device = _device(options["device"])
+    device = own_device(_device(options["device"]), launched_process().local_rank)
     with ScoringBar() as bar:
         return retrieve_part(
             cache,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ltcache.cache import open_cache
 from ltcache.cli import main
+from ltcache.cli import retrieve_tail as module
 from ltcache.retrieval import RetrievalSettings, open_retrieved
 from ltcache.retrieval.record import RetrievalRecord
 from ltcache.retrieval.review.gallery import write_gallery
@@ -237,3 +239,19 @@ def test_guards_that_were_off_are_not_told_as_in_force(
     assert RetrievalRecord.from_dict(before).least_p is None
     status, text, _ = call(*plain, "--overwrite", "--without-guard", "all")
     assert status == 0 and "near duplicates not looked for (guards off)" in text
+
+
+def test_parts_under_a_launcher_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(
+        "ltcache.retrieval.retrieve_part", lambda *_, device, **more: taken.append(device)
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for name, value in (("RANK", "6"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    for device in ("cuda", "cuda:1", "cpu"):
+        options = {"device": device, "allow_stale": ()}
+        module._retrieve_part(None, (), "auto", Path("parts"), None, options)  # type: ignore[arg-type]
+    assert taken == ["cuda:2", "cuda:1", "cpu"]

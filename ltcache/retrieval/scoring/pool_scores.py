@@ -8,7 +8,8 @@ a block and of the lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,16 +110,32 @@ def score_pool(
     slack = _slack(queries) if precision == "fp32" else 0.0
     lists = TopLists(len(labels), keep, slack, exact)
     screen = BlockScreen(queries, labels, PRECISIONS[precision], torch.device(device), block, most)
-    for rows, values in pool.blocks(screen.block) if len(labels) else ():
-        screen.collect(rows, values, lists)
-        done += len(rows)
-        if progress:
-            progress(done, total)
+    with _whole_float32():
+        for rows, values in pool.blocks(screen.block) if len(labels) else ():
+            screen.collect(rows, values, lists)
+            done += len(rows)
+            if progress:
+                progress(done, total)
     rows, where, values = lists.entries()
     if precision != "fp32":
         rows, where = _within_reach(rows, where, values, exact, top)
     found = exact_scores(pool, queries, rows, labels[where], device=device)
     return ranked(rows, where, *found, labels, top)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Let products have all digits of float32, by which rows are passed over here, also where the
+    process (or a container's environment) lets a GPU use TF32."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set through torch's newer interface, which the older one refuses to read
+        before = "high"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _within_reach(

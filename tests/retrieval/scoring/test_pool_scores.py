@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +188,26 @@ def test_what_cannot_be_meant_is_refused() -> None:
     values[3] = np.nan
     with pytest.raises(CacheError, match="NaN"):
         score_pool(ArrayPool(values), queries, np.arange(2), 3)
+
+
+def test_products_have_all_digits_whatever_the_process_allows() -> None:
+    seen = []
+
+    class Watched(ArrayPool):
+        def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for block in super().blocks(size):
+                seen.append(torch.get_float32_matmul_precision())
+                yield block
+
+    rng, before = np.random.default_rng(0), torch.get_float32_matmul_precision()
+    queries = ClassQueries(unit(rng.normal(size=(1, 3, 8))), 0.1)
+    torch.set_float32_matmul_precision("high")
+    try:
+        score_pool(Watched(rng.normal(size=(20, 8)).astype(np.float32)), queries, np.arange(3), 2)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}
 
 
 def test_no_class_asked_for_gives_no_list() -> None:
