@@ -149,4 +149,5 @@ def submit_within_memory(
 
 def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+    said = ("out of memory", "allocate memory", "status_alloc_failed")  # the last by cuBLAS, cuDNN
+    return isinstance(error, MemoryError) or any(words in text for words in said)

@@ -15,6 +15,7 @@ from ltcache.cache.layout import index_path
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, IdentityError, LtcacheError, UsageError
 from ltcache.extract import extract
+from ltcache.extract.encode import _out_of_memory
 from ltcache.manifest import Manifest, read_manifest
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
@@ -170,6 +171,8 @@ def test_rows_that_share_an_image_share_its_features(encoder: Encoder, tmp_path:
 class ShortOfMemory:
     """An encoder that cannot hold more than three images."""
 
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
@@ -178,7 +181,7 @@ class ShortOfMemory:
 
     def submit(self, pixels: torch.Tensor, fields: tuple[str, ...]) -> object:
         if len(pixels) > 3:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise RuntimeError(self.said)
         return self._encoder.submit(pixels, fields)
 
 
@@ -193,6 +196,18 @@ def test_memory_back_off_halves_and_is_recorded(
     extract(few_images, tmp_path / "whole", encoder=encoder, shard_size=12, batch_size=12)
     a, b = open_cache(out).features(), open_cache(tmp_path / "whole").features()
     assert (np.abs(a - b) <= 2 * np.abs(a) * 2.0**-10 + 2.0**-23).all()
+
+
+@pytest.mark.parametrize(
+    ("said", "halved"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_libraries_say_otherwise_that_memory_is_short(said: str, halved: bool) -> None:
+    assert _out_of_memory(RuntimeError(said)) == halved
 
 
 class Broken(ShortOfMemory):
