@@ -3,6 +3,7 @@ the CPU, refuse what CUDA refuses, and note each place where the host would wait
 
 A tensor on it is a wrapper without memory around a tensor on the CPU. Refused are operations on
 tensors of two devices, numpy's view of a tensor on the GPU, and a generator of the other device.
+Pixels (four axes) that are divided by a number are multiplied by its reciprocal, as CUDA does.
 Waits are noted, with the line of ``ltcache/`` that asked: reading a value or a size (``item``,
 ``nonzero``, ``unique``, a mask as index), and copies between memory of the device and memory that
 is not pinned, or that are not told to return at once. What a GPU computes, and how fast, it cannot
@@ -213,6 +214,7 @@ def _dispatch(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         _require_one_device(func, args, tensors)
         if func in READS:
             _log.note(READS[func])
+        func, args = _as_factor(func, args)
     plain = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory")}
     if named is not None:
         plain["device"] = CPU
@@ -224,6 +226,16 @@ def _dispatch(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if not on_device or next(_tensors([found]), None) is None:
         return found
     return return_and_correct_aliasing(func, args, kwargs, _changed(_wrapped, found))
+
+
+def _as_factor(func: Any, args: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """Return a division of pixels by a number as the product that CUDA makes of it, which may be
+    one bit off; other divisions stay, so that a fit has the CPU's bits."""
+    if func is not aten.div_.Tensor or args[0].dim() != 4:
+        return func, args
+    if isinstance(args[1], Tensor) and (is_on_device(args[1]) or args[1].dim()):
+        return func, args
+    return aten.mul_.Tensor, (args[0], 1 / float(args[1]))
 
 
 def _require_one_device(func: Any, args: Sequence[Any], tensors: Sequence[Tensor]) -> None:
@@ -457,6 +469,7 @@ _PATCHES: dict[str, Any] = {
     "torch.cuda.current_stream": lambda *args: _Stream(),
     "torch.cuda.stream": lambda stream: nullcontext(),
     "torch.cuda.device": lambda device: nullcontext(),
+    "torch.cuda.mem_get_info": lambda *args: (8 << 30, 8 << 30),
     "torch.optim.Optimizer._accelerator_graph_capture_health_check": lambda self: None,
 }
 

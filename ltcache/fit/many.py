@@ -101,6 +101,8 @@ def _of(
 
 
 _LARGEST = 2**26  # multiplications of one product of one run
+_COPIES = 6  # of a run's weights: its head's, stacked, the gradient, two moments, the best epoch's
+_BUFFERS = 3  # of a run's rows and logits: with what a loss makes of them
 
 
 def runs_at_once(runs: int, batch: int, dim: int, classes: int, device: torch.device) -> int:
@@ -110,8 +112,11 @@ def runs_at_once(runs: int, batch: int, dim: int, classes: int, device: torch.de
     (8 seeds x 4 settings) on 3,922 x 512, 56 classes, two threads: 4.1 times faster at batch 128
     (2**22 multiplications), 2.5 times at 512 (2**24), 2.3 times at 2,048 (2**26); larger products
     have not been measured, so they are left one by one. On an accelerator, where small products
-    leave it idle, always together.
+    leave it idle, always together; on a GPU as many as half of its free memory holds.
     """
+    if device.type == "cuda":
+        each = 4 * (_COPIES * dim * classes + _BUFFERS * batch * (dim + classes))
+        return max(1, min(runs, torch.cuda.mem_get_info(device)[0] // 2 // each))
     together = device.type != "cpu" or batch * dim * classes <= _LARGEST
     return runs if together else 1
 

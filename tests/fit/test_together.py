@@ -242,3 +242,15 @@ def test_no_rows_and_no_jobs() -> None:
             LabelledRows(torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64)),
             CONTEXT,
         )
+
+
+def test_a_gpu_is_given_as_many_runs_as_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, large = [8 << 30], (2048, 768, 8142, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 141 << 30))
+    few = planner.runs_at_once(40, *large)
+    assert 1 < few < 40
+    assert planner.runs_at_once(40, 128, 64, 10, torch.device("cuda")) == 40
+    free[0] = 1 << 20
+    assert planner.runs_at_once(40, *large) == 1
+    free[0] = 141 << 30
+    assert planner.runs_at_once(40, *large) == 40
