@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,24 @@ def test_each_part_is_measured(
         assert result["what"].startswith(part) and result["rate"] > 0
         assert result["ratios"] and all(ratio > 0 for ratio in result["ratios"].values())
         assert result["what"] in said
+
+
+def test_a_part_that_fails_leaves_the_others_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Iterator[bench_gpu.GPUResult]:
+        yield bench_gpu.GPUResult("one", "rows", 1.0, {"bound": 1.0})
+        raise RuntimeError("CUDA error")
+
+    def works(*_: object) -> Iterator[bench_gpu.GPUResult]:
+        yield bench_gpu.GPUResult("two", "rows", 1.0, {"bound": 1.0})
+
+    monkeypatch.setattr(bench_gpu, "PARTS", {"fails": fails, "works": works})
+    with pytest.raises(SystemExit):
+        bench_gpu.main(["--toy", "--parts", "fails,works", "--out", str(tmp_path / "gpu.json")])
+    found = json.loads((tmp_path / "gpu.json").read_text())["results"]
+    assert [result["what"] for result in found] == ["one", "two"]
+    assert "fails: failed, RuntimeError: CUDA error" in capsys.readouterr().out
 
 
 def test_what_there_is_no_time_for_is_named(
