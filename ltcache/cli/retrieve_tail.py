@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         RetrievalResult,
         RetrievalSettings,
     )
-    from ltcache.retrieval.record import RetrievalRecord
 
 _OF_GUARDS = {
     "threshold": ("threshold", "precision"),
@@ -368,7 +367,7 @@ def _show(result: RetrievalResult, typed: str) -> None:
     images, classes = sum(result.counts().values()), counted(len(result.classes), "class")
     click.echo(
         f"{result.path}: {counted(images, 'image')} for {classes} "
-        f"({result.record.group_scheme}); {_guarded(result.record)}"
+        f"({result.record.group_scheme}); {_guarded(result)}"
     )
     click.echo(f"look at them: ltcache review {shlex.join([str(result.path), typed])}")
     if not sum(result.counts().values()):
@@ -376,11 +375,9 @@ def _show(result: RetrievalResult, typed: str) -> None:
         click.echo(f"no image was taken: {lower}look at the reasons", err=True)
 
 
-def _guarded(record: RetrievalRecord) -> str:
+def _guarded(result: RetrievalResult) -> str:
     """Return which guards of a number were in force."""
-    from ltcache.retrieval.guards.verdicts import check_guards
-
-    least, near = record.least_p, record.thresholds.near
+    least, near = result.record.least_p, result.record.thresholds.near
     if least is None:
         probable = "any p_k (guard off)"
     elif least.precision is None:
@@ -388,7 +385,7 @@ def _guarded(record: RetrievalRecord) -> str:
     else:
         reached = f"precision {least.reached:.3f} on {least.support} training images"
         probable = f"p_k >= {least.value:.4g} ({reached})"
-    if check_guards(record.settings.off) >= {"duplicates", "leaks"}:
+    if not result.record.looks_for_copies:
         return f"{probable}; near duplicates not looked for (guards off)"
     return (
         f"{probable}; near duplicates calibrated on {near.images} training images at "

@@ -272,8 +272,8 @@ def _finish(
     encoder = parent.with_model(step.model)
     head = None if step.head is None else copy.deepcopy(step.head).cpu().eval()
     seconds = done.seconds + time.perf_counter() - began
-    record = _record(assembly, done, averaged, metrics, fit, failures, state.config, place, seconds)
-    record = replace(record, start=start)
+    record = _record(assembly, done, averaged, metrics, fit, state.config, place, seconds)
+    record = replace(record, start=start, failures=failures)
 
     def extra(folder: Path) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in done.history)
@@ -311,12 +311,11 @@ def _record(
     averaged: AveragingChoice | None,
     metrics: Metrics | None,
     fit: TrainingFit,
-    failures: Mapping[str, str],
     config: Mapping[str, Any],
     place: ProcessRanks,
     seconds: float,
 ) -> TuningRecord:
-    """Return what stands in ``ltcache.json`` about the tuning."""
+    """Return what stands in ``ltcache.json`` about the tuning, as this rank knows it."""
     step, val = assembly.step, assembly.val is not None
     tuned_on = {"epoch": "val" if val else "nothing: there is no val; the last epoch was kept"}
     if averaged is not None:
@@ -338,7 +337,7 @@ def _record(
         tuned_on=tuned_on,
         averaged={} if averaged is None else averaged.scores,
         splits={"train": len(assembly.batches), "val": len(assembly.val or ())},
-        failures=failures,
+        failures=assembly.failures,
         val=metrics,
         training=fit.to_dict(),
         cost=TuningCost(seconds, place.device.type, place.ranks, assembly.trained),

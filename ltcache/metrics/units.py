@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def named_units(units: Any, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+def named_units(units: Any, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
     """Return the unit of each row, (N,), of values that sort.
 
     A row whose unit is missing (None, NaN, pandas' NA, an empty text) is its own: nobody has said
@@ -17,7 +17,7 @@ def named_units(units: Any, rows: Sequence[int] | np.ndarray | None = None) -> n
     Args:
         units: (N,), an array, a list or a column of numbers or texts; of several types, they are
             told apart by their texts.
-        rows: what rows without a unit are named after, (N,), each once; None: 0..N-1.
+        numbers: what rows without a unit are named after, (N,), each once; None: 0..N-1.
 
     Raises:
         ValueError: not one value a row.
@@ -32,7 +32,7 @@ def named_units(units: Any, rows: Sequence[int] | np.ndarray | None = None) -> n
     known = [_is_known(unit) for unit in values]
     if all(known) and len({type(unit) for unit in values}) == 1:
         return found
-    names = range(len(values)) if rows is None else np.asarray(rows).tolist()
+    names = range(len(values)) if numbers is None else np.asarray(numbers).tolist()
     named = zip(values, known, names, strict=True)
     return np.array([f"unit {unit}" if told else f"row {row}" for unit, told, row in named])
 

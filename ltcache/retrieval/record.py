@@ -93,6 +93,11 @@ class RetrievalRecord(JsonRecord):
         return None if "threshold" in check_guards(self.settings.off) else self.thresholds.p
 
     @property
+    def looks_for_copies(self) -> bool:
+        """Whether near duplicates of any images are left out."""
+        return not check_guards(self.settings.off) >= {"duplicates", "leaks"}
+
+    @property
     def key(self) -> str:
         """Digest of what determines the result: settings, identities, what ranked the pool where
         that was no pass in float32 over all of it, and a person's decisions."""

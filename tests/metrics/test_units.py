@@ -44,7 +44,7 @@ def test_a_row_without_a_unit_is_its_own(units: Any) -> None:
 
 def test_no_row_has_a_unit() -> None:
     assert groups_of([None] * 3) == [[0], [1], [2]]
-    assert named_units([None, "a"], rows=[4, 9]).tolist() == ["row 4", "unit a"]
+    assert named_units([None, "a"], numbers=[4, 9]).tolist() == ["row 4", "unit a"]
 
 
 @pytest.mark.parametrize("units", [[[1, 2], [3, 4]], "a", [(1, 2)] * 4])
