@@ -66,6 +66,9 @@ class FakeCache:
     def labels(self, split: str) -> np.ndarray:
         return self.truth
 
+    def rows(self, split: str) -> np.ndarray:
+        return np.arange(len(self.truth))
+
     def class_counts(self, split: str) -> np.ndarray:
         assert split == "train"
         return np.array([200, 50, 5])

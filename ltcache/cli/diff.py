@@ -92,11 +92,11 @@ def _contents(report: DiffReport) -> list[str]:
     return [*_rows(title, report.changed), *([f"  {lacking}"] if report.unknown else [])]
 
 
-def _rows(title: str, rows: SharedRows) -> list[str]:
+def _rows(title: str, told: SharedRows) -> list[str]:
     from ltcache.manifest import printable
 
-    more = ["  ..."] if rows.count > len(rows.first) else []
-    return [f"{title}: {rows.count}", *(f"  {printable(text)}" for text in rows.first), *more]
+    more = ["  ..."] if told.count > len(told.first) else []
+    return [f"{title}: {told.count}", *(f"  {printable(text)}" for text in told.first), *more]
 
 
 def _features(moved: FeatureMovement, names: tuple[str, ...]) -> list[str]:
