@@ -49,8 +49,9 @@ class FeatureTransform(nn.Module):
         if self.kind in ("standardize", "center_l2"):
             self.mean.copy_(_mean(features, weights))
         if self.kind == "standardize":
-            std = features.std(dim=0, correction=0)
-            if weights is not None:
+            if weights is None:
+                std = features.std(dim=0, correction=0)
+            else:
                 std = _mean((features - self.mean).square(), weights).sqrt()
             self.std.copy_(torch.where(std > 1e-6 * features.abs().amax(), std, 1.0))
         return self
