@@ -168,7 +168,8 @@ class ImageBatches:
             wanted = self._with_foregrounds(wanted, order, foregrounds)
         self._plan.wanted = wanted[start:]
         found = 0
-        for request, part in zip(self._plan.wanted, self._parts(), strict=True):
+        parts = zip(self._plan.wanted, self._parts(), strict=True)
+        for number, (request, part) in enumerate(parts, start):
             if isinstance(part, LtcacheError):
                 raise part
             self.failures |= part.failed
@@ -177,7 +178,7 @@ class ImageBatches:
             if gone and (self.ranks > 1 or len(request.rows) >= _TELLING):
                 raise none_readable(part.failed)
             if not gone:
-                yield part.batch
+                yield part.batch._replace(number=number)
         if not found and self._plan.wanted:
             raise none_readable(self.failures)
 

@@ -217,6 +217,8 @@ class _EpochRun:
             foregrounds=self.foregrounds,
         )  # fmt: skip
         for batch in batches:
+            place.passed += batch.number - place.step
+            place.step = batch.number
             self._step(batch)
             place.step += 1
             self._after_step(len(batch.labels) * ranks())
@@ -284,12 +286,16 @@ class _EpochRun:
                 "epochs": self.epochs,
                 "step": place.step,
                 "steps": self.steps,
-                "loss": float(self.total) / place.step,
+                "loss": self._mean_loss(),
                 "lr": self.optimiser.param_groups[0]["lr"] / _factor(self.optimiser),
                 "images_per_second": rate,
                 "eta_seconds": left / rate,
             }
         )
+
+    def _mean_loss(self) -> float:
+        """Return the mean over this epoch's steps so far."""
+        return float(self.total) / max(1, self.place.step - self.place.passed)
 
     def _require_finite(self) -> None:
         if not math.isfinite(value := float(self.total)):
@@ -306,7 +312,7 @@ class _EpochRun:
         record: EpochRecord = {
             "epoch": place.epoch + 1,
             "epochs": self.epochs,
-            "loss": float(self.total) / max(1, place.step),
+            "loss": self._mean_loss(),
             "lr": self.optimiser.param_groups[0]["lr"] / _factor(self.optimiser),
             "images_per_second": self.seen / max(1e-9, now - self.began),
         }
@@ -319,7 +325,8 @@ class _EpochRun:
                     training.state.write_best(place.best_epoch, training.parameters)
         record["seconds"] = self.before + time.perf_counter() - self.began
         place.history.append(record)
-        place.epoch, place.step, place.losses, place.images = place.epoch + 1, 0, 0.0, 0
+        place.epoch, place.step, place.passed = place.epoch + 1, 0, 0
+        place.losses, place.images = 0.0, 0
         self.total.zero_()
         training.batches.failures = gathered_failures(training.batches.failures)
         self._save()

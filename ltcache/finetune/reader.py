@@ -43,12 +43,14 @@ class ImageBatch(NamedTuple):
         labels: int64 (n,); of a pasted batch (n, 2): of each image, and of what is pasted into it.
         rows: int64 (n,), positions among the split's labelled rows.
         share: of the first labels in a pasted batch, 0..1.
+        number: of the batch in its epoch, from 0; one of which no image can be read has one, too.
     """
 
     pixels: Tensor
     labels: Tensor
     rows: Tensor
     share: float = 1.0
+    number: int = 0
 
 
 class BatchRequest(NamedTuple):
@@ -130,7 +132,7 @@ class PixelReader(Dataset[Any]):
             labels = np.stack([labels, self.labels[pasted]], axis=1)
             share = uncovered_share(self.preprocessing.size, wanted.paste.box)
         found = map(torch.from_numpy, (pixels, labels, rows))
-        return WorkerBatch(ImageBatch._make((*found, share)), failed)
+        return WorkerBatch(ImageBatch(*found, share), failed)
 
     def _paste(
         self,

@@ -48,6 +48,7 @@ class TrainingState:
     Attributes:
         epoch: from 0. step: within the epoch, the next one to be done.
         losses, images: sum of the losses of this epoch's steps so far, and their images.
+        passed: steps of this epoch so far for which no image could be read.
         history: one record per finished epoch.
         best_epoch: from 1; 0: none yet. best: its rank, higher is better.
         seconds: of training before, over all processes that had a part in it.
@@ -59,6 +60,7 @@ class TrainingState:
     step: int = 0
     losses: float = 0.0
     images: int = 0
+    passed: int = 0
     history: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
     best: tuple[float, float] = (-1.0, 0.0)

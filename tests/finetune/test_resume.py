@@ -52,6 +52,7 @@ def killed(where: tuple[int, int], arguments: dict[str, Any]) -> None:
     here, there = context.Pipe()
     process = context.Process(target=until, args=(where, there, arguments))
     process.start()
+    there.close()  # where the process ends by itself, nobody holds its end, and this one wakes
     assert here.poll(PATIENCE)
     os.kill(here.recv(), signal.SIGKILL)
     process.join()
@@ -223,3 +224,36 @@ def test_images_that_failed_before_the_kill_are_named_in_the_record(
     assert resumed.record.failures == {
         path.relative_to(tmp_path / "images").as_posix(): "empty file (0 bytes)" for path in lost
     }
+
+
+def test_a_batch_without_images_is_a_step_so_that_a_resume_goes_on_behind_it(
+    towers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltcache.finetune.loop._TICK", 0.0)
+    source = read_pictures(write_pictures(tmp_path / "images"))
+    lost = sorted((tmp_path / "images" / "red fox").iterdir())[-4:]
+    for path in lost:
+        path.write_bytes(b"")
+    once = {
+        "optimisation.epochs": 2, "optimisation.batch": 1, "sampler": "instance",
+        "augmentation": "none",
+    }  # fmt: skip
+    steps: list[tuple[int, int]] = []
+
+    def stop(record: dict[str, Any]) -> None:
+        if record.get("step") == 18:
+            raise KeyboardInterrupt
+
+    def note(record: dict[str, Any]) -> None:
+        if "step" in record:
+            steps.append((record["epoch"], record["step"]))
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(source, towers["vit"], tmp_path / "out", "lift", overrides=once, progress=stop)
+    state = json.loads((tmp_path / ".out.tuning" / "state.json").read_text())["place"]
+    assert 0 < state["passed"] <= len(lost)
+    resumed = tuned(source, towers["vit"], tmp_path / "out", "lift", overrides=once, progress=note)
+    assert steps[0] == (state["epoch"] + 1, state["step"] + 1)
+    assert len(set(steps)) == len(steps)
+    whole = tuned(source, towers["vit"], tmp_path / "whole", "lift", overrides=once)
+    assert_same_bytes(resumed, whole)
