@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ltcache.errors import EncoderError, UsageError
+from ltcache.process.float32 import float32_products
 from ltcache.records import JsonObject
 
 log = logging.getLogger(__name__)
@@ -104,23 +105,15 @@ def has_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _TF32_FROM
 
 
-@contextmanager
-def products_in(precision: str) -> Iterator[None]:
-    """Let torch use TF32 in products and convolutions where that is the precision.
+def products_in(precision: str) -> AbstractContextManager[None]:
+    """Return what lets torch multiply as a precision says, for as long as it is entered.
 
-    The settings are the whole process': other work of it must not see them.
+    Under ``fp32`` convolutions have all digits, too: torch as it comes makes them in TF32 where the
+    GPU can, so that one image would have other features on another GPU.
     """
-    if precision != TF32:
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+    if PRECISIONS[precision] != torch.float32:
+        return nullcontext()
+    return float32_products(tf32=precision == TF32)
 
 
 def numerics_of(device: torch.device, precision: str, memory_format: str) -> Mapping[str, Any]:

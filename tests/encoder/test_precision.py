@@ -58,8 +58,23 @@ def test_settings_are_restored_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), products_in("tf32"):
         raise ZeroDivisionError
     assert settings() == before
+
+
+def test_fp32_has_all_digits_and_half_precisions_leave_the_process_alone() -> None:
+    before = settings()
     with products_in("fp32"):
+        assert settings() == ("highest", False)
+    with products_in("bf16"), products_in("fp16"):
         assert settings() == before
+    assert settings() == before
+
+
+def test_numerics_of_fp32_tell_that_convolutions_have_all_digits(
+    tiny_folder: Callable[..., Path],
+) -> None:
+    with pretended_device():
+        encoder = load_encoder(f"local-dir:{tiny_folder(kind='vit')}", device="cuda")
+        assert encoder.numerics()["tf32"] == {"matmul": "highest", "convolution": False}
 
 
 def test_what_does_not_compute_in_it_is_refused(

@@ -8,8 +8,7 @@ a block and of the lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import UsageError
+from ltcache.process.float32 import float32_products
 from ltcache.records import one_line
 from ltcache.retrieval.scoring.block_screen import BlockScreen
 from ltcache.retrieval.scoring.block_screen import log_odds as log_odds
@@ -110,7 +110,7 @@ def score_pool(
     slack = _slack(queries) if precision == "fp32" else 0.0
     lists = TopLists(len(labels), keep, slack, exact)
     screen = BlockScreen(queries, labels, PRECISIONS[precision], torch.device(device), block, most)
-    with _whole_float32():
+    with float32_products(tf32=False):  # the screen passes over rows by what float32 may err
         for rows, values in pool.blocks(screen.block) if len(labels) else ():
             screen.collect(rows, values, lists)
             done += len(rows)
@@ -121,21 +121,6 @@ def score_pool(
         rows, where = _within_reach(rows, where, values, exact, top)
     found = exact_scores(pool, queries, rows, labels[where], device=device)
     return ranked(rows, where, *found, labels, top)
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Let products have all digits of float32, by which rows are passed over here, also where the
-    process (or a container's environment) lets a GPU use TF32."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through torch's newer interface, which the older one refuses to read
-        before = "high"
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _within_reach(
