@@ -42,6 +42,18 @@ def refuse_annotation_folders(path: Root, places: Sequence[str], folders: Sequen
     )
 
 
+def annotation_notes(folders: Sequence[str]) -> list[str]:
+    """Return what to say of such folders where all images are taken, without classes."""
+    images = [name for name in folders if _holds_images(name)]
+    others = [name for name in folders if _holds_annotations(name)]
+    if not images or not others:
+        return []
+    return [
+        f"the folder(s) {some(others)} look like what belongs to the images in {some(images)}, "
+        "and all their files are taken as images, too; move them away if they are none"
+    ]
+
+
 def _holds_images(name: str) -> bool:
     return says_nothing(name) or bool(_IMAGES.fullmatch(_plain(name)))
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.annotation_folders import refuse_annotation_folders
+from ltcache.manifest.annotation_folders import annotation_notes, refuse_annotation_folders
 from ltcache.manifest.classes import NAME_NORMALISER, ClassList, composed
 from ltcache.manifest.draft import ManifestRequest, SourceDraft
 from ltcache.manifest.matching import one_class_notes
@@ -62,6 +62,7 @@ def read_folder(
     warnings: list[str] = []
     if request.labelled is False:
         parts = [_SplitFolder("", "pool", False)]
+        warnings += annotation_notes(_top_folders(tree.images))
     else:
         parts, warnings = _parts(path, tree, "" if named_by_split else root_name(path))
     folders = _class_folders(tree, parts)
@@ -101,7 +102,7 @@ def _parts(path: Root, tree: FileTree, name: str) -> tuple[list[_SplitFolder], l
     warnings = [f"the classes or splits are read below {prefix!r}"] if prefix else []
     inner = _below(tree.images, prefix)
     in_folder = pc.match_substring(inner, "/")
-    tops = sorted(pc.unique(_top(inner.filter(in_folder))).to_pylist())
+    tops = _top_folders(inner)
     if len(tops) == 1 and says_nothing(tops[0]):
         warnings.append(f"'{prefix}{tops[0]}/' is no class by its name: its images are unlabelled")
         return [_SplitFolder(prefix, "pool", False)], warnings
@@ -209,6 +210,12 @@ def _below(names: pa.StringArray, prefix: str) -> pa.StringArray:
     if not prefix:
         return names
     return pc.utf8_slice_codeunits(names.filter(pc.starts_with(names, prefix)), len(prefix))
+
+
+def _top_folders(names: pa.StringArray) -> list[str]:
+    """Return the first parts of the paths that lie in a folder, sorted."""
+    found: list[str] = pc.unique(_top(names.filter(pc.match_substring(names, "/")))).to_pylist()
+    return sorted(found)
 
 
 def _top(names: pa.StringArray) -> pa.StringArray:

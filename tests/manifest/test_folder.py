@@ -240,6 +240,16 @@ def test_images_beside_masks_are_no_classes(
     assert len(read_manifest(root, classes=asked).classes) == len(names)
 
 
+def test_a_pool_tells_of_masks_among_its_images(tmp_path: Path) -> None:
+    root = touch(tmp_path, "images/1.png", "masks/1.png", "others/1.png")
+    pool = read_manifest(root, labelled=False)
+    assert len(pool.rows) == 3
+    (note,) = [text for text in pool.warnings if "masks" in text]
+    assert note.startswith("the folder(s) masks look like what belongs to the images in images")
+    alone = read_manifest(touch(tmp_path / "alone", "a/masks/1.png", "b/1.png"), labelled=False)
+    assert not [text for text in alone.warnings if "masks" in text]
+
+
 @pytest.mark.parametrize(
     "folders",
     [("masks", "gloves", "images"), ("masks", "no_masks"), ("masks", "labels"), ("photos", "data")],
