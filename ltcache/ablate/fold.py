@@ -158,6 +158,9 @@ def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) ->
 
     Args:
         options: of :class:`ltcache.fit.FitOptions`.
+
+    Raises:
+        FitError: it cannot be fitted, or its logits are not finite.
     """
     from ltcache.adjustments import PredictedRows, adapted
     from ltcache.fit import FitOptions, fit_head
@@ -184,4 +187,6 @@ def fit_fold(method: Method, fold: TuningFold, seed: int = 0, **options: Any) ->
     head, _ = adapted(fitted.head, rows)
     logits = predict_logits(head, features)
     found: np.ndarray = logits.reshape(-1, fold.crops, logits.shape[1]).mean(dim=1).numpy()
+    if not np.isfinite(found).all():
+        raise FitError(f"{method.name}: its logits are not finite")
     return found

@@ -118,7 +118,7 @@ def evaluate_logits(
         ValueError: misfitting shapes, no rows, labels out of range, logits not finite.
     """
     logits, labels, class_counts = np.asarray(logits), np.asarray(labels), np.asarray(class_counts)
-    _check(logits, labels, class_counts, units)
+    _check(logits, labels, class_counts, units, class_weights)
     scheme = groups if isinstance(groups, GroupScheme) else GroupScheme.from_dict(groups)
     assigned = scheme.assign(class_counts)
     predicted = logits.argmax(axis=1)
@@ -148,7 +148,11 @@ def evaluate_logits(
 
 
 def _check(
-    logits: np.ndarray, labels: np.ndarray, counts: np.ndarray, units: np.ndarray | None
+    logits: np.ndarray,
+    labels: np.ndarray,
+    counts: np.ndarray,
+    units: np.ndarray | None,
+    weights: np.ndarray | None,
 ) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or counts.shape != logits.shape[1:]:
         raise ValueError(
@@ -164,6 +168,8 @@ def _check(
         )
     if units is not None and len(units) != len(labels):
         raise ValueError(f"{len(units)} units for {len(labels)} rows")
+    if weights is not None and np.shape(weights) != logits.shape[1:]:
+        raise ValueError(f"class_weights {np.shape(weights)} for {logits.shape[1]} classes")
     if not np.isfinite(logits).all():
         raise ValueError("logits hold NaN or infinity")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -141,3 +142,13 @@ def test_extra_rows_take_part_in_the_choice() -> None:
     plain = choose_method(cache, ["ncm"], seeds=1)
     more = choose_method(cache, ["ncm"], seeds=1, extra=extra_of(cache))
     assert plain.methods.scores != more.methods.scores
+
+
+def test_a_candidate_whose_logits_are_no_numbers_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = importlib.import_module("ltcache.heads")
+    predict = heads.predict_logits
+    monkeypatch.setattr(heads, "predict_logits", lambda *given: predict(*given) * np.nan)
+    with pytest.raises(FitError, match="ce: its logits are not finite"):
+        choose_method(_cache(), ["ce"], seeds=1, overrides=SHORT)

@@ -190,6 +190,7 @@ def test_paired_bootstrap_sees_a_difference_that_unpaired_intervals_hide() -> No
         ({"logits": np.array([[0, np.nan, 0], [0, 0, 0]])}, "NaN"),
         ({"class_counts": np.ones(2)}, "do not fit"),
         ({"units": np.array([1])}, "1 units for 2 rows"),
+        ({"class_weights": np.ones(2)}, r"class_weights \(2,\) for 3 classes"),
         ({"logits": np.zeros((0, 3)), "labels": np.zeros(0, int)}, "no rows"),
     ],
 )
