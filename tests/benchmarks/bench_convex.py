@@ -13,7 +13,6 @@ Times are those of a whole fit: ours with centring, turning and the warm start.
 from __future__ import annotations
 
 import argparse
-import statistics
 import warnings
 from typing import Any
 from unittest import mock
@@ -26,7 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from ltcache.fit import FitOptions, LabelledRows, fit_head
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, override
-from tests.benchmarks.bench_fit import CLOCKS, long_tail
+from tests.benchmarks.bench_fit import long_tail
+from tests.benchmarks.timing import CLOCKS, Ratio
 
 Trace = list[tuple[float, float]]  # seconds since the beginning, objective
 GAPS = (0.1, 0.01, 0.001)
@@ -134,19 +134,17 @@ def main() -> None:
         ends["1.0% of where scikit-learn stops"] = 1.01 * other[-1][1]
         for what, target in ends.items():
             pairs = [[time_to(trace, target) for trace in pair] for pair in rounds]
-            if any(a is None or b is None for a, b in pairs):
+            owns, others = ([p[side] for p in pairs if p[side] is not None] for side in (0, 1))
+            if min(len(owns), len(others)) < len(rounds):
                 print(f"  within {what}: {pairs[-1]} s; not all arrived")
                 continue
-            peer = statistics.median(b / a for a, b in pairs if a and b)
-            end = statistics.median(
-                pair[1][-1][0] / a for pair, (a, _) in zip(rounds, pairs, strict=True) if a
-            )
-            (first, second) = pairs[-1]
+            peer = Ratio.of(others, owns)
+            end = Ratio.of([other[-1][0] for _, other in rounds], owns)
             print(
-                f"  within {what}: {first:.2f} s against {second:.2f} s, {peer:.1f} times",
+                f"  within {what}: {owns[-1]:.2f} s against {others[-1]:.2f} s, {peer} times",
                 end="",
             )
-            print(f" shorter; {end:.1f} times shorter than until it stops")
+            print(f" shorter; {end} times shorter than until it stops")
 
 
 if __name__ == "__main__":

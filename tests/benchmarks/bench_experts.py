@@ -20,8 +20,8 @@ import torch
 
 from ltcache.fit import fit_head
 from ltcache.methods import method_by_name
-from tests.benchmarks.bench_fit import CLOCKS, compare, median_ratio, seconds
 from tests.benchmarks.bench_many import Problem
+from tests.benchmarks.timing import CLOCKS, Ratio, compare, seconds
 
 BASE = "dr"
 
@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{chosen.rows} x {chosen.dim}, {chosen.classes} classes, batch {batch}, {epochs} epochs")
     print(f"{torch.get_num_threads()} threads; the products of three experts: {floor:.1f} s")
     for name in names:
-        ratio = median_ratio(times[name], times[BASE])
-        print(f"{name:<14}{median(times[name]):>7.1f} s, {ratio:.1f} times {BASE}", flush=True)
+        ratio = Ratio.of(times[name], times[BASE])
+        print(f"{name:<14}{median(times[name]):>7.1f} s, {ratio} times {BASE}", flush=True)
 
 
 if __name__ == "__main__":

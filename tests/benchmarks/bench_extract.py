@@ -6,8 +6,8 @@
 Situations: ``embedded``, small drawings in one zip file, where the overhead of Python per image
 counts; ``vit-s`` and ``vit-b``, photographs of 500 x 375 pixels and about 100 KB. Weights are
 random (except the embedded encoder's own), float32 and Pillow's exact decoding on every side, and
-no class texts are encoded. Everything runs interleaved in one process and medians are compared, so
-only the ratios of one run mean something.
+no class texts are encoded. Everything runs in turn in one process; a ratio is the median over
+rounds, with its range, so only the ratios of one run mean something.
 
 The work-conserving bound. On a CPU decoding and forward passes compete for the same cores, so no
 schedule can take less than
@@ -37,7 +37,7 @@ import time
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +54,7 @@ from ltcache.extract import extract
 from ltcache.images import decode, open_store
 from ltcache.manifest import ClassList, Manifest, read_manifest
 from ltcache.process.openmp import spin_briefly
+from tests.benchmarks.timing import Ratio
 
 PEER_WORKERS = (0, 1, 2, 4)
 CORES = len(os.sched_getaffinity(0))
@@ -224,10 +225,6 @@ class Clock:
         """Median measured seconds."""
         return statistics.median(self.wall[name])
 
-    def cpu_seconds(self, name: str) -> float:
-        """Median CPU-seconds."""
-        return statistics.median(self.cpu[name])
-
 
 def _own_cpu() -> float:
     times = os.times()
@@ -272,33 +269,39 @@ def measure(situation: Situation, work: Path, repeats: int, workers: int | None)
 
 
 def _ratios(situation: Situation, clock: Clock, images: int, binding: str) -> dict[str, Any]:
+    wall, cpu = clock.wall, clock.cpu
     peers = [f"peer {count}" for count in PEER_WORKERS]
     peer = min(peers, key=clock.seconds)
     both = ("forward", "forward, brief")
-    decoding, ours = clock.seconds("decode"), clock.seconds("ours")
-    forward = min(clock.seconds(name) for name in both)
-    forward_cpu = min(clock.cpu_seconds(name) for name in both)
-    total = clock.cpu_seconds("decode") + forward_cpu
+    forward = _least(wall, both)
+    forward_cpu = _least(cpu, both)
+    total = [a + b for a, b in zip(cpu["decode"], forward_cpu, strict=True)]
+    threads = torch.get_num_threads()
     if situation.encoder.device.type == "cuda":
-        parts = bound = max(decoding, forward)
+        parts = bound = [max(a, b) for a, b in zip(wall["decode"], forward, strict=True)]
     else:
-        parts = decoding + forward
-        bound = max(total / CORES, forward_cpu / torch.get_num_threads())
+        parts = [a + b for a, b in zip(wall["decode"], forward, strict=True)]
+        bound = [max(a / CORES, b / threads) for a, b in zip(total, forward_cpu, strict=True)]
     return {
         "situation": situation.name,
         "images": images,
-        "decode/s": images / decoding,
-        "forward/s": images / forward,
-        "ours/s": images / ours,
-        "ours/bound": bound / ours,
-        "ours/parts": parts / ours,
-        "ours/peer": clock.seconds(peer) / ours,
-        "CPU parts/ours": total / clock.cpu_seconds("ours"),
-        "CPU peer/ours": min(map(clock.cpu_seconds, peers)) / clock.cpu_seconds("ours"),
+        "decode/s": images / clock.seconds("decode"),
+        "forward/s": images / statistics.median(forward),
+        "ours/s": images / clock.seconds("ours"),
+        "ours/bound": Ratio.of(bound, wall["ours"]),
+        "ours/parts": Ratio.of(parts, wall["ours"]),
+        "ours/peer": Ratio.of(wall[peer], wall["ours"]),
+        "CPU parts/ours": Ratio.of(total, cpu["ours"]),
+        "CPU peer/ours": Ratio.of(_least(cpu, peers), cpu["ours"]),
         "best peer": f"{peer.removeprefix('peer ')} workers",
         "binds": binding,
         "others": statistics.median(clock.others),
     }
+
+
+def _least(times: dict[str, list[float]], names: Sequence[str]) -> list[float]:
+    """Return the least of some pieces of work in each round."""
+    return [min(each) for each in zip(*(times[name] for name in names), strict=True)]
 
 
 def main() -> None:

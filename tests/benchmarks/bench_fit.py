@@ -3,9 +3,9 @@
     python -m tests.benchmarks.bench_fit [--rows 115846] [--threads 2] [--repeats 5]
 
 Floor: X W^T and dZ^T X at the same batch size, precision and threads, gathered rows given. A
-ratio is the median of floor / fit over pairs of an epoch of each, run in turn, so that a slow spell
-of the machine falls on both. ``plain`` is floor over the same epoch by autograd. On a machine that
-others use, ``--threads 1 --clock cpu`` counts processor time instead of wall time.
+ratio is the median (and the range) of floor / fit over pairs of an epoch of each, run in turn, so
+that a slow spell of the machine falls on both. ``plain`` is floor over the same epoch by autograd.
+On a machine that others use, ``--threads 1 --clock cpu`` counts processor time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from ltcache.heads import HEADS, HeadContext
 from ltcache.losses import LOSSES
 from ltcache.methods import Optimisation, Train
 from ltcache.objectives import OBJECTIVES
+from tests.benchmarks.timing import CLOCKS, Ratio, compare, seconds
 
 CASES = [
     ("linear", "cross_entropy", 2048, "fp32"),
@@ -82,36 +81,6 @@ class Problem:
             torch.mm(logits.T, rows, out=gradient)
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-def seconds(run: Callable[[], None], clock: str) -> float:
-    """Return the time of a call."""
-    begin = CLOCKS[clock]()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return CLOCKS[clock]() - begin
-
-
-def compare(
-    runs: Mapping[str, Callable[[], None]], repeats: int, clock: str
-) -> dict[str, list[float]]:
-    """Return seconds of each of several calls, run in turn after one round of warming up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            spent = seconds(run, clock)
-            if repeat:
-                times[name].append(spent)
-    return times
-
-
-def median_ratio(a: list[float], b: list[float]) -> float:
-    """Return the median over pairs of a / b."""
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
 class Hdf5Rows(Dataset[tuple[Tensor, int]]):
     """The usual way: a row at a time out of HDF5.
 
@@ -157,7 +126,7 @@ def report(
 ) -> None:
     """Print a line per case: seconds, floor / fit, floor / autograd."""
     print(f"{'head':<8}{'loss':<18}{'batch':>6} {'':<5}{'floor s':>9}{'fit s':>8}", end="")
-    print(f"{'floor/fit':>11}{'plain':>8}")
+    print(f"{'floor/fit':>22}{'plain':>22}")
     for head, loss, batch, precision in cases:
         runs = {
             "floor": partial(problem.floor, batch, precision),
@@ -168,15 +137,17 @@ def report(
         times = compare(runs, repeats, clock)
         floor, fit = statistics.median(times["floor"]), statistics.median(times["fit"])
         print(f"{head:<8}{loss:<18}{batch:>6} {precision:<5}{floor:>9.2f}{fit:>8.2f}", end="")
-        print(f"{median_ratio(times['floor'], times['fit']):>11.2f}", end="")
-        plain = times.get("plain")
-        print(f"{median_ratio(times['floor'], plain):>8.2f}" if plain else f"{'-':>8}", flush=True)
+        ratios = [
+            Ratio.of(times["floor"], times[name]) for name in ("fit", "plain") if name in times
+        ]
+        print("".join(f"{ratio!s:>22}" for ratio in ratios), flush=True)
 
 
 def report_loader(problem: Problem, batch: int, share: float, repeats: int, clock: str) -> None:
     """Print how much longer an epoch takes through a DataLoader over an HDF5 file."""
     peers = [("contiguous", False), ("appended", False), ("contiguous", True)]
-    ratios: dict[tuple[str, bool], list[float]] = {peer: [] for peer in peers}
+    fits: dict[tuple[str, bool], list[float]] = {peer: [] for peer in peers}
+    loaders: dict[tuple[str, bool], list[float]] = {peer: [] for peer in peers}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
         features = problem.rows.features.numpy()
@@ -186,13 +157,13 @@ def report_loader(problem: Problem, batch: int, share: float, repeats: int, cloc
             file.create_dataset("appended", data=features, maxshape=(None, features.shape[1]))
         for peer in peers * repeats:
             run = partial(problem.fit, "linear", "cross_entropy", batch, "fp32", True)
-            fit = seconds(run, clock)
+            fits[peer].append(seconds(run, clock))
             data = Hdf5Rows(path, *peer)
-            ratios[peer].append(loader_epoch(data, problem, batch, share, clock) / fit)
-    for (layout, reopen), found in ratios.items():
+            loaders[peer].append(loader_epoch(data, problem, batch, share, clock))
+    for (layout, reopen), found in loaders.items():
         handle = "opened per row" if reopen else "one handle"
         print(f"DataLoader, HDF5 {layout}, {handle}, batch {batch}: ", end="")
-        print(f"{statistics.median(found):.1f} times the fit")
+        print(f"{Ratio.of(found, fits[layout, reopen])} times the fit")
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.losses import LOSSES, Loss
-from tests.benchmarks.bench_fit import CLOCKS, compare, long_tail, median_ratio
+from tests.benchmarks.bench_fit import long_tail
+from tests.benchmarks.timing import CLOCKS, Ratio, compare
 
 LIMIT = 1.1
 P = 0.7
@@ -113,12 +114,12 @@ def main() -> None:
     steps = compare(whole | peers, options.repeats, options.clock)
     parts = compare(alone, options.repeats, options.clock)
     print(f"C {options.classes}, batch {options.batch}, D {options.dim}, {options.device}")
-    print(f"{'':<32}{'ms':>8}{'step':>8}{'loss':>8}")
+    print(f"{'':<32}{'ms':>8}{'step':>22}{'loss':>22}")
     for name, times in steps.items():
-        ratio = median_ratio(times, steps["cross_entropy"])
-        own = f"{median_ratio(parts[name], parts['cross_entropy']):>8.2f}" if name in parts else ""
-        print(f"{name:<32}{1000 * sorted(times)[len(times) // 2]:>8.1f}{ratio:>8.2f}{own}")
-    found = median_ratio(steps["seesaw_static"], steps["cross_entropy"])
+        ratio = Ratio.of(times, steps["cross_entropy"])
+        own = Ratio.of(parts[name], parts["cross_entropy"]) if name in parts else ""
+        print(f"{name:<32}{1000 * sorted(times)[len(times) // 2]:>8.1f}{ratio!s:>22}{own!s:>22}")
+    found = Ratio.of(steps["seesaw_static"], steps["cross_entropy"]).median
     if found > LIMIT:
         sys.exit(f"seesaw_static: {found:.2f} times cross entropy's step, more than {LIMIT}")
 

@@ -24,7 +24,8 @@ from ltcache.fit import many as planner
 from ltcache.fit.many import FitJob, fit_many
 from ltcache.heads import HeadContext
 from ltcache.methods import METHODS, Method, override
-from tests.benchmarks.bench_fit import CLOCKS, compare, long_tail, median_ratio
+from tests.benchmarks.bench_fit import long_tail
+from tests.benchmarks.timing import CLOCKS, Ratio, compare
 
 CASES: list[tuple[str, str, dict[str, object], tuple[str, Sequence[object]]]] = [
     ("logit-adjustment", "adamw", {}, ("loss.tau", (0.5, 1.0, 1.5, 2.0))),
@@ -95,9 +96,9 @@ def main() -> None:
           f"{options.threads} threads")  # fmt: skip
     sizes = [*options.at_once, options.runs]
     print(
-        f"{'method':<18}{'optimisation':<14}{'batch':>6}{'ms per step':>13}{'planned':>9}", end=""
+        f"{'method':<18}{'optimisation':<14}{'batch':>6}{'ms per step':>13}{'planned':>22}", end=""
     )
-    print("".join(f"{f'{size} together':>14}" for size in sizes))
+    print("".join(f"{f'{size} together':>22}" for size in sizes))
     for name, optimisation, settings, (key, values) in CASES[: options.cases]:
         for batch in options.batches:
             own = {**settings, "optimisation.batch": batch, "optimisation.epochs": options.epochs}
@@ -112,8 +113,8 @@ def main() -> None:
             step = statistics.median(times["one by one"]) / steps * 1000
             print(f"{name:<18}{optimisation:<14}{batch:>6}{step:>13.3f}", end="")
             for way in ("planned", *map(str, sizes)):
-                ratio = median_ratio(times["one by one"], times[way])
-                print(f"{ratio:>{9 if way == 'planned' else 14}.2f}", end="", flush=True)
+                ratio = Ratio.of(times["one by one"], times[way])
+                print(f"{ratio!s:>22}", end="", flush=True)
             print()
 
 

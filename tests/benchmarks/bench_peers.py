@@ -22,22 +22,17 @@ import argparse
 import io
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.benchmarks.process_tree import Measured, measured
+
 BATCH, WORKERS, SHARD = 16, 2, 128
-_MARK = "BENCH_PEERS"
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 # What runs in the processes that are measured
@@ -162,39 +157,6 @@ def rows_in(out: Path) -> int:
 # What measures them
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A run: its status, seconds of the clock and of processors, most PSS in MB, last words."""
-
-    status: int
-    wall: float
-    cpu: float
-    peak: float
-    said: str
-
-
-def of_run(mark: str) -> Iterator[int]:
-    """Yield the processes that belong to a run, whoever their parent is now."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if f"{_MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                    yield int(entry.name)
-            except OSError:
-                continue
-
-
-def look(pid: int) -> tuple[float, float]:
-    """Return processor seconds and PSS in MB of a process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0, 0.0
-    pss = next((int(line.split()[1]) for line in rollup if line.startswith("Pss:")), 0)
-    return (int(fields[11]) + int(fields[12])) / _TICKS, pss / 1024
-
-
 def measure(
     name: str,
     python: str,
@@ -203,29 +165,9 @@ def measure(
     kill_when: Callable[[], bool] | None = None,
 ) -> Measured:
     """Run one of them; kill all its processes once ``kill_when`` says so."""
-    mark, begun = uuid.uuid4().hex, time.perf_counter()
-    settings = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", _MARK: mark}
     command = [python, "-m", "tests.benchmarks.bench_peers", "--run", name, str(images), str(out)]
-    with tempfile.TemporaryFile("w+", errors="replace") as text:
-        process = subprocess.Popen(
-            command, env={**os.environ, **settings}, stdout=text, stderr=subprocess.STDOUT
-        )
-        seconds: dict[int, float] = {}
-        peak = 0.0
-        while process.poll() is None:
-            seen = {pid: look(pid) for pid in of_run(mark)}
-            seconds |= {pid: cpu for pid, (cpu, _) in seen.items() if cpu}
-            peak = max(peak, sum(pss for _, pss in seen.values()))
-            if kill_when is not None and kill_when():
-                for pid in of_run(mark):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(1.0)
-        wall = time.perf_counter() - begun
-        for pid in of_run(mark):  # Ray's, which end a little later
-            os.kill(pid, signal.SIGTERM)
-        text.seek(0)
-        said = [line for line in text.read().splitlines() if line.strip()]
-    return Measured(process.returncode, wall, sum(seconds.values()), peak, "\n".join(said[-3:]))
+    settings = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    return measured(command, settings, kill_when)
 
 
 def unpack(archive: Path, folder: Path, count: int) -> Path:

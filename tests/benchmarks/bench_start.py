@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.benchmarks.commands import Newcomer, Usage, run
+from tests.benchmarks.timing import Ratio
 
 TORCH = "import torch"
 
@@ -54,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = [usage.cpu for usage in found[TORCH]]
     for name, usages in found.items():
         own = [usage.cpu for usage in usages]
-        ratio = median(a / b for a, b in zip(own, base, strict=True))
+        ratio = Ratio.of(own, base)
         clock = median(usage.wall for usage in usages)
-        print(f"{name:<16}{median(own):>7.2f} s of processors{clock:>7.2f} s{ratio:>7.2f}")
+        print(f"{name:<16}{median(own):>7.2f} s of processors{clock:>7.2f} s{ratio!s:>20}")
 
 
 if __name__ == "__main__":

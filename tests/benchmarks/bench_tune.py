@@ -23,7 +23,7 @@ import torch
 from ltcache.ablate.tune import Tuning, tune
 from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
-from tests.benchmarks.bench_fit import CLOCKS, compare, median_ratio
+from tests.benchmarks.timing import CLOCKS, Ratio, compare
 
 METHODS = "ce,logit-adjustment,lift-lp,ldam-drw,crt,ride"
 
@@ -64,10 +64,10 @@ def line(cache: Cache, name: str, chosen: argparse.Namespace) -> str:
         if not (a.failed or b.failed)
     )
     seconds = [median(times[way]) for way in ways]
-    ratio = median_ratio(times["one by one"], times["together"])
+    ratio = Ratio.of(times["one by one"], times["together"])
     same = "same choice" if found[False].chosen == found[True].chosen else "ANOTHER CHOICE"
     return (f"{name:<18} one by one {seconds[0]:6.1f} s, together {seconds[1]:6.1f} s, ratio "
-            f"{ratio:.2f}; {same}, val NLL within {apart:.1g}")  # fmt: skip
+            f"{ratio}; {same}, val NLL within {apart:.1g}")  # fmt: skip
 
 
 if __name__ == "__main__":
