@@ -131,8 +131,8 @@ class PixelReader(Dataset[Any]):
             pasted = self._paste(pixels, rows, good, wanted, failed)
             labels = np.stack([labels, self.labels[pasted]], axis=1)
             share = uncovered_share(self.preprocessing.size, wanted.paste.box)
-        found = map(torch.from_numpy, (pixels, labels, rows))
-        return WorkerBatch(ImageBatch(*found, share), failed)
+        found = [torch.from_numpy(values) for values in (pixels, labels, rows)]
+        return WorkerBatch(ImageBatch(found[0], found[1], found[2], share), failed)
 
     def _paste(
         self,
