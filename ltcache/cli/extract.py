@@ -71,7 +71,12 @@ if TYPE_CHECKING:
     type=click.Choice(["pillow", "torchvision", "nvjpeg"]),
     help="Of JPEG files; part of the cache's record. pillow; nvjpeg needs a GPU.",
 )
-@click.option("--threads", type=int, help="Compute threads on a CPU; part of the cache's record.")
+@click.option(
+    "--threads",
+    type=int,
+    help="Compute threads of a batch on a CPU, 1 by default; several batches are encoded at once. "
+    "Part of the cache's record.",
+)
 @click.option(
     "--max-failures",
     type=click.FloatRange(0, 1),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ltcache.errors import EncoderError, UsageError
-from ltcache.process.float32 import float32_products
+from ltcache.process import float32_products
 from ltcache.records import JsonObject
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from ltcache.encoder.source import EncoderSource
 from ltcache.encoder.tokens import count_cut
 from ltcache.errors import EncoderError, UsageError
 from ltcache.images import Preprocessing
+from ltcache.process import ConcurrentPasses, passes_at_once
 from ltcache.records import JsonObject
 
 log = logging.getLogger(__name__)
@@ -232,18 +234,21 @@ class Encoder:
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Encode texts as ``model.encode_text`` does.
 
-        A text longer than the context is cut, as open_clip does; how many were is logged once.
+        A text longer than the context is cut, as open_clip does; how many were is logged once. A
+        CPU encodes several batches at once where torch has fewer threads than the processors allow.
 
         Returns:
             float32 (N, D) on the CPU, not normalised.
         """
-        rows = [torch.empty(0, self.dims[EMBEDDING])]
+        pending: list[Future[torch.Tensor]] = []
         cut: list[str] = []
-        for start in range(0, len(texts), batch_size):
-            batch = list(texts[start : start + batch_size])
-            tokens = self.tokenizer(batch)
-            cut += count_cut(self.tokenizer, batch, tokens)
-            rows.append(to_cpu(self._text_rows(tokens.to(self.device))))
+        with ConcurrentPasses(passes_at_once() if self.device.type == "cpu" else 1) as passes:
+            for start in range(0, len(texts), batch_size):
+                batch = list(texts[start : start + batch_size])
+                tokens = self.tokenizer(batch)
+                cut += count_cut(self.tokenizer, batch, tokens)
+                pending.append(passes.submit(self._text_rows, tokens))
+            rows = [torch.empty(0, self.dims[EMBEDDING]), *(found.result() for found in pending)]
         if cut:
             log.warning(
                 "%d of %d texts are longer than %d tokens and were cut, such as %r",
@@ -262,8 +267,7 @@ class Encoder:
     @torch.inference_mode()
     def _text_rows(self, tokens: torch.Tensor) -> torch.Tensor:
         with products_in(self.precision):
-            rows: torch.Tensor = self.model.encode_text(tokens, normalize=False)
-        return rows
+            return to_cpu(self.model.encode_text(tokens.to(self.device), normalize=False))
 
     @torch.inference_mode()
     def _probe(self) -> dict[str, int]:

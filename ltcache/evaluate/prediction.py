@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,7 +19,13 @@ from ltcache.cache import stored
 from ltcache.errors import FitError, IdentityError, ImageError, UsageError
 from ltcache.images import ImageInput, Preprocessing, View, decode_views, inputs
 from ltcache.manifest import NO_IMAGES, LeftOut
-from ltcache.process import keep_freed_memory, usable_processors
+from ltcache.process import (
+    ConcurrentPasses,
+    keep_freed_memory,
+    passes_at_once,
+    threads_of_passes,
+    usable_processors,
+)
 from ltcache.records import JsonRecord, bytes_digest, differences, require_equal
 from ltcache.runs import Run, open_run
 
@@ -89,17 +96,22 @@ def predict(
         raise UsageError("top and batch_size must be at least 1")
     view = view_of(run)
     encoder = encoder_of_run(run, encoder)
-    check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
+    threads = (run.record.identities.get("numerics") or {}).get("threads")
+    with threads_of_passes(threads):  # as the run's features were computed
+        check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
     workers = workers or usable_processors()
     left_out = LeftOut(NO_IMAGES)
     stream = inputs(images, lines, left_out)
     found = _predictions(run, encoder, view, stream, top, batch_size, workers)
-    return _warned(found, left_out)
+    return _warned(found, left_out, threads)
 
 
-def _warned(found: Iterator[Prediction], left_out: LeftOut) -> Iterator[Prediction]:
+def _warned(
+    found: Iterator[Prediction], left_out: LeftOut, threads: int | None
+) -> Iterator[Prediction]:
     """Pass predictions on and warn at the end of what was no image."""
-    yield from found
+    with threads_of_passes(threads):
+        yield from found
     for sentence in left_out.sentences():
         warnings.warn(sentence, stacklevel=2)
 
@@ -185,14 +197,17 @@ def _predictions(
     batch_size: int,
     workers: int,
 ) -> Iterator[Prediction]:
-    batch: list[tuple[str, np.ndarray | str]] = []
     decode = partial(_decode, preprocessing=encoder.preprocessing, view=view)
-    for decoded in _decoded(stream, decode, workers, batch_size + 2 * workers):
-        batch.append(decoded)
-        if len(batch) == batch_size:
-            yield from _classified(run, encoder, batch, top)
-            batch = []
-    yield from _classified(run, encoder, batch, top)
+    at_once = passes_at_once() if encoder.device.type == "cpu" else 1
+    decoded = _decoded(stream, decode, workers, at_once * batch_size + 2 * workers)
+    running: deque[Future[list[Prediction]]] = deque()
+    with ConcurrentPasses(at_once) as passes:
+        while batch := list(itertools.islice(decoded, batch_size)):
+            running.append(passes.submit(_classified, run, encoder, batch, top))
+            if len(running) > at_once - 1:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
 
 
 def _decoded(
@@ -229,8 +244,14 @@ def _decode(item: ImageInput, preprocessing: Preprocessing, view: View) -> np.nd
 
 def _classified(
     run: Run, encoder: Encoder, batch: list[tuple[str, np.ndarray | str]], top: int
+) -> list[Prediction]:
+    """Encode and classify what could be decoded; return a prediction for every image."""
+    return list(_each_classified(run, encoder, batch, top))
+
+
+def _each_classified(
+    run: Run, encoder: Encoder, batch: list[tuple[str, np.ndarray | str]], top: int
 ) -> Iterator[Prediction]:
-    """Encode and classify what could be decoded; yields a prediction for every image."""
     pixels = [image for _, image in batch if not isinstance(image, str)]
     ranked = iter(_ranked(run, encoder, np.stack(pixels), top) if pixels else ())
     for name, image in batch:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +18,15 @@ from ltcache.errors import EncoderError, ImageError, UsageError
 from ltcache.extract import LoopSpeed, trial_loop
 from ltcache.images import Preprocessing, decode, open_store
 from ltcache.manifest import Manifest, Root
-from ltcache.process import keep_freed_memory, to_device, usable_processors
+from ltcache.process import (
+    THREADS,
+    ConcurrentPasses,
+    keep_freed_memory,
+    passes_at_once,
+    threads_of_passes,
+    to_device,
+    usable_processors,
+)
 from ltcache.records import JsonObject, JsonRecord, plain_json
 
 PRECISIONS = {
@@ -164,28 +173,29 @@ def bench(
     tell(f"reading and decoding with {workers} threads")
     found, uris, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
     pixels, sizes = torch.from_numpy(found), sorted(batches or BATCHES[kind])
-    exact = _exact(encoder, pixels, sizes[0], choice.name)
-    speeds: list[ForwardSpeed] = []
-    for precision in precisions_of(encoder.device):
-        tell(f"forward passes in {precision}")
-        if precision != "fp32":
-            encoder = load_chosen(replace(choice, precision=precision))
-        speeds += _speeds(encoder, pixels, sizes, exact)
-    count = min(images, len(manifest))
-    result = BenchResult(
-        choice.name,
-        str(encoder.device),
-        count,
-        count - len(found),
-        workers,
-        decoding,
-        tuple(speeds),
-        _transfer(encoder, pixels),
-    )
-    tell("all at once")
-    if encoder.precision != result.best.precision:
-        encoder = load_chosen(replace(choice, precision=result.best.precision))
-    return replace(result, loop=_loop(result, manifest.root, uris, encoder, decode_processes))
+    with threads_of_passes(THREADS if kind == "cpu" else None):
+        exact = _exact(encoder, pixels, sizes[0], choice.name)
+        speeds: list[ForwardSpeed] = []
+        for precision in precisions_of(encoder.device):
+            tell(f"forward passes in {precision}")
+            if precision != "fp32":
+                encoder = load_chosen(replace(choice, precision=precision))
+            speeds += _speeds(encoder, pixels, sizes, exact)
+        count = min(images, len(manifest))
+        result = BenchResult(
+            choice.name,
+            str(encoder.device),
+            count,
+            count - len(found),
+            workers,
+            decoding,
+            tuple(speeds),
+            _transfer(encoder, pixels),
+        )
+        tell("all at once")
+        if encoder.precision != result.best.precision:
+            encoder = load_chosen(replace(choice, precision=result.best.precision))
+        return replace(result, loop=_loop(result, manifest.root, uris, encoder, decode_processes))
 
 
 def precisions_of(device: torch.device) -> list[str]:
@@ -299,14 +309,22 @@ def _forward(encoder: Encoder, pixels: torch.Tensor, size: int) -> tuple[float, 
     run: Callable[[torch.Tensor], object] = encoder.encode_images
     if encoder.device.type == "cuda":  # what the way there takes is measured by itself
         batches, run = [to_device(batches[0], encoder.device)], partial(_pass_there, encoder)
+    at_once = passes_at_once() if encoder.device.type == "cpu" else 1
+    running: deque[Future[object]] = deque()
     count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < SECONDS:
-        for batch in batches:
-            count += len(batch)
-            run(batch)
+    with ConcurrentPasses(at_once) as passes:
+        for batch in itertools.cycle(batches):
+            running.append(passes.submit(run, batch))
+            if len(running) == at_once:
+                running.popleft().result()
+                count += size
             if time.perf_counter() - started >= SECONDS:
                 break
-    return count / (time.perf_counter() - started), features
+        for rest in running:
+            rest.result()
+            count += size
+        seconds = time.perf_counter() - started
+    return count / seconds, features
 
 
 def _pass_there(encoder: Encoder, pixels: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -41,6 +41,7 @@ from ltcache.images import (
     require_decoder,
 )
 from ltcache.manifest import image_root, kept_root, root_of
+from ltcache.process import threads_of_passes
 from ltcache.records import address_of, bytes_digest, differences
 
 SAME = 0.999
@@ -162,14 +163,14 @@ def _resampled(report: VerifyReport, cache: Cache, sample: SampleEncoding) -> Ve
     root = _root(cache, sample)
     encoder = _encoder(cache, sample)
     rows = _choose(cache, sample)
-    found, warnings = _compare(cache, encoder, rows, root)
+    with threads_of_passes(cache.numerics.get("threads")):
+        found, warnings = _compare(cache, encoder, rows, root)
+        now = {**encoder.numerics(), "decoder": _decoder(cache, encoder)}
     if not found:
         raise CacheError(
             f"none of the {len(rows)} images that were chosen can be compared: {warnings[0]}"
         )
-    other = sorted(
-        differences(cache.numerics, {**encoder.numerics(), "decoder": _decoder(cache, encoder)})
-    )
+    other = sorted(differences(cache.numerics, now))
     keys = [key for key, _ in found]
     values = np.array([cosine for _, cosine in found])
     worst = int(np.argmin(values))

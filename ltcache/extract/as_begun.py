@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ltcache.cache import Plan
 from ltcache.images import PILLOW
+from ltcache.process import THREADS, threads_of_passes
 from ltcache.records import require_equal
 
 FP32 = "fp32"
@@ -38,13 +40,17 @@ def precision_as_begun(asked: str | None, begun: Plan | None, device: str, out: 
     return wanted
 
 
-def use_threads_as_begun(asked: int | None, begun: Plan | None) -> None:
-    """Set the compute threads: as asked, or as the cache was begun with; else torch's default."""
-    import torch
+def threads_as_begun(
+    asked: int | None, begun: Plan | None, device: str
+) -> AbstractContextManager[None]:
+    """Return what sets the compute threads of a pass for a while: as asked, or as the cache was
+    begun with; else one on a CPU, of which several passes run at once.
 
-    wanted = asked or (begun.numerics.get("threads") if begun else None)
-    if wanted:
-        torch.set_num_threads(int(wanted))
+    Args:
+        device: kind of the encoder's.
+    """
+    held = begun.numerics.get("threads") if begun else None
+    return threads_of_passes(asked or held or (THREADS if device == "cpu" else None))
 
 
 def _as_begun(what: str, asked: str | None, held: str | None, out: Path) -> str | None:

@@ -3,13 +3,14 @@
 Each crop of a view goes through the encoder in a micro-batch of its own, so that a view has the
 same bits whether it is made together with others or added later. On a GPU a batch runs while the
 one before it is placed, also where that is the last of its shard: the device is not drained there.
+On a CPU several batches run at once (:mod:`ltcache.process.passes`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import numpy as np
 from ltcache.extract.reader import IN_FLIGHT, DecodedBatch
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import EncodedShard, Pending, ShardQueue, ShardToEncode
+from ltcache.process import ConcurrentPasses
 from ltcache.records import one_line
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class _RunningBatch:
     shard: EncodedShard
     position: int
     batch: DecodedBatch | None
-    pending: dict[str, Pending] | None
+    pending: dict[str, Sequence[Pending]] | None
     last: bool
 
     def place(self) -> None:
@@ -53,27 +55,32 @@ def encode_shards(
     batches: Iterator[DecodedBatch],
     encoder: Encoder,
     stages: StageSeconds,
+    at_once: int = 1,
 ) -> Iterator[EncodedShard]:
     """Yield shards as all their batches are placed; by then a GPU has work of the next one.
+
+    Args:
+        at_once: passes of a CPU.
 
     Where another process commits a shard meanwhile, the rest of its batches is only passed over,
     and what is yielded is not complete. Before an error is raised the shards are yielded that the
     encoder had been given as a whole.
     """
-    depth = IN_FLIGHT if encoder.device.type == "cuda" else 0
+    depth = IN_FLIGHT if encoder.device.type == "cuda" else at_once if at_once > 1 else 0
     running: deque[_RunningBatch] = deque()
-    try:
-        for shard in shards:
-            for batch in _submit_shard(queue, shard, batches, encoder, stages):
-                running.append(batch)
-                if len(running) > depth:
-                    yield from _placed(running.popleft(), stages)
-    except Exception:
-        while any(batch.last for batch in running):
+    with ConcurrentPasses(at_once) as passes:
+        try:
+            for shard in shards:
+                for batch in _submit_shard(queue, shard, batches, encoder, stages, passes):
+                    running.append(batch)
+                    if len(running) > depth:
+                        yield from _placed(running.popleft(), stages)
+        except Exception:
+            while any(batch.last for batch in running):
+                yield from _placed(running.popleft(), stages)
+            raise
+        while running:
             yield from _placed(running.popleft(), stages)
-        raise
-    while running:
-        yield from _placed(running.popleft(), stages)
 
 
 def _submit_shard(
@@ -82,6 +89,7 @@ def _submit_shard(
     batches: Iterator[DecodedBatch],
     encoder: Encoder,
     stages: StageSeconds,
+    passes: ConcurrentPasses,
 ) -> Iterator[_RunningBatch]:
     """Yield the micro-batches of a shard, each once the encoder was given it."""
     size, items = queue.plan.micro_batch, queue.plan.item_range(work.shard)
@@ -96,7 +104,7 @@ def _submit_shard(
             yield _RunningBatch(shard, position, None, None, last)
             continue
         decoded = time.perf_counter()
-        pending = _submit_views(work, batch, encoder, shard.limits)
+        pending = _submit_views(work, batch, encoder, shard.limits, passes)
         stages.decode += decoded - started
         stages.encode += time.perf_counter() - decoded
         yield _RunningBatch(shard, position, batch, pending, last)
@@ -112,19 +120,23 @@ def _placed(running: _RunningBatch, stages: StageSeconds) -> Iterator[EncodedSha
 
 
 def _submit_views(
-    work: ShardToEncode, batch: DecodedBatch, encoder: Encoder, limits: dict[str, int]
-) -> dict[str, Pending]:
+    work: ShardToEncode,
+    batch: DecodedBatch,
+    encoder: Encoder,
+    limits: dict[str, int],
+    passes: ConcurrentPasses,
+) -> dict[str, Sequence[Pending]]:
     """Start to encode every crop of every view; ``limits`` shrink where memory runs out."""
-    pending: dict[str, Pending] = {}
-    for view, crops in batch.pixels.items():
-        parts = []
-        for pixels in crops:
-            part, limits[view] = submit_within_memory(
-                encoder, pixels, work.fields(view), limits[view]
-            )
-            parts.append(part)
-        pending[view] = parts
-    return pending
+
+    def encode(view: str, pixels: np.ndarray) -> list[PendingFeatures]:
+        found, limit = submit_within_memory(encoder, pixels, work.fields(view), limits[view])
+        limits[view] = min(limits[view], limit)
+        return found
+
+    return {
+        view: [passes.submit(encode, view, pixels) for pixels in crops]
+        for view, crops in batch.pixels.items()
+    }
 
 
 def submit_within_memory(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcache.cache import CENTER, Cache, Plan, index_path, read_index, read_plan
-from ltcache.extract.as_begun import decoder_as_begun, precision_as_begun, use_threads_as_begun
+from ltcache.extract.as_begun import decoder_as_begun, precision_as_begun, threads_as_begun
 from ltcache.extract.at_address import to_address
 from ltcache.extract.checks import require_choice
 from ltcache.extract.kept_splits import keep_splits
@@ -95,7 +95,9 @@ def extract(
             10,000 images or more, as many as there would be threads. Pixels are the same.
         decoder: what decodes (:mod:`ltcache.images.decoders`), part of the cache's numerics: as the
             cache has it, else ``pillow``, whose pixels are open_clip's.
-        threads: compute threads on a CPU; torch's default. Part of the plan.
+        threads: compute threads of a batch on a CPU, part of the plan: as the cache was begun with,
+            else one. As many batches are encoded at once as the processors, or
+            ``OMP_NUM_THREADS``, allow; features do not depend on how many.
         max_failures: share of failed images above which extraction gives up, judged from 1,000
             images on; every failed row stays listed with its reason.
         retry_failed: encode images again that failed before.
@@ -139,7 +141,6 @@ def extract(
     if splitting is not None:
         splitting = checked_recipe(splitting, manifest, manifest.name)
     decoder = decoder_as_begun(decoder, begun, out)
-    use_threads_as_begun(threads, begun)
     if encoder is not None:
         precision = encoder.numerics()["precision"]
     precision = precision_as_begun(precision, begun, device, out)
@@ -148,42 +149,44 @@ def extract(
 
         own = own_device(device, mine.local_rank)
         encoder = load_chosen(EncoderChoice(model, pretrained, activation, own, precision))
-    plan = Plan(
-        encoder=encoder.identity,
-        numerics={**encoder.numerics(), "decoder": decoder},
-        manifest=manifest.identity(),
-        views=(CENTER,),
-        fields=first_fields(encoder, fields),
-        items=0,
-        shard_size=shard_size
-        or (unfinished.shard_size if unfinished else shard_size_for(len(manifest))),
-        micro_batch=batch_size or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
-    )
-    own_processors = max(1, usable_processors() // mine.local_size)
-    several = _decode_processes(
-        decode_processes, 0 if workers else own_processors, encoder, len(manifest), decoder
-    )
-    require_decoder(decoder, encoder.device.type, several)
-    request = ExtractRequest(
-        out=out,
-        manifest=manifest,
-        encoder=encoder,
-        plan=plan,
-        views=views,
-        view_seed=view_seed,
-        fields=fields,
-        retry_failed=retry_failed,
-        rehash=rehash,
-        workers=workers or own_processors,
-        part=mine,
-        max_failures=max_failures,
-        progress=progress,
-        started=started,
-        splitting=splitting,
-        decode_processes=several,
-        finish_only=finish_only,
-    )
-    report = begin_or_grow(request)
+    with threads_as_begun(threads, begun, encoder.device.type):
+        plan = Plan(
+            encoder=encoder.identity,
+            numerics={**encoder.numerics(), "decoder": decoder},
+            manifest=manifest.identity(),
+            views=(CENTER,),
+            fields=first_fields(encoder, fields),
+            items=0,
+            shard_size=shard_size
+            or (unfinished.shard_size if unfinished else shard_size_for(len(manifest))),
+            micro_batch=batch_size
+            or (unfinished.micro_batch if unfinished else _batch_size(encoder)),
+        )
+        own_processors = max(1, usable_processors() // mine.local_size)
+        several = _decode_processes(
+            decode_processes, 0 if workers else own_processors, encoder, len(manifest), decoder
+        )
+        require_decoder(decoder, encoder.device.type, several)
+        request = ExtractRequest(
+            out=out,
+            manifest=manifest,
+            encoder=encoder,
+            plan=plan,
+            views=views,
+            view_seed=view_seed,
+            fields=fields,
+            retry_failed=retry_failed,
+            rehash=rehash,
+            workers=workers or own_processors,
+            part=mine,
+            max_failures=max_failures,
+            progress=progress,
+            started=started,
+            splitting=splitting,
+            decode_processes=several,
+            finish_only=finish_only,
+        )
+        report = begin_or_grow(request)
     keep_root(out, manifest.root)
     return report
 

@@ -46,8 +46,8 @@ def extract_on_ray(
         out: the cache, under a path that is the same on all machines.
         choice: which encoder each actor loads.
         actors: how many; by default one for each GPU of the cluster, or for each machine.
-        threads: compute threads of each actor on a CPU; by default as the cache was begun, or its
-            share of the processors.
+        threads: compute threads of a batch on a CPU, see :func:`ltcache.extract.extract`; Ray
+            limits an actor's to its share of the processors.
         modules: of the user, which each actor imports first.
         waiting: called again and again until all have ended.
         options: of :func:`ltcache.extract.extract`.
@@ -62,8 +62,6 @@ def extract_on_ray(
     with ray_cluster("--gpus and --processes need nothing else") as cluster:
         share = cluster.share(actors)
         begun = read_plan(out)
-        if threads is None and begun is None:
-            threads = share.processors
         if choice.precision is None and begun is not None:  # the GPUs are the actors', not here
             choice = replace(choice, precision=begun.numerics["precision"])
         workers = options.get("workers") or share.processors

@@ -85,7 +85,7 @@ class BatchReader:
     def batches(self, shards: Iterable[ShardToEncode]) -> Iterator[DecodedBatch]:
         """Yield the micro-batches of shards, in order.
 
-        Of those that were taken, ``IN_FLIGHT`` and one more may wait for their release.
+        Of those that were taken, as many may wait for their release as the memory was made for.
         """
         ahead = _batches_ahead(self.plan, self.workers)
         waiting: deque[tuple[DecodedBatch, list[Future[list[ImageOutcome]]]]] = deque()
@@ -146,18 +146,20 @@ def pixel_memory(
     preprocessing: Preprocessing,
     workers: int,
     *,
+    in_flight: int = IN_FLIGHT,
     shared: bool = False,
 ) -> PixelMemory:
     """Return memory for what a :class:`BatchReader` and those that it feeds hold at a time.
 
     Args:
         layers: whose views an image may be decoded for.
+        in_flight: batches that are encoded at once.
         shared: whether other processes fill it.
     """
     crops = {layer.name: View.from_identity(layer.view).crops for layer in layers}
     height, width = preprocessing.size
     batch = min(plan.micro_batch, plan.shard_size) * sum(crops.values()) * 3 * height * width
-    slots = _batches_ahead(plan, workers) + IN_FLIGHT + 2
+    slots = _batches_ahead(plan, workers) + in_flight + 2
     return PixelMemory(slots, batch, shared=shared)
 
 

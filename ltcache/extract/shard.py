@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from ltcache.encoder import PendingFeatures
 
 TOKENS = "tokens"
-Pending = Sequence[Sequence["PendingFeatures"]]
-"""One view's features to come: for each crop, the slices of the micro-batch."""
+Pending = Future[list["PendingFeatures"]]
+"""Features of one crop to come: the slices of the micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,19 @@ class EncodedShard:
         """Whether every micro-batch was placed."""
         return len(self.content) == len(self.items)
 
-    def add(self, position: int, batch: DecodedBatch, pending: Mapping[str, Pending]) -> None:
-        """Place a micro-batch at ``position``; what is not finite counts as failed."""
+    def add(
+        self, position: int, batch: DecodedBatch, pending: Mapping[str, Sequence[Pending]]
+    ) -> None:
+        """Place a micro-batch at ``position``; what is not finite counts as failed.
+
+        Args:
+            pending: view -> features to come of each of its crops.
+        """
         stop = position + len(batch.content)
         for view, crops in pending.items():
             for crop, parts in enumerate(crops):
                 start = position
-                for found in (part.result() for part in parts):
+                for found in (part.result() for part in parts.result()):
                     start = self._place(view, crop, start, found)
         for layer in self.work.layers:
             written = {n: v[position:stop] for n, v in self.features[layer.folder].items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ltcache.cache import add_cost
 from ltcache.extract.encode import encode_shards
 from ltcache.extract.order import taken_shards
-from ltcache.extract.reader import BatchReader, ChunkDecoding, pixel_memory
+from ltcache.extract.reader import IN_FLIGHT, BatchReader, ChunkDecoding, pixel_memory
 from ltcache.extract.report import StageSeconds
 from ltcache.extract.shard import CommittedShard, ShardQueue
 from ltcache.extract.signs import ShardSigns
@@ -26,7 +26,7 @@ from ltcache.images import (
     modules_of_entries,
     start_of_thread,
 )
-from ltcache.process import pinned_memory, spin_briefly
+from ltcache.process import passes_at_once, pinned_memory, spin_briefly
 
 if TYPE_CHECKING:
     from ltcache.encoder import Encoder
@@ -61,7 +61,8 @@ def write_shards(
     signs = ShardSigns(queue.out, queue.plan)
     with ExitStack() as stack:
         stack.callback(signs.clear)
-        decoder, memory = _decoder(queue, store, encoder, workers, processes, stack)
+        at_once = 1 if encoder.device.type == "cuda" else passes_at_once()
+        decoder, memory = _decoder(queue, store, encoder, workers, processes, at_once, stack)
         threads = processes or workers
         first = start_of_thread(queue.plan.decoder, encoder.device)
         decoders = stack.enter_context(ThreadPoolExecutor(threads, "decode", first))
@@ -75,7 +76,7 @@ def write_shards(
         batches = reader.batches(ahead)
         in_flight: Future[CommittedShard] | None = None
         started = time.perf_counter()
-        for encoded in encode_shards(queue, shards, batches, encoder, stages):
+        for encoded in encode_shards(queue, shards, batches, encoder, stages, at_once):
             done = None
             if encoded.complete:
                 encoded.check(queue)
@@ -99,13 +100,15 @@ def _decoder(
     encoder: Encoder,
     workers: int,
     processes: int,
+    at_once: int,
     stack: ExitStack,
 ) -> tuple[ChunkDecoding, PixelMemory]:
     """Return what decodes, and the memory that it fills; both go with the stack."""
     how, decoder = encoder.preprocessing, queue.plan.decoder
     memory = pixel_memory(
-        queue.plan, queue.layers, how, processes or workers, shared=bool(processes)
-    )
+        queue.plan, queue.layers, how, processes or workers,
+        in_flight=max(IN_FLIGHT, at_once), shared=bool(processes),
+    )  # fmt: skip
     stack.callback(memory.close)
     stack.enter_context(pinned_memory(memory.bytes, encoder.device))
     if not processes:

@@ -4,6 +4,7 @@ which one of several processes it is.
 
 from ltcache.process.allocation import keep_freed_memory
 from ltcache.process.crew import EndedProcess, ProcessCrew
+from ltcache.process.float32 import float32_products
 from ltcache.process.launched import (
     TORCHRUN,
     LaunchedProcess,
@@ -13,6 +14,7 @@ from ltcache.process.launched import (
     part_to_merge,
 )
 from ltcache.process.openmp import spin_briefly, wait_asleep
+from ltcache.process.passes import THREADS, ConcurrentPasses, passes_at_once, threads_of_passes
 from ltcache.process.processors import processor_quota, usable_processors
 from ltcache.process.ray_actors import (
     RESTARTS,
@@ -27,9 +29,11 @@ from ltcache.process.transfer import pinned_memory, to_device
 
 __all__ = [
     "RESTARTS",
+    "THREADS",
     "TORCHRUN",
     "ActorRequest",
     "ActorShare",
+    "ConcurrentPasses",
     "DeadActor",
     "EndedProcess",
     "LaunchedProcess",
@@ -37,14 +41,17 @@ __all__ = [
     "RayCluster",
     "WorkMaker",
     "environment_of_share",
+    "float32_products",
     "keep_freed_memory",
     "launched_process",
     "part_of_work",
     "part_to_merge",
+    "passes_at_once",
     "pinned_memory",
     "processor_quota",
     "ray_cluster",
     "spin_briefly",
+    "threads_of_passes",
     "to_device",
     "usable_processors",
     "wait_asleep",

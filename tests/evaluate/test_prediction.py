@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ltcache.cache import open_cache
 from ltcache.cli import main
@@ -24,6 +26,7 @@ from ltcache.evaluate.prediction import Prediction, predict, probabilities_of
 from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.images.inputs import inputs
+from ltcache.process import threads_of_passes
 from ltcache.runs.run import Run, open_run
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
@@ -101,6 +104,25 @@ def test_batches_and_workers_change_no_answer(images: Path, encoder: Any, run: R
     for found in several[1:]:
         assert [p.image for p in found] == [p.image for p in several[0]]
         assert [p.labels for p in found] == [p.labels for p in several[0]]
+
+
+def test_passes_at_once_change_no_answer_and_threads_are_those_of_the_run(
+    images: Path, encoder: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = list(predict(run, [images], encoder=encoder, batch_size=2, strict=True))
+    seen, encode = set(), encoder.encode_images
+
+    def noted(*values: Any) -> Any:
+        seen.add((threading.current_thread().name.split("_")[0], torch.get_num_threads()))
+        return encode(*values)
+
+    monkeypatch.setattr(encoder, "encode_images", noted)
+    monkeypatch.setattr("ltcache.evaluate.prediction.passes_at_once", lambda: 3)
+    with threads_of_passes(2):  # a program's own
+        several = list(predict(run, [images], encoder=encoder, batch_size=2, strict=True))
+        assert torch.get_num_threads() == 2
+    assert [vars(p) for p in several] == [vars(p) for p in alone]
+    assert seen == {("encode", 1)}
 
 
 def test_archives_hold_the_same_images(

@@ -14,9 +14,10 @@ from ltcache.cache import open_cache, read_shard_record
 from ltcache.cache.layout import index_path
 from ltcache.encoder import Encoder, load_encoder
 from ltcache.errors import CacheError, IdentityError, LtcacheError, UsageError
-from ltcache.extract import extract
+from ltcache.extract import extract, writer
 from ltcache.extract.encode import _out_of_memory
 from ltcache.manifest import Manifest, read_manifest
+from ltcache.process import threads_of_passes
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 from tests.extract.kill_driver import digests
@@ -70,6 +71,30 @@ def test_shards_do_not_depend_on_the_number_of_workers(
         out = tmp_path / str(workers)
         extract(folder_of_images, out, encoder=encoder, workers=workers, **SMALL)
     assert digests(tmp_path / "1") == digests(tmp_path / "3")
+
+
+def test_a_batch_has_one_thread_and_features_are_those_of_any_number_at_once(
+    folder_of_images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for number in (1, 3):
+        monkeypatch.setattr(writer, "passes_at_once", lambda number=number: number)
+        out = tmp_path / f"{number}"
+        with threads_of_passes(2):  # a program's own
+            extract(folder_of_images, out, encoder=encoder, shard_size=9, batch_size=2)
+            assert torch.get_num_threads() == 2
+        seen.add(str(digests(out)))
+        assert open_cache(out).numerics["threads"] == 1
+    assert len(seen) == 1
+
+
+def test_a_cache_keeps_the_threads_of_a_batch(
+    few_images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    extract(few_images, tmp_path / "c", encoder=encoder, threads=2)
+    report = extract(few_images, tmp_path / "c", encoder=encoder, views=["flip"])
+    assert report.encoded == 20
+    assert open_cache(tmp_path / "c").numerics["threads"] == 2
 
 
 def test_other_batches_agree_to_the_last_bits(

@@ -120,7 +120,7 @@ def digests(cache: Path) -> dict[str, str]:
 def threads() -> set[str]:
     """Return the names of the loop's own threads that are alive."""
     names = {thread.name for thread in threading.enumerate()}
-    return {name for name in names if name.startswith(("decode", "commit"))}
+    return {name for name in names if name.startswith(("decode", "encode", "commit"))}
 
 
 def test_uneven_micro_batches_and_shards(tmp_path: Path) -> None:
@@ -221,6 +221,51 @@ def test_a_failing_encoder_leaves_what_is_done(tmp_path: Path) -> None:
     records = run(tmp_path / "c", pieces, Encoder(fails_at=7))  # in the third shard
     with pytest.raises(ValueError, match="broken encoder"):
         list(records)
+    assert read_shard_record(tmp_path / "c", "center", 1) is not None
+    assert read_shard_record(tmp_path / "c", "center", 2) is None
+    finish_and_compare(tmp_path / "c", pieces)
+
+
+def several_at_once(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let a CPU run so many passes at once."""
+    monkeypatch.setattr(writer, "passes_at_once", lambda: number)
+
+
+def test_passes_at_once_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Uneven(Encoder):
+        """Every third pass takes long, so that others overtake it."""
+
+        running, most = 0, 0
+
+        def submit(self, pixels: torch.Tensor, fields: Sequence[str]) -> Any:
+            with lock:
+                Uneven.running += 1
+                Uneven.most = max(Uneven.most, Uneven.running)
+                late = len(self.sizes) % 3 == 0
+                found = super().submit(pixels, fields)
+            time.sleep(0.02 if late else 0)
+            with lock:
+                Uneven.running -= 1
+            return found
+
+    lock, pieces = threading.Lock(), plan(95, 9, 2)
+    list(run(tmp_path / "alone", pieces, bad=[7, 8, 30]))
+    for number in (2, 3, 7):  # the last: more than a shard has batches
+        several_at_once(monkeypatch, number)
+        Uneven.most = 0
+        list(run(tmp_path / f"{number}", pieces, Uneven(), bad=[7, 8, 30]))
+        assert 1 < Uneven.most <= number
+        assert digests(tmp_path / f"{number}") == digests(tmp_path / "alone")
+    assert not threads()
+
+
+def test_an_error_of_one_pass_among_several_leaves_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several_at_once(monkeypatch, 3)
+    pieces = plan(47)
+    with pytest.raises(ValueError, match="broken encoder"):
+        list(run(tmp_path / "c", pieces, Encoder(fails_at=7)))  # in the third shard
     assert read_shard_record(tmp_path / "c", "center", 1) is not None
     assert read_shard_record(tmp_path / "c", "center", 2) is None
     finish_and_compare(tmp_path / "c", pieces)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -54,3 +56,25 @@ def test_a_program_that_uses_torchs_newer_settings_finds_them_again(
         assert settings() == ("highest", False)
         assert [setting.fp32_precision for setting in newer] != ["tf32", "tf32"]
     assert [setting.fp32_precision for setting in newer] == [products, convolutions]
+
+
+def test_threads_hold_a_setting_together_and_the_last_one_restores_it() -> None:
+    torch.set_float32_matmul_precision("medium")
+    both, first_left, seen = threading.Barrier(2), threading.Event(), []
+
+    def first() -> None:
+        with float32_products(tf32=False):
+            both.wait()
+        first_left.set()
+
+    def second() -> None:
+        with float32_products(tf32=False):
+            both.wait()
+            first_left.wait()
+            seen.append(settings())
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result()
+    assert seen == [("highest", False)]
+    assert settings() == ("medium", True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ltcache.errors import UsageError
-from ltcache.process.float32 import float32_products
+from ltcache.process import float32_products
 from ltcache.records import one_line
 from ltcache.retrieval.scoring.block_screen import BlockScreen
 from ltcache.retrieval.scoring.block_screen import log_odds as log_odds
