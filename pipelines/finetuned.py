@@ -51,7 +51,8 @@ encoder's training), and for 39 to 41 % of the test images.
 Sage's base trains its head alone, on a frozen tower, but on crops drawn anew in every epoch:
 against lift-lp on features of the centre crop few gain 14.6 (9.9 to 19.1), the mean 1.0 (-1.1 to
 3.3). LIFT's adapters add 1.1 (-0.6 to 2.6) to that, five crops another 2.0 (0.6 to 3.2). TIN tunes
-both towers as BALLAD A does and is no better than zero-shot; why was not looked into.
+both towers as BALLAD A does and is no better than zero-shot: pipelines.tin changes one of its parts
+at a time.
 """
 
 from __future__ import annotations
