@@ -80,8 +80,9 @@ def predict(
             in, or else what the run's own record names.
         batch_size: images in one forward pass.
         workers: decoding threads; the number of processors by default.
-        strict: refuse an encoder that differs in numerics (precision, device kind, threads,
-            library versions) from the one the run's features came from, instead of warning.
+        strict: refuse an encoder that differs in numerics (precision, device kind, library
+            versions) from the one the run's features came from, instead of warning; compute threads
+            are taken from there.
         allow_stale: identity fields of the encoder that may differ.
 
     Raises:
@@ -96,13 +97,12 @@ def predict(
         raise UsageError("top and batch_size must be at least 1")
     view = view_of(run)
     encoder = encoder_of_run(run, encoder)
-    threads = (run.record.identities.get("numerics") or {}).get("threads")
-    with threads_of_passes(threads):  # as the run's features were computed
-        check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
+    check_encoder(run, encoder, strict=strict, allow_stale=allow_stale)
     workers = workers or usable_processors()
     left_out = LeftOut(NO_IMAGES)
     stream = inputs(images, lines, left_out)
     found = _predictions(run, encoder, view, stream, top, batch_size, workers)
+    threads = (run.record.identities.get("numerics") or {}).get("threads")
     return _warned(found, left_out, threads)
 
 
@@ -146,7 +146,8 @@ def check_encoder(
 
 
 def _check_numerics(expected: Mapping[str, Any], encoder: Encoder, strict: bool) -> None:
-    found = differences(expected, {**encoder.numerics(), "decoder": DECODER})
+    with threads_of_passes(expected.get("threads")):  # which this process can take
+        found = differences(expected, {**encoder.numerics(), "decoder": DECODER})
     if not found:
         return
     if strict:
