@@ -53,13 +53,14 @@ class FeatureTransform(nn.Module):
                 std = features.std(dim=0, correction=0)
             else:
                 std = _mean((features - self.mean).square(), weights).sqrt()
-            self.std.copy_(torch.where(std > 1e-6 * features.abs().amax(), std, 1.0))
+            low, high = features.aminmax()  # abs() would be as large as the features again
+            self.std.copy_(torch.where(std > 1e-6 * torch.maximum(-low, high), std, 1.0))
         return self
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the transformed features."""
         if self.kind == "standardize":
-            return (features - self.mean) / self.std
+            return (features - self.mean).div_(self.std)
         if self.kind == "center_l2":
             features = features - self.mean
         return features if self.kind == "none" else F.normalize(features, dim=1)

@@ -64,9 +64,8 @@ class Problem:
         objective = OBJECTIVES["mean"](LOSSES[loss](self.context.class_counts))
         with torch.no_grad():
             model.set_weight(0.02 * torch.randn(self.classes, self.context.dim))
-        stage = Train(
-            optimisation=Optimisation(batch=batch, epochs=1, min_steps=0, precision=precision)
-        )  # type: ignore[arg-type]
+        how = Optimisation(batch=batch, epochs=1, min_steps=0, precision=precision)  # type: ignore[arg-type]
+        stage = Train(optimisation=how)
         generator = torch.Generator().manual_seed(0)
         task = StageInput(self.rows, None, self.context, "none", generator, closed_form=closed)
         train_head(model, objective.to(self.rows.features.device), stage, task)

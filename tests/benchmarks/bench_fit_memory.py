@@ -37,7 +37,8 @@ def commands(cache: Path, out: Path, workers: int) -> dict[str, list[str]]:
 
 def peaks(work: Path, rows: int, dim: int, workers: int) -> dict[str, float]:
     """Return name of a line -> most memory of its command, in MB."""
-    cache = write_synthetic(work / "cache", rows, dim, classes=CLASSES, train=rows)
+    train = rows - FEW // 2
+    cache = write_synthetic(work / "cache", rows, dim, classes=CLASSES, train=train, rest="test")
     found = {}
     for name, words in commands(cache, work, workers).items():
         command = [sys.executable, "-m", "ltcache", *words]

@@ -53,9 +53,9 @@ class Synthetic:
 
 def write_synthetic(
     out: Path, rows: int, dim: int, *, classes: int = CLASSES, train: int = SUBSET,
-    shard_size: int = 8192,
+    shard_size: int = 8192, rest: str = "pool",
 ) -> Path:  # fmt: skip
-    """Write a cache whose first ``train`` rows are the split train and the others the pool."""
+    """Write a cache whose first ``train`` rows are the split train and the others ``rest``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -65,7 +65,7 @@ def write_synthetic(
 
     numbers = pa.array(np.arange(rows))
     keys = pc.binary_join_element_wise("images/", pc.cast(numbers, pa.string()), "")
-    splits = pa.array(np.where(np.arange(rows) < train, "train", "pool"))
+    splits = pa.array(np.where(np.arange(rows) < train, "train", rest))
     table = pa.table(
         {
             "row_id": numbers, "key": keys, "uri": keys,

@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,10 +178,10 @@ def compare_inverted(
     started = clock()
     index = build_index(pool, queries, "ivf", top=TOP)
     assert index is not None
-    built = index.record["build_seconds"]
+    built = index.record.build_seconds
     for factor in (2, 4, 8, 16):
         for effort in (8, 32, 128):
-            index.record["factor"] = factor
+            index.record = replace(index.record, factor=factor)
             set_effort(index, effort)
             started = clock()
             found = index.candidates(pool, queries, labels, TOP)
