@@ -242,7 +242,7 @@ class Encoder:
         """
         pending: list[Future[torch.Tensor]] = []
         cut: list[str] = []
-        with ConcurrentPasses(passes_at_once() if self.device.type == "cpu" else 1) as passes:
+        with ConcurrentPasses(passes_at_once(self.device.type)) as passes:
             for start in range(0, len(texts), batch_size):
                 batch = list(texts[start : start + batch_size])
                 tokens = self.tokenizer(batch)

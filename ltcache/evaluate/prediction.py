@@ -199,7 +199,7 @@ def _predictions(
     workers: int,
 ) -> Iterator[Prediction]:
     decode = partial(_decode, preprocessing=encoder.preprocessing, view=view)
-    at_once = passes_at_once() if encoder.device.type == "cpu" else 1
+    at_once = passes_at_once(encoder.device.type)
     decoded = _decoded(stream, decode, workers, at_once * batch_size + 2 * workers)
     running: deque[Future[list[Prediction]]] = deque()
     with ConcurrentPasses(at_once) as passes:

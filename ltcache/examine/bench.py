@@ -309,7 +309,7 @@ def _forward(encoder: Encoder, pixels: torch.Tensor, size: int) -> tuple[float, 
     run: Callable[[torch.Tensor], object] = encoder.encode_images
     if encoder.device.type == "cuda":  # what the way there takes is measured by itself
         batches, run = [to_device(batches[0], encoder.device)], partial(_pass_there, encoder)
-    at_once = passes_at_once() if encoder.device.type == "cpu" else 1
+    at_once = passes_at_once(encoder.device.type)
     running: deque[Future[object]] = deque()
     count, started = 0, time.perf_counter()
     with ConcurrentPasses(at_once) as passes:

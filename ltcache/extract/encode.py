@@ -60,13 +60,15 @@ def encode_shards(
     """Yield shards as all their batches are placed; by then a GPU has work of the next one.
 
     Args:
-        at_once: passes of a CPU.
+        at_once: passes that the device is given at once.
 
     Where another process commits a shard meanwhile, the rest of its batches is only passed over,
     and what is yielded is not complete. Before an error is raised the shards are yielded that the
     encoder had been given as a whole.
     """
-    depth = IN_FLIGHT if encoder.device.type == "cuda" else at_once if at_once > 1 else 0
+    depth = at_once if at_once > 1 else 0  # one more than run waits behind them
+    if encoder.device.type == "cuda":
+        depth = IN_FLIGHT
     running: deque[_RunningBatch] = deque()
     with ConcurrentPasses(at_once) as passes:
         try:

@@ -61,7 +61,7 @@ def write_shards(
     signs = ShardSigns(queue.out, queue.plan)
     with ExitStack() as stack:
         stack.callback(signs.clear)
-        at_once = passes_at_once() if encoder.device.type == "cpu" else 1
+        at_once = passes_at_once(encoder.device.type)
         decoder, memory = _decoder(queue, store, encoder, workers, processes, at_once, stack)
         threads = processes or workers
         first = start_of_thread(queue.plan.decoder, encoder.device)

@@ -44,14 +44,19 @@ def threads_of_passes(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def passes_at_once() -> int:
-    """Return how many passes a CPU is given at once, with the threads that torch has here.
+def passes_at_once(device: str) -> int:
+    """Return how many passes a device is given at once: on a CPU by the threads that torch has.
 
     Together they have the processors of this process, one rank among those of the machine, and no
     more than ``OMP_NUM_THREADS`` allows.
+
+    Args:
+        device: its kind; one pass at a time uses all of a GPU.
     """
     import torch
 
+    if device != "cpu":
+        return 1
     processors = usable_processors() // launched_process().local_size
     allowed = os.environ.get(_OMP, "")
     if allowed.isdecimal():

@@ -117,7 +117,7 @@ def test_passes_at_once_change_no_answer_and_threads_are_those_of_the_run(
         return encode(*values)
 
     monkeypatch.setattr(encoder, "encode_images", noted)
-    monkeypatch.setattr("ltcache.evaluate.prediction.passes_at_once", lambda: 3)
+    monkeypatch.setattr("ltcache.evaluate.prediction.passes_at_once", lambda _: 3)
     with threads_of_passes(2):  # a program's own
         several = list(predict(run, [images], encoder=encoder, batch_size=2, strict=True))
         assert torch.get_num_threads() == 2

@@ -78,7 +78,7 @@ def test_a_batch_has_one_thread_and_features_are_those_of_any_number_at_once(
 ) -> None:
     seen = set()
     for number in (1, 3):
-        monkeypatch.setattr(writer, "passes_at_once", lambda number=number: number)
+        monkeypatch.setattr(writer, "passes_at_once", lambda _, number=number: number)
         out = tmp_path / f"{number}"
         with threads_of_passes(2):  # a program's own
             extract(folder_of_images, out, encoder=encoder, shard_size=9, batch_size=2)

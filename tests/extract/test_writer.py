@@ -228,7 +228,7 @@ def test_a_failing_encoder_leaves_what_is_done(tmp_path: Path) -> None:
 
 def several_at_once(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let a CPU run so many passes at once."""
-    monkeypatch.setattr(writer, "passes_at_once", lambda: number)
+    monkeypatch.setattr(writer, "passes_at_once", lambda _: number)
 
 
 def test_passes_at_once_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

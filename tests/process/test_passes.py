@@ -32,7 +32,8 @@ def test_passes_have_the_processors_together(
         if ranks > 1:
             monkeypatch.setenv(name, str(value))
     with threads_of_passes(threads):
-        assert passes_at_once() == expected
+        assert passes_at_once("cpu") == expected
+        assert passes_at_once("cuda") == passes_at_once("mps") == 1
 
 
 def test_threads_are_as_before_also_after_an_error() -> None:
