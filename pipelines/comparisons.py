@@ -35,6 +35,9 @@ def options(description: str | None, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="a finished cache; none: SOURCE is extracted")
     parser.add_argument("--model", default="embedded", help="any model of ltcache extract")
     parser.add_argument("--pretrained", help="weights of --model, as for ltcache extract")
+    parser.add_argument(
+        "--views", help="of the cache that is extracted, besides center: rrc:2,cmo:2"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=TRIALS, help="settings tried on validation")
     parser.add_argument("--workers", type=int, help="processes; one per core by default")
@@ -49,7 +52,8 @@ def cache_of(chosen: argparse.Namespace, fields: Sequence[str] | None = None) ->
     if chosen.cache is not None:
         return open_cache(chosen.cache)
     encoder = {"model": chosen.model, "pretrained": chosen.pretrained}
-    extract(chosen.source, chosen.out / "cache", fields=fields, **encoder)
+    views = chosen.views.split(",") if chosen.views else ()
+    extract(chosen.source, chosen.out / "cache", fields=fields, views=views, **encoder)
     return open_cache(chosen.out / "cache")
 
 

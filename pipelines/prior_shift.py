@@ -39,14 +39,13 @@ from typing import Any
 
 import numpy as np
 
-from ltcache.cache import Cache, open_cache
+from ltcache.cache import Cache
 from ltcache.evaluate import evaluate
-from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.records import write_json
 from ltcache.runs import Run, open_run
 from ltcache.tables import markdown_table
-from pipelines.comparisons import options
+from pipelines.comparisons import cache_of, options
 
 SHIFTS = ("forward-50", "forward-10", "forward-2", None, "backward-2", "backward-10", "backward-50")
 EVEN = {"adjustment.epochs": 0}  # the weights stay at a third each
@@ -54,8 +53,10 @@ EVEN = {"adjustment.epochs": 0}  # the weights stay at a third each
 
 def main() -> None:
     """Fit, score every shift and print the table."""
-    chosen = options(__doc__, "prior-shift-results").parse_args()
-    cache = cache_with_crops(chosen)
+    parser = options(__doc__, "prior-shift-results")
+    parser.set_defaults(views="rrc:2")
+    chosen = parser.parse_args()
+    cache = cache_of(chosen)
     pairs = [fitted(cache, chosen.out / "runs", seed) for seed in range(chosen.seeds)]
     records = [shifted(cache, shift, pairs) for shift in SHIFTS]
     write_json(chosen.out / "prior-shift.json", {"shifts": records})
@@ -66,13 +67,6 @@ def main() -> None:
     ]  # fmt: skip
     heading = ["test set", "images", "sade", "tade", "difference", "forward", "even", "backward"]
     print(markdown_table(heading, lines))
-
-
-def cache_with_crops(chosen: Any) -> Cache:
-    """Return the cache that is named, or extract one with two random crops into OUT/cache."""
-    if chosen.cache is None:
-        extract(chosen.source, chosen.out / "cache", model=chosen.model, views=["rrc:2"])
-    return open_cache(chosen.cache or chosen.out / "cache")
 
 
 def fitted(cache: Cache, out: Path, seed: int) -> list[Run]:
