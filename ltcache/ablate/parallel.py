@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class WorkFunction(Protocol):
     """What is done with each item; it never raises."""
 
+    def read(self, items: Sequence[Any], /) -> None:
+        """Read what the items need, before processes are forked that share its memory."""
+
     def begin(self, group: Sequence[Any], /) -> Memo:
         """Return the memo that the items of a group share."""
 
@@ -69,7 +72,10 @@ def _in_processes(
     groups: Sequence[Sequence[Any]], work: WorkFunction, workers: int
 ) -> Iterator[Any]:
     # a fork shares the features; on a Mac forked libraries crash
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    forks = sys.platform == "linux"
+    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    if forks:
+        work.read([item for group in groups for item in group])
     queue = [list(group) for group in groups]
     pool: dict[Connection, _WorkerProcess] = {}
     try:

@@ -127,6 +127,11 @@ class FitRun:
     cache: Cache
     options: RunOptions
 
+    def read(self, jobs: Sequence[AblationJob]) -> None:
+        """Read the features of runs that are not there."""
+        missing = [job for job in jobs if not (job.place / "run.json").is_file()]
+        _read_features(self.cache, missing, self.options, ("train", "val", "test"))
+
     def begin(self, group: Sequence[AblationJob]) -> Memo:
         """Return what the runs of a group share; all their stages if they are trained together."""
         memo: Memo = {}
@@ -212,6 +217,11 @@ class TuneSetting:
     cache: Cache
     options: RunOptions
 
+    def read(self, jobs: Sequence[AblationJob]) -> None:
+        """Read the features on which nothing has been chosen yet."""
+        missing = [job for job in jobs if not job.place.is_file()]
+        _read_features(self.cache, missing, self.options, ("train", "val"))
+
     def begin(self, group: Sequence[AblationJob]) -> Memo:
         """Return an empty memo."""
         return {}
@@ -241,6 +251,21 @@ class TuneSetting:
         ).to_dict()
         write_json(job.place, found)
         return found
+
+
+def _read_features(
+    cache: Cache, jobs: Sequence[AblationJob], options: RunOptions, splits: Sequence[str]
+) -> None:
+    """Let a cache that keeps what it has read read the features of jobs; see :func:`resident`."""
+    from ltcache.fit import needs_texts
+
+    for method in (job.method.on_view(options.fit.get("view")) for job in jobs):
+        feature = method.feature
+        with suppress(LtcacheError):  # the run says so
+            field = feature.resolve(cache.field_dims(feature.view), needs_texts(method))
+            for split in (name for name in splits if name in cache.splits):
+                view = feature.view if split == "train" else feature.eval_view
+                cache.features(split, field, view)
 
 
 def _guarded(job: Any, work: Callable[[], Any]) -> JobOutcome:

@@ -33,8 +33,11 @@ class PredictedRows:
     seed: int = 0
 
     @classmethod
-    def on_one_view(cls, split: str, features: Tensor, seed: int = 0) -> PredictedRows:
-        """Return rows of which nothing is known but features (N, v, D) on the view predicted."""
+    def on_one_view(
+        cls, split: str, features: Callable[[], Tensor], seed: int = 0
+    ) -> PredictedRows:
+        """Return rows of which nothing is known but features (N, v, D) on the view predicted, which
+        are made when they are asked for."""
         here = "view of prediction"
 
         def crops(view: str) -> Tensor:
@@ -44,7 +47,7 @@ class PredictedRows:
                     f"of the {split} rows: choose settings with the same method without that "
                     "stage, and give them with -s"
                 )
-            return features
+            return features()
 
         return cls(split, here, crops, seed)
 

@@ -18,6 +18,7 @@ from ltcache.fit.head import FitOptions, FittedHead, Memo, fit_head
 from ltcache.fit.many import FitJob, fit_many, runs_at_once
 from ltcache.fit.optimiser import ParameterGroup, optimiser_of, set_lr
 from ltcache.fit.random_crops import unused_random_crops
+from ltcache.fit.row_features import RowFeatures
 from ltcache.fit.rows import LEAST, SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import RUNNERS, combinations
 from ltcache.fit.statistics import STATISTICS
@@ -37,6 +38,7 @@ __all__ = [
     "LabelledRows",
     "Memo",
     "ParameterGroup",
+    "RowFeatures",
     "StageInput",
     "StageResult",
     "TrainingFit",

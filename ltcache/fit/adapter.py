@@ -96,8 +96,8 @@ def fit_adapter(
     field = method.feature.resolve(dims, needs_texts(method))
     context, text_set = make_context(cache, method, field, prompts)
     stale = () if text_set is None else tuple(check_prompts(cache, text_set, allow_stale))
+    warn_of_shared(cache, "train", *SCORED)  # before the features take their room
     rows, crops = training_rows(cache, field, method), cache.crops(method.feature.view)
-    warn_of_shared(cache, "train", *SCORED)
     labelled = context.class_counts
     if extra is not None:
         stale += require_same(cache, extra, allow_stale)

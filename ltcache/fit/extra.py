@@ -80,11 +80,16 @@ class ExtraRows:
         return {**self.record, "rows": len(self.labels), "weight": total, "digest": content}
 
 
+def trained_labels(rows: LabelledRows, extra: LabelledRows | None) -> Tensor:
+    """Return the labels of labelled rows and of extra ones, (N,)."""
+    return rows.labels if extra is None else torch.cat([rows.labels, extra.labels.to(rows.device)])
+
+
 def with_extra_rows(rows: LabelledRows, extra: LabelledRows | None) -> LabelledRows:
     """Return labelled rows and extra ones; a labelled row weighs 1 where nothing else is said."""
     if extra is None or not len(extra):
         return rows
-    extra = extra.to(rows.features.device)
+    extra = extra.to(rows.device)
     assert extra.weights is not None
     own = np.arange(len(extra)) if extra.units is None else extra.units
     ones = torch.ones(len(rows), device=extra.weights.device)

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ltcache.errors import FitError
-from ltcache.fit.extra import with_extra_rows
+from ltcache.fit.extra import trained_labels, with_extra_rows
 from ltcache.fit.rows import SHARE, LabelledRows, hold_out, require_classes
 from ltcache.fit.stages import run_stage
 from ltcache.fit.task import Progress, StageInput, StageResult
@@ -118,7 +118,7 @@ def fit_head(
         FitError: data or settings that cannot be fitted.
     """
     keep_freed_memory()
-    require_classes(torch.bincount(with_extra_rows(rows, extra).labels).cpu())
+    require_classes(torch.bincount(trained_labels(rows, extra)).cpu())
     begin = time.perf_counter()
     fit = OneFit(method, context, seed, options or FitOptions(), extra)
     if val is not None:
@@ -128,7 +128,7 @@ def fit_head(
     if (slices := hold_out(rows, seed)) is None:
         return fit.fitted(*fit.run(rows, None, None), BY_NOTHING_THERE, begin)
     chosen_on = rows.take(slices[1])
-    _, _, trial = fit.run(rows.take(slices[0]), chosen_on, None)
+    trial = fit.run(rows.take(slices[0]), chosen_on, None)[2]  # its rows are let go
     transform, task, results = fit.run(rows, None, choices_of(trial, chosen_on))
     return fit.fitted(transform, task, with_history_of(trial, results), BY_A_SLICE, begin)
 
@@ -190,7 +190,7 @@ class OneFit:
         if feature.text_rows:
             rows = with_texts(rows, self.context, feature.text_share)
         transform = FeatureTransform(feature.transform, self.context.dim).to(device)
-        transform.fit(rows.features, rows.weights)
+        rows.source.fit(transform, rows.weights)
         return transform, StageInput(
             rows.transformed(transform),
             None if val is None else val.transformed(transform),
@@ -323,7 +323,7 @@ def with_texts(rows: LabelledRows, context: HeadContext, share: float = 0.0) -> 
     Raises:
         FitError: there are no class texts in the space of the features.
     """
-    texts = context.text_directions().to(rows.features)
+    texts = context.text_directions().to(rows.device, rows.source.dtype)
     copies = text_copies(torch.bincount(rows.labels, minlength=len(texts)), share)
     labels = torch.arange(len(texts), device=rows.labels.device).repeat_interleave(copies)
     weights = None

@@ -12,7 +12,7 @@ import torch
 from torch import Generator
 
 from ltcache.errors import FitError
-from ltcache.fit.extra import with_extra_rows
+from ltcache.fit.extra import trained_labels
 from ltcache.fit.head import (
     BY_A_SLICE,
     BY_NOTHING_ASKED,
@@ -83,7 +83,7 @@ def fit_many(
         OneFit(job.method, context, job.seed, own, extra)
         for job, own in zip(jobs, each, strict=True)
     ]
-    require_classes(torch.bincount(with_extra_rows(rows, extra).labels).cpu())
+    require_classes(torch.bincount(trained_labels(rows, extra)).cpu())
     found = _fit(fits, rows, val, choose)
     return [
         found[number] if number in found else fit_head(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ltcache.errors import FitError
 from ltcache.fit.composites import CompositeRows
+from ltcache.fit.row_features import RowFeatures
+from ltcache.heads import FeatureTransform
 from ltcache.records import one_line
 
 SHARE = 0.1
@@ -24,7 +26,8 @@ class LabelledRows:
     """Features with their labels.
 
     Args:
-        features: float32 (N, D), or (N, T, D) of tokens. labels: int64 (N,).
+        source: features, float32 (N, D), or (N, T, D) of tokens; kept as :class:`RowFeatures`.
+        labels: int64 (N,).
         weights: sample weights (N,), or None for equal ones.
         units: which rows show the same thing, (N,), any dtype; None: every row is its own.
         images: which rows are crops of one image, int64 (N,); None: every row is an image.
@@ -34,51 +37,72 @@ class LabelledRows:
         FitError: shapes that do not fit, or features that are not finite.
     """
 
-    features: Tensor
+    source: RowFeatures
     labels: Tensor
-    weights: Tensor | None = None
-    units: np.ndarray | None = None
-    images: Tensor | None = None
-    composites: CompositeRows | None = None
+    weights: Tensor | None
+    units: np.ndarray | None
+    images: Tensor | None
+    composites: CompositeRows | None
 
-    def __post_init__(self) -> None:
-        rows = len(self.features)
-        for name in ("labels", "weights", "units", "images", "composites"):
-            value = getattr(self, name)
-            if value is not None and len(value) != rows:
-                raise FitError(f"{len(value)} {name} for {rows} rows of features")
-        bad = ~torch.isfinite(self.features.flatten(1).sum(dim=1)) if rows else torch.zeros(0)
-        if bool(bad.any()):
-            raise FitError(f"features of row {int(bad.nonzero()[0])} are not finite")
+    def __init__(
+        self,
+        source: Tensor | RowFeatures,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        units: np.ndarray | None = None,
+        images: Tensor | None = None,
+        composites: CompositeRows | None = None,
+    ) -> None:
+        source = RowFeatures(source) if isinstance(source, Tensor) else source
+        given = (source, labels, weights, units, images, composites)
+        for field, value in zip(fields(self), given, strict=True):
+            object.__setattr__(self, field.name, value)
+            if value is not None and len(value) != len(source):
+                raise FitError(f"{len(value)} {field.name} for {len(source)} rows of features")
+        if source.copied:
+            _require_finite(source.stored)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def features(self) -> Tensor:
+        """All features, (N, D): a copy of large ones that are not stored as they are, so that who
+        needs some of them asks ``source``."""
+        return self.source.whole()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return self.source.device
+
     def take(self, index: Tensor) -> LabelledRows:
         """Return some rows; composites only with each other."""
-        features = self.features[index]
+        source, made = self.source.take(index), self.composites
         return LabelledRows(
-            features,
+            source,
             self.labels[index],
             None if self.weights is None else self.weights[index],
             None if self.units is None else self.units[index.cpu().numpy()],
             None if self.images is None else self.images[index.to(self.images.device)],
-            None if self.composites is None else self.composites.take(index, features),
+            None if made is None else made.take(index, source.whole()),
         )
 
     def to(self, device: torch.device) -> LabelledRows:
         """Return the rows on a device."""
         weights = None if self.weights is None else self.weights.to(device)
-        features, labels = self.features.to(device), self.labels.to(device)
+        source, labels = self.source.to(device), self.labels.to(device)
         composites = None if self.composites is None else self.composites.to(device)
-        return LabelledRows(features, labels, weights, self.units, self.images, composites)
+        return LabelledRows(source, labels, weights, self.units, self.images, composites)
 
-    def transformed(self, transform: Callable[[Tensor], Tensor]) -> LabelledRows:
+    def transformed(self, transform: FeatureTransform) -> LabelledRows:
         """Return the rows and their composites with their features mapped, (n, D) to (n, D')."""
+        if transform.kind == "none":
+            return self
         composites = self.composites
         return replace(
             self,
-            features=transform(self.features),
+            source=self.source.mapped(transform),
             composites=None if composites is None else composites.transformed(transform),
         )
 
@@ -104,6 +128,14 @@ class LabelledRows:
             return None
         _, own = np.unique(self.units, return_inverse=True)
         return np.concatenate([own, own.max(initial=-1) + 1 + others])
+
+
+def _require_finite(features: Tensor) -> None:
+    if not len(features):
+        return
+    bad = ~torch.isfinite(features.flatten(1).sum(dim=1))
+    if bool(bad.any()):
+        raise FitError(f"features of row {int(bad.nonzero()[0])} are not finite")
 
 
 def require_classes(class_counts: Any, names: Sequence[Any] | np.ndarray | None = None) -> None:

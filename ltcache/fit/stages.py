@@ -35,6 +35,7 @@ from ltcache.objectives import OBJECTIVES, Objective, TrainingBatch, TrainingSta
 from ltcache.records import one_line
 
 Choice = Mapping[str, Any] | None
+_NONE = torch.zeros(0, dtype=torch.int64)
 TEXT_SPACE = ("none", "l2")  # feature transforms that leave class texts comparable
 
 
@@ -93,7 +94,8 @@ def ready(stage: Train, task: StageInput, previous: Head | None) -> StageTrainin
     _require_one_scale(stage, head, loss)
     loss.generator = torch.Generator(task.device).manual_seed(task.stream(2).initial_seed())
     objective = OBJECTIVES[stage.objective](loss, **stage.objective_options)
-    objective.begin(_start(task, head, previous))
+    if objective.keeps_state:
+        objective.begin(_start(task, head, previous))
     return StageTraining(stage, task, head, objective.to(task.device).train(), init)
 
 
@@ -302,7 +304,8 @@ def initialise(head: Head, how: str, task: StageInput) -> str:
                     f"class texts do not live among features that were transformed by "
                     f"{task.transform!r}; take feature.transform=l2 or none, or another init"
                 )
-            head.initialise(way, task.rows.features, task.rows.labels, task.generator, task.context)
+            rows = task.rows if way in head.inits_of_rows else task.rows.take(_NONE)
+            head.initialise(way, rows.features, rows.labels, task.generator, task.context)
             return way
         except FitError:
             if way == ways[-1]:

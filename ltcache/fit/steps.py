@@ -89,7 +89,7 @@ class AutogradStep:
         self.objective.loss.observe(batch.labels)
         representation, second = self.head.represent(batch.features), None  # (E, N, D')
         if partner is not None and (self.fusions.needs_partner or self.objective.needs_partner):
-            second = self.head.represent(rows.features.index_select(0, partner))
+            second = self.head.represent(rows.source.gather(partner))
         if self.fusions.steps:
             representation, batch = self.fusions.fuse(representation, second, batch, progress)
         outputs = self._outputs(representation)
@@ -103,7 +103,7 @@ class AutogradStep:
         """Return what a step trains on; arguments as of a step."""
         rows = self.rows
         return TrainingBatch(
-            rows.features.index_select(0, index),
+            rows.source.gather(index),
             rows.labels[index],
             None if rows.weights is None else rows.weights[index],
             partner_labels=None if partner is None else rows.labels[partner],
@@ -169,15 +169,12 @@ class ClosedFormStep:
     ) -> None:
         self.head, self.objective, self.fusions = head, objective, fusions
         self.labels, self.weights = rows.labels, rows.weights
-        with torch.no_grad():
-            representation = head.represent(rows.features)
-            if not fusions.steps:
-                representation = head.normalise(representation)
-        self.dtype = representation.dtype
-        self.narrow = torch.bfloat16 if precision == "bf16" else self.dtype
-        self.features = representation[0] if fusions.steps else representation[0].to(self.narrow)
-        dim, classes = representation.shape[2], head.num_classes
-        new = representation.new_empty
+        dtype = rows.source.dtype
+        self.narrow = torch.bfloat16 if precision == "bf16" else dtype
+        self.source = rows.source.mapped(self._represented)
+        few = self.source.part(0, 2).to(dtype)
+        dim, classes = few.shape[1], head.num_classes
+        new = few.new_empty
         self.rows = new((largest, dim), dtype=self.narrow)
         self.logits = new((largest, classes))
         self.gradient = new((classes, dim))
@@ -217,13 +214,20 @@ class ClosedFormStep:
                 _push(tensor, grad if grad is gradient else change.sum(dim=0))
         return losses @ weights.to(losses.dtype)
 
+    @torch.no_grad()
+    def _represented(self, features: Tensor) -> Tensor:
+        """Return what does not change of rows while the head is trained, (n, D')."""
+        representation = self.head.represent(features)
+        if self.fusions.steps:
+            return representation[0]
+        return self.head.normalise(representation)[0].to(self.narrow)
+
     def _rows(self, index: Tensor, partner: Tensor | None, progress: float) -> Tensor:
         """Return what the product is taken with, (n, D'), in its precision."""
         if not self.fusions.steps:
-            rows = self.rows[: len(index)]
-            return torch.index_select(self.features, 0, index, out=rows)
-        first = self.features.index_select(0, index)[None]
-        second = None if partner is None else self.features.index_select(0, partner)[None]
+            return self.source.gather(index, self.rows[: len(index)])
+        first = self.source.gather(index)[None]
+        second = None if partner is None else self.source.gather(partner)[None]
         fused, _ = self.fusions.fuse(first, second, TrainingBatch(first[0], index), progress)
         return self.head.normalise(fused)[0].to(self.narrow)
 

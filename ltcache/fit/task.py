@@ -47,7 +47,7 @@ class StageInput:
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
-        return self.rows.features.device
+        return self.rows.device
 
     def stream(self, number: int) -> Generator:
         """Return a generator of its own on the CPU, one of several that this fit's seed gives."""

@@ -143,7 +143,7 @@ def make_step(
         raise FitError(f"{who} needs partner=SAMPLER")
     if stage.composites > 0:
         return CompositeStep(rows, head, objective, fusions, _schedule(stage, task))
-    few = TrainingBatch(rows.features[:2], rows.labels[:2])
+    few = TrainingBatch(rows.source.part(0, 2), rows.labels[:2])
     if task.closed_form and ClosedFormStep.serves(head, objective, few, fusions):
         largest = optimisation.batch_for(len(rows))
         return ClosedFormStep(rows, head, objective, fusions, largest, optimisation.precision)
@@ -176,20 +176,19 @@ def _fusion(name: str, stage: Train) -> Fusion:
 @torch.no_grad()
 def choose_by(head: Head, val: LabelledRows) -> dict[str, float]:
     """Return what is chosen by: overall and mean accuracy per class, and NLL."""
-    head, _ = adapted(head.eval(), PredictedRows.on_one_view("val", val.features[:, None]))
-    right = val.features.new_zeros(len(val), dtype=torch.bool)
-    nll = val.features.new_zeros((), dtype=torch.float64)
-    for start in range(0, len(val), _BLOCK):
-        labels = val.labels[start : start + _BLOCK]
-        logits = head(val.features[start : start + _BLOCK])
-        right[start : start + _BLOCK] = logits.argmax(dim=1) == labels
+    head, _ = adapted(head.eval(), PredictedRows.on_one_view("val", lambda: val.features[:, None]))
+    nll = torch.zeros((), dtype=torch.float64, device=val.device)
+    right = torch.empty(len(val), dtype=torch.bool, device=val.device)
+    for rows, features in val.source.blocks(_BLOCK):
+        labels, logits = val.labels[rows], head(features)
+        right[rows] = logits.argmax(dim=1) == labels
         nll += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     labels, right = val.labels.cpu(), right.cpu()
-    rows = torch.bincount(labels, minlength=head.num_classes)
+    counts = torch.bincount(labels, minlength=head.num_classes)
     hits = torch.bincount(labels, weights=right.double(), minlength=head.num_classes)
-    present = rows > 0
+    present = counts > 0
     return {
         "val_overall": float(right.double().mean()),
-        "val_mean_per_class": float((hits[present] / rows[present]).mean()),
+        "val_mean_per_class": float((hits[present] / counts[present]).mean()),
         "val_nll": float(nll) / len(val),
     }

@@ -9,6 +9,7 @@ second. Far is a fifth: noise on the logits and margins cost up to a tenth on ov
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import UnfittedWarning
 from ltcache.fit.rows import LabelledRows
-from ltcache.heads import Head, class_means, predict_logits
+from ltcache.heads import Head, sums_by_class
 from ltcache.records import JsonObject, JsonRecord
 
 _BLOCK = 8192  # rows scored at once
@@ -75,20 +76,37 @@ def training_fit(head: Head, rows: LabelledRows, steps: int) -> TrainingFit:
         head: on the device of the rows. rows: as the head takes them, transformed.
         steps: see :class:`TrainingFit`.
     """
-    own = torch.cat(
-        [predict_logits(head, part).argmax(dim=1) for part in rows.features.split(_BLOCK)]
-    )
+    own = torch.empty_like(rows.labels)
+    for where, part in rows.source.blocks(_BLOCK):
+        own[where] = head(part).argmax(dim=1)
     means = _nearest_mean(rows, head.num_classes)
     return TrainingFit(*_scores(own, rows), *_scores(means, rows), steps)
 
 
 def _nearest_mean(rows: LabelledRows, num_classes: int) -> Tensor:
     """Return the class whose mean is nearest to each row, (N,); tokens are averaged."""
-    features = rows.features if rows.features.ndim == 2 else rows.features.mean(dim=1)
-    features = F.normalize(features - features.mean(dim=0), dim=1)
-    means = class_means(features, rows.labels, num_classes)
+    mean = torch.zeros((), dtype=torch.float64, device=rows.device)
+    for _, part in _vectors(rows):
+        mean = mean + part.sum(dim=0) / len(rows)
+
+    def centred() -> Iterator[tuple[slice, Tensor]]:
+        return ((where, F.normalize(p - mean.to(p), dim=1)) for where, p in _vectors(rows))
+
+    means = torch.zeros(num_classes, len(mean), dtype=rows.source.dtype, device=rows.device)
+    for where, part in centred():
+        means += sums_by_class(part, rows.labels[where], num_classes)
     there = torch.unique(rows.labels)
-    return torch.cat([there[(part @ means[there].T).argmax(1)] for part in features.split(_BLOCK)])
+    means = F.normalize(means[there], dim=1)
+    found = torch.empty_like(rows.labels)
+    for where, part in centred():
+        found[where] = there[(part @ means.T).argmax(dim=1)]
+    return found
+
+
+def _vectors(rows: LabelledRows) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of rows and their features (n, D)."""
+    for where, part in rows.source.blocks(_BLOCK):
+        yield where, part if part.ndim == 2 else part.mean(dim=1)
 
 
 def _scores(predicted: Tensor, rows: LabelledRows) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from ltcache.heads.base import (
     class_means,
     keyword_arguments,
     predict_logits,
+    sums_by_class,
     uses_texts,
 )
 from ltcache.heads.branches import BranchesHead
@@ -86,6 +87,7 @@ __all__ = [
     "predict_logits",
     "spaced_rows",
     "start_at_one",
+    "sums_by_class",
     "uniform",
     "uses_texts",
     "zero_shot_logits",

@@ -168,7 +168,7 @@ class Head(nn.Module):
 
     Attributes:
         num_experts: E.
-        inits: names that :meth:`initialise` knows.
+        inits: names that :meth:`initialise` knows. inits_of_rows: those that read training rows.
         fixed_representation: ``represent`` has no parameters, so that a fit may do it once.
         keeps: tensors of the context that the head goes on using; they become its buffers
             ``context_NAME`` and travel with its state. may_keep: the same where there are any.
@@ -189,6 +189,7 @@ class Head(nn.Module):
     reads_sentences: ClassVar[bool] = False
     residual: float | None = None
     inits: ClassVar[tuple[str, ...]] = ("random", "class_mean", "text")
+    inits_of_rows: ClassVar[tuple[str, ...]] = ("class_mean",)
     fixed_representation: ClassVar[bool] = False
     keeps: ClassVar[tuple[str, ...]] = ()
     may_keep: ClassVar[tuple[str, ...]] = ()
@@ -269,7 +270,7 @@ class Head(nn.Module):
 
         Args:
             how: one of ``inits``.
-            features, labels: training rows, (N, D) and (N,), for ``class_mean``.
+            features, labels: training rows, (N, D) and (N,), for ``inits_of_rows``.
             generator: for ``random``, on the CPU.
             context: for ``text``.
 
@@ -343,10 +344,15 @@ def predict_logits(head: Head, features: Tensor, block: int = 8192) -> Tensor:
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return the unit-normalised mean feature of each class, (C, D); zero for an empty class."""
-    sums = torch.zeros(num_classes, features.shape[1], dtype=features.dtype, device=features.device)
-    sums.index_add_(0, labels, features)
+    sums = sums_by_class(features, labels, num_classes)
     counts = label_counts(labels, num_classes).clamp(min=1)
     return F.normalize(sums / counts[:, None], dim=1)
+
+
+def sums_by_class(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the sum of the features of each class, (C, D)."""
+    sums = torch.zeros(num_classes, features.shape[1], dtype=features.dtype, device=features.device)
+    return sums.index_add_(0, labels, features)
 
 
 def uses_texts(head: type[Head]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,6 +59,31 @@ class FeatureTransform(nn.Module):
             self.std.copy_(torch.where(std > 1e-6 * torch.maximum(-low, high), std, 1.0))
         return self
 
+    @torch.no_grad()
+    def fit_blocks(
+        self, blocks: Callable[[], Iterable[Tensor]], weights: Tensor | None = None
+    ) -> FeatureTransform:
+        """As :meth:`fit` up to rounding, for rows that come in blocks: two passes, no copy.
+
+        Args:
+            blocks: begins a pass over blocks (n, D) of all N rows. weights: as of :meth:`fit`.
+        """
+        if self.kind not in ("standardize", "center_l2"):
+            return self.fit(next(iter(blocks())), weights)
+        self.mean.copy_(_mean_of(blocks(), weights, self.mean))
+        if self.kind == "standardize":
+            largest = torch.zeros((), device=self.mean.device)
+
+            def squares() -> Iterator[Tensor]:
+                for block in blocks():
+                    low, high = block.aminmax()
+                    torch.maximum(largest, torch.maximum(-low, high), out=largest)
+                    yield block.sub(self.mean).square_()
+
+            std = _mean_of(squares(), weights, self.std).sqrt_()
+            self.std.copy_(torch.where(std > 1e-6 * largest, std, 1.0))
+        return self
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the transformed features."""
         if self.kind == "standardize":
@@ -64,6 +91,17 @@ class FeatureTransform(nn.Module):
         if self.kind == "center_l2":
             features = features - self.mean
         return features if self.kind == "none" else F.normalize(features, dim=1)
+
+
+def _mean_of(blocks: Iterable[Tensor], weights: Tensor | None, like: Tensor) -> Tensor:
+    """Return the (weighted) mean (D,), float64, of blocks of rows (n, D)."""
+    total, rows = torch.zeros_like(like, dtype=torch.float64), 0
+    for block in blocks:
+        part = slice(rows, rows + len(block))
+        # sums of a block are exact enough in its own type: few rows, and their mean counts
+        total += block.sum(dim=0) if weights is None else weights[part].to(block) @ block
+        rows += len(block)
+    return total / (rows if weights is None else weights.double().sum())
 
 
 def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:

@@ -209,6 +209,9 @@ def test_runs_trained_together_are_single_fits_up_to_rounding(
 class _Killer:
     """Work of which one item ends its process."""
 
+    def read(self, items: Sequence[int]) -> None:
+        pass
+
     def begin(self, group: Sequence[int]) -> dict[str, Any]:
         return {}
 
@@ -245,13 +248,22 @@ def test_a_killed_ablation_goes_on_and_ends_in_the_same_table(tmp_path: Path) ->
         assert a["scores"] == b["scores"] and a["difference"] == b["difference"]
 
 
-def test_features_are_read_once_for_all_runs(tmp_path: Path) -> None:
-    cache = _cache()
-    reads: list[Any] = []
+@pytest.mark.parametrize("tune", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_features_are_read_once_for_all_runs_and_processes(
+    workers: int, tune: bool, tmp_path: Path
+) -> None:
+    cache, log = _cache(), tmp_path / "reads"
     features = cache.features
-    cache.features = lambda *a, **k: reads.append((a, k)) or features(*a, **k)
-    _ablate(cache, ["ce", "crt", "ncm"], tmp_path)
-    assert len(reads) == 3  # train, val, test
+
+    def read(*arguments: Any, **named: Any) -> Any:
+        with log.open("a") as file:
+            file.write(f"{arguments[0]}\n")
+        return features(*arguments, **named)
+
+    cache.features = read
+    _ablate(cache, ["ce", "crt", "ncm"], tmp_path / "out", workers=workers, tune=tune, trials=2)
+    assert sorted(log.read_text().split()) == ["test", "train", "val"]
 
 
 def test_tuning_reads_no_test_row_and_is_recorded(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_without_rows_nothing_is_learned(name: str) -> None:
 
 
 def test_rows_on_one_view_have_no_other() -> None:
-    rows = PredictedRows.on_one_view("val", FEATURES[:, None])
+    rows = PredictedRows.on_one_view("val", lambda: FEATURES[:, None])
     assert torch.equal(rows.crops(rows.view), FEATURES[:, None])
     with pytest.raises(FitError, match=r"'rrc:2'.*without that stage, and give them with -s"):
         rows.crops("rrc:2")

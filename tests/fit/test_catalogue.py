@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ltcache.adjustments import PredictedRows, adapted
 from ltcache.errors import FitError
-from ltcache.fit import FitOptions, FittedHead, LabelledRows, fit_head
+from ltcache.fit import FitOptions, FittedHead, LabelledRows, RowFeatures, fit_head
 from ltcache.heads import Head, HeadContext, predict_logits
 from ltcache.methods import METHODS, Method, Train, build_head, override
 from tests.fakes import fake_composites
@@ -185,7 +185,7 @@ def test_an_estimate_of_the_compensation_is_larger_for_rarer_classes(estimator: 
     from ltcache.fit.statistics import compensation
     from ltcache.fit.task import StageInput
 
-    unit = replace(TRAIN, features=F.normalize(TRAIN.features, dim=1))
+    unit = replace(TRAIN, source=RowFeatures(F.normalize(TRAIN.features, dim=1)))
     task = StageInput(unit, None, CONTEXT, "l2", torch.Generator().manual_seed(0))
     delta = compensation(task, estimator=estimator)["delta"]
     assert delta.shape == (CLASSES,) and (delta >= 0).all()

@@ -29,20 +29,21 @@ class ClosedFormSteps:
     ) -> None:
         self.stack, self.rows = stack, trainings[0].task.rows
         precision = trainings[0].stage.optimisation.precision
-        self.exact = self._representation(self.rows)
-        self.narrow = torch.bfloat16 if precision == "bf16" else self.exact.dtype
-        self.features = self.exact.to(self.narrow)
+        dtype = self.rows.source.dtype
+        self.narrow = torch.bfloat16 if precision == "bf16" else dtype
+        self.source = self.rows.source.mapped(self._represented)
+        few = self.source.part(0, 2).to(dtype)
         self.losses = list(LossGroup.of(trainings))
         self.affine = _StackedAffine(stack)
-        runs, dim, classes = len(stack), self.features.shape[1], stack.head.num_classes
-        self.gathered = self.features.new_empty(runs * largest, dim)
-        self.logits = self.exact.new_empty(runs * largest * classes)
-        self.gradient = self.exact.new_empty(runs, classes, dim)
+        runs, dim, classes = len(stack), few.shape[1], stack.head.num_classes
+        self.gathered = few.new_empty(runs * largest, dim, dtype=self.narrow)
+        self.logits = few.new_empty(runs * largest * classes)
+        self.gradient = few.new_empty(runs, classes, dim)
 
     @torch.no_grad()
-    def _representation(self, rows: LabelledRows) -> Tensor:
+    def _represented(self, features: Tensor) -> Tensor:
         head = self.stack.head
-        return head.normalise(head.represent(rows.features))[0]
+        return head.normalise(head.represent(features))[0].to(self.narrow)
 
     def __call__(self, index: Tensor, progress: float) -> Tensor:
         """Put the gradients of the rows ``index`` (R, B) into the stack; return values (R,)."""
@@ -72,9 +73,7 @@ class ClosedFormSteps:
 
     def _gather(self, index: Tensor) -> Tensor:
         flat = index.flatten()
-        out = self.gathered[: len(flat)]
-        torch.index_select(self.features, 0, flat, out=out)
-        return out.view(*index.shape, -1)
+        return self.source.gather(flat, self.gathered[: len(flat)]).view(*index.shape, -1)
 
     def _products(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         runs, batch, _ = rows.shape

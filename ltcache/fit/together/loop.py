@@ -49,7 +49,7 @@ def shared_architecture(training: StageTraining) -> tuple[Any, ...] | None:
     return (
         closed, type(head), repr(head.config()), tuple(shapes), _bytes(dict(head.named_buffers())),
         loss, type(objective), repr(stage.objective_options), tuple(stage.lr_factors.items()),
-        id(task.rows.features), None if task.val is None else id(task.val.features),
+        id(task.rows), None if task.val is None else id(task.val),
         optimisation.batch, optimisation.epochs, optimisation.min_steps, optimisation.optimiser,
         optimisation.momentum, optimisation.precision,
     )  # fmt: skip

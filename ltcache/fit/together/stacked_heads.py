@@ -108,21 +108,20 @@ def scores_of(logits: Any, val: LabelledRows, runs: int, classes: int) -> list[d
         logits: features (n, D) -> (n, R, C).
     """
     block = max(1, BLOCK // runs)
-    right = val.features.new_zeros((len(val), runs), dtype=torch.bool)
-    nll = val.features.new_zeros(runs, dtype=torch.float64)
-    for start in range(0, len(val), block):
-        labels = val.labels[start : start + block]
-        found = logits(val.features[start : start + block])
-        right[start : start + block] = found.argmax(dim=2) == labels[:, None]
+    nll = torch.zeros(runs, dtype=torch.float64, device=val.device)
+    right = torch.empty(len(val), runs, dtype=torch.bool, device=val.device)
+    for rows, features in val.source.blocks(block):
+        labels, found = val.labels[rows], logits(features)
+        right[rows] = found.argmax(dim=2) == labels[:, None]
         losses = F.cross_entropy(
             found.flatten(0, 1), labels.repeat_interleave(runs), reduction="none"
         )
         nll += losses.view(-1, runs).sum(dim=0).double()
     labels, right = val.labels.cpu(), right.cpu()
-    rows = torch.bincount(labels, minlength=classes)
+    counts = torch.bincount(labels, minlength=classes)
     hits = torch.zeros(classes, runs, dtype=torch.float64).index_add_(0, labels, right.double())
-    present = rows > 0
-    per_class = (hits[present] / rows[present, None]).mean(dim=0)
+    present = counts > 0
+    per_class = (hits[present] / counts[present, None]).mean(dim=0)
     return [
         {"val_overall": overall, "val_mean_per_class": mean, "val_nll": loss / len(val)}
         for overall, mean, loss in zip(
