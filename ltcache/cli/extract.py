@@ -221,11 +221,20 @@ def _together(out: Path, as_json: bool, gpus: str | None, processes: int | None)
     return ended if isinstance(ended, int) else _tell(ended, as_json)
 
 
+_TURNED = (
+    "{} of those encoded now have a rotation in their EXIF. It is not applied, as in open_clip: "
+    "the encoder saw them on their side or upside down. To have them upright, turn the files "
+    "(mogrify -auto-orient, on a copy) and run the same command with --rehash"
+)
+
+
 def _tell(report: ExtractReport, as_json: bool, quiet: bool = False) -> int:
     if report.shared and not quiet:
         from ltcache.cache import shared_warning
 
         click.echo(f"warning: {shared_warning(report.shared, report.path)}", err=True)
+    if report.turned and not quiet:
+        click.echo(f"warning: {_TURNED.format(counted(report.turned, 'image'))}", err=True)
     if as_json:
         print_json(report)
     else:

@@ -19,7 +19,7 @@ from ltcache.extract.finish_only import require_begun
 from ltcache.extract.growth import number_items
 from ltcache.extract.items import ImageItems
 from ltcache.extract.layers import missing_layers
-from ltcache.extract.report import ExtractReport, StageSeconds, make_report
+from ltcache.extract.report import ExtractionTally, ExtractReport, make_report
 from ltcache.extract.request import ExtractRequest, require_list, warn_of_size
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.texts import default_prompts, encoder_state
@@ -43,22 +43,22 @@ def begin(request: ExtractRequest) -> ExtractReport:
     alone = claim_plan(out, plan)
     for layer in added:
         claim_layer(out, layer)
-    layers, stages = [first, *added], StageSeconds()
+    layers, tally = [first, *added], ExtractionTally()
     queue = ShardQueue(out, plan, ImageItems(0, uris), layers, manifest.root, alone, finished=False)
-    encoded = carry_out(queue, request, stages)
+    encoded = carry_out(queue, request, tally)
     index = index_path(out)
     if wait_for_others(index, index.exists):  # of a long list it takes minutes, and gigabytes
-        return _finished_by_others(request, encoded)
+        return _finished_by_others(request, encoded, tally.turned)
     with at_work(index):
         prompts = default_prompts(encoder, manifest)
         state = encoder_state(encoder, plan, layers)
         mine = finalise(out, [plan], manifest, items, state, prompts, layers)
     if not mine:
-        return _finished_by_others(request, encoded)
-    return make_report(open_cache(out), encoded, stages.binding(), request.started)
+        return _finished_by_others(request, encoded, tally.turned)
+    return make_report(open_cache(out), encoded, tally.binding(), request.started, tally.turned)
 
 
-def _finished_by_others(request: ExtractRequest, encoded: int) -> ExtractReport:
+def _finished_by_others(request: ExtractRequest, encoded: int, turned: int) -> ExtractReport:
     """Return the report of a cache that other processes finished; it is left as it is.
 
     Raises:
@@ -67,4 +67,4 @@ def _finished_by_others(request: ExtractRequest, encoded: int) -> ExtractReport:
     cache = open_cache(request.out)
     require_list(cache, request.manifest)
     binding = "other processes finished the cache; what they wrote was left as it is"
-    return make_report(cache, encoded, binding, request.started)
+    return make_report(cache, encoded, binding, request.started, turned)

@@ -12,7 +12,7 @@ from ltcache.errors import CacheError
 from ltcache.extract.checks import too_many
 from ltcache.extract.finish_only import require_committed
 from ltcache.extract.order import joined_by_hand, own_part_first
-from ltcache.extract.report import ExtractionProgress, StageSeconds
+from ltcache.extract.report import ExtractionProgress, ExtractionTally
 from ltcache.extract.request import ExtractRequest
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.writer import write_shards
@@ -20,7 +20,7 @@ from ltcache.images import open_store
 from ltcache.records import remove_leftovers
 
 
-def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) -> int:
+def carry_out(queue: ShardQueue, request: ExtractRequest, tally: ExtractionTally) -> int:
     """Encode a queue's shards that are not committed yet.
 
     Each process takes its own part first (:mod:`ltcache.extract.order`) and passes over what
@@ -48,7 +48,7 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
     while todo := [work.shard for work in queue.todo()]:
         order = own_part_first(todo, queue.numbers, mine)
         written = write_shards(
-            queue, order, store, request.encoder, request.workers, stages, request.decode_processes
+            queue, order, store, request.encoder, request.workers, tally, request.decode_processes
         )
         for part in written:
             record = next(iter(part.records.values()), None)
@@ -59,7 +59,7 @@ def carry_out(queue: ShardQueue, request: ExtractRequest, stages: StageSeconds) 
             done = min(total, done + record.count)
             if request.progress:
                 rate = (done - first) / (time.perf_counter() - started)
-                request.progress(ExtractionProgress(done, total, failed, rate, stages.binding()))
+                request.progress(ExtractionProgress(done, total, failed, rate, tally.binding()))
             judged = queue.plan.items if queue.plan.number == 1 else 0  # few new ones may all fail
             if too_many(failed, done, judged, request.max_failures):
                 raise _failures_error(queue, record, failed, done, request.max_failures)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ltcache.extract.reader import IN_FLIGHT, DecodedBatch
-from ltcache.extract.report import StageSeconds
+from ltcache.extract.report import ExtractionTally
 from ltcache.extract.shard import EncodedShard, Pending, ShardQueue, ShardToEncode
 from ltcache.process import ConcurrentPasses
 from ltcache.records import one_line
@@ -54,7 +54,7 @@ def encode_shards(
     shards: Iterable[ShardToEncode],
     batches: Iterator[DecodedBatch],
     encoder: Encoder,
-    stages: StageSeconds,
+    tally: ExtractionTally,
     at_once: int = 1,
 ) -> Iterator[EncodedShard]:
     """Yield shards as all their batches are placed; by then a GPU has work of the next one.
@@ -73,16 +73,16 @@ def encode_shards(
     with ConcurrentPasses(at_once) as passes:
         try:
             for shard in shards:
-                for batch in _submit_shard(queue, shard, batches, encoder, stages, passes):
+                for batch in _submit_shard(queue, shard, batches, encoder, tally, passes):
                     running.append(batch)
                     if len(running) > depth:
-                        yield from _placed(running.popleft(), stages)
+                        yield from _placed(running.popleft(), tally)
         except Exception:
             while any(batch.last for batch in running):
-                yield from _placed(running.popleft(), stages)
+                yield from _placed(running.popleft(), tally)
             raise
         while running:
-            yield from _placed(running.popleft(), stages)
+            yield from _placed(running.popleft(), tally)
 
 
 def _submit_shard(
@@ -90,7 +90,7 @@ def _submit_shard(
     work: ShardToEncode,
     batches: Iterator[DecodedBatch],
     encoder: Encoder,
-    stages: StageSeconds,
+    tally: ExtractionTally,
     passes: ConcurrentPasses,
 ) -> Iterator[_RunningBatch]:
     """Yield the micro-batches of a shard, each once the encoder was given it."""
@@ -107,16 +107,17 @@ def _submit_shard(
             continue
         decoded = time.perf_counter()
         pending = _submit_views(work, batch, encoder, shard.limits, passes)
-        stages.decode += decoded - started
-        stages.encode += time.perf_counter() - decoded
+        tally.decode += decoded - started
+        tally.turned += batch.turned
+        tally.encode += time.perf_counter() - decoded
         yield _RunningBatch(shard, position, batch, pending, last)
 
 
-def _placed(running: _RunningBatch, stages: StageSeconds) -> Iterator[EncodedShard]:
+def _placed(running: _RunningBatch, tally: ExtractionTally) -> Iterator[EncodedShard]:
     """Place a batch, and yield its shard if nothing of it is left."""
     started = time.perf_counter()
     running.place()
-    stages.encode += time.perf_counter() - started
+    tally.encode += time.perf_counter() - started
     if running.last:
         yield running.shard
 

@@ -32,7 +32,7 @@ from ltcache.extract.growth import ManifestGrowth, check_sample, plan_growth
 from ltcache.extract.items import ImageItems, known_items
 from ltcache.extract.kept_splits import keep_splits_of_items
 from ltcache.extract.layers import missing_layers
-from ltcache.extract.report import ExtractReport, StageSeconds, make_report
+from ltcache.extract.report import ExtractionTally, ExtractReport, make_report
 from ltcache.extract.request import ExtractRequest, require_list, warn_of_size
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.texts import encoder_state, prompts_after
@@ -70,24 +70,25 @@ def grow(request: ExtractRequest) -> ExtractReport:
         require_begun(out, plan, added)
     warn_of_size(added, len(np.unique(growth.items)))
     claims = [claim_layer(out, layer) for layer in added]
-    layers, stages = [*cache.layers, *added], StageSeconds()
+    layers, tally = [*cache.layers, *added], ExtractionTally()
     shards = lost | _used_shards(cache, plans, growth) if added else lost
     queues = _fill(cache, plans, growth, manifest, layers, shards, all(claims))
-    encoded = sum(carry_out(replace(q, partners=partners), request, stages) for q in queues)
+    encoded = sum(carry_out(replace(q, partners=partners), request, tally) for q in queues)
     if plan is not None:
         alone, items = claim_plan(out, plan), ImageItems(plan.first_item, growth.uris)
         queue = ShardQueue(out, plan, items, layers, manifest.root, alone, partners=partners)
-        encoded += carry_out(queue, request, stages)
+        encoded += carry_out(queue, request, tally)
         plans = [*plans[: plan.number - 1], plan]
     prompts = prompts_after(cache, manifest, encoder)
     if file_digest(index_path(out)) != before:  # another process was quicker with the same
         require_list(Cache(out, read_index(out, check_sizes=False)), manifest, cache.manifest)
         report = grow(request)
-        return replace(report, encoded=report.encoded + encoded)
+        turned = report.turned + tally.turned
+        return replace(report, encoded=report.encoded + encoded, turned=turned)
     state = encoder_state(encoder, plans[0], layers)
     finalise(out, plans, manifest, growth.items, state, prompts, layers, again=True)
-    binding = stages.binding() if encoded else "known images"
-    return make_report(open_cache(out), encoded, binding, request.started)
+    binding = tally.binding() if encoded else "known images"
+    return make_report(open_cache(out), encoded, binding, request.started, tally.turned)
 
 
 def _rows_change(cache: Cache, request: ExtractRequest) -> bool:

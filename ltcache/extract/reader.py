@@ -38,8 +38,9 @@ def _nothing() -> None:
 class DecodedBatch:
     """One micro-batch: view -> pixels uint8 (crops, n, 3, H, W), zeros for items that failed.
 
-    ``excused`` are the positions of those whose failure was known before. ``release`` is called
-    once the pixels are not needed any more.
+    ``excused`` are the positions of those whose failure was known before, ``turned`` is how many
+    have an orientation in their EXIF that their pixels have not. ``release`` is called once the
+    pixels are not needed any more.
     """
 
     pixels: dict[str, np.ndarray]
@@ -48,6 +49,7 @@ class DecodedBatch:
     height: list[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
+    turned: int = 0
     release: Callable[[], None] = _nothing
 
 
@@ -183,6 +185,7 @@ def _collect(batch: DecodedBatch, futures: Sequence[Future[list[ImageOutcome]]])
             batch.errors[len(batch.content)] = row.error
         if row.excused:
             batch.excused.add(len(batch.content))
+        batch.turned += row.turned
         batch.content.append(row.content)
         batch.width.append(row.width)
         batch.height.append(row.height)

@@ -33,12 +33,19 @@ class ExtractionProgress:
 
 
 @dataclass
-class StageSeconds:
-    """Seconds that the encoding thread spent in each stage: what it waits for is what binds."""
+class ExtractionTally:
+    """What adds up while images are encoded.
+
+    Attributes:
+        decode, encode, write: seconds that the encoding thread spent in each stage: what it waits
+            for is what binds.
+        turned: see :class:`ExtractReport`.
+    """
 
     decode: float = 0.0
     encode: float = 0.0
     write: float = 0.0
+    turned: int = 0
 
     def binding(self) -> str:
         """Return the stage to improve first, in words."""
@@ -65,6 +72,8 @@ class ExtractReport(JsonRecord):
         binding: the stage that limited the rate, in words.
         shared: images that stand in two splits, byte for byte.
         split: how the images were divided, in a cache that was divided.
+        turned: images among those encoded by this call whose EXIF asks for another orientation,
+            which the encoder did not see, as in open_clip.
     """
 
     path: Path | str
@@ -77,6 +86,7 @@ class ExtractReport(JsonRecord):
     binding: str
     shared: tuple[SharedContent, ...] = ()
     split: SplitReport | None = None
+    turned: int = 0
 
     @property
     def exit_status(self) -> int:
@@ -94,6 +104,7 @@ def joined_report(reports: Sequence[ExtractReport], started: float) -> ExtractRe
     return replace(
         longest,
         encoded=sum(report.encoded for report in reports),
+        turned=sum(report.turned for report in reports),
         seconds=time.perf_counter() - started,
         binding="1 process" if len(reports) == 1 else f"{len(reports)} processes together",
     )
@@ -103,7 +114,9 @@ def _assigned(report: ExtractReport) -> int:
     return report.split.assigned if report.split else 0
 
 
-def make_report(cache: Cache, encoded: int, binding: str, started: float) -> ExtractReport:
+def make_report(
+    cache: Cache, encoded: int, binding: str, started: float, turned: int = 0
+) -> ExtractReport:
     """Return what there is to say of a cache that is finished now."""
     rows, items, failed = 0, 0, 0
     failures: tuple[tuple[str, str], ...] = ()
@@ -122,4 +135,5 @@ def make_report(cache: Cache, encoded: int, binding: str, started: float) -> Ext
         seconds=time.perf_counter() - started,
         binding=binding,
         shared=cache.shared_content,
+        turned=turned,
     )

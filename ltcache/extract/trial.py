@@ -14,7 +14,7 @@ import pyarrow as pa
 from ltcache.cache import CENTER, Plan, first_layer
 from ltcache.extract.items import ImageItems
 from ltcache.extract.layers import first_fields
-from ltcache.extract.report import StageSeconds
+from ltcache.extract.report import ExtractionTally
 from ltcache.extract.shard import ShardQueue
 from ltcache.extract.writer import write_shards
 from ltcache.images import open_store
@@ -62,7 +62,7 @@ def trial_loop(
         batch: images in one forward pass. workers: decoding threads.
         decode_processes: what decodes in their place; 0: none.
     """
-    fields, stages = first_fields(encoder, None), StageSeconds()
+    fields, tally = first_fields(encoder, None), ExtractionTally()
     plan = Plan({}, {}, {}, (CENTER,), fields, len(uris), _BATCHES * batch, batch)
     with tempfile.TemporaryDirectory(prefix="ltcache-trial-") as folder:
         items = ImageItems(0, pa.array(uris, pa.string()))
@@ -70,10 +70,10 @@ def trial_loop(
         started = time.perf_counter()
         todo = [work.shard for work in queue.todo()]
         written = write_shards(
-            queue, todo, open_store(root), encoder, workers, stages, decode_processes
+            queue, todo, open_store(root), encoder, workers, tally, decode_processes
         )
         for _ in written:
             pass
         seconds = time.perf_counter() - started
-    shares = (part / seconds for part in (stages.decode, stages.encode, stages.write))
+    shares = (part / seconds for part in (tally.decode, tally.encode, tally.write))
     return LoopSpeed(len(uris) / seconds, *shares)

@@ -41,7 +41,8 @@ def begin_or_grow(request: ExtractRequest) -> ExtractReport:
     report = grow(replace(request, manifest=manifest, views=last, retry_failed=False, rehash=False))
     binding = report.binding if report.encoded else before.binding
     encoded = before.encoded + report.encoded
-    return replace(report, encoded=encoded, binding=binding, split=before.split)
+    turned = max(before.turned, report.turned)  # the same images, decoded again
+    return replace(report, encoded=encoded, binding=binding, split=before.split, turned=turned)
 
 
 def _divided(request: ExtractRequest, report: ExtractReport) -> ExtractReport:

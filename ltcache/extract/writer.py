@@ -14,7 +14,7 @@ from ltcache.cache import add_cost
 from ltcache.extract.encode import encode_shards
 from ltcache.extract.order import taken_shards
 from ltcache.extract.reader import IN_FLIGHT, BatchReader, ChunkDecoding, pixel_memory
-from ltcache.extract.report import StageSeconds
+from ltcache.extract.report import ExtractionTally
 from ltcache.extract.shard import CommittedShard, ShardQueue
 from ltcache.extract.signs import ShardSigns
 from ltcache.images import (
@@ -38,7 +38,7 @@ def write_shards(
     store: ImageStore,
     encoder: Encoder,
     workers: int,
-    stages: StageSeconds,
+    tally: ExtractionTally,
     processes: int = 0,
 ) -> Iterator[CommittedShard]:
     """Encode and commit shards in order; yields each shard's records once they are on disk.
@@ -50,7 +50,7 @@ def write_shards(
     Args:
         store: where the bytes of images come from.
         workers: decoding threads.
-        stages: updated as work goes on.
+        tally: updated as work goes on.
         processes: that decode in place of the threads; they read from the queue's own root.
 
     A closed or failing iterator waits for the commit in flight, so nothing is half-written.
@@ -76,11 +76,11 @@ def write_shards(
         batches = reader.batches(ahead)
         in_flight: Future[CommittedShard] | None = None
         started = time.perf_counter()
-        for encoded in encode_shards(queue, shards, batches, encoder, stages, at_once):
+        for encoded in encode_shards(queue, shards, batches, encoder, tally, at_once):
             done = None
             if encoded.complete:
                 encoded.check(queue)
-                done = _committed(in_flight, signs, stages)
+                done = _committed(in_flight, signs, tally)
                 in_flight = committer.submit(encoded.commit, queue)
             else:
                 signs.remove(encoded.work.shard)
@@ -89,7 +89,7 @@ def write_shards(
             if done is not None:
                 yield done
             started = time.perf_counter()
-        done = _committed(in_flight, signs, stages)
+        done = _committed(in_flight, signs, tally)
         if done is not None:
             yield done
 
@@ -120,12 +120,12 @@ def _decoder(
 
 
 def _committed(
-    in_flight: Future[CommittedShard] | None, signs: ShardSigns, stages: StageSeconds
+    in_flight: Future[CommittedShard] | None, signs: ShardSigns, tally: ExtractionTally
 ) -> CommittedShard | None:
     """Wait for a commit; the time counts as writing."""
     started = time.perf_counter()
     done = in_flight.result() if in_flight is not None else None
-    stages.write += time.perf_counter() - started
+    tally.write += time.perf_counter() - started
     if done is not None:
         signs.remove(done.shard)
     return done

@@ -13,7 +13,7 @@ palette, 1 bit               resized by nearest neighbour as in open_clip, then 
 grey of 16, 32 bits, float   failed where levels are below 0 or above 255, or floats of 0 to 1:
                              open_clip clips them to white or black; bring them to 8 bits before
 grey with alpha, RGBA        resized with weighted alpha, then the alpha channel is dropped
-EXIF rotation                not applied, as in open_clip
+EXIF rotation                not applied, as in open_clip; an extraction counts such images
 animated GIF, WebP, PNG      the first frame
 1 pixel                      enlarged
 20,000 x 1                   the centre of the enlarged image; where all of it would be more than

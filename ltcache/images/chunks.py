@@ -32,13 +32,15 @@ class ChunkImage:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What became of one image: SHA-256 and size in pixels, or why there is none."""
+    """What became of one image: SHA-256, size in pixels and whether it lies turned
+    (:class:`ltcache.images.DecodedViews`), or why there is none."""
 
     content: str
     width: int
     height: int
     error: str | None = None
     excused: bool = False
+    turned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class ChunkDecoder:
             return ImageOutcome(content, 0, 0, str(error))
         for name, pixels in found.pixels.items():
             out[name][:] = pixels
-        return ImageOutcome(content, found.width, found.height)
+        return ImageOutcome(content, found.width, found.height, turned=found.turned)
 
 
 @one_line

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ltcache.errors import ImageError, UsageError
 from ltcache.images.composites import PartnerImages, PartnerRows
@@ -39,11 +40,13 @@ class DecodedImage:
 @one_line
 @dataclass(frozen=True)
 class DecodedViews:
-    """View -> pixels uint8 (crops, 3, H, W), and the size of the source in pixels."""
+    """View -> pixels uint8 (crops, 3, H, W), the size of the source in pixels, and whether its EXIF
+    says that it is to be shown turned or mirrored, which the pixels are not."""
 
     pixels: Mapping[str, np.ndarray]
     width: int
     height: int
+    turned: bool = False
 
 
 def decode(data: bytes, preprocessing: Preprocessing, decoder: str = PILLOW) -> DecodedImage:
@@ -78,7 +81,7 @@ def decode_views(
         UsageError: a view of composites without partners.
     """
     with opened(data) as image:
-        width, height = image.size
+        (width, height), turned = image.size, _to_be_turned(image)
         source = DECODERS[decoder](image, data)
         source.info.pop("transparency", None)  # dropped below in any case, but with a warning
         source = source.convert("RGB") if preprocessing.rgb_first else source
@@ -92,7 +95,7 @@ def decode_views(
         if partners is None:
             raise UsageError(f"view {view.name!r} is made of the training images of a cache")
         partners.paste(view, content, pixels[view.name])
-    return DecodedViews(pixels, width, height)
+    return DecodedViews(pixels, width, height, turned)
 
 
 def partner_images(
@@ -131,6 +134,28 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise ImageError("not an image that Pillow knows") from None
     except Exception as error:  # a decoder may raise anything on a broken file
         raise ImageError(stable_text(error)) from None
+
+
+def _to_be_turned(image: Image.Image) -> bool:
+    """Whether EXIF asks for an orientation other than that of the pixels.
+
+    Pillow turns TIFF files itself. Its reader of EXIF warns of metadata that it cannot read, which
+    says nothing of the pixels, so that the one entry is looked up here.
+    """
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or image.format == "TIFF":
+        return False
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == ExifTags.Base.Orientation:
+                return 2 <= value <= 8
+    except struct.error:
+        pass
+    return False
 
 
 def _require_eight_bits(image: Image.Image) -> None:

@@ -28,7 +28,7 @@ from ltcache.errors import ImageError
 from ltcache.extract import encode, reader, shard, writer
 from ltcache.extract.items import ImageItems
 from ltcache.extract.reader import DecodedBatch
-from ltcache.extract.report import StageSeconds
+from ltcache.extract.report import ExtractionTally
 from ltcache.extract.shard import ShardQueue, ShardToEncode, widened
 from ltcache.extract.writer import write_shards
 from ltcache.images import ImageStore, Preprocessing
@@ -95,7 +95,7 @@ def run(
     shards: Sequence[int] | None = None,
     bad: Sequence[int] = (),
     workers: int = 2,
-    stages: StageSeconds | None = None,
+    tally: ExtractionTally | None = None,
     **more: Any,
 ) -> Iterator[ShardRecord]:
     """Start the loop on images ``0``, ``1``, ...; closes it when it is closed."""
@@ -104,8 +104,8 @@ def run(
     order = list(plan.shards if shards is None else shards)
     items = ImageItems(0, pa.array([str(item) for item in range(plan.items)]))
     queue = EndlessQueue(cache, plan, items, [layer], None)
-    store, stages = cast(ImageStore, Store(bad)), stages or StageSeconds()
-    loop = write_shards(queue, order, store, encoder or Encoder(), workers, stages, **more)
+    store, tally = cast(ImageStore, Store(bad)), tally or ExtractionTally()
+    loop = write_shards(queue, order, store, encoder or Encoder(), workers, tally, **more)
     with contextlib.closing(loop):
         for done in loop:
             yield done.records["center"]
@@ -333,12 +333,12 @@ def test_stages_hold_the_time_of_their_work_alone(
             clock.now += 1
             return super().submit(pixels, fields)
 
-    stages = StageSeconds()
+    tally = ExtractionTally()
     encoder = Slow()
-    for _ in run(tmp_path / "c", plan(47), encoder, stages=stages):
+    for _ in run(tmp_path / "c", plan(47), encoder, tally=tally):
         clock.now += 1000  # what the caller does with a record is nobody's stage
-    assert (stages.decode, stages.encode, stages.write) == (0, len(encoder.sizes), 0)
-    assert stages.binding() == "encoding binds (100% of the time)"
+    assert (tally.decode, tally.encode, tally.write) == (0, len(encoder.sizes), 0)
+    assert tally.binding() == "encoding binds (100% of the time)"
 
 
 @pytest.mark.parametrize("stage", ["decode", "write"])
@@ -364,15 +364,15 @@ def test_waiting_counts_for_what_is_waited_for(
     for module in (encode, writer):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(writer, "ThreadPoolExecutor", SlowPool)
-    stages = StageSeconds()
-    list(run(tmp_path / "c", plan(48, 3, 3), workers=1, stages=stages))
-    assert getattr(stages, stage) == waits[0] == 16
-    assert stages.decode + stages.encode + stages.write == 16
-    assert stages.binding().startswith({"decode": "decoding", "write": "writing"}[stage])
+    tally = ExtractionTally()
+    list(run(tmp_path / "c", plan(48, 3, 3), workers=1, tally=tally))
+    assert getattr(tally, stage) == waits[0] == 16
+    assert tally.decode + tally.encode + tally.write == 16
+    assert tally.binding().startswith({"decode": "decoding", "write": "writing"}[stage])
 
 
 def test_nothing_has_happened_yet() -> None:
-    assert StageSeconds().binding() == "starting"
+    assert ExtractionTally().binding() == "starting"
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e6])
