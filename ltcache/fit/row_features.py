@@ -20,7 +20,8 @@ from ltcache.records import one_line
 LARGE = 2**26
 """Values above which features are not copied: 256 MiB of float32, such as 131,072 x 512. At the
 116 thousand rows of ImageNet-LT by CLIP's 512 a copy is cheap, and so are steps on it."""
-_BLOCK = 4096  # rows read at once
+_FEW = 2**24  # values from which statistics are taken at once
+_BLOCK = 2048  # rows read at once
 
 
 @one_line
@@ -114,9 +115,9 @@ class RowFeatures:
 
     def fit(self, transform: FeatureTransform, weights: Tensor | None) -> None:
         """Let a transform take its statistics from the rows, which may have weights (N,)."""
-        if self.copied and not self._large:
+        if self.copied and self.stored.numel() <= _FEW:
             transform.fit(self.stored, weights)
-        else:
+        else:  # nine times as fast on 115,000 x 512, since torch's deviation of columns is slow
             transform.fit_blocks(lambda: (part for _, part in self.blocks(_BLOCK)), weights)
 
     @property
