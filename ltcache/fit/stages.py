@@ -304,7 +304,7 @@ def initialise(head: Head, how: str, task: StageInput) -> str:
                     f"class texts do not live among features that were transformed by "
                     f"{task.transform!r}; take feature.transform=l2 or none, or another init"
                 )
-            rows = task.rows if way in head.inits_of_rows else task.rows.take(_NONE)
+            rows = task.rows if head.reads_rows(way) else task.rows.take(_NONE)
             head.initialise(way, rows.features, rows.labels, task.generator, task.context)
             return way
         except FitError:

@@ -31,6 +31,7 @@ class BALLADAdapterHead(Head):
 
     keeps = ("text_features",)
     inits = ("text",)
+    inits_of_rows = ()
     equation = "f* = l A(f) + (1 - l) f, z_c = s <f*/|f*|, t_c>"
     context_text_features: Tensor
 

@@ -168,7 +168,9 @@ class Head(nn.Module):
 
     Attributes:
         num_experts: E.
-        inits: names that :meth:`initialise` knows. inits_of_rows: those that read training rows.
+        inits: names that :meth:`initialise` knows. inits_of_rows: those that read training rows;
+            of no effect where a class below has an ``initialise`` of its own, see
+            :meth:`reads_rows`.
         fixed_representation: ``represent`` has no parameters, so that a fit may do it once.
         keeps: tensors of the context that the head goes on using; they become its buffers
             ``context_NAME`` and travel with its state. may_keep: the same where there are any.
@@ -258,6 +260,16 @@ class Head(nn.Module):
         a fit then needs no autograd."""
         return None
 
+    @classmethod
+    def reads_rows(cls, how: str) -> bool:
+        """Whether an initialisation reads training rows.
+
+        A class whose ``initialise`` is its own is taken to read them always, unless it says
+        ``inits_of_rows`` itself.
+        """
+        owner: type[Head] = next(kind for kind in cls.__mro__ if "initialise" in vars(kind))
+        return "inits_of_rows" not in vars(owner) or how in owner.inits_of_rows
+
     def initialise(
         self,
         how: str,
@@ -270,7 +282,8 @@ class Head(nn.Module):
 
         Args:
             how: one of ``inits``.
-            features, labels: training rows, (N, D) and (N,), for ``inits_of_rows``.
+            features, labels: training rows, (N, D) and (N,); none of them where
+                :meth:`reads_rows` says so.
             generator: for ``random``, on the CPU.
             context: for ``text``.
 

@@ -23,6 +23,7 @@ class ExpertsHead(Head):
         scale: of the cosine. bottleneck: width of V_e f; None: D / 4.
     """
 
+    inits_of_rows = ("class_mean",)
     equation = "r_e = f + MLP_e(f), z = mean_e z_e(r_e)"
 
     def __init__(

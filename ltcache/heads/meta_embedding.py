@@ -47,7 +47,6 @@ class MetaEmbeddingHead(Head):
     fixed_representation = True
     adopts_a_part: ClassVar[bool] = True
     inits: ClassVar[tuple[str, ...]] = ("random",)
-    inits_of_rows = inits
     equation = "z_c = s <u/(1+|u|), w_c/|w_c|>, u = r (v + tanh(W_s v + b_s) * softmax(W_h v) M)"
 
     def __init__(

@@ -29,6 +29,7 @@ class ResLTHead(ScoredHead):
     num_experts = BRANCHES
     at_prediction = ("gamma",)
     inits = ("random",)
+    inits_of_rows = ()
     equation = "z = sum_k W r_k, r = ReLU(BN(V f)); at test W_c / |W_c|^gamma"
 
     def __init__(

@@ -26,6 +26,7 @@ class SGAttentionHead(ScoredHead):
     """
 
     keeps = ("directions",)
+    inits_of_rows = ("class_mean",)
     equation = "g(f) = f + gamma |f| W_o Attn(W_q x, W_k T, W_v T)"
     context_directions: Tensor
 

@@ -111,7 +111,6 @@ class TipAdapterFHead(TipAdapterHead):
     """
 
     inits = ("keys",)
-    inits_of_rows = inits
 
     def make_keys(self, keys: Tensor) -> None:
         """Hold keys as a parameter; unlike rows, they need not stay of unit length."""

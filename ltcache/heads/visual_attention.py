@@ -37,6 +37,7 @@ class VisualAttentionHead(ScoredHead):
             vectors (N, D'), set by :meth:`attach`; None: nothing.
     """
 
+    inits_of_rows = ("class_mean",)
     equation = "z = s <pool(A(tokens) tokens), W_c>, A = conv1x1(dwconv_d(dwconv(tokens)))"
 
     def __init__(

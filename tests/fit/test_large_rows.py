@@ -97,6 +97,7 @@ KINDS = (
     "bsce+cmo",
     "tip-adapter-f",
     "gda",
+    "vl-ltr",
     "knn",
     "tade",
 )

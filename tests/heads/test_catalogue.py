@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads import HEADS, Head, HeadContext, predict_logits, uses_texts
+from ltcache.heads import HEADS, Head, HeadContext, LinearHead, predict_logits, uses_texts
 from tests.heads.started import CLASSES, DIM, disturbed, make_context, make_rows, started
 
 NAMES = sorted(HEADS)
@@ -68,6 +69,35 @@ def test_affine_form_equals_classify(name: str, options: dict[str, str]) -> None
     torch.testing.assert_close(head.classify(representation), F.linear(rows, *affine))
     if head.unit_rows:
         torch.testing.assert_close(rows.norm(dim=-1), torch.ones(rows.shape[:-1]))
+
+
+STARTS = [(name, how) for name in NAMES for how in HEADS[name].inits if how != "previous"]
+
+
+@pytest.mark.parametrize(("name", "how"), STARTS)
+def test_an_initialisation_says_whether_it_reads_rows(name: str, how: str) -> None:
+    sentences = torch.randn(CLASSES, 70, DIM, generator=torch.Generator().manual_seed(4))
+    context = replace(make_context(), sentences=F.normalize(sentences, dim=2))
+    features, labels = make_rows(name)
+    first = started(name, context, (features, labels), how).state_dict()
+    try:
+        none = started(name, context, (features[:0], labels[:0]), how).state_dict()
+    except FitError:
+        assert HEADS[name].reads_rows(how)
+        return
+    alike = all(torch.equal(first[key], value) for key, value in none.items())
+    assert alike == (not HEADS[name].reads_rows(how))
+
+
+def test_a_head_with_an_initialisation_of_its_own_is_taken_to_read_rows() -> None:
+    class Own(LinearHead):
+        def initialise(self, *_: object) -> None: ...
+
+    class Told(Own):
+        inits_of_rows = ()
+
+    assert Own.reads_rows("random") and Told.reads_rows("random")
+    assert not LinearHead.reads_rows("random") and LinearHead.reads_rows("class_mean")
 
 
 @pytest.mark.parametrize("name", NAMES)
