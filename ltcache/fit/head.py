@@ -190,7 +190,7 @@ class OneFit:
         if feature.text_rows:
             rows = with_texts(rows, self.context, feature.text_share)
         transform = FeatureTransform(feature.transform, self.context.dim).to(device)
-        rows.source.fit(transform, rows.weights)
+        rows.row_features.fit(transform, rows.weights)
         return transform, StageInput(
             rows.transformed(transform),
             None if val is None else val.transformed(transform),
@@ -323,7 +323,7 @@ def with_texts(rows: LabelledRows, context: HeadContext, share: float = 0.0) -> 
     Raises:
         FitError: there are no class texts in the space of the features.
     """
-    texts = context.text_directions().to(rows.device, rows.source.dtype)
+    texts = context.text_directions().to(rows.device, rows.row_features.dtype)
     copies = text_copies(torch.bincount(rows.labels, minlength=len(texts)), share)
     labels = torch.arange(len(texts), device=rows.labels.device).repeat_interleave(copies)
     weights = None

@@ -26,7 +26,7 @@ class LabelledRows:
     """Features with their labels.
 
     Args:
-        source: features, float32 (N, D), or (N, T, D) of tokens; kept as :class:`RowFeatures`.
+        row_features: float32 (N, D), or (N, T, D) of tokens; kept as :class:`RowFeatures`.
         labels: int64 (N,).
         weights: sample weights (N,), or None for equal ones.
         units: which rows show the same thing, (N,), any dtype; None: every row is its own.
@@ -37,7 +37,7 @@ class LabelledRows:
         FitError: shapes that do not fit, or features that are not finite.
     """
 
-    source: RowFeatures
+    row_features: RowFeatures
     labels: Tensor
     weights: Tensor | None
     units: np.ndarray | None
@@ -46,21 +46,22 @@ class LabelledRows:
 
     def __init__(
         self,
-        source: Tensor | RowFeatures,
+        row_features: Tensor | RowFeatures,
         labels: Tensor,
         weights: Tensor | None = None,
         units: np.ndarray | None = None,
         images: Tensor | None = None,
         composites: CompositeRows | None = None,
     ) -> None:
-        source = RowFeatures(source) if isinstance(source, Tensor) else source
-        given = (source, labels, weights, units, images, composites)
-        for field, value in zip(fields(self), given, strict=True):
+        if isinstance(row_features, Tensor):
+            row_features = RowFeatures(row_features)
+        given, rows = (labels, weights, units, images, composites), len(row_features)
+        for field, value in zip(fields(self), (row_features, *given), strict=True):
             object.__setattr__(self, field.name, value)
-            if value is not None and len(value) != len(source):
-                raise FitError(f"{len(value)} {field.name} for {len(source)} rows of features")
-        if source.copied:
-            _require_finite(source.stored)
+            if value is not None and len(value) != rows:
+                raise FitError(f"{len(value)} {field.name} for {rows} rows of features")
+        if row_features.copied:
+            _require_finite(row_features.stored)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,32 +69,32 @@ class LabelledRows:
     @property
     def features(self) -> Tensor:
         """All features, (N, D): a copy of large ones that are not stored as they are, so that who
-        needs some of them asks ``source``."""
-        return self.source.whole()
+        needs some of them asks ``row_features``."""
+        return self.row_features.whole()
 
     @property
     def device(self) -> torch.device:
         """Where the features are."""
-        return self.source.device
+        return self.row_features.device
 
     def take(self, index: Tensor) -> LabelledRows:
         """Return some rows; composites only with each other."""
-        source, made = self.source.take(index), self.composites
+        row_features, made = self.row_features.take(index), self.composites
         return LabelledRows(
-            source,
+            row_features,
             self.labels[index],
             None if self.weights is None else self.weights[index],
             None if self.units is None else self.units[index.cpu().numpy()],
             None if self.images is None else self.images[index.to(self.images.device)],
-            None if made is None else made.take(index, source.whole()),
+            None if made is None else made.take(index, row_features.whole()),
         )
 
     def to(self, device: torch.device) -> LabelledRows:
         """Return the rows on a device."""
         weights = None if self.weights is None else self.weights.to(device)
-        source, labels = self.source.to(device), self.labels.to(device)
+        row_features, labels = self.row_features.to(device), self.labels.to(device)
         composites = None if self.composites is None else self.composites.to(device)
-        return LabelledRows(source, labels, weights, self.units, self.images, composites)
+        return LabelledRows(row_features, labels, weights, self.units, self.images, composites)
 
     def transformed(self, transform: FeatureTransform) -> LabelledRows:
         """Return the rows and their composites with their features mapped, (n, D) to (n, D')."""
@@ -102,7 +103,7 @@ class LabelledRows:
         composites = self.composites
         return replace(
             self,
-            source=self.source.mapped(transform),
+            row_features=self.row_features.mapped(transform),
             composites=None if composites is None else composites.transformed(transform),
         )
 

@@ -89,7 +89,7 @@ class AutogradStep:
         self.objective.loss.observe(batch.labels)
         representation, second = self.head.represent(batch.features), None  # (E, N, D')
         if partner is not None and (self.fusions.needs_partner or self.objective.needs_partner):
-            second = self.head.represent(rows.source.gather(partner))
+            second = self.head.represent(rows.row_features.gather(partner))
         if self.fusions.steps:
             representation, batch = self.fusions.fuse(representation, second, batch, progress)
         outputs = self._outputs(representation)
@@ -103,7 +103,7 @@ class AutogradStep:
         """Return what a step trains on; arguments as of a step."""
         rows = self.rows
         return TrainingBatch(
-            rows.source.gather(index),
+            rows.row_features.gather(index),
             rows.labels[index],
             None if rows.weights is None else rows.weights[index],
             partner_labels=None if partner is None else rows.labels[partner],
@@ -169,10 +169,10 @@ class ClosedFormStep:
     ) -> None:
         self.head, self.objective, self.fusions = head, objective, fusions
         self.labels, self.weights = rows.labels, rows.weights
-        dtype = rows.source.dtype
+        dtype = rows.row_features.dtype
         self.narrow = torch.bfloat16 if precision == "bf16" else dtype
-        self.source = rows.source.mapped(self._represented)
-        few = self.source.part(0, 2).to(dtype)
+        self.represented = rows.row_features.mapped(self._represented)
+        few = self.represented.part(0, 2).to(dtype)
         dim, classes = few.shape[1], head.num_classes
         new = few.new_empty
         self.rows = new((largest, dim), dtype=self.narrow)
@@ -225,9 +225,9 @@ class ClosedFormStep:
     def _rows(self, index: Tensor, partner: Tensor | None, progress: float) -> Tensor:
         """Return what the product is taken with, (n, D'), in its precision."""
         if not self.fusions.steps:
-            return self.source.gather(index, self.rows[: len(index)])
-        first = self.source.gather(index)[None]
-        second = None if partner is None else self.source.gather(partner)[None]
+            return self.represented.gather(index, self.rows[: len(index)])
+        first = self.represented.gather(index)[None]
+        second = None if partner is None else self.represented.gather(partner)[None]
         fused, _ = self.fusions.fuse(first, second, TrainingBatch(first[0], index), progress)
         return self.head.normalise(fused)[0].to(self.narrow)
 

@@ -143,7 +143,7 @@ def make_step(
         raise FitError(f"{who} needs partner=SAMPLER")
     if stage.composites > 0:
         return CompositeStep(rows, head, objective, fusions, _schedule(stage, task))
-    few = TrainingBatch(rows.source.part(0, 2), rows.labels[:2])
+    few = TrainingBatch(rows.row_features.part(0, 2), rows.labels[:2])
     if task.closed_form and ClosedFormStep.serves(head, objective, few, fusions):
         largest = optimisation.batch_for(len(rows))
         return ClosedFormStep(rows, head, objective, fusions, largest, optimisation.precision)
@@ -179,7 +179,7 @@ def choose_by(head: Head, val: LabelledRows) -> dict[str, float]:
     head, _ = adapted(head.eval(), PredictedRows.on_one_view("val", lambda: val.features[:, None]))
     nll = torch.zeros((), dtype=torch.float64, device=val.device)
     right = torch.empty(len(val), dtype=torch.bool, device=val.device)
-    for rows, features in val.source.blocks(_BLOCK):
+    for rows, features in val.row_features.blocks(_BLOCK):
         labels, logits = val.labels[rows], head(features)
         right[rows] = logits.argmax(dim=1) == labels
         nll += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -77,7 +77,7 @@ def training_fit(head: Head, rows: LabelledRows, steps: int) -> TrainingFit:
         steps: see :class:`TrainingFit`.
     """
     own = torch.empty_like(rows.labels)
-    for where, part in rows.source.blocks(_BLOCK):
+    for where, part in rows.row_features.blocks(_BLOCK):
         own[where] = head(part).argmax(dim=1)
     means = _nearest_mean(rows, head.num_classes)
     return TrainingFit(*_scores(own, rows), *_scores(means, rows), steps)
@@ -92,7 +92,7 @@ def _nearest_mean(rows: LabelledRows, num_classes: int) -> Tensor:
     def centred() -> Iterator[tuple[slice, Tensor]]:
         return ((where, F.normalize(p - mean.to(p), dim=1)) for where, p in _vectors(rows))
 
-    means = torch.zeros(num_classes, len(mean), dtype=rows.source.dtype, device=rows.device)
+    means = torch.zeros(num_classes, len(mean), dtype=rows.row_features.dtype, device=rows.device)
     for where, part in centred():
         means += sums_by_class(part, rows.labels[where], num_classes)
     there = torch.unique(rows.labels)
@@ -105,7 +105,7 @@ def _nearest_mean(rows: LabelledRows, num_classes: int) -> Tensor:
 
 def _vectors(rows: LabelledRows) -> Iterator[tuple[slice, Tensor]]:
     """Yield blocks of rows and their features (n, D)."""
-    for where, part in rows.source.blocks(_BLOCK):
+    for where, part in rows.row_features.blocks(_BLOCK):
         yield where, part if part.ndim == 2 else part.mean(dim=1)
 
 

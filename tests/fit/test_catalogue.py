@@ -185,7 +185,7 @@ def test_an_estimate_of_the_compensation_is_larger_for_rarer_classes(estimator: 
     from ltcache.fit.statistics import compensation
     from ltcache.fit.task import StageInput
 
-    unit = replace(TRAIN, source=RowFeatures(F.normalize(TRAIN.features, dim=1)))
+    unit = replace(TRAIN, row_features=RowFeatures(F.normalize(TRAIN.features, dim=1)))
     task = StageInput(unit, None, CONTEXT, "l2", torch.Generator().manual_seed(0))
     delta = compensation(task, estimator=estimator)["delta"]
     assert delta.shape == (CLASSES,) and (delta >= 0).all()

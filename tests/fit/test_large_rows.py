@@ -133,5 +133,5 @@ def test_fits_trained_together_copy_nothing_either(name: str, nothing_copied: No
 def test_the_rows_of_a_task_lie_where_the_callers_do(nothing_copied: None) -> None:
     fit = OneFit(METHODS["ce"], CONTEXT, 0, FitOptions())
     _, task = fit.start(TRAIN.take(torch.arange(5, 200)), VAL)
-    assert task.rows.source.stored.data_ptr() == TRAIN.source.stored.data_ptr()
+    assert task.rows.row_features.stored.data_ptr() == TRAIN.row_features.stored.data_ptr()
     assert task.rows.features.shape == (195, DIM)

@@ -48,7 +48,7 @@ def test_values_are_printed_on_one_line() -> None:
     run = fit_adapter(cache, "ce", overrides={"optimisation.epochs": 2})
     assert repr(run).startswith("Run(ce, seed 0, val ") and "mean/class" in repr(run)
     rows = LabelledRows(torch.zeros(3000, 8), torch.arange(3000) % 40)
-    shown = "source=float32 3000x8, labels=int64 3000, weights=None, units=None"
+    shown = "row_features=float32 3000x8, labels=int64 3000, weights=None, units=None"
     assert repr(rows).startswith(f"LabelledRows({shown}, ")
     context = HeadContext(8, 40, torch.ones(40))
     fitted = fit_head(METHODS["ncm"], rows, context, choose=False)

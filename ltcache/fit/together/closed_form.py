@@ -29,10 +29,10 @@ class ClosedFormSteps:
     ) -> None:
         self.stack, self.rows = stack, trainings[0].task.rows
         precision = trainings[0].stage.optimisation.precision
-        dtype = self.rows.source.dtype
+        dtype = self.rows.row_features.dtype
         self.narrow = torch.bfloat16 if precision == "bf16" else dtype
-        self.source = self.rows.source.mapped(self._represented)
-        few = self.source.part(0, 2).to(dtype)
+        self.represented = self.rows.row_features.mapped(self._represented)
+        few = self.represented.part(0, 2).to(dtype)
         self.losses = list(LossGroup.of(trainings))
         self.affine = _StackedAffine(stack)
         runs, dim, classes = len(stack), few.shape[1], stack.head.num_classes
@@ -73,7 +73,7 @@ class ClosedFormSteps:
 
     def _gather(self, index: Tensor) -> Tensor:
         flat = index.flatten()
-        return self.source.gather(flat, self.gathered[: len(flat)]).view(*index.shape, -1)
+        return self.represented.gather(flat, self.gathered[: len(flat)]).view(*index.shape, -1)
 
     def _products(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         runs, batch, _ = rows.shape

@@ -49,7 +49,7 @@ class MappedSteps:
     def __call__(self, index: Tensor, progress: float) -> Tensor:
         """See :class:`ClosedFormSteps`."""
         rows = self.rows
-        features = rows.source.gather(index.flatten()).view(*index.shape, -1)
+        features = rows.row_features.gather(index.flatten()).view(*index.shape, -1)
         own = None if rows.weights is None else rows.weights[index]
         values = self.values(features, rows.labels[index], own, progress)
         values.sum().backward()
@@ -93,7 +93,10 @@ def can_be_mapped(training: StageTraining) -> bool:
         return False
     training.head.train()
     steps = MappedSteps([training], StackedHeads([training.head]), 2)
-    few, own = rows.source.part(0, 2), None if rows.weights is None else rows.weights[None, :2]
+    few, own = (
+        rows.row_features.part(0, 2),
+        None if rows.weights is None else rows.weights[None, :2],
+    )
     try:
         with warnings.catch_warnings():  # an operation that vmap makes run by run gains nothing
             warnings.filterwarnings("error", message="There is a performance drop")

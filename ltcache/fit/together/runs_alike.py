@@ -17,7 +17,7 @@ from ltcache.objectives import TrainingBatch
 def has_closed_form(training: StageTraining) -> bool:
     """Whether a run's step needs no autograd."""
     rows = training.task.rows
-    few = TrainingBatch(rows.source.part(0, 2), rows.labels[:2])
+    few = TrainingBatch(rows.row_features.part(0, 2), rows.labels[:2])
     none = FusionChain((), training.task.stream(1))
     closed = training.task.closed_form
     return closed and ClosedFormStep.serves(training.head, training.objective, few, none)

@@ -110,7 +110,7 @@ def scores_of(logits: Any, val: LabelledRows, runs: int, classes: int) -> list[d
     block = max(1, BLOCK // runs)
     nll = torch.zeros(runs, dtype=torch.float64, device=val.device)
     right = torch.empty(len(val), runs, dtype=torch.bool, device=val.device)
-    for rows, features in val.source.blocks(block):
+    for rows, features in val.row_features.blocks(block):
         labels, found = val.labels[rows], logits(features)
         right[rows] = found.argmax(dim=2) == labels[:, None]
         losses = F.cross_entropy(
