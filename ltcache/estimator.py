@@ -18,7 +18,7 @@ from torch import Tensor
 from ltcache.adjustments import Adjustment
 from ltcache.errors import FitError, UsageError
 from ltcache.fit import FitOptions, LabelledRows, fit_head, require_classes
-from ltcache.heads import HeadContext, predict_logits
+from ltcache.heads import HeadContext, predict_logits, predicted_labels
 from ltcache.methods import Method, method_by_name, override
 from ltcache.metrics import named_units
 
@@ -161,7 +161,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label, (N,), for features (N, D)."""
-        best = self._logits(X).argmax(dim=1).numpy()
+        best = predicted_labels(self._logits(X)).numpy()
         return cast(np.ndarray, self.classes_[best])
 
     def set_params(self, **params: Any) -> LongTailClassifier:

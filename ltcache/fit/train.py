@@ -17,7 +17,7 @@ from ltcache.fit.rows import LabelledRows
 from ltcache.fit.steps import AutogradStep, ClosedFormStep, CompositeStep, FusionChain
 from ltcache.fit.task import StageInput
 from ltcache.fusion import FUSIONS, Fusion
-from ltcache.heads import Head
+from ltcache.heads import Head, predicted_labels
 from ltcache.methods import Train, hyper_parameters
 from ltcache.metrics import EpochRecord, is_better
 from ltcache.objectives import Objective, TrainingBatch
@@ -181,7 +181,7 @@ def choose_by(head: Head, val: LabelledRows) -> dict[str, float]:
     right = torch.empty(len(val), dtype=torch.bool, device=val.device)
     for rows, features in val.row_features.blocks(_BLOCK):
         labels, logits = val.labels[rows], head(features)
-        right[rows] = logits.argmax(dim=1) == labels
+        right[rows] = predicted_labels(logits) == labels
         nll += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     labels, right = val.labels.cpu(), right.cpu()
     counts = torch.bincount(labels, minlength=head.num_classes)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import UnfittedWarning
 from ltcache.fit.rows import LabelledRows
-from ltcache.heads import Head, sums_by_class
+from ltcache.heads import Head, predicted_labels, sums_by_class
 from ltcache.records import JsonObject, JsonRecord
 
 _BLOCK = 8192  # rows scored at once
@@ -78,7 +78,7 @@ def training_fit(head: Head, rows: LabelledRows, steps: int) -> TrainingFit:
     """
     own = torch.empty_like(rows.labels)
     for where, part in rows.row_features.blocks(_BLOCK):
-        own[where] = head(part).argmax(dim=1)
+        own[where] = predicted_labels(head(part))
     means = _nearest_mean(rows, head.num_classes)
     return TrainingFit(*_scores(own, rows), *_scores(means, rows), steps)
 
@@ -99,7 +99,7 @@ def _nearest_mean(rows: LabelledRows, num_classes: int) -> Tensor:
     means = F.normalize(means[there], dim=1)
     found = torch.empty_like(rows.labels)
     for where, part in centred():
-        found[where] = there[(part @ means.T).argmax(dim=1)]
+        found[where] = there[predicted_labels(part @ means.T)]
     return found
 
 

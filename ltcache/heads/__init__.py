@@ -11,6 +11,7 @@ from ltcache.heads.base import (
     class_means,
     keyword_arguments,
     predict_logits,
+    predicted_labels,
     sums_by_class,
     uses_texts,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "label_counts",
     "large_kernel",
     "predict_logits",
+    "predicted_labels",
     "spaced_rows",
     "start_at_one",
     "sums_by_class",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltcache.errors import FitError
-from ltcache.heads import Head, class_reach, predict_logits
+from ltcache.heads import Head, class_reach, predict_logits, predicted_labels
 from ltcache.losses import Loss
 from ltcache.metrics import GroupScheme
 from ltcache.objectives.base import (
@@ -208,7 +208,7 @@ class LFMEObjective(ClassGroups):
     def _right_in_group(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return whether the largest logit within the group of the label is the label's, (N,)."""
         others = self.group != self.group[labels][:, None]  # (N, C)
-        return logits.masked_fill(others, -torch.inf).argmax(dim=1) == labels
+        return predicted_labels(logits.masked_fill(others, -torch.inf)) == labels
 
     def _by_group(self, right: Tensor, labels: Tensor) -> Tensor:
         """Return the share of right rows of each group, (3,); 0 where a group has no rows."""
@@ -219,7 +219,7 @@ class LFMEObjective(ClassGroups):
     def end_epoch(self, head: Head) -> None:
         """See :meth:`Objective.end_epoch`; experts that the student reaches fade."""
         judged = self._judged
-        right = predict_logits(head, judged.features).argmax(dim=1) == judged.labels
+        right = predicted_labels(predict_logits(head, judged.features)) == judged.labels
         reached = self._by_group(right, judged.labels) / self.expert_accuracy.clamp(min=1e-12)
         faded = ((1 - reached) / (1 - self.start)).clamp(min=0)
         self.beta = torch.where(reached < self.start, 1.0, faded)

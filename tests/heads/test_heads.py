@@ -16,6 +16,7 @@ from ltcache.heads import (
     FeatureTransform,
     HeadContext,
     LinearHead,
+    predicted_labels,
 )
 
 
@@ -115,3 +116,19 @@ def test_transform_of_a_constant_channel_is_finite() -> None:
 def test_unknown_transform_is_refused() -> None:
     with pytest.raises(FitError, match="known: none, l2"):
         FeatureTransform("whiten", 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (300, 7), (20, 3, 11)])
+def test_the_predicted_label_is_the_first_of_the_largest_logits(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(-2, 3, shape, generator=generator).to(dtype)  # many are equal
+    if len(logits) > 5:
+        logits[2, ..., 1], logits[3], logits[4] = torch.nan, torch.inf, -torch.inf
+    found = predicted_labels(logits.requires_grad_())
+    assert found.dtype == torch.int64 and torch.equal(found, logits.argmax(dim=-1))
+    turned = logits.detach().transpose(0, -1)
+    if 0 not in turned.shape:
+        assert torch.equal(predicted_labels(turned), turned.argmax(dim=-1))

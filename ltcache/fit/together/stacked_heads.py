@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ltcache.fit.optimiser import ParameterGroup, parameters_to_train, set_lr, steps_of
 from ltcache.fit.rows import LabelledRows
 from ltcache.fit.stages import StageTraining
-from ltcache.heads import Head
+from ltcache.heads import Head, predicted_labels
 from ltcache.process import to_device
 
 BLOCK = 8192  # rows predicted at once, over all runs
@@ -112,7 +112,7 @@ def scores_of(logits: Any, val: LabelledRows, runs: int, classes: int) -> list[d
     right = torch.empty(len(val), runs, dtype=torch.bool, device=val.device)
     for rows, features in val.row_features.blocks(block):
         labels, found = val.labels[rows], logits(features)
-        right[rows] = found.argmax(dim=2) == labels[:, None]
+        right[rows] = predicted_labels(found) == labels[:, None]
         losses = F.cross_entropy(
             found.flatten(0, 1), labels.repeat_interleave(runs), reduction="none"
         )
