@@ -128,9 +128,9 @@ class FitRun:
     options: RunOptions
 
     def read(self, jobs: Sequence[AblationJob]) -> None:
-        """Read the features of runs that are not there."""
+        """Read the features and the list for runs that are not there."""
         missing = [job for job in jobs if not (job.place / "run.json").is_file()]
-        _read_features(self.cache, missing, self.options, ("train", "val", "test"))
+        _read_for(self.cache, missing, self.options, ("train", "val", "test"))
 
     def begin(self, group: Sequence[AblationJob]) -> Memo:
         """Return what the runs of a group share; all their stages if they are trained together."""
@@ -218,9 +218,9 @@ class TuneSetting:
     options: RunOptions
 
     def read(self, jobs: Sequence[AblationJob]) -> None:
-        """Read the features on which nothing has been chosen yet."""
+        """Read the features and the list for settings that are not chosen yet."""
         missing = [job for job in jobs if not job.place.is_file()]
-        _read_features(self.cache, missing, self.options, ("train", "val"))
+        _read_for(self.cache, missing, self.options, ("train", "val"))
 
     def begin(self, group: Sequence[AblationJob]) -> Memo:
         """Return an empty memo."""
@@ -253,15 +253,16 @@ class TuneSetting:
         return found
 
 
-def _read_features(
+def _read_for(
     cache: Cache, jobs: Sequence[AblationJob], options: RunOptions, splits: Sequence[str]
 ) -> None:
-    """Let a cache that keeps what it has read read the features of jobs; see :func:`resident`."""
+    """Let a cache that keeps what it has read read what jobs take; see :func:`resident`."""
     from ltcache.fit import needs_texts
 
     for method in (job.method.on_view(options.fit.get("view")) for job in jobs):
         feature = method.feature
         with suppress(LtcacheError):  # the run says so
+            cache.manifest.identity()  # kept, too
             field = feature.resolve(cache.field_dims(feature.view), needs_texts(method))
             for split in (name for name in splits if name in cache.splits):
                 view = feature.view if split == "train" else feature.eval_view

@@ -25,7 +25,7 @@ from ltcache.process import to_device
 from ltcache.records import one_line
 from ltcache.sampling import PAIRINGS, SAMPLERS, RowsByClass
 
-_BLOCK = 8192  # rows predicted at once
+_BLOCK = 2048  # rows predicted at once
 
 
 @one_line

@@ -21,7 +21,7 @@ from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, predicted_labels, sums_by_class
 from ltcache.records import JsonObject, JsonRecord
 
-_BLOCK = 8192  # rows scored at once
+_BLOCK = 2048  # rows scored at once
 _FAR = 0.8  # of what the class means have right
 
 
