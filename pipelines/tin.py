@@ -1,6 +1,7 @@
 """Tables 6 to 9 of TIN, end to end: what does each part of it do when the towers are tuned?
 
     python -m pipelines.tin --table 9 --out tin-tuned
+    python -m pipelines.tin --table switches --brief --out tin-tuned
     python -m pipelines.tin --table switches --out tin-tuned
     python -m pipelines.tin --table all --out tin-tuned
 
@@ -13,7 +14,7 @@ Of every line the learning rate is tried (three, first seed) and the epoch chose
 split; table 8 takes the learning rate that p = 0.7 has chosen, so that p alone differs. The table
 `switches`, which the source does not have, changes one thing of TIN at a time, with TIN's learning
 rate where optimiser and classifier are TIN's, and compares each line with the zero-shot of its own
-prompts and, at the end, with full fine-tuning. Epochs (5)
+prompts and, at the end, with full fine-tuning; `--brief` leaves the lines between out. Epochs (5)
 and batch (128) are those of every pipeline that tunes encoders; the source has 50 and 128. Lines
 that tables share are tuned once; results lie in OUT/tunings.
 
@@ -170,6 +171,9 @@ def main() -> None:
     """Tune and print the tables that are asked for."""
     parser = options(__doc__, "tin-tuned")
     parser.add_argument("--table", choices=[*TABLES, "all"], default="9", help="of the source")
+    parser.add_argument(
+        "--brief", action="store_true", help="of the switches none: TIN, zero-shot, full alone"
+    )
     chosen = parser.parse_args()
     study = Study.of(chosen)
     for number in TABLES if chosen.table == "all" else [chosen.table]:
@@ -212,7 +216,7 @@ def switches(study: Study) -> tuple[list[ComparisonEntry], str]:
     whole = replace(TIN, then={f"{FULL}, {TAKEN_OFF}": prior_taken_off})
     settings, tuning = choose(study, whole)
     found = measured_line(study, whole, settings, tuning)
-    for name, (changes, tried) in SWITCHES.items():
+    for name, (changes, tried) in ({} if study.chosen.brief else SWITCHES).items():
         line = Line(name, TIN.method, tried or TIN.tried, changes)
         if tried is None:
             found += measured_line(study, line, {**settings, **changes}, tuning)
