@@ -16,13 +16,13 @@ Measured on Emoji-LT with the embedded encoder, five seeds; mean ± sd of the ac
 set, for none and for the reverse:
 
                  images         sade         tade  difference  weights
-    forward-50      244   53.3 ± 2.8   54.6 ± 2.6   1.3 ± 0.3  .43 .31 .26
-    forward-10      369   49.0 ± 2.2   49.4 ± 2.8   0.4 ± 1.0  .38 .32 .30
-    forward-2       701   43.5 ± 0.7   43.7 ± 0.4   0.2 ± 0.4  .32 .31 .38
-    uniform        1651   43.3 ± 0.5   43.4 ± 0.6   0.1 ± 0.3  .29 .30 .41
-    backward-2      701   38.7 ± 0.5   39.5 ± 0.4   0.8 ± 0.7  .28 .29 .43
-    backward-10     369   34.0 ± 1.6   37.6 ± 1.9   3.6 ± 0.8  .23 .26 .52
-    backward-50     244   30.2 ± 1.3   36.2 ± 1.0   6.0 ± 1.2  .20 .24 .56
+    forward-50      244   53.4 ± 2.8   54.6 ± 2.6   1.2 ± 0.3  .43 .31 .26
+    forward-10      369   49.1 ± 2.3   49.5 ± 3.1   0.5 ± 1.0  .38 .32 .30
+    forward-2       701   43.6 ± 0.8   43.7 ± 0.4   0.1 ± 0.4  .32 .31 .37
+    uniform        1651   43.4 ± 0.6   43.4 ± 0.7   0.1 ± 0.4  .29 .31 .41
+    backward-2      701   38.7 ± 0.7   39.6 ± 0.5   0.8 ± 0.6  .28 .29 .43
+    backward-10     369   34.1 ± 1.7   37.6 ± 1.8   3.5 ± 0.9  .23 .26 .52
+    backward-50     244   30.3 ± 1.5   36.2 ± 1.0   5.9 ± 1.3  .20 .24 .56
 
 The weights move from the first expert to the third as the prior turns, and most is gained where the
 prior of the test set is the reverse of the training set's. On a uniform test set the third expert,
