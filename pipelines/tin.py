@@ -18,23 +18,22 @@ prompts and, at the end, with full fine-tuning; `--brief` leaves the lines betwe
 and batch (128) are those of every pipeline that tunes encoders; the source has 50 and 128. Lines
 that tables share are tuned once; results lie in OUT/tunings.
 
-Of `switches`, these lines were measured on Emoji-LT with the embedded encoder (three seeds,
-learning rate and epoch chosen on val, three trials each; test, 95 % of differences over 280 units;
-three hours of a busy CPU core):
+The lines of `--brief` on Emoji-LT with the embedded encoder (three seeds, learning rate and epoch
+chosen on val, three trials each; test, 95 % of differences over 280 units; an hour of a CPU core):
 
     test, %                                  mean/class        many  medium     few
     zero-shot, TIN's prompt                        33.0        45.9    23.7    36.0
     zero-shot, the data set's prompts              35.9        45.3    27.7    40.2
-    TIN                                      36.2 ± 0.2  55.9 ± 0.8    28.5    31.4
-    TIN, prior taken off, tau by validation  38.0 ± 0.3  50.3 ± 1.7    28.8    41.3
-    full fine-tuning                         43.2 ± 0.5  54.5 ± 0.8    38.0    41.4
-    full, prior taken off                    43.3 ± 0.2  52.7 ± 2.9    37.9    43.7
+    TIN                                      36.2 ± 0.6  56.9 ± 1.2    28.6    30.4
+    TIN, prior taken off, tau by validation  37.9 ± 0.7  51.7 ± 1.8    29.2    39.2
+    full fine-tuning                         43.6 ± 0.6  54.2 ± 0.7    38.6    42.0
+    full, prior taken off                    43.5 ± 0.6  52.2 ± 2.9    38.2    44.1
 
-TIN is above its own frozen start, the zero-shot of its own prompt: +3.2 (0.8 to 5.8). That start
-is 2.9 points below the zero-shot of the data set's prompts, from which TIN cannot be told: +0.4
-(-2.0 to 2.9). The one-sided seesaw leaves a prior in the logits: taking it off gains 1.7 (0.7 to
-2.8), all of it in few, where full fine-tuning, whose loss is logit adjustment, gains next to
-nothing. Full fine-tuning with the same budget is 6.9 (4.8 to 9.1) above TIN.
+TIN is above its own frozen start, the zero-shot of its own prompt: +3.2 (0.7 to 5.7). That start
+is 2.9 points below the zero-shot of the data set's prompts, from which TIN cannot be told: +0.3
+(-2.0 to 2.7). The one-sided seesaw leaves a prior in the logits: taking it off gains 1.7 (0.7 to
+2.7), all of it in few, where full fine-tuning, whose loss is logit adjustment, gains nothing. Full
+fine-tuning with the same budget is 7.3 (5.3 to 9.4) above TIN.
 
 Of the lines that change one thing at a time, all were measured with the first seed, three with the
 second, too (TIN's learning rate, 1e-3, but for those with another classifier or optimiser, of which
