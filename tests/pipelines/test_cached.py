@@ -15,7 +15,15 @@ from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.methods import METHODS
 from ltcache.runs.run import open_run
-from pipelines import ballad_cached, baselines, h2t, prior_shift, sage_cached, tin_cached
+from pipelines import (
+    ballad_cached,
+    baselines,
+    comparisons,
+    h2t,
+    prior_shift,
+    sage_cached,
+    tin_cached,
+)
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 
@@ -166,3 +174,11 @@ def test_baselines_refuse_equal_logits_that_the_catalogue_does_not_explain(
     with pytest.raises(SystemExit, match="1"):
         _run(baselines, cache, tmp_path, monkeypatch, "--methods",
              "logit-adjustment,balanced-softmax")  # fmt: skip
+
+
+def test_a_pipeline_extracts_the_views_that_it_is_asked_for(cache: Cache, tmp_path: Path) -> None:
+    folder = cache.path.parent
+    parser = comparisons.options(None, str(tmp_path))
+    typed = ["--source", folder / "images", "--model", f"local-dir:{folder / 'model'}"]
+    made = comparisons.cache_of(parser.parse_args([*map(str, typed), "--views", "rrc:2,flip"]))
+    assert set(made.views) == {"center", "rrc:2", "flip"} and made.path == tmp_path / "cache"

@@ -93,10 +93,8 @@ def can_be_mapped(training: StageTraining) -> bool:
         return False
     training.head.train()
     steps = MappedSteps([training], StackedHeads([training.head]), 2)
-    few, own = (
-        rows.row_features.part(0, 2),
-        None if rows.weights is None else rows.weights[None, :2],
-    )
+    few = rows.row_features.part(0, 2)
+    own = None if rows.weights is None else rows.weights[None, :2]
     try:
         with warnings.catch_warnings():  # an operation that vmap makes run by run gains nothing
             warnings.filterwarnings("error", message="There is a performance drop")
