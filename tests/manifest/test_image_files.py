@@ -21,6 +21,7 @@ from ltcache.manifest.image_files import (
     NO_IMAGES,
     LeftOut,
     begins_as_image,
+    image_formats,
     image_suffixes,
     suffix_of,
 )
@@ -141,6 +142,27 @@ def test_images_without_a_suffix_are_known_by_their_beginning(form: str) -> None
         return
     text_or_unmarked = ("XBM", "IM", "SPIDER", "PALM", "PDF", "EPS", "BUFR", "GRIB", "HDF5")
     assert begins_as_image(file.getvalue()[:512]) == (form not in text_or_unmarked)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in Pillow")
+@pytest.mark.parametrize("form", sorted(Image.SAVE))
+def test_a_file_is_read_as_the_format_that_pillow_finds(form: str) -> None:
+    file = io.BytesIO()
+    try:
+        picture(16, 16).convert("1" if form in ("MSP", "XBM") else "RGB").save(file, form)
+        found = Image.open(file).format
+    except (OSError, ValueError):  # cannot be written, or not read again
+        return
+    if found in image_formats():
+        with Image.open(file, formats=image_formats()) as image:
+            assert image.format == found
+
+
+def test_formats_without_a_signature_are_tried_last() -> None:
+    marked = [Image.OPEN[form][1] is not None for form in image_formats()]
+    assert marked == sorted(marked, reverse=True)
+    assert image_formats().index("WEBP") < image_formats().index("TGA")
+    assert image_formats()[:3] == tuple(Image.ID[:3])
 
 
 @pytest.mark.parametrize("text", ["Python 3", "BMW – Käfer", "#define x 1", "", "P6 is a format"])
