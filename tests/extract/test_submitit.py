@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,6 @@ def task_of_job(images: Path, model: Path, out: Path) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("submitit") is None, reason="needs submitit: pip install submitit"
-)
 def test_two_tasks_of_a_job_make_one_cache(
     folder_of_images: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
