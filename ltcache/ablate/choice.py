@@ -1,4 +1,4 @@
-"""The simplest of some candidates that the best is not shown to beat, by paired differences."""
+"""The first of some candidates that the best is not shown to beat, by paired differences."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ class PairedChoice:
     """What was chosen of some candidates, and what that rests on.
 
     Attributes:
-        chosen: the simplest candidate whose difference to ``best`` may be zero.
+        chosen: the first candidate whose difference to ``best`` may be zero.
         best: the candidate with the highest mean accuracy per class.
-        scores: candidate -> mean accuracy per class, in the order of simplicity.
+        scores: candidate -> mean accuracy per class, in the order of preference.
         differences: candidate -> ``best`` minus it, on the same resamples of the same units.
+        unseen_classes: how many classes have no row among those, and so no part in the choice.
     """
 
     chosen: str
     best: str
     scores: Mapping[str, float]
     differences: Mapping[str, PairedDifference]
+    unseen_classes: int
 
     @property
     def regret(self) -> PairedDifference:
@@ -34,13 +36,13 @@ class PairedChoice:
         return self.differences[self.chosen]
 
     @property
-    def simpler(self) -> dict[str, PairedDifference]:
-        """The differences of what is simpler than the chosen candidate, all above zero."""
+    def beaten(self) -> dict[str, PairedDifference]:
+        """The differences of what comes before the chosen candidate, all above zero."""
         names = list(self.scores)
         return {name: self.differences[name] for name in names[: names.index(self.chosen)]}
 
 
-def choose_simplest(
+def choose_first(
     right: Mapping[str, np.ndarray],
     labels: np.ndarray,
     units: np.ndarray | None,
@@ -52,7 +54,7 @@ def choose_simplest(
     that their difference is known far better than either score.
 
     Args:
-        right: candidate -> which rows are right, (N,), the mean over seeds; the simplest first.
+        right: candidate -> which rows are right, (N,), the mean over seeds; the preferred first.
         labels: true classes, (N,).
         units: independent unit of each row, (N,); None: every row is its own.
     """
@@ -65,7 +67,8 @@ def choose_simplest(
     best = max(scores, key=lambda name: scores[name])
     differences = {name: difference(name) for name in right}
     chosen = next(name for name, found in differences.items() if found.low <= 0 <= found.high)
-    return PairedChoice(chosen, best, scores, differences)
+    unseen = num_classes - len(np.unique(labels))
+    return PairedChoice(chosen, best, scores, differences, unseen)
 
 
 def class_mean(right: np.ndarray, labels: np.ndarray, num_classes: int) -> float:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     shell_complete=completion.method_names,
     default="logit-adjustment",
     show_default=True,
-    help="See ltcache methods; auto: the simplest of a short list that the best is not shown to "
+    help="See ltcache methods; auto: the first of a short list that the best is not shown to "
     "beat on validation data.",
 )
 @click.option("--out", required=True, type=LocalPath(), help="The run to write.")
@@ -161,6 +161,9 @@ def choice_lines(choice: MethodChoice) -> list[str]:
 
     title = f"mean accuracy per class on {choice.tuned_on}, %, {counted(choice.seeds, 'seed')}"
     lines = paired_lines(choice.methods, title)
+    if choice.methods.unseen_classes:
+        unseen = counted(choice.methods.unseen_classes, "class")
+        lines.append(f"no part in that: {unseen} without a row there")
     if choice.views is not None:
         lines += paired_lines(choice.views, f"{choice.method} on other views, {title}")
     lines += [f"left out: {name}: {NO_PROMPTS}" for name in choice.left_out]
@@ -178,16 +181,16 @@ def paired_lines(choice: PairedChoice, title: str) -> list[str]:
     scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in choice.scores.items())
     lines = [f"{title}: {scores}"]
     if choice.chosen == next(iter(choice.scores)) == choice.best:
-        return [*lines, f"chose {choice.chosen}: the best, and the simplest of all"]
+        return [*lines, f"chose {choice.chosen}: the best, and the first of the list"]
     lines.append(
         f"points below the best, {choice.best}, on the same rows, with 95 % intervals (paired "
         f"bootstrap over {choice.regret.units} units):"
     )
-    lines += [f"  {name} {_points(d)}, without zero" for name, d in choice.simpler.items()]
+    lines += [f"  {name} {_points(d)}, without zero" for name, d in choice.beaten.items()]
     if choice.chosen == choice.best:
-        return [*lines, f"chose {choice.best}: it beats all that is simpler"]
+        return [*lines, f"chose {choice.best}: it beats all before it"]
     lines.append(f"  {choice.chosen} {_points(choice.regret)}, with zero")
-    return [*lines, f"chose {choice.chosen}: the simplest that {choice.best} is not shown to beat"]
+    return [*lines, f"chose {choice.chosen}: the first that {choice.best} is not shown to beat"]
 
 
 def _points(found: PairedDifference) -> str:

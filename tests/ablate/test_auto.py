@@ -1,4 +1,4 @@
-"""``--method auto``: the simplest that the best is not shown to beat, on the same rows."""
+"""``--method auto``: the first that the best is not shown to beat, on the same rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from ltcache.ablate import choose_method
 from ltcache.ablate.auto import SHORT_LIST
-from ltcache.ablate.choice import choose_simplest
+from ltcache.ablate.choice import choose_first
 from ltcache.cli.fit_adapter import choice_lines, paired_lines
 from ltcache.errors import FitError, UsageError
 from ltcache.metrics import paired_bootstrap
@@ -30,43 +30,43 @@ def _half_right() -> np.ndarray:
     return np.tile(np.arange(30) < 15, 6).astype(float)
 
 
-def test_a_simpler_method_that_the_best_beats_row_by_row_is_not_kept() -> None:
+def test_an_earlier_method_that_the_best_beats_row_by_row_is_not_kept() -> None:
     simple, best = _half_right(), np.tile(np.arange(30) < 16, 6).astype(float)
     spread = np.sqrt(0.25 / len(LABELS))
     gain = best.mean() - simple.mean()
     assert 0 < gain < spread  # within one standard error of the best, and yet never better
-    found = choose_simplest({"simple": simple, "best": best}, LABELS, None, 6)
+    found = choose_first({"simple": simple, "best": best}, LABELS, None, 6)
     assert found.chosen == found.best == "best"
     assert (
-        found.simpler == {"simple": paired_bootstrap(simple, best, LABELS, groups=np.full(6, "-"))}
-        and found.simpler["simple"].low > 0
+        found.beaten == {"simple": paired_bootstrap(simple, best, LABELS, groups=np.full(6, "-"))}
+        and found.beaten["simple"].low > 0
     )
     lines = paired_lines(found, "rows")
     assert lines[0] == "rows: simple 50.0, best 53.3"
     assert "paired bootstrap over 180 units" in lines[1]
     assert lines[2].startswith("  simple 3.3 (") and lines[2].endswith("), without zero")
-    assert lines[3] == "chose best: it beats all that is simpler"
+    assert lines[3] == "chose best: it beats all before it"
 
 
-def test_a_simpler_method_that_errs_on_other_rows_is_kept() -> None:
+def test_an_earlier_method_that_errs_on_other_rows_is_kept() -> None:
     best = np.roll(_half_right(), 10)
     best[:3] = 1
-    found = choose_simplest({"simple": _half_right(), "best": best}, LABELS, None, 6)
+    found = choose_first({"simple": _half_right(), "best": best}, LABELS, None, 6)
     assert (found.chosen, found.best) == ("simple", "best")
     assert found.regret.low <= 0 < found.regret.difference < found.regret.high
     lines = paired_lines(found, "rows")
     assert lines[2].startswith("  simple 1.7 (-") and lines[2].endswith("), with zero")
-    assert lines[3] == "chose simple: the simplest that best is not shown to beat"
+    assert lines[3] == "chose simple: the first that best is not shown to beat"
 
 
-def test_units_are_drawn_and_of_equal_methods_the_simplest_is_taken() -> None:
+def test_units_are_drawn_and_of_equal_methods_the_first_is_taken() -> None:
     units = np.arange(len(LABELS)) // 15
     simple, best = _half_right(), np.roll(_half_right(), 2)
     best[15:25] = 1
-    assert choose_simplest({"a": simple, "b": best}, LABELS, units, 6).regret.units == 12
-    same = choose_simplest({"a": simple, "b": simple}, LABELS, None, 6)
-    assert same.chosen == same.best == "a" and same.simpler == {}
-    assert paired_lines(same, "rows")[1] == "chose a: the best, and the simplest of all"
+    assert choose_first({"a": simple, "b": best}, LABELS, units, 6).regret.units == 12
+    same = choose_first({"a": simple, "b": simple}, LABELS, None, 6)
+    assert same.chosen == same.best == "a" and same.beaten == {}
+    assert paired_lines(same, "rows")[1] == "chose a: the best, and the first of the list"
 
 
 def test_auto_compares_the_methods_on_validation_rows() -> None:
@@ -99,6 +99,18 @@ def test_auto_without_a_validation_split_and_with_what_cannot_be_fitted() -> Non
         choose_method(cache, ["ce"], overrides={"los.tau": 1})
 
 
+def test_classes_without_a_validation_row_are_counted() -> None:
+    cache: Any = FakeCache(np.array([60, 20, 1, 1]), splits=("test",))
+    choice = choose_method(cache, ["ncm"], seeds=1)
+    assert choice.methods.unseen_classes == 2  # their only row stays with training
+    assert "no part in that: 2 classes without a row there" in choice_lines(choice)
+
+
+def test_the_list_prefers_what_counts_all_classes_alike() -> None:
+    order = [SHORT_LIST.index(name) for name in ("logit-adjustment", "posthoc-la", "crt", "ce")]
+    assert order == sorted(order) and order[0] == 0
+
+
 def test_an_image_only_cache_is_chosen_on_by_every_method_of_the_list() -> None:
     cache: Any = FakeCache(COUNTS, noise=0.8, image_only=True)
     choice = choose_method(cache, overrides=SHORT, seeds=1)
@@ -107,6 +119,7 @@ def test_an_image_only_cache_is_chosen_on_by_every_method_of_the_list() -> None:
     assert asked.left_out == ("zero-shot", "tip-adapter") and set(asked.methods.scores) == {"ncm"}
     lines = choice_lines(asked)
     assert "left out: zero-shot: needs class prompts, and the cache has none" in lines
+    assert not any("no part in that" in line for line in lines)
     with pytest.raises(FitError, match="zero-shot: needs class prompts"):
         choose_method(cache, ["zero-shot"])
 
