@@ -193,7 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(run_step(options.step, options.out, options.rows)))
         return
     with tempfile.TemporaryDirectory(prefix="bench-long-list-") as folder:
-        run(options.out or Path(folder), options.rows, list(STEPS))
+        work = options.out or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        run(work, options.rows, list(STEPS))
 
 
 if __name__ == "__main__":
