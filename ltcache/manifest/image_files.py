@@ -41,7 +41,7 @@ def image_formats() -> tuple[str, ...]:
 
     Opened with these alone, no file can have Pillow start a program, as .eps does (Ghostscript).
     Formats that are known by their first bytes come before those that only an attempt can tell,
-    half a dozen of which every WebP file would otherwise be read as first.
+    several of which every WebP file would otherwise be read as first.
     """
     from PIL import Image
 
