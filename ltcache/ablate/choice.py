@@ -57,6 +57,7 @@ def choose_first(
         right: candidate -> which rows are right, (N,), the mean over seeds; the preferred first.
         labels: true classes, (N,).
         units: independent unit of each row, (N,); None: every row is its own.
+        num_classes: of the set, also those that no row is of.
     """
 
     def difference(name: str) -> PairedDifference:

@@ -29,6 +29,8 @@ from tests.images.odd import encoded, picture
 from tests.manifest.helpers import plain, touch, write
 
 PNG = encoded(picture(8, 8))
+WRITTEN = sorted({*Image.SAVE} - {"BLP", "BUFR", "GRIB", "HDF5", "PALM", "WMF"})
+"""Formats that Pillow writes from RGB or 1 without a program or a library besides it."""
 TAKEN = (
     "a.jfif",
     "b.JPE",
@@ -131,27 +133,33 @@ def test_a_pipe_and_a_link_to_itself_cost_their_own_rows(tmp_path: Path) -> None
     assert len(list(inputs([tmp_path]))) == 4
 
 
-@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in Pillow")
-@pytest.mark.parametrize("form", sorted(Image.SAVE))
-def test_images_without_a_suffix_are_known_by_their_beginning(form: str) -> None:
+def as_format(form: str) -> io.BytesIO:
+    """Return a small picture as a file of a format, or skip those of a codec that Pillow lacks."""
     file = io.BytesIO()
     try:
         picture(16, 16).convert("1" if form in ("MSP", "XBM") else "RGB").save(file, form)
     except (OSError, ValueError):
         assert form not in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-        return
-    text_or_unmarked = ("XBM", "IM", "SPIDER", "PALM", "PDF", "EPS", "BUFR", "GRIB", "HDF5")
+        pytest.skip(f"Pillow writes no {form} here")
+    return file
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in Pillow")
+@pytest.mark.parametrize("form", WRITTEN)
+def test_images_without_a_suffix_are_known_by_their_beginning(form: str) -> None:
+    file = as_format(form)
+    text_or_unmarked = ("XBM", "IM", "SPIDER", "PDF", "EPS")
     assert begins_as_image(file.getvalue()[:512]) == (form not in text_or_unmarked)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in Pillow")
-@pytest.mark.parametrize("form", sorted(Image.SAVE))
+@pytest.mark.parametrize("form", WRITTEN)
 def test_a_file_is_read_as_the_format_that_pillow_finds(form: str) -> None:
-    file = io.BytesIO()
+    file = as_format(form)
     try:
-        picture(16, 16).convert("1" if form in ("MSP", "XBM") else "RGB").save(file, form)
         found = Image.open(file).format
-    except (OSError, ValueError):  # cannot be written, or not read again
+    except OSError:
+        assert form == "PDF"  # written, and not read
         return
     if found in image_formats():
         with Image.open(file, formats=image_formats()) as image:
