@@ -48,6 +48,11 @@ class TuningFold:
         """The first crop of each image of ``val``: its label and unit are those of the image."""
         return _crops_of(self.val, torch.arange(len(self.val) // self.crops), self.crops, 1)
 
+    @property
+    def unseen_classes(self) -> int:
+        """How many classes no row of ``val`` is of."""
+        return self.context.num_classes - len(self.val.labels.unique())
+
 
 def validation(
     cache: Cache,

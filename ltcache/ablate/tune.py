@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,8 @@ class Tuning(JsonRecord):
         trials: how many settings were tried. tuner: ``grid`` or ``optuna``. seed: of all of it.
         space: dotted key -> values of the grid, or (lowest, highest) for Optuna.
         tried: every setting, in the order of the search.
+        unseen_classes: how many classes have no row among those that chose, and so no part in it;
+            None in the record of a version that did not count them.
     """
 
     chosen: Overrides
@@ -118,6 +120,7 @@ class Tuning(JsonRecord):
     seed: int
     space: dict[str, tuple[Any, ...]]
     tried: tuple[TuningTrial, ...]
+    unseen_classes: int | None = None
 
 
 def tune(
@@ -174,11 +177,22 @@ def tune(
         return validation(part, tried, prompts, seed, allow_stale, extra)
 
     folds = _folds_of(cache, tune_folds, memo, extra)
-    tuned_on = f"{tune_folds} folds of train" if tune_folds else chosen_on(cache, method).tuned_on
+    tuned_on, unseen = _choosing(cache, tune_folds, lambda: chosen_on(cache, method))
     options = {"seed": seed, "device": device, "allow_double_correction": allow_double_correction}
     trial = _FoldTrials(method, folds, chosen_on, options, progress, together)
     {"grid": _search_grid, "optuna": _search_optuna}[tuner](trial, space, trials, seed)
-    return trial.chosen(tuned_on, tuner, seed, space)
+    return replace(trial.chosen(tuned_on, tuner, seed, space), unseen_classes=unseen)
+
+
+def _choosing(
+    cache: Cache, tune_folds: int | None, fold: Callable[[], TuningFold]
+) -> tuple[str, int]:
+    """Return in words the rows that choose, and how many classes have none of them."""
+    if tune_folds is None:
+        chosen_on = fold()
+        return chosen_on.tuned_on, chosen_on.unseen_classes
+    # every training row chooses in its turn
+    return f"{tune_folds} folds of train", int((cache.class_counts("train") == 0).sum())
 
 
 def _require_search(tuner: str, trials: int) -> None:

@@ -149,6 +149,8 @@ def _choose(
                      **search, **fit)  # fmt: skip
         click.echo(f"chose {_pairs(found.chosen)} of {found.trials} settings, by mean accuracy per "
                    f"class on {found.tuned_on}: {100 * found.score:.1f} %", err=True)  # fmt: skip
+        for line in unseen_lines(found.unseen_classes):
+            click.echo(f"{line}; with --tune-folds 3 every training image chooses", err=True)
         overrides = {**overrides, **found.chosen}
         both = {**record.get("chosen", {}), **found.chosen}
         record = {**record, **found.to_dict(), "chosen": both}
@@ -161,9 +163,7 @@ def choice_lines(choice: MethodChoice) -> list[str]:
 
     title = f"mean accuracy per class on {choice.tuned_on}, %, {counted(choice.seeds, 'seed')}"
     lines = paired_lines(choice.methods, title)
-    if choice.methods.unseen_classes:
-        unseen = counted(choice.methods.unseen_classes, "class")
-        lines.append(f"no part in that: {unseen} without a row there")
+    lines += unseen_lines(choice.methods.unseen_classes)
     if choice.views is not None:
         lines += paired_lines(choice.views, f"{choice.method} on other views, {title}")
     lines += [f"left out: {name}: {NO_PROMPTS}" for name in choice.left_out]
@@ -174,6 +174,11 @@ def choice_lines(choice: MethodChoice) -> list[str]:
             f"extract SOURCE --out CACHE --views {','.join(choice.absent)} adds them"
         )
     return lines
+
+
+def unseen_lines(classes: int | None) -> list[str]:
+    """Return which classes had no part in a choice, in words; nothing where all had."""
+    return [f"no part in that: {counted(classes, 'class')} without a row there"] if classes else []
 
 
 def paired_lines(choice: PairedChoice, title: str) -> list[str]:

@@ -189,6 +189,7 @@ def _summary(entry: ComparisonEntry, splits: Sequence[str]) -> JsonObject:
         "tuned_on": dict(entry.runs[0].record.tuned_on),
         "chosen": dict(tuning.get("chosen", {})),
         "trials": tuning.get("trials", 0),
+        "unseen_classes": tuning.get("unseen_classes"),
         "choices": [list(run.record.choices) for run in entry.runs],
         "cost": _cost(entry.runs),
         "runs": [run.path for run in entry.runs],

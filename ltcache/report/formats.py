@@ -137,6 +137,8 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
                 names.append(name)
     trials = sorted({entry["trials"] for entry in entries} - {0})
     counted = f" ({'–'.join(str(t) for t in trials)} trials each)" if trials else ""
+    unseen = max((entry.get("unseen_classes") or 0 for entry in entries), default=0)
+    counted += f"; {unseen} classes have no row among those that chose settings" if unseen else ""
     return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
 
 

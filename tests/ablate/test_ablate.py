@@ -22,6 +22,7 @@ from ltcache.methods import METHODS, override
 from ltcache.metrics import GroupScheme, paired_bootstrap
 from ltcache.report import comparison_table, report
 from ltcache.runs import LabelledLogits, Run, open_run
+from tests.cli.small_caches import write_cache
 from tests.commands import StartedCommand
 from tests.fakes import FakeCache, extra_of, long_tail_counts
 
@@ -311,6 +312,16 @@ def test_the_validation_split_can_be_the_tables(tmp_path: Path) -> None:
     table = comparison_table(found.comparison, "val")
     assert "val split, 160 images of 40 units" in table and "vs crt" in table
     assert "chosen on val: epoch" in table
+
+
+def test_a_tuned_table_counts_the_classes_that_had_no_part_in_the_choice(tmp_path: Path) -> None:
+    for val, told in (((3, 3, 0, 0), True), ((3, 3, 1, 1), False)):
+        rows = {"train": (20, 10, 5, 2), "val": val, "test": (4, 4, 4, 4)}
+        cache = write_cache(tmp_path / f"cache-{told}", rows)
+        found = _ablate(cache, ["ce"], tmp_path / f"out-{told}", tune=True, trials=2)
+        assert _entry(found, "ce")["unseen_classes"] == (2 if told else 0)
+        line = "2 classes have no row among those that chose settings"
+        assert (line in comparison_table(found.comparison, "test")) == told
 
 
 def test_a_report_over_runs_equals_the_ablations_table(tmp_path: Path) -> None:

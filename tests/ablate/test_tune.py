@@ -69,6 +69,13 @@ def test_without_a_validation_split_a_slice_of_train_chooses() -> None:
         tune(few, "ce", overrides=SHORT)  # type: ignore[arg-type]
 
 
+def test_classes_that_have_no_row_among_those_that_choose_are_counted(tmp_path: Path) -> None:
+    rare = write_cache(tmp_path / "cache", {"train": (40, 20, 2, 1), "test": (4, 4, 4, 4)})
+    assert tune(rare, "ce", overrides=SHORT, trials=1).unseen_classes == 2
+    assert tune(rare, "ce", overrides=SHORT, trials=1, tune_folds=2).unseen_classes == 0
+    assert tune(_cache(), "ce", overrides=SHORT, trials=1).unseen_classes == 0
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_methods_space_is_its_own_and_begins_with_its_defaults(name: str) -> None:
     method = override(METHODS[name], None)

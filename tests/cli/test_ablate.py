@@ -11,6 +11,7 @@ import pytest
 
 from ltcache.cli import main
 from ltcache.methods import METHODS, UNAVAILABLE
+from tests.cli.small_caches import write_cache
 from tests.conftest import Call, write_images
 
 SHORT = ("-s", "optimisation.epochs=2")
@@ -88,11 +89,20 @@ def test_fit_adapter_tunes_and_records_it(call: Call, cache: Path, tmp_path: Pat
     assert record["tuned_on"] == {"epoch": "val", "loss.tau": "val"}
     assert record["tuning"]["trials"] == 2
     assert f"chose loss.tau={record['tuning']['chosen']['loss.tau']} of 2 settings" in err
-    assert "epoch, loss.tau chosen on val" in out
+    assert "epoch, loss.tau chosen on val" in out and "no part in that" not in err
     status, _, err = call(*fit, "--out", tmp_path / "no", "--grid", "loss.tau=0.5,2")
     assert status == 2 and "--grid has no effect without --tune" in err
     status, _, err = call(*fit, "--out", tmp_path / "no", "--tune", "--grid", "loss.tua=0.5")
     assert status == 2 and "loss.tau" in err and not (tmp_path / "no").exists()
+
+
+def test_fit_adapter_tells_which_classes_had_no_part_in_tuning(call: Call, tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "cache", {"train": (20, 10, 5, 2), "val": (3, 3, 0, 0)})
+    fit = ("fit-adapter", cache, "--tune", "--grid", "loss.tau=0.5,2", *SHORT)
+    _, _, err = call(*fit, "--out", tmp_path / "run")
+    assert "no part in that: 2 classes without a row there; with --tune-folds 3" in err
+    _, _, err = call(*fit, "--out", tmp_path / "folds", "--tune-folds", 2)
+    assert "on 2 folds of train" in err and "no part in that" not in err
 
 
 def test_auto_says_what_it_compared_and_chose(call: Call, cache: Path, tmp_path: Path) -> None:
