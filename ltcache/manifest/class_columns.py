@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ltcache.errors import ManifestError
-from ltcache.manifest.columns import decoded
+from ltcache.manifest.columns import TableColumns, decoded
 from ltcache.manifest.long_texts import is_text
 from ltcache.manifest.splits import known_split
 from ltcache.manifest.text import some
@@ -27,20 +27,25 @@ class ClassColumns:
     """The classes of n rows, each told by a column of 0 and 1.
 
     Args:
-        names: of the columns. labels: n of them.
+        columns: their names in the table. names: of the classes, as the file spells the columns.
+        labels: n of the names.
     """
 
+    columns: Sequence[str]
     names: Sequence[str]
     labels: Sequence[str]
 
 
 def read_class_columns(
-    where: str, lines: Sequence[int], values: Mapping[str, pa.Array]
+    where: str, columns: TableColumns, values: Mapping[str, pa.Array]
 ) -> ClassColumns | None:
     """Return the classes of a table without a column of labels; None: its columns are no classes.
 
     Columns of 0 and 1 are classes where they are most of the columns and just one of them is 1 in
     each row.
+
+    Args:
+        values: those of the columns that may be classes.
 
     Raises:
         ManifestError: several classes are 1 in a row; names the line.
@@ -49,9 +54,10 @@ def read_class_columns(
               if known_split(name) is None
               and (ones := _ones(where, name, column)) is not None}  # fmt: skip
     others = len(values) - len(marked)
+    lines = columns.lines
     if not lines or len(marked) < 2 or len(marked) <= others:
         return None
-    names = list(marked)
+    names = [columns.spelled.get(name, name) for name in marked]
     counts = np.zeros(len(lines), np.int64)
     last = np.zeros(len(lines), np.int64)
     for number, ones in enumerate(marked.values()):
@@ -65,7 +71,9 @@ def read_class_columns(
             "write it in a column 'label', take one of the columns as labels 0 and 1 with "
             "--label-column, or read the rows without labels with --unlabelled"
         )
-    return ClassColumns(names, [names[k] for k in last.tolist()]) if (counts == 1).all() else None
+    if (counts != 1).any():
+        return None
+    return ClassColumns(list(marked), names, [names[k] for k in last.tolist()])
 
 
 def _ones(where: str, name: str, values: pa.Array) -> np.ndarray | None:

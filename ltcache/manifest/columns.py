@@ -25,11 +25,13 @@ class TableColumns:
         lines: the line of each row in the file, n of them.
         class_names: column -> names in label order, for the columns of which the file says that
             they hold class labels (``ClassLabel`` of Hugging Face).
+        spelled: lower-case name -> the name as the file has it; those left out are as they are.
     """
 
     values: Mapping[str, pa.Array]
     lines: Sequence[int]
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
 
 def decoded(where: str, name: str, values: pa.Array) -> pa.Array:

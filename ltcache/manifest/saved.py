@@ -39,7 +39,8 @@ def _listing(path: Path, split: str, dataset: Any, request: ManifestRequest) -> 
         for name, feature in dataset.features.items()
         if (names := getattr(feature, "names", None))
     }
-    columns = TableColumns(values, range(len(dataset)), named)
+    spelled = {name.lower(): name for name in rows.column_names}
+    columns = TableColumns(values, range(len(dataset)), named, spelled)
     return known_rows(
         str(path / split), columns, values, uris, request, split=canonical_split(split)
     )

@@ -25,16 +25,17 @@ def _read_csv(path: Path) -> TableColumns:
             raise ManifestError(f"{path} line {line}: {len(row)} fields, expected {len(header)}")
     cells = list(zip(*(row for _, row in found[1:]), strict=True)) or [()] * len(header)
     arrays = [text_array(list(column)) for column in cells]
-    return TableColumns(dict(zip(header, arrays, strict=True)), [line for line, _ in found[1:]])
+    values = dict(zip(header, arrays, strict=True))
+    return TableColumns(values, [line for line, _ in found[1:]], spelled=header)
 
 
-def _header(path: Path, names: Sequence[str]) -> list[str]:
-    """Return column names in lower case; refuses repeated ones."""
+def _header(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return column names in lower case -> as they are spelled; refuses repeated ones."""
     plain = [name.strip().lower() for name in names]
     if len(set(plain)) < len(plain):
         repeated = next(name for name in plain if plain.count(name) > 1)
         raise ManifestError(f"{path}: the column {repeated!r} is given twice")
-    return plain
+    return {name: spelled.strip() for name, spelled in zip(plain, names, strict=True)}
 
 
 def _read_jsonl(path: Path) -> TableColumns:
@@ -50,7 +51,7 @@ def _read_jsonl(path: Path) -> TableColumns:
     original = list(dict.fromkeys(name for record in records for name in record))
     header = _header(path, original)
     arrays = [json_array(str(path), [record.get(name) for record in records]) for name in original]
-    return TableColumns(dict(zip(header, arrays, strict=True)), lines)
+    return TableColumns(dict(zip(header, arrays, strict=True)), lines, spelled=header)
 
 
 def json_array(where: str, values: list[Any]) -> pa.Array:
@@ -84,7 +85,7 @@ def _read_parquet(path: Path) -> TableColumns:
     finally:
         file.close()
     lines = range(1, file.metadata.num_rows + 1)
-    return TableColumns(dict(zip(header, arrays, strict=True)), lines, named)
+    return TableColumns(dict(zip(header, arrays, strict=True)), lines, named, header)
 
 
 TABLE_FORMS: dict[str, Callable[[Path], TableColumns]] = {

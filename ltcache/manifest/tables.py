@@ -128,9 +128,9 @@ def known_rows(
             labels = read_labels(where, label, column)
     hot = None
     if label is None and request.labelled is not False:
-        hot = read_class_columns(where, columns.lines, values)
+        hot = read_class_columns(where, columns, values)
     if hot is not None:
-        values = {name: column for name, column in values.items() if name not in hot.names}
+        values = {name: column for name, column in values.items() if name not in hot.columns}
         note = f"{where}: the classes are the columns of 0 and 1: {some(hot.names, 12)}"
         labels = RowLabels(list(hot.labels), (note,))
     unlabelled = label is None and hot is None

@@ -26,15 +26,23 @@ def test_one_column_of_each_class_with_one_1_in_each_row(
         HEADER + f"c.jpg,9,{zero},{zero},{one}\nd.jpg,9,{one},{zero},{zero}\n",
     )
     found = read_manifest(tmp_path)
-    assert found.classes.names == ("mel", "nv", "bcc")
+    assert found.classes.names == ("MEL", "NV", "BCC")
     assert plain(found) == [
         ("a.jpg", 1, "train"), ("b.jpg", 0, "train"), ("c.jpg", 2, "test"), ("d.jpg", 0, "test")
     ]  # fmt: skip
-    assert any("classes are the columns of 0 and 1: mel, nv, bcc" in w for w in found.warnings)
-    assert "nv" not in found.rows.column_names and "age" in found.rows.column_names
-    asked = read_manifest(tmp_path, classes=ClassList(("bcc", "mel", "nv")))
+    assert any("classes are the columns of 0 and 1: MEL, NV, BCC" in w for w in found.warnings)
+    assert not {"nv", "NV"} & set(found.rows.column_names)
+    assert "age" in found.rows.column_names
+    asked = read_manifest(tmp_path, classes=ClassList(("BCC", "MEL", "NV")))
     assert asked.labels().tolist() == [2, 1, 0, 1]  # by name, not by the place of the column
     assert (read_manifest(tmp_path / "train.csv", labelled=False).labels() < 0).all()
+
+
+def test_files_that_spell_their_class_columns_differently_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", "image,MEL,NV,BCC\na.jpg,1,0,0\nb.jpg,0,1,0\nc.jpg,0,0,1\n")
+    write(tmp_path / "test.csv", "image,mel,nv,bcc\nd.jpg,1,0,0\n")
+    with pytest.raises(ManifestError, match="differently: label 0 is 'MEL' and 'mel'"):
+        read_manifest(tmp_path)
 
 
 def test_several_classes_of_one_image_are_refused_with_what_helps(tmp_path: Path) -> None:
