@@ -84,20 +84,6 @@ class AblationJob:
         fold = f", fold {self.fold}" if self.fold else ""
         return f"{self.setting.name}, seed {self.seed}{fold}"
 
-    def require_divisible(self) -> None:
-        """Refuse a method whose training rows cannot be divided into folds.
-
-        Raises:
-            FitError: it trains on composites.
-        """
-        from ltcache.fit import composite_view
-
-        if self.fold and composite_view(self.method) is not None:
-            raise FitError(
-                "it trains on composites, into which images of the fold left out were pasted: it "
-                "cannot be compared with --folds"
-            )
-
     @property
     def method(self) -> Method:
         """The method as it is fitted, with what was chosen for it."""
@@ -182,7 +168,6 @@ class FitRun:
     def _run(self, job: AblationJob, memo: Memo) -> ScoredRun:
         from ltcache.fit import fit_adapter
 
-        job.require_divisible()
         run = _whole(job.place)
         if run is None:
             run = fit_adapter(
@@ -231,7 +216,6 @@ class TuneSetting:
         return _guarded(job, lambda: self._tune(job, memo))
 
     def _tune(self, job: AblationJob, memo: Memo) -> Mapping[str, Any]:
-        job.require_divisible()
         try:
             known: Mapping[str, Any] = json.loads(job.place.read_text(encoding="utf-8"))
             return known

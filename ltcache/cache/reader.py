@@ -123,6 +123,16 @@ class Cache:
             return rows.select(names) if names else rows
         return read_rows(self._row_paths, names)
 
+    def extracted_table(self, *names: str) -> pa.Table:
+        """Return columns of the rows as they were extracted, whatever :meth:`with_rows` changed.
+
+        Raises:
+            CacheError: as :meth:`table` does.
+        """
+        return (
+            self.table(*names) if self.changed_rows is None else read_rows(self._row_paths, names)
+        )
+
     def row_blocks(self, *names: str) -> Iterator[pa.Table]:
         """Yield columns of the manifest's rows, a bounded number of rows at a time.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from ltcache.cache import Cache, has_labels, labelled_split
 from ltcache.errors import CacheError
-from ltcache.fit.composites import CompositeRows
+from ltcache.fit.composites import CompositeRows, composites_among
 from ltcache.fit.rows import LabelledRows
 from ltcache.images import PartnerRows, Preprocessing, View
 from ltcache.methods import Method, Train
@@ -48,8 +49,12 @@ def composite_view(method: Method) -> str | None:
 def composites_of(cache: Cache, field: str, name: str) -> CompositeRows:
     """Return the composites of the labelled training rows, in the order of the manifest.
 
+    Of a cache whose list was changed, such as one without a fold, a composite with an image that
+    trains no longer is the plain image.
+
     Raises:
-        CacheError: the cache has no such view, or its training rows are not those it was made of.
+        CacheError: the cache has no such view, or was extracted with other training rows than those
+            that the view was made of.
     """
     if name not in cache.views:
         raise CacheError(
@@ -57,7 +62,7 @@ def composites_of(cache: Cache, field: str, name: str) -> CompositeRows:
             f"{cache.how_to_add(name)}"
         )
     view = View.from_identity(cache.identities(name)["view"])
-    partners = PartnerRows.of(cache.manifest.rows)
+    partners = PartnerRows.of(cache.extracted_table(*PartnerRows.COLUMNS))
     if partners.digest != view.partners:
         raise CacheError(
             f"{cache.path}: its training rows are not those that {name} was made of, so that "
@@ -70,12 +75,20 @@ def composites_of(cache: Cache, field: str, name: str) -> CompositeRows:
     drawn, shares = partners.draw_all(view, contents, size)
     place = np.full(len(cache.manifest.rows), -1, np.int64)
     place[numbers] = np.arange(len(numbers))
-    features = cache.features("train", field, name)[kept]
-    return CompositeRows(
-        torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)),
-        torch.from_numpy(place[partners.rows[drawn]]),
-        torch.from_numpy(shares.astype(np.float32)),
+    pasted = torch.from_numpy(place[partners.rows[drawn]])
+    read = partial(_features_of, cache, field, kept)
+    parts = read(name), pasted, torch.from_numpy(shares.astype(np.float32))
+    return (
+        CompositeRows(*parts)
+        if bool((pasted >= 0).all())
+        else composites_among(*parts, read("center")[:, 0])
     )
+
+
+def _features_of(cache: Cache, field: str, kept: np.ndarray, view: str) -> torch.Tensor:
+    """Return a view of some training rows, float32 (n, v, D)."""
+    features = cache.features("train", field, view)[kept]
+    return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
 
 
 def labelled_rows(cache: Cache, split: str, field: str, view: str) -> LabelledRows:

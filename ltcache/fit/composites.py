@@ -70,14 +70,7 @@ class CompositeRows:
         place = torch.full((len(self),), -1, device=index.device)
         place[index] = torch.arange(len(index), device=index.device)
         partners = place[self.partners[index]]
-        features, shares = self.features[index], self.shares[index]
-        gone = partners < 0  # (n, K)
-        features = features.clone()
-        features[gone] = plain[:, None].expand_as(features)[gone].to(features)
-        own = torch.arange(len(index), device=index.device)[:, None].expand_as(partners)
-        return CompositeRows(
-            features, torch.where(gone, own, partners), torch.where(gone, 1.0, shares)
-        )
+        return composites_among(self.features[index], partners, self.shares[index], plain)
 
     def with_plain(self, features: Tensor) -> CompositeRows:
         """Return the composites with those of more rows (m, D) behind: the rows themselves."""
@@ -88,6 +81,22 @@ class CompositeRows:
             torch.cat([self.partners, own[:, None].expand(count, crops)]),
             torch.cat([self.shares, self.shares.new_ones(count, crops)]),
         )
+
+
+def composites_among(
+    features: Tensor, partners: Tensor, shares: Tensor, plain: Tensor
+) -> CompositeRows:
+    """Return composites of which some hold a row that is not there: the plain row in their place.
+
+    Args:
+        features, partners, shares: as of :class:`CompositeRows`; partners that are not there: -1.
+        plain: features of the rows by themselves, (N, D) or (N, T, D).
+    """
+    gone = partners < 0  # (N, K)
+    features = features.clone()
+    features[gone] = plain[:, None].expand_as(features)[gone].to(features)
+    own = torch.arange(len(partners), device=partners.device)[:, None].expand_as(partners)
+    return CompositeRows(features, torch.where(gone, own, partners), torch.where(gone, 1.0, shares))
 
 
 def composites_come(epoch: int, epochs: int) -> bool:

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +62,8 @@ class PartnerRows:
         keys, uris, contents: of each row; contents are SHA-256 of the files.
     """
 
+    COLUMNS: ClassVar = ("split", "status", "label", "key", "uri", "sha256")
+
     rows: np.ndarray
     labels: np.ndarray
     keys: pa.StringArray
@@ -69,7 +72,8 @@ class PartnerRows:
 
     @classmethod
     def of(cls, table: pa.Table) -> PartnerRows:
-        """Return the partners among the rows of a finished cache; failed rows are none."""
+        """Return the partners among the rows of a finished cache, of which ``COLUMNS`` are read;
+        failed rows are none."""
         good = pc.and_(pc.equal(table["split"], "train"), pc.equal(table["status"], "ok"))
         keep = pc.fill_null(pc.and_(good, pc.greater_equal(table["label"], 0)), False)
         rows = np.flatnonzero(keep.to_numpy())

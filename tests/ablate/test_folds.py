@@ -18,7 +18,6 @@ from ltcache.ablate.tune import tune
 from ltcache.errors import UsageError
 from ltcache.fit import fit_adapter
 from ltcache.manifest import ImageBlocks
-from ltcache.methods import METHODS, override
 from ltcache.metrics import evaluate_logits
 from ltcache.report import comparison_table, report
 from ltcache.runs import LEFT_OUT, LabelledLogits, open_run
@@ -153,14 +152,6 @@ def test_settings_are_chosen_anew_in_each_fold_on_rows_that_its_runs_know(
     entry = found.comparison["entries"][0]
     assert list(entry["chosen"]) == ["fold 1", "fold 2", "fold 3"]
     assert "a stratified 10% of train" in entry["tuned_on"].values()
-
-
-def test_a_method_that_trains_on_composites_fails_alone(tmp_path: Path) -> None:
-    pasted = override(METHODS["ce"], {"composites": 0.5, "feature.composites": "cmo:2"})
-    found = _ablate(tmp_path, ["ncm", pasted], seeds=1)
-    assert [entry["name"] for entry in found.comparison["entries"]] == ["ncm"]
-    assert len(found.failures) == 3
-    assert all("fold left out were pasted" in lost["reason"] for lost in found.failures)
 
 
 def test_folds_and_splits_never_share_a_table(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Generator
 
+from ltcache.ablate import ablate, tune
+from ltcache.ablate.folds import divide
 from ltcache.cache import open_cache
 from ltcache.encoder import load_encoder
 from ltcache.errors import CacheError, FitError, UsageError
@@ -244,6 +246,40 @@ def test_partners_and_shares_of_a_cache_are_those_that_were_pasted(cached: Path)
         assert torch.equal(twice.composites.features[crop], made.features[crop // 2])
         own = twice.labels[twice.composites.partners[crop]]
         assert own.tolist() == [training[p]["label"] for p in made.partners[crop // 2].tolist()]
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_an_image_that_was_left_out_is_in_no_composite(cached: Path, fold: int) -> None:
+    whole, left = open_cache(cached), divide(open_cache(cached), 2).without(fold)
+    made, kept = (composites_of(cache, "embedding", "cmo:3") for cache in (whole, left))
+    keys, stay = (list(cache.column("key", "train")) for cache in (whole, left))
+    plain = left.features("train", "embedding", "center")[:, 0]
+    gone = 0
+    for row, key in enumerate(stay):
+        before = keys.index(key)
+        for k in range(3):
+            partner, features = keys[int(made.partners[before, k])], kept.features[row, k].numpy()
+            if partner in stay:
+                assert stay[int(kept.partners[row, k])] == partner
+                assert torch.equal(kept.features[row, k], made.features[before, k])
+                assert kept.shares[row, k] == made.shares[before, k]
+            else:
+                gone += 1
+                assert (int(kept.partners[row, k]), float(kept.shares[row, k])) == (row, 1.0)
+                assert np.array_equal(features, plain[row].astype(np.float32))
+    assert 0 < gone < 3 * len(stay)
+
+
+def test_methods_with_composites_are_compared_and_tuned_by_folds(
+    cached: Path, tmp_path: Path
+) -> None:
+    method = override(METHODS["ce+cmo"], {"feature.composites": "cmo:3"})
+    short = {"optimisation.epochs": 4}
+    found = ablate(open_cache(cached), ["ce", method], tmp_path, seeds=1, overrides=short, folds=2,
+                   workers=1)  # fmt: skip
+    assert not found.failures and len(found.comparison["entries"]) == 2
+    tuned = tune(cached, method, grid={"optimisation.lr": [1e-3]}, tune_folds=2, overrides=short)
+    assert tuned.tried[0].failed is None
 
 
 def test_a_run_says_which_composites_it_was_trained_on(cached: Path, tmp_path: Path) -> None:
