@@ -11,7 +11,7 @@ from typing import Any
 from ltcache.errors import UsageError
 from ltcache.manifest import how_to_split
 from ltcache.metrics import percent
-from ltcache.records import JsonObject
+from ltcache.records import JsonObject, counted
 from ltcache.report.standing import BEST, TIED, Comparison, standing, verdict
 from ltcache.report.tables import COLUMNS, mean_and_spread
 from ltcache.tables import markdown_table
@@ -108,10 +108,10 @@ def remarks(comparison: Comparison, split: str = "test") -> list[str]:
     about = comparison["splits"][split]
     sizes = "/".join(str(about["group_sizes"][name]) for name in ("many", "medium", "few"))
     seeds = sorted({len(entry["seeds"]) for entry in comparison["entries"]})
-    counted = "–".join(str(number) for number in (seeds[:1] + seeds[1:][-1:]))
+    spread = "–".join(str(number) for number in (seeds[:1] + seeds[1:][-1:]))
     lines = [
         f"accuracy in %, {rows_in_words(comparison, split)}, {about['rows']} images of "
-        f"{about['units']} units; mean ± sd over seeds ({counted}); groups "
+        f"{about['units']} units; mean ± sd over seeds ({spread}); groups "
         f"{about['group_scheme']} ({sizes} classes)",
         f"rank: of mean/class, mean over seeds; vs {comparison['baseline']}: difference of "
         "mean/class in points with 95 % interval and two-sided p, paired bootstrap over units; p "
@@ -136,10 +136,10 @@ def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
             if name not in names:
                 names.append(name)
     trials = sorted({entry["trials"] for entry in entries} - {0})
-    counted = f" ({'–'.join(str(t) for t in trials)} trials each)" if trials else ""
+    budget = f" ({'–'.join(str(t) for t in trials)} trials each)" if trials else ""
     unseen = max((entry.get("unseen_classes") or 0 for entry in entries), default=0)
-    counted += f"; {unseen} classes have no row among those that chose settings" if unseen else ""
-    return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + counted
+    budget += f"; no part in settings: {counted(unseen, 'class')} without a row" if unseen else ""
+    return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + budget
 
 
 def require_split(comparison: Comparison, split: str) -> None:

@@ -320,7 +320,7 @@ def test_a_tuned_table_counts_the_classes_that_had_no_part_in_the_choice(tmp_pat
         cache = write_cache(tmp_path / f"cache-{told}", rows)
         found = _ablate(cache, ["ce"], tmp_path / f"out-{told}", tune=True, trials=2)
         assert _entry(found, "ce")["unseen_classes"] == (2 if told else 0)
-        line = "2 classes have no row among those that chose settings"
+        line = "no part in settings: 2 classes without a row"
         assert (line in comparison_table(found.comparison, "test")) == told
 
 
