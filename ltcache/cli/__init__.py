@@ -44,7 +44,7 @@ from ltcache.cli import (
 from ltcache.cli.install_completion import completion_option
 from ltcache.cli.options import OrderedGroup
 from ltcache.errors import LtcacheError, UsageError
-from ltcache.process import wait_asleep
+from ltcache.process import keep_freed_memory, wait_asleep
 
 INTERRUPTED = 130
 
@@ -128,6 +128,7 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status; errors end as one message, not a traceback."""
     wait_asleep()  # before a command imports torch
+    keep_freed_memory()  # before there are threads, each with a heap of its own
     try:
         status = cli.main(
             args=None if arguments is None else list(arguments),

@@ -20,7 +20,12 @@ from ltcache.extract.splitting import checked_recipe
 from ltcache.extract.two_passes import begin_or_grow
 from ltcache.images import NVJPEG, require_decoder
 from ltcache.manifest import Manifest, SplitRecipe, keep_root
-from ltcache.process import keep_freed_memory, part_of_work, usable_processors
+from ltcache.process import (
+    give_back_freed_memory,
+    keep_freed_memory,
+    part_of_work,
+    usable_processors,
+)
 from ltcache.records import PlaceKind, require_local, require_replaceable
 
 if TYPE_CHECKING:
@@ -188,6 +193,7 @@ def extract(
         )
         report = begin_or_grow(request)
     keep_root(out, manifest.root)
+    give_back_freed_memory()
     return report
 
 
@@ -204,7 +210,7 @@ def shard_size_for(images: int) -> int:
 
 
 def _batch_size(encoder: Encoder) -> int:
-    """On a CPU few: where activations outgrow what malloc keeps, page faults double the time."""
+    """On a CPU few: larger batches are hardly faster, and their activations take more memory."""
     return 256 if str(encoder.device).startswith("cuda") else 16
 
 

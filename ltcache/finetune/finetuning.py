@@ -41,7 +41,7 @@ from ltcache.fit import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import EpochRecord, Metrics, evaluate_logits
-from ltcache.process import keep_freed_memory
+from ltcache.process import give_back_freed_memory, keep_freed_memory
 from ltcache.records import JsonObject, digest, one_line, require_local, result_folder
 
 if TYPE_CHECKING:
@@ -286,6 +286,7 @@ def _finish(
         save_checkpoint(out, encoder, parent=parent, record=record.to_dict(), extra=extra)
         state.remove()
     place.wait()
+    give_back_freed_memory()
     return FineTuned(out, encoder, head, done.history, record)
 
 

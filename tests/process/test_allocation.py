@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ltcache.cli import main
 from ltcache.evaluate.prediction import predict
 from ltcache.examine.bench import bench
 from ltcache.extract import extract
@@ -20,27 +21,43 @@ from ltcache.fit import fit_head, fit_many
 from ltcache.process.allocation import keep_freed_memory
 
 FAULTS = """
-import ctypes, resource, sys
-from ltcache.process.allocation import keep_freed_memory
+import ctypes, resource, sys, threading
+from ltcache.process.allocation import give_back_freed_memory, keep_freed_memory
 done = keep_freed_memory() if sys.argv[1] == "kept" else False
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+size = int(sys.argv[2]) << 20
 
 def batch():
-    blocks = [libc.malloc(20 << 20) for _ in range(5)]
+    blocks = [libc.malloc(size) for _ in range(3)]
     for block in blocks:
-        libc.memset(block, 1, 20 << 20)
+        libc.memset(block, 1, size)
     for block in blocks:
         libc.free(block)
 
-for _ in range(2):
-    batch()
+def batches(count):
+    for _ in range(count):
+        batch()
+
+def in_thread(count):
+    thread = threading.Thread(target=batches, args=(count,))
+    thread.start()
+    thread.join()
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() >> 20
+
+run = in_thread if sys.argv[3] == "thread" else batches
+run(2)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    batch()
-print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+run(10)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+held = resident()
+give_back_freed_memory()
+print(done, faults, held - resident())
 """
 
 
@@ -55,25 +72,29 @@ def asked_anew() -> Iterator[None]:
     keep_freed_memory.cache_clear()
 
 
-def faults(how: str) -> tuple[bool, int]:
+def batches(how: str, megabytes: int, where: str) -> tuple[bool, int, int]:
+    """Whether memory is kept, page faults of ten batches, and megabytes given back after them."""
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS, how],
+        [sys.executable, "-c", FAULTS, how, str(megabytes), where],
         env=without_malloc_settings(),
         capture_output=True,
         text=True,
         check=True,
     )
-    kept, number = done.stdout.split()
-    return kept == "True", int(number)
+    kept, faults, given_back = done.stdout.split()
+    return kept == "True", int(faults), int(given_back)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library has no mallopt")
-def test_batches_take_the_same_pages_again() -> None:
-    kept, few = faults("kept")
+@pytest.mark.parametrize("where", ["process", "thread"])
+@pytest.mark.parametrize("megabytes", [20, 80])
+def test_batches_take_the_same_pages_again(megabytes: int, where: str) -> None:
+    kept, few, given_back = batches("kept", megabytes, where)
     if not kept:
         pytest.skip("the C library is not glibc")
-    _, many = faults("given back")
-    assert few < 100 < 10 * 100 < many
+    _, many, _ = batches("given back", megabytes, where)
+    assert few < 200 < 10 * 200 < many
+    assert given_back > 2 * megabytes
 
 
 @pytest.mark.parametrize(
@@ -95,6 +116,7 @@ def test_nothing_is_done_without_glibc(monkeypatch: pytest.MonkeyPatch, error: E
 
 
 WORK: dict[str, Callable[[Any], Any]] = {
+    "cli": lambda here: main(["--help"]),  # before there are threads
     "extract.extraction": lambda here: extract(here, here),
     "finetune.finetuning": lambda here: finetune(here, "lift", here),
     "fit.head": lambda here: fit_head(here, here, here),
@@ -118,3 +140,16 @@ def test_long_work_begins_with_it(
     monkeypatch.setattr(import_module(f"ltcache.{module}"), "keep_freed_memory", ask)
     with pytest.raises(Asked):
         WORK[module](tmp_path)
+
+
+def test_extraction_gives_back_what_it_kept(
+    few_images: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[bool] = []
+
+    def give_back() -> None:
+        finished.append((tmp_path / "cache" / "cache.json").exists())
+
+    monkeypatch.setattr("ltcache.extract.extraction.give_back_freed_memory", give_back)
+    extract(few_images, tmp_path / "cache", model=f"local-dir:{tiny_clip}", device="cpu")
+    assert finished == [True]
