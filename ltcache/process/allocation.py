@@ -3,6 +3,9 @@
 glibc gives large blocks, and the free top of its heap, back to the kernel at once. A forward pass
 on a CPU frees all its activations and asks for them again in the next batch, so every batch pays
 for every page anew: a fault, and a page of zeros.
+
+Threads that are there already keep the heaps that they have. So the command line begins with this;
+a program that uses the Python API calls :func:`keep_freed_memory` before it imports torch.
 """
 
 from __future__ import annotations
