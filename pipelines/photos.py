@@ -4,7 +4,7 @@
     python -m pipelines.photos --data FOLDER --out photos-results
 
 FOLDER is that of `pipelines.photo_sets`, which says what it holds. On every set the whole catalogue
-is tuned with the same number of trials and fitted with five seeds: settings are chosen on
+is tuned with the same number of trials (three) and fitted with five seeds: settings are chosen on
 validation images, or by three folds of the training images where there are none or where they lack
 classes of training; the table says which. What a method needs and a set lacks (class texts, crops)
 is a failure with its reason. Then the ranks of the methods that ran on every
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--methods", help="some of them, by commas")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=CACHE")
     parser.add_argument("--scores", type=Path, help="those of sets that were measured before")
-    parser.set_defaults(trials=4)
+    parser.set_defaults(trials=3)
     chosen = parser.parse_args()
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
     sets = {} if chosen.scores is None else read_scores(chosen.scores)
