@@ -166,7 +166,7 @@ class FitRun:
         return _guarded(job, lambda: self._run(job, memo))
 
     def _run(self, job: AblationJob, memo: Memo) -> ScoredRun:
-        from ltcache.fit import fit_adapter
+        from ltcache.fit import fit_adapter, recorded_fit
 
         run = _whole(job.place)
         if run is None:
@@ -181,6 +181,8 @@ class FitRun:
                 tuning=job.tuning,
                 **self.options.fit,
             )
+        elif (training := recorded_fit(run)) is not None:
+            training.warn(run.method.name)  # as it did when it was fitted
         return scored(run, self.cache, str(job.place))
 
 

@@ -24,7 +24,7 @@ from ltcache.fit.stages import RUNNERS, combinations
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import choose_by
-from ltcache.fit.unfitted import TrainingFit, training_fit
+from ltcache.fit.unfitted import TrainingFit, recorded_fit, training_fit
 
 __all__ = [
     "LEAST",
@@ -55,6 +55,7 @@ __all__ = [
     "make_context",
     "needs_texts",
     "optimiser_of",
+    "recorded_fit",
     "require_classes",
     "require_composite_epochs",
     "require_same",

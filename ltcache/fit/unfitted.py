@@ -11,15 +11,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltcache.errors import UnfittedWarning
+from ltcache.errors import FitError, UnfittedWarning
 from ltcache.fit.rows import LabelledRows
 from ltcache.heads import Head, predicted_labels, sums_by_class
-from ltcache.records import JsonObject, JsonRecord
+from ltcache.records import JsonObject, JsonRecord, read_record
+
+if TYPE_CHECKING:
+    from ltcache.runs import Run
 
 _BLOCK = 2048  # rows scored at once
 _FAR = 0.8  # of what the class means have right
@@ -54,18 +58,35 @@ class TrainingFit(JsonRecord):
         """Return plain JSON."""
         return {**super().to_dict(), "unfitted": self.unfitted}
 
+    def words(self, name: str) -> str:
+        """Return what is said of a head that is unfitted; ``name`` is the method's."""
+        return (
+            f"{name} ended before it had fitted its own training rows: it has "
+            f"{100 * self.overall:.1f} % of them right, {100 * self.mean_per_class:.1f} % per "
+            f"class, where their class means have {100 * self.nearest_mean_overall:.1f} % and "
+            f"{100 * self.nearest_mean_per_class:.1f} %, after {self.steps} gradient steps; "
+            "raise optimisation.epochs, or optimisation.lr"
+        )
+
     def warn(self, name: str) -> None:
         """Warn of a head that is unfitted; ``name`` is the method's."""
         if self.unfitted:
-            warnings.warn(
-                f"{name} ended before it had fitted its own training rows: it has "
-                f"{100 * self.overall:.1f} % of them right, {100 * self.mean_per_class:.1f} % per "
-                f"class, where their class means have {100 * self.nearest_mean_overall:.1f} % and "
-                f"{100 * self.nearest_mean_per_class:.1f} %, after {self.steps} gradient steps; "
-                "raise optimisation.epochs, or optimisation.lr",
-                UnfittedWarning,
-                stacklevel=2,
-            )
+            warnings.warn(self.words(name), UnfittedWarning, stacklevel=2)
+
+
+def recorded_fit(run: Run) -> TrainingFit | None:
+    """Return how well a run's head knows its training rows; None where nothing was trained, and in
+    the records of versions that did not look.
+
+    Raises:
+        FitError: a later version wrote it, or it is damaged.
+    """
+    if run.record.training is None:
+        return None
+    try:
+        return read_record(TrainingFit, run.record.training, name="run.json", beside=("unfitted",))
+    except ValueError as error:
+        raise FitError(str(error)) from None
 
 
 @torch.no_grad()

@@ -128,18 +128,20 @@ def remarks(comparison: Comparison, split: str = "test") -> list[str]:
 
 
 def _tuned(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return what was chosen on what, over all entries: ``epoch on val; loss.tau on val``."""
-    chosen: dict[str, list[str]] = {}
+    """Return what was chosen on what, over all entries: ``epoch on val; loss.tau on val``.
+
+    In one order, whether the records were made just now or read from their files.
+    """
+    chosen: dict[str, set[str]] = {}
     for entry in entries:
         for name, rows in entry["tuned_on"].items():
-            names = chosen.setdefault(rows, [])
-            if name not in names:
-                names.append(name)
+            chosen.setdefault(rows, set()).add(name)
     trials = sorted({entry["trials"] for entry in entries} - {0})
     budget = f" ({'–'.join(str(t) for t in trials)} trials each)" if trials else ""
     unseen = max((entry.get("unseen_classes") or 0 for entry in entries), default=0)
     budget += f"; no part in settings: {counted(unseen, 'class')} without a row" if unseen else ""
-    return "; on ".join(f"{rows}: {', '.join(names)}" for rows, names in chosen.items()) + budget
+    said = [f"{rows}: {', '.join(sorted(chosen[rows]))}" for rows in sorted(chosen)]
+    return "; on ".join(said) + budget
 
 
 def require_split(comparison: Comparison, split: str) -> None:

@@ -136,6 +136,7 @@ class ReportedRuns:
 
     def add(self, run: Run, path: Path, name: str, overrides: Mapping[str, Any]) -> None:
         """Add a run to the line that it belongs to."""
+        from ltcache.fit import recorded_fit
         from ltcache.records import digest
         from ltcache.runs import LEFT_OUT
 
@@ -149,6 +150,9 @@ class ReportedRuns:
         line = self.lines.setdefault(told, ReportLine(name, overrides))
         if any(metrics.adaptations for metrics in run.metrics.values()):
             self.note(f"{name}: transductive: it learned from the unlabelled rows it was scored on")
+        training = recorded_fit(run)
+        if training is not None and training.unfitted:
+            self.note(f"{name}: {training.words(run.method.name)}")
         same = next((pair for pair in line.runs if pair[0].record.seed == run.record.seed), None)
         if same is None:
             line.runs.append((run, path))

@@ -307,6 +307,16 @@ def test_nothing_is_written_among_the_files_of_something_else(tmp_path: Path, na
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_table_of_finished_runs_says_what_it_said_when_they_were_fitted(tmp_path: Path) -> None:
+    methods = ["tau-norm", "logit-adjustment"]
+    tables = [
+        comparison_table(_ablate(_cache(), methods, tmp_path, tune=True, trials=2).comparison)
+        for _ in range(2)
+    ]
+    assert tables[0] == tables[1]
+    assert "chosen on val: epoch, loss.tau, optimisation.lr, optimisation.weight_decay" in tables[0]
+
+
 def test_the_validation_split_can_be_the_tables(tmp_path: Path) -> None:
     found = _ablate(_cache(), ["ce", "crt"], tmp_path, split="val", baseline="crt")
     table = comparison_table(found.comparison, "val")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ltcache.errors import CacheError, UsageError
+from ltcache.errors import CacheError, UnfittedWarning, UsageError
 from ltcache.fit import ExtraRows, fit_adapter
 from ltcache.manifest import ClassList, Manifest
 from ltcache.report.reading import ReportedRuns
@@ -17,7 +17,7 @@ from ltcache.runs import Run
 from tests.fakes import FakeCache
 
 COUNTS = np.array([12, 6, 4])
-SHORT = {"optimisation.epochs": 2}
+SHORT = {"optimisation.epochs": 20, "optimisation.lr": 0.1}
 
 
 def _cache(**options: Any) -> Any:
@@ -46,6 +46,14 @@ def test_a_run_with_extra_rows_is_a_line_of_its_own() -> None:
     )
     reading = _read(_fit(cache), _fit(cache, extra=extra), cache=cache)
     assert len(reading.entries) == 2 and reading.notes == []
+
+
+def test_a_head_that_was_not_trained_to_the_end_is_told_as_it_was_when_it_was_fitted() -> None:
+    cache = _cache()
+    with pytest.warns(UnfittedWarning) as told:
+        unfitted = fit_adapter(cache, "ce", overrides={**SHORT, "optimisation.lr": 1e-9})
+    reading = _read(unfitted, fit_adapter(cache, "ncm"), cache=cache)
+    assert reading.notes == [f"ce: {told[0].message}"]
 
 
 def test_another_run_of_the_same_seed_is_left_out_aloud() -> None:
