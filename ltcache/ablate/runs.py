@@ -166,7 +166,7 @@ class FitRun:
         return _guarded(job, lambda: self._run(job, memo))
 
     def _run(self, job: AblationJob, memo: Memo) -> ScoredRun:
-        from ltcache.fit import fit_adapter, recorded_fit
+        from ltcache.fit import fit_adapter, warn_of_training
 
         run = _whole(job.place)
         if run is None:
@@ -181,8 +181,8 @@ class FitRun:
                 tuning=job.tuning,
                 **self.options.fit,
             )
-        elif (training := recorded_fit(run)) is not None:
-            training.warn(run.method.name)  # as it did when it was fitted
+        else:
+            warn_of_training(run)
         return scored(run, self.cache, str(job.place))
 
 

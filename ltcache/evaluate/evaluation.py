@@ -25,6 +25,7 @@ from ltcache.evaluate.prior_shift import (
     read_prior,
     retarget,
 )
+from ltcache.fit import warn_of_training
 from ltcache.metrics import Metrics, evaluate_logits
 from ltcache.records import PlaceKind, not_what_is_asked, seed_folders, write_json
 from ltcache.runs import LabelledLogits, Run, check_features, open_run, score, warn_of_division
@@ -73,6 +74,7 @@ def evaluate(
     stale = check_features(run, opened, allow_stale)
     warn_of_shared(opened, "train", split)
     warn_of_division(run, opened, split)
+    warn_of_training(run)
     if test_prior is None and shift is None:
         metrics = score(run, opened, split, stale)
     else:

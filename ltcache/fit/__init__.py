@@ -24,7 +24,7 @@ from ltcache.fit.stages import RUNNERS, combinations
 from ltcache.fit.statistics import STATISTICS
 from ltcache.fit.task import StageInput, StageResult
 from ltcache.fit.train import choose_by
-from ltcache.fit.unfitted import TrainingFit, recorded_fit, training_fit
+from ltcache.fit.unfitted import TrainingFit, recorded_fit, training_fit, warn_of_training
 
 __all__ = [
     "LEAST",
@@ -67,4 +67,5 @@ __all__ = [
     "training_rows",
     "unused_random_crops",
     "val_rows",
+    "warn_of_training",
 ]

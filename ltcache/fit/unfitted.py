@@ -89,6 +89,12 @@ def recorded_fit(run: Run) -> TrainingFit | None:
         raise FitError(str(error)) from None
 
 
+def warn_of_training(run: Run) -> None:
+    """Warn of a run's head that is unfitted, as it was warned of when it was fitted."""
+    if (training := recorded_fit(run)) is not None:
+        training.warn(run.method.name)
+
+
 @torch.no_grad()
 def training_fit(head: Head, rows: LabelledRows, steps: int) -> TrainingFit:
     """Judge a head on the rows that trained it.

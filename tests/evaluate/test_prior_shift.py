@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ltcache.cli import main
-from ltcache.errors import FitError, ManifestError, UsageError
+from ltcache.errors import FitError, ManifestError, UnfittedWarning, UsageError
 from ltcache.evaluate import evaluate
 from ltcache.evaluate.prior_shift import (
     RATIOS,
@@ -47,6 +47,16 @@ def ce(cache: Any) -> Run:
 @pytest.fixture(scope="module")
 def balanced(cache: Any) -> Run:
     return fit_adapter(cache, "logit-adjustment", overrides={"optimisation.epochs": 5})
+
+
+def test_a_head_that_was_not_trained_to_the_end_is_told_with_its_scores(cache: Any) -> None:
+    with pytest.warns(UnfittedWarning) as fitted:
+        run = fit_adapter(
+            cache, "ce", overrides={"optimisation.epochs": 1, "optimisation.lr": 1e-9}
+        )
+    with pytest.warns(UnfittedWarning) as scored:
+        evaluate(run, cache)
+    assert str(scored[0].message) == str(fitted[0].message)
 
 
 # --- rows -----------------------------------------------------------------------------------------
