@@ -60,13 +60,13 @@ DUAL = ("zero-shot", "ballad", "lift-lp")
 """Heads of the two members of the ensemble, of which validation images choose one each."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make the tables."""
     parser = options(__doc__, "photos-results")
     parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
     parser.add_argument("--claims", help=f"some of {', '.join(CLAIMS)}, by commas")
     parser.set_defaults(trials=4, method="lift-lp", tune_each=False)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     names = chosen.claims.split(",") if chosen.claims else list(CLAIMS)
     if unknown := set(names) - set(CLAIMS):
         raise SystemExit(f"no such claim: {', '.join(sorted(unknown))}; known: {', '.join(CLAIMS)}")

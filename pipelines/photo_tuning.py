@@ -20,7 +20,7 @@ the validation photographs; three seeds; 10 epochs of batches of 32, which make 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ltcache.cache import Cache, open_cache
@@ -48,13 +48,13 @@ LITE0_LINES = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Tune each encoder and print its table."""
     parser = options(__doc__, "photos-results")
     parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
     parser.add_argument("--encoders", default=",".join(ENCODERS), help="some of them, by commas")
     parser.set_defaults(epochs=EPOCHS, batch=BATCH, trials=TRIALS)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     names = chosen.encoders.split(",")
     if unknown := set(names) - set(ENCODERS):
         known = ", ".join(ENCODERS)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ BELOW = 0.05
 """A method whose mean accuracy per class is lower than cross entropy's by more is told."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make the caches, the table of each set and the ranks over sets."""
     parser = options(__doc__, "photos-results")
     parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--also", action="append", default=[], metavar="NAME=CACHE")
     parser.add_argument("--scores", type=Path, help="those of sets that were measured before")
     parser.set_defaults(trials=3)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
     sets = {} if chosen.scores is None else read_scores(chosen.scores)
     kept = chosen.out / SCORES
