@@ -26,7 +26,7 @@ One heap, for the heaps of further threads have no place for a block above 64 Mi
 mapped and given back as ever.
 """
 _OLDER_THRESHOLD = 32 << 20
-"""The most that glibc before 2.35 takes as MMAP_THRESHOLD."""
+"""The most that older versions of glibc take as MMAP_THRESHOLD."""
 
 
 @functools.cache
