@@ -84,13 +84,19 @@ def recorded_fit(run: Run) -> TrainingFit | None:
     if run.record.training is None:
         return None
     try:
-        return read_record(TrainingFit, run.record.training, name="run.json", beside=("unfitted",))
+        return read_record(
+            TrainingFit, run.record.training, name=f"{run.path}/run.json", beside=("unfitted",)
+        )
     except ValueError as error:
         raise FitError(str(error)) from None
 
 
 def warn_of_training(run: Run) -> None:
-    """Warn of a run's head that is unfitted, as it was warned of when it was fitted."""
+    """Warn of a run's head that is unfitted, as its fit did.
+
+    Raises:
+        FitError: see :func:`recorded_fit`.
+    """
     if (training := recorded_fit(run)) is not None:
         training.warn(run.method.name)
 

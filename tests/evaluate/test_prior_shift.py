@@ -59,6 +59,12 @@ def test_a_head_that_was_not_trained_to_the_end_is_told_with_its_scores(cache: A
     assert str(scored[0].message) == str(fitted[0].message)
 
 
+def test_a_record_of_its_training_that_cannot_be_read_is_named(cache: Any, ce: Run) -> None:
+    damaged = replace(ce, record=replace(ce.record, training={"overall": 1.0}))
+    with pytest.raises(FitError, match=r"run\.json"):
+        evaluate(damaged, cache)
+
+
 # --- rows -----------------------------------------------------------------------------------------
 
 

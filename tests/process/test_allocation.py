@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from ltcache.examine.bench import bench
 from ltcache.extract import extract
 from ltcache.finetune import finetune
 from ltcache.fit import fit_head, fit_many
-from ltcache.process.allocation import keep_freed_memory
+from ltcache.process import allocation
+from ltcache.process.allocation import KEPT, MMAP_THRESHOLD, keep_freed_memory
 
 FAULTS = """
 import ctypes, resource, sys, threading
@@ -113,6 +115,25 @@ def test_nothing_is_done_without_glibc(monkeypatch: pytest.MonkeyPatch, error: E
 
     monkeypatch.setattr(os, "confstr", unknown)
     assert not keep_freed_memory()
+
+
+def test_an_older_glibc_keeps_the_largest_blocks_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: dict[int, int] = {}
+
+    class OlderLibrary:
+        def mallopt(self, parameter: int, size: int) -> int:
+            if parameter == MMAP_THRESHOLD and size > 32 << 20:
+                return 0
+            taken[parameter] = size
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: OlderLibrary())
+    monkeypatch.setattr(allocation, "_is_glibc", lambda: True)
+    monkeypatch.setattr(allocation, "_set_by_user", lambda: False)
+    assert keep_freed_memory()
+    assert taken == {**KEPT, MMAP_THRESHOLD: 32 << 20}
 
 
 WORK: dict[str, Callable[[Any], Any]] = {
