@@ -21,7 +21,7 @@ from ltcache.images import ImageInput, Preprocessing, View, decode_views, inputs
 from ltcache.manifest import NO_IMAGES, LeftOut
 from ltcache.process import (
     ConcurrentPasses,
-    keep_freed_memory,
+    activations_kept,
     passes_at_once,
     threads_of_passes,
     usable_processors,
@@ -90,7 +90,6 @@ def predict(
         UsageError: options that cannot be meant, or a run that does not say enough.
         FitError: a transductive run, which predicts no image by itself.
     """
-    keep_freed_memory()
     run = open_run(run)
     require_alone(run.head)
     if top < 1 or batch_size < 1:
@@ -110,7 +109,7 @@ def _warned(
     found: Iterator[Prediction], left_out: LeftOut, threads: int | None
 ) -> Iterator[Prediction]:
     """Pass predictions on and warn at the end of what was no image."""
-    with threads_of_passes(threads):
+    with threads_of_passes(threads), activations_kept():
         yield from found
     for sentence in left_out.sentences():
         warnings.warn(sentence, stacklevel=2)

@@ -21,7 +21,7 @@ from ltcache.manifest import Manifest, Root
 from ltcache.process import (
     THREADS,
     ConcurrentPasses,
-    keep_freed_memory,
+    activations_kept,
     passes_at_once,
     threads_of_passes,
     to_device,
@@ -163,7 +163,6 @@ def bench(
         UsageError: no image, or a batch size below 1. ImageError: no image can be decoded.
         EncoderError: the model cannot be loaded, or the GPU does not hold the smallest batch.
     """
-    keep_freed_memory()  # as extraction does
     if not len(manifest) or images < 1 or min(batches or (1,)) < 1:
         raise UsageError("bench needs at least one image, and batches of at least one")
     tell = progress or (lambda text: None)
@@ -173,7 +172,7 @@ def bench(
     tell(f"reading and decoding with {workers} threads")
     found, uris, decoding = _decoded(manifest, images, encoder.preprocessing, workers)
     pixels, sizes = torch.from_numpy(found), sorted(batches or BATCHES[kind])
-    with threads_of_passes(THREADS if kind == "cpu" else None):
+    with threads_of_passes(THREADS if kind == "cpu" else None), activations_kept():
         exact = _exact(encoder, pixels, sizes[0], choice.name)
         speeds: list[ForwardSpeed] = []
         for precision in precisions_of(encoder.device):

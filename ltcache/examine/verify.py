@@ -41,7 +41,7 @@ from ltcache.images import (
     require_decoder,
 )
 from ltcache.manifest import image_root, kept_root, root_of
-from ltcache.process import threads_of_passes
+from ltcache.process import activations_kept, threads_of_passes
 from ltcache.records import address_of, bytes_digest, differences
 
 SAME = 0.999
@@ -163,7 +163,7 @@ def _resampled(report: VerifyReport, cache: Cache, sample: SampleEncoding) -> Ve
     root = _root(cache, sample)
     encoder = _encoder(cache, sample)
     rows = _choose(cache, sample)
-    with threads_of_passes(cache.numerics.get("threads")):
+    with threads_of_passes(cache.numerics.get("threads")), activations_kept():
         found, warnings = _compare(cache, encoder, rows, root)
         now = {**encoder.numerics(), "decoder": _decoder(cache, encoder)}
     if not found:

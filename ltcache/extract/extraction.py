@@ -21,8 +21,7 @@ from ltcache.extract.two_passes import begin_or_grow
 from ltcache.images import NVJPEG, require_decoder
 from ltcache.manifest import Manifest, SplitRecipe, keep_root
 from ltcache.process import (
-    give_back_freed_memory,
-    keep_freed_memory,
+    activations_kept,
     part_of_work,
     usable_processors,
 )
@@ -130,7 +129,6 @@ def extract(
         0
     """
     started = time.perf_counter()
-    keep_freed_memory()
     out = require_local(out)
     mine = part_of_work(part)
     if isinstance(source, Manifest):
@@ -154,7 +152,7 @@ def extract(
 
         own = own_device(device, mine.local_rank)
         encoder = load_chosen(EncoderChoice(model, pretrained, activation, own, precision))
-    with threads_as_begun(threads, begun, encoder.device.type):
+    with threads_as_begun(threads, begun, encoder.device.type), activations_kept():
         plan = Plan(
             encoder=encoder.identity,
             numerics={**encoder.numerics(), "decoder": decoder},
@@ -193,7 +191,6 @@ def extract(
         )
         report = begin_or_grow(request)
     keep_root(out, manifest.root)
-    give_back_freed_memory()
     return report
 
 

@@ -41,7 +41,7 @@ from ltcache.fit import TrainingFit
 from ltcache.heads import HEADS, Head, HeadContext
 from ltcache.manifest import Manifest, read_manifest
 from ltcache.metrics import EpochRecord, Metrics, evaluate_logits
-from ltcache.process import give_back_freed_memory, keep_freed_memory
+from ltcache.process import activations_kept
 from ltcache.records import JsonObject, digest, one_line, require_local, result_folder
 
 if TYPE_CHECKING:
@@ -139,7 +139,6 @@ def finetune(
         FitError: data or settings that cannot be trained.
         EncoderError, ManifestError, ImageError: what cannot be loaded or read.
     """
-    keep_freed_memory()
     out = require_local(out)
     if track is not None:
         require_local(track)
@@ -148,7 +147,7 @@ def finetune(
     tuning = override_tuning(tuning, overrides)
     images = int(manifest.class_counts("train").sum())
     tuning = replace(tuning, optimisation=tuning.optimisation.for_images(images))
-    with processes(device) as place:
+    with processes(device) as place, activations_kept():
         _check_device(tuning, place)
         parent = encoder or load_chosen(EncoderChoice(model, pretrained, activation, "cpu"))
         config = _config(tuning, seed, manifest, parent)
@@ -286,7 +285,6 @@ def _finish(
         save_checkpoint(out, encoder, parent=parent, record=record.to_dict(), extra=extra)
         state.remove()
     place.wait()
-    give_back_freed_memory()
     return FineTuned(out, encoder, head, done.history, record)
 
 

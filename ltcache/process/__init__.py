@@ -2,7 +2,7 @@
 which one of several processes it is.
 """
 
-from ltcache.process.allocation import give_back_freed_memory, keep_freed_memory
+from ltcache.process.allocation import activations_kept, keep_freed_memory
 from ltcache.process.crew import EndedProcess, ProcessCrew
 from ltcache.process.float32 import float32_products
 from ltcache.process.launched import (
@@ -40,9 +40,9 @@ __all__ = [
     "ProcessCrew",
     "RayCluster",
     "WorkMaker",
+    "activations_kept",
     "environment_of_share",
     "float32_products",
-    "give_back_freed_memory",
     "keep_freed_memory",
     "launched_process",
     "part_of_work",

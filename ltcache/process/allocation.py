@@ -13,20 +13,26 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """Parameters of mallopt, as glibc's <malloc.h> numbers them."""
 
-KEPT = {ARENA_MAX: 1, TRIM_THRESHOLD: (2 << 30) - 1, MMAP_THRESHOLD: 1 << 30}
-"""Blocks below 1 GiB come from one heap, of which up to 2 GiB, the most mallopt takes, stay at its
-end when they are free.
-
-Activations of 16 photographs of 224 pixels are blocks of 77 MiB in a small convolutional network.
-One heap, for the heaps of further threads have no place for a block above 64 MiB. Larger arrays are
-mapped and given back as ever.
-"""
-_OLDER_THRESHOLD = 32 << 20
+_MOST_OF_OLDER = 32 << 20
 """The most that older versions of glibc take as MMAP_THRESHOLD."""
+KEPT = {TRIM_THRESHOLD: 512 << 20, MMAP_THRESHOLD: _MOST_OF_OLDER}
+"""Blocks below 32 MiB, batches of features and their products, come from the heap, of which up to
+512 MiB stay at its end when they are free.
+
+Larger arrays, such as all features of a cache, are mapped, and given back when they are freed: in
+the heap they would leave holes that nothing fills.
+"""
+KEPT_OF_TOWERS = {TRIM_THRESHOLD: (2 << 30) - 1, MMAP_THRESHOLD: 1 << 30}
+"""The same below 1 GiB, and up to 2 GiB, the most mallopt takes: activations of 16 photographs of
+224 pixels are blocks of 77 MiB in a small convolutional network."""
+ONE_HEAP = {ARENA_MAX: 1}
+"""The heaps of further threads have no place for a block above 64 MiB."""
 
 
 @functools.cache
@@ -42,15 +48,30 @@ def keep_freed_memory() -> bool:
     """
     if not _is_glibc() or _set_by_user():
         return False
-    mallopt = ctypes.CDLL(None).mallopt  # returns 1 for what is taken
-    done = [mallopt(parameter, size) == 1 for parameter, size in KEPT.items()]
-    return all(done) or mallopt(MMAP_THRESHOLD, _OLDER_THRESHOLD) == 1
+    return _told_malloc(ONE_HEAP | KEPT)
 
 
-def give_back_freed_memory() -> None:
-    """Let malloc give the kernel what it kept and nobody uses, at the end of work in batches."""
-    if _is_glibc():
+@contextmanager
+def activations_kept() -> Iterator[None]:
+    """Let malloc keep the larger blocks of a tower's passes as well, and give the kernel at the end
+    what nobody uses; nothing where :func:`keep_freed_memory` does nothing."""
+    if not keep_freed_memory():
+        yield
+        return
+    _told_malloc(KEPT_OF_TOWERS)
+    try:
+        yield
+    finally:
+        _told_malloc(KEPT)
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _told_malloc(settings: Mapping[int, int]) -> bool:
+    """Set parameters of malloc, and return whether all were taken, or in place of a larger
+    MMAP_THRESHOLD the most that an older glibc takes."""
+    mallopt = ctypes.CDLL(None).mallopt  # returns 1 for what is taken
+    done = [mallopt(parameter, size) == 1 for parameter, size in settings.items()]
+    return all(done) or mallopt(MMAP_THRESHOLD, _MOST_OF_OLDER) == 1
 
 
 def _is_glibc() -> bool:

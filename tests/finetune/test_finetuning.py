@@ -69,19 +69,6 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(tune: Tune) -> None:
     assert tuned.record.tuned_on == {"epoch": "val"}
 
 
-def test_it_gives_back_the_memory_that_it_kept(
-    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finished: list[bool] = []
-
-    def give_back() -> None:
-        finished.append((tmp_path / "tuned" / "ltcache.json").exists())
-
-    monkeypatch.setattr("ltcache.finetune.finetuning.give_back_freed_memory", give_back)
-    tune("lift")
-    assert finished == [True]
-
-
 def test_without_validation_images_the_last_epoch_is_kept(tune: Tune, tmp_path: Path) -> None:
     source = read_pictures(write_pictures(tmp_path / "images"), val=False)
     tuned = tune("lift", source=source)

@@ -10,8 +10,8 @@ import pytest
 from pipelines import photo_tables
 
 
-@pytest.mark.parametrize("more", [[], ["--workers", "1"]])
-def test_every_recipe_gets_the_folders_of_all(
+@pytest.mark.parametrize("more", [[], ["--workers", "1"], ["--seeds", "1", "--trials", "2"]])
+def test_every_recipe_gets_what_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
     arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), *more]

@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,30 @@ from typing import Any
 import pytest
 
 from ltcache.cli import main
+from ltcache.encoder import EncoderChoice
 from ltcache.evaluate.prediction import predict
 from ltcache.examine.bench import bench
+from ltcache.examine.verify import SampleEncoding, verify
 from ltcache.extract import extract
 from ltcache.finetune import finetune
-from ltcache.fit import fit_head, fit_many
+from ltcache.fit import fit_adapter, fit_head, fit_many
+from ltcache.manifest import read_manifest
 from ltcache.process import allocation
-from ltcache.process.allocation import KEPT, MMAP_THRESHOLD, keep_freed_memory
+from ltcache.process.allocation import (
+    KEPT,
+    KEPT_OF_TOWERS,
+    MMAP_THRESHOLD,
+    ONE_HEAP,
+    activations_kept,
+    keep_freed_memory,
+)
 
 FAULTS = """
 import ctypes, resource, sys, threading
-from ltcache.process.allocation import give_back_freed_memory, keep_freed_memory
-done = keep_freed_memory() if sys.argv[1] == "kept" else False
+from contextlib import nullcontext
+from ltcache.process.allocation import activations_kept, keep_freed_memory
+kept = sys.argv[1] != "given back"
+done = keep_freed_memory() if kept else False
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
@@ -53,12 +65,12 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize() >> 20
 
 run = in_thread if sys.argv[3] == "thread" else batches
-run(2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-run(10)
-faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-held = resident()
-give_back_freed_memory()
+with activations_kept() if sys.argv[1] == "of towers" else nullcontext():
+    run(2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run(10)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    held = resident()
 print(done, faults, held - resident())
 """
 
@@ -89,14 +101,21 @@ def batches(how: str, megabytes: int, where: str) -> tuple[bool, int, int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library has no mallopt")
 @pytest.mark.parametrize("where", ["process", "thread"])
-@pytest.mark.parametrize("megabytes", [20, 80])
-def test_batches_take_the_same_pages_again(megabytes: int, where: str) -> None:
-    kept, few, given_back = batches("kept", megabytes, where)
+@pytest.mark.parametrize(("how", "megabytes"), [("kept", 20), ("of towers", 20), ("of towers", 80)])
+def test_batches_take_the_same_pages_again(how: str, megabytes: int, where: str) -> None:
+    kept, few, given_back = batches(how, megabytes, where)
     if not kept:
         pytest.skip("the C library is not glibc")
     _, many, _ = batches("given back", megabytes, where)
     assert few < 200 < 10 * 200 < many
-    assert given_back > 2 * megabytes
+    if how == "of towers":
+        assert given_back > 2 * megabytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library has no mallopt")
+def test_arrays_of_a_cache_are_given_back_outside_of_towers() -> None:
+    _, faults, _ = batches("kept", 80, "process")
+    assert faults > 10 * 200
 
 
 @pytest.mark.parametrize(
@@ -123,6 +142,9 @@ def test_an_older_glibc_keeps_the_largest_blocks_that_it_takes(
     taken: dict[int, int] = {}
 
     class OlderLibrary:
+        def malloc_trim(self, left: int) -> int:
+            return 0
+
         def mallopt(self, parameter: int, size: int) -> int:
             if parameter == MMAP_THRESHOLD and size > 32 << 20:
                 return 0
@@ -132,18 +154,15 @@ def test_an_older_glibc_keeps_the_largest_blocks_that_it_takes(
     monkeypatch.setattr(ctypes, "CDLL", lambda _: OlderLibrary())
     monkeypatch.setattr(allocation, "_is_glibc", lambda: True)
     monkeypatch.setattr(allocation, "_set_by_user", lambda: False)
-    assert keep_freed_memory()
-    assert taken == {**KEPT, MMAP_THRESHOLD: 32 << 20}
+    with activations_kept():
+        assert taken == {**ONE_HEAP, **KEPT_OF_TOWERS, MMAP_THRESHOLD: 32 << 20}
+    assert taken == {**ONE_HEAP, **KEPT}
 
 
 WORK: dict[str, Callable[[Any], Any]] = {
     "cli": lambda here: main(["--help"]),  # before there are threads
-    "extract.extraction": lambda here: extract(here, here),
-    "finetune.finetuning": lambda here: finetune(here, "lift", here),
     "fit.head": lambda here: fit_head(here, here, here),
     "fit.many": lambda here: fit_many([], here, here),
-    "examine.bench": lambda here: bench(here),
-    "evaluate.prediction": lambda here: predict(here, []),
 }
 
 
@@ -163,14 +182,33 @@ def test_long_work_begins_with_it(
         WORK[module](tmp_path)
 
 
-def test_extraction_gives_back_what_it_kept(
+def test_towers_keep_their_activations(
     few_images: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finished: list[bool] = []
+    told: list[Mapping[int, int]] = []
 
-    def give_back() -> None:
-        finished.append((tmp_path / "cache" / "cache.json").exists())
+    def tell(settings: Mapping[int, int]) -> bool:
+        told.append(settings)
+        return True
 
-    monkeypatch.setattr("ltcache.extract.extraction.give_back_freed_memory", give_back)
-    extract(few_images, tmp_path / "cache", model=f"local-dir:{tiny_clip}", device="cpu")
-    assert finished == [True]
+    monkeypatch.setattr(allocation, "_is_glibc", lambda: True)
+    monkeypatch.setattr(allocation, "_set_by_user", lambda: False)
+    monkeypatch.setattr(allocation, "_told_malloc", tell)
+    model, out = f"local-dir:{tiny_clip}", tmp_path / "cache"
+    choice, few = EncoderChoice(model, device="cpu"), {"optimisation.epochs": 1}
+    extract(few_images, out, model=model, device="cpu")
+    assert told == [{**ONE_HEAP, **KEPT}, KEPT_OF_TOWERS, KEPT]
+    run = fit_adapter(out, "ce", tmp_path / "run", overrides=few)
+    works: list[Callable[[], Any]] = [
+        lambda: list(predict(run, [few_images], encoder=choice)),
+        lambda: verify(out, sample=SampleEncoding(2, encoder=choice)),
+        lambda: bench(read_manifest(few_images), choice, batches=[2]),
+        lambda: finetune(
+            few_images, "full", tmp_path / "tuned", model=model, device="cpu", workers=0,
+            overrides=few,
+        ),
+    ]  # fmt: skip
+    for work in works:
+        told.clear()
+        work()
+        assert told == [KEPT_OF_TOWERS, KEPT]
