@@ -5,8 +5,8 @@
 
 Runs `pipelines.photos`, `photo_claims` and `photo_tuning` one after the other, each with its own
 seeds and trials, on the FOLDER that `pipelines.photo_sets` describes. A set takes between three
-quarters of an hour and two and a third hours of a core, the tunings two hours of two cores. A
-second run takes what is there.
+quarters of an hour and two and a third hours of a core, the tunings two hours of two cores. With
+`--seeds 1 --trials 1` every line is fitted once and untuned. A second run takes what is there.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
     parser.add_argument("--out", type=Path, default=Path("photos-results"))
+    parser.add_argument("--seeds", type=int, help="of every table; by default as each recipe says")
+    parser.add_argument("--trials", type=int, help="of every table; by default as each recipe says")
     parser.add_argument("--workers", type=int, help="processes; one per core by default")
     chosen = parser.parse_args()
-    arguments = ["--data", str(chosen.data), "--out", str(chosen.out)]
-    if chosen.workers is not None:
-        arguments += ["--workers", str(chosen.workers)]
+    arguments = [
+        word
+        for name, value in vars(chosen).items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
     for recipe in RECIPES:
         print(f"\n# {recipe.__name__}", flush=True)
         recipe.main(arguments)
