@@ -27,6 +27,7 @@ NO_TEXTS = (
     "init, or mix a run with the zero-shot of a dual encoder's cache (ltcache ensemble)"
 )
 """What to do where a cache has no class texts."""
+_NEEDS_TEXTS = "this head needs class texts"
 
 
 @one_line
@@ -136,7 +137,7 @@ class HeadContext:
             FitError: there are none, or they live in another space.
         """
         if self.text_features is None:
-            raise FitError(f"this head needs class texts; {NO_TEXTS}")
+            raise FitError(f"{_NEEDS_TEXTS}; {NO_TEXTS}")
         joint = self.dim if self.projection is None else self.projection.shape[1]
         if self.text_features.shape != (self.num_classes, joint):
             raise FitError(
@@ -173,8 +174,8 @@ class Head(nn.Module):
             of no effect where a class below has an ``initialise`` of its own, see
             :meth:`reads_rows`.
         fixed_representation: ``represent`` has no parameters, so that a fit may do it once.
-        keeps: tensors of the context that the head goes on using; they become its buffers
-            ``context_NAME`` and travel with its state. may_keep: the same where there are any.
+        keeps: tensors of class texts in the context that the head goes on using; they become its
+            buffers ``context_NAME`` and travel with its state. may_keep: others, if any.
         sized_by_state: buffers and parameters whose shape follows from the training rows, so that
             a freshly built head takes theirs from the state it loads.
         adopts_a_part: what :meth:`adopt` takes over is not all that the head has, so that it is
@@ -208,10 +209,7 @@ class Head(nn.Module):
         for name in (*self.keeps, *self.may_keep):
             value = context.kept(name)
             if value is None and name in self.keeps:
-                remedy = f"; {NO_TEXTS}" if name == "text_features" else ""
-                raise FitError(
-                    f"{type(self).__name__} needs {name}, which this cache lacks{remedy}"
-                )
+                raise FitError(f"{_NEEDS_TEXTS}; {NO_TEXTS}")
             kept = None if value is None else value.detach().to(torch.float32).clone()
             self.register_buffer(f"context_{name}", kept)
 

@@ -161,7 +161,7 @@ def test_zero_shot_is_not_told_to_take_a_field_without_texts(
             (*FIT, "sage"),
             ("needs class texts", "image-only", "another method or init"),
         ),
-        ((*FIT, "zero-shot", "-s", "feature.field=pooled"), ("text_features", "image-only")),
+        ((*FIT, "zero-shot", "-s", "feature.field=pooled"), ("needs class texts", "image-only")),
         (
             (*FIT, "ce", "-s", "init=text", "-s", "feature.transform=l2"),
             ("needs class texts", "image-only"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from ltcache.errors import FitError
 from ltcache.heads import (
+    HEADS,
     TRANSFORMS,
     CosineHead,
     FeatureTransform,
@@ -132,3 +134,9 @@ def test_the_predicted_label_is_the_first_of_the_largest_logits(
     turned = logits.detach().transpose(0, -1)
     if 0 not in turned.shape:
         assert torch.equal(predicted_labels(turned), turned.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("name", [n for n, head in HEADS.items() if head.keeps])
+def test_a_head_of_class_texts_says_that_there_are_none(name: str) -> None:
+    with pytest.raises(FitError, match="needs class texts; add them with ltcache prompts"):
+        HEADS[name](replace(_context(), text_features=None))
