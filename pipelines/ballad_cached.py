@@ -82,7 +82,7 @@ def tables(cache: Cache, chosen: argparse.Namespace) -> Iterator[str]:
     others = [entry["name"] for entry in variants.comparison["entries"][1:]]
     yield difference_table(cache, variants, [(first, name) for name in others])[0]
     adapted = ("ballad", "ballad-linear", "ballad-cosine")
-    yield difference_table(cache, heads, [("zero-shot", name) for name in adapted])[0]
+    yield "\n" + difference_table(cache, heads, [("zero-shot", name) for name in adapted])[0]
 
 
 if __name__ == "__main__":
