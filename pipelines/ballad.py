@@ -35,9 +35,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ltcache.metrics import percent
 from ltcache.records import write_json
 from ltcache.report import ComparisonEntry, ScoredRun
+from ltcache.report.tables import mean_and_spread
 from ltcache.tables import markdown_table
 from pipelines.tunings import (
     TEST,
@@ -130,13 +130,8 @@ def models_table(found: dict[str, dict[str, Any]]) -> str:
     lines = []
     for model, comparison in found.items():
         scores = {e["name"]: e["scores"][TEST]["mean_per_class"] for e in comparison["entries"]}
-        lines.append([model, *(_spread(scores[name]) for name in names)])
+        lines.append([model, *(mean_and_spread(scores[name]) for name in names)])
     return markdown_table(["test, mean/class, %", *names], lines)
-
-
-def _spread(score: dict[str, Any]) -> str:
-    sd = "" if score["sd"] is None else f" ± {percent(score['sd'])}"
-    return percent(score["mean"]) + sd
 
 
 if __name__ == "__main__":

@@ -142,6 +142,12 @@ def difference_table(
     return markdown_table(["test, points", "against", *STATISTICS], rows), records
 
 
+def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """Return mean and standard deviation of a score over seeds; of one seed no deviation, None."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd}
+
+
 def shown(found: Mapping[str, Any] | None) -> str:
     """Return a difference with its 95 % interval, in points."""
     if found is None:

@@ -53,8 +53,9 @@ from ltcache.cache import Cache
 from ltcache.metrics import GroupScheme, percent
 from ltcache.records import write_json
 from ltcache.report import GroupGrowth, more_images_table
+from ltcache.report.tables import mean_and_spread
 from ltcache.tables import markdown_table
-from pipelines.comparisons import cache_of, options
+from pipelines.comparisons import cache_of, options, over_seeds
 
 METHODS = ("ce", "gda")
 FLIPPED = 0.05
@@ -171,8 +172,7 @@ def errors_table(records: Sequence[Mapping[str, Any]]) -> str:
 def _spread(values: Sequence[float]) -> str:
     if isinstance(values[0], int):
         return f"{np.mean(values):.0f}"
-    spread = float(np.std(values, ddof=len(values) > 1))
-    return f"{percent(float(np.mean(values)))} ± {percent(spread)}"
+    return mean_and_spread(over_seeds(values))
 
 
 if __name__ == "__main__":

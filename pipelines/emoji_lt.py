@@ -25,9 +25,11 @@ from ltcache.extract import extract
 from ltcache.fit import fit_adapter
 from ltcache.metrics import GroupScheme, evaluate_logits, paired_bootstrap, percent
 from ltcache.report import COLUMNS
+from ltcache.report.tables import mean_and_spread
 from ltcache.runs import Run
 from ltcache.tables import markdown_table
 from ltcache.zero_shot import zero_shot
+from pipelines.comparisons import over_seeds
 
 METHODS = ("ce", "crt", "logit-adjustment")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -91,7 +93,7 @@ def test_logits(run: Run, cache: Cache) -> np.ndarray:
 
 
 def scores(cache: Cache, logits: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Return the mean over seeds of every column, its spread, and the first seed's interval."""
+    """Return mean and sd over seeds of every column, and the first seed's interval."""
     metrics = [
         evaluate_logits(
             values,
@@ -104,10 +106,7 @@ def scores(cache: Cache, logits: Sequence[np.ndarray]) -> dict[str, Any]:
     ]
     columns = {name: [getattr(m, name) for m in metrics] for name in COLUMNS}
     return {
-        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
-        "sd": {
-            name: float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in columns.items()
-        },
+        "columns": {name: over_seeds(values) for name, values in columns.items()},
         "interval": list(metrics[0].intervals["mean_per_class"]),
     }
 
@@ -163,7 +162,7 @@ def tables(result: Mapping[str, Any]) -> list[str]:
     """Return the experiment's tables and sentences as Markdown."""
     heading = ["test, %", *COLUMNS.values(), "95 % of mean/class"]
     rows = [
-        [name, *(_spread(row, column) for column in COLUMNS), _range(row["interval"])]
+        [name, *map(mean_and_spread, row["columns"].values()), _range(row["interval"])]
         for name, row in result["scores"].items()
     ]
     vendors = list(next(iter(result["by_vendor"].values())))
@@ -182,10 +181,6 @@ def tables(result: Mapping[str, Any]) -> list[str]:
         f"families, {len(result['seeds'])} seeds, p = {few['p']:.4f})",
         f"learning rates chosen on validation data: {result['learning_rates']}",
     ]
-
-
-def _spread(row: Mapping[str, Any], column: str) -> str:
-    return f"{percent(row['mean'][column])} ± {percent(row['sd'][column])}"
 
 
 def _range(interval: Sequence[float]) -> str:

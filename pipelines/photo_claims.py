@@ -26,15 +26,14 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ltcache.ablate import Ablation
 from ltcache.cache import Cache
 from ltcache.ensemble import ensemble, mixed_logits
-from ltcache.metrics import percent
 from ltcache.report import WRITERS
+from ltcache.report.tables import mean_and_spread
 from ltcache.runs import Run, open_run
 from ltcache.tables import markdown_table
 from pipelines import ballad_cached, h2t, sage_cached, tackle
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         print(f"\n## {name}\n")
         for table in CLAIMS[name](chosen):
-            print(table)
+            print(f"{table}\n")
 
 
 def ballad(chosen: argparse.Namespace) -> Iterator[str]:
@@ -168,7 +167,7 @@ def _ensemble_table(caches: Sequence[Cache], members: Sequence[Sequence[Run]]) -
         name: tackle.scores(cache, values, "overall")
         for name, values in {**right, "both": both}.items()
     }
-    lines = [[name, *map(_score, found.values())] for name, found in scored.items()]
+    lines = [[name, *map(mean_and_spread, found.values())] for name, found in scored.items()]
     lines += [
         [f"both - {name}", *(shown(difference(cache, values, both, s)) for s in columns)]
         for name, values in right.items()
@@ -181,10 +180,6 @@ def _ensemble_table(caches: Sequence[Cache], members: Sequence[Sequence[Run]]) -
 
 def _test_logits(run: Run, cache: Cache) -> np.ndarray:
     return run.logits_of(cache, "test", np.arange(len(cache.rows("test")))).logits
-
-
-def _score(found: Mapping[str, Any]) -> str:
-    return f"{percent(found['difference'])} ± {percent(found['sd'])}"
 
 
 def _set(chosen: argparse.Namespace, name: str) -> Cache:

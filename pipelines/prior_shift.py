@@ -47,9 +47,10 @@ from ltcache.cache import Cache
 from ltcache.evaluate import evaluate
 from ltcache.fit import fit_adapter
 from ltcache.records import write_json
+from ltcache.report.tables import mean_and_spread
 from ltcache.runs import Run, open_run
 from ltcache.tables import markdown_table
-from pipelines.comparisons import cache_of, options
+from pipelines.comparisons import cache_of, options, over_seeds
 
 SHIFTS = ("forward-50", "forward-10", "forward-2", None, "backward-2", "backward-10", "backward-50")
 EVEN = {"adjustment.epochs": 0}  # the weights stay at a third each
@@ -65,7 +66,8 @@ def main() -> None:
     records = [shifted(cache, shift, pairs) for shift in SHIFTS]
     write_json(chosen.out / "prior-shift.json", {"shifts": records})
     lines = [
-        [r["shift"], f"{r['images']}", *(_points(r[name]) for name in ("sade", "tade", "gain")),
+        [r["shift"], f"{r['images']}",
+         *(mean_and_spread(over_seeds(r[name])) for name in ("sade", "tade", "gain")),
          *(f"{weight:.2f}" for weight in r["weights"])]
         for r in records
     ]  # fmt: skip
@@ -105,10 +107,6 @@ def shifted(cache: Cache, shift: str | None, pairs: Sequence[Sequence[Run]]) -> 
         "gain": (tade - sade).tolist(),
         "weights": np.mean(weights, axis=0).tolist(),
     }
-
-
-def _points(values: list[float]) -> str:
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=len(values) > 1):.1f}"
 
 
 if __name__ == "__main__":

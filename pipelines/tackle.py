@@ -77,13 +77,14 @@ from ltcache.extract import extract
 from ltcache.fit import ExtraRows, fit_adapter
 from ltcache.methods import method_by_name
 from ltcache.metrics import GroupScheme, percent
+from ltcache.report.tables import mean_and_spread
 from ltcache.retrieval import RetrievalSettings, extra_rows, retrieve_tail
 from ltcache.retrieval.selection import tail_classes
 from ltcache.runs import Run
 from ltcache.tables import markdown_table
 from ltcache.zero_shot import cached_logits
 from pipelines import pool_precision
-from pipelines.comparisons import STATISTICS, cache_of, difference, options, shown
+from pipelines.comparisons import STATISTICS, cache_of, difference, options, over_seeds, shown
 
 PER_CLASS = (10, 20, None)
 THRESHOLDS: tuple[dict[str, Any], ...] = ({}, {"precision": 0.8}, {"precision": 0.9})
@@ -330,12 +331,11 @@ def right_of(cache: Cache, logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def scores(cache: Cache, right: np.ndarray, *more: str) -> dict[str, Any]:
-    """Return statistic -> mean over seeds with its interval over units, and sd over seeds; ``more``
-    are further statistics, the first ones."""
+    """Return statistic -> its interval over units, and mean and sd over seeds; ``more`` are further
+    statistics, the first ones."""
     wrong = np.zeros_like(right)
     return {
-        name: difference(cache, wrong, right, name)
-        | {"sd": float(np.std(_each(cache, right, name), ddof=1)) if len(right) > 1 else 0.0}
+        name: difference(cache, wrong, right, name) | over_seeds(_each(cache, right, name))
         for name in (*more, *statistics(cache))
     }
 
@@ -404,7 +404,7 @@ def _score(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
     low, high = percent(found["low"]), percent(found["high"])
-    return f"{percent(found['difference'])} ± {percent(found['sd'])} ({low} to {high})"
+    return f"{mean_and_spread(found)} ({low} to {high})"
 
 
 if __name__ == "__main__":

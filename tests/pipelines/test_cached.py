@@ -14,6 +14,7 @@ import pytest
 from ltcache.cache import Cache, open_cache
 from ltcache.extract import extract
 from ltcache.methods import METHODS
+from ltcache.report.tables import mean_and_spread
 from ltcache.runs.run import open_run
 from pipelines import (
     ballad_cached,
@@ -182,3 +183,8 @@ def test_a_pipeline_extracts_the_views_that_it_is_asked_for(cache: Cache, tmp_pa
     typed = ["--source", folder / "images", "--model", f"local-dir:{folder / 'model'}"]
     made = comparisons.cache_of(parser.parse_args([*map(str, typed), "--views", "rrc:2,flip"]))
     assert set(made.views) == {"center", "rrc:2", "flip"} and made.path == tmp_path / "cache"
+
+
+def test_one_seed_has_no_deviation() -> None:
+    assert mean_and_spread(comparisons.over_seeds([0.5])) == "50.0"
+    assert mean_and_spread(comparisons.over_seeds([0.5, 0.6])) == "55.0 ± 7.1"
