@@ -6,7 +6,8 @@
 Runs `pipelines.photos`, `photo_claims` and `photo_tuning` one after the other, each with its own
 seeds and trials, on the FOLDER that `pipelines.photo_sets` describes. A set takes between three
 quarters of an hour and two and a third hours of a core, the tunings two hours of two cores. With
-`--seeds 1 --trials 1` every line is fitted once and untuned. A second run takes what is there.
+`--seeds 1 --trials 1` every line is fitted once and untuned, in an hour and a half of two cores. A
+second run takes what is there.
 """
 
 from __future__ import annotations
