@@ -48,6 +48,12 @@ class MethodRanks:
         )
 
 
+def shared_methods(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the methods that every data set has, of scores as :func:`ranked` takes them."""
+    every = dict.fromkeys(name for of_set in scores.values() for name in of_set)
+    return [name for name in every if all(name in of_set for of_set in scores.values())]
+
+
 def ranked(scores: Mapping[str, Mapping[str, float]]) -> MethodRanks:
     """Rank the methods that every data set has.
 
@@ -58,7 +64,7 @@ def ranked(scores: Mapping[str, Mapping[str, float]]) -> MethodRanks:
         ValueError: fewer than two sets, or fewer than two methods that all sets have.
     """
     every = list(dict.fromkeys(name for of_set in scores.values() for name in of_set))
-    names = [name for name in every if all(name in of_set for of_set in scores.values())]
+    names = shared_methods(scores)
     if len(scores) < 2 or len(names) < 2:
         raise ValueError(f"{len(scores)} sets with {len(names)} methods in common: at least 2 each")
     table = np.array([[of_set[name] for name in names] for of_set in scores.values()])

@@ -24,11 +24,12 @@ from pathlib import Path
 
 from ltcache.ablate import Ablation
 from ltcache.cache import Cache, open_cache
+from ltcache.errors import FitError
 from ltcache.methods import METHODS
 from ltcache.report import WRITERS
 from ltcache.tables import markdown_table
 from pipelines.comparisons import STATISTICS, compared, options
-from pipelines.method_ranks import MethodRanks, rank_cells, ranked
+from pipelines.method_ranks import MethodRanks, rank_cells, ranked, shared_methods
 from pipelines.photo_sets import set_makers
 
 SMALL = 1000
@@ -54,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = chosen.out / SCORES
     sets |= read_scores(kept) if kept.is_file() else {}
     for name, cache in caches(chosen):
-        found = compared(cache, methods, chosen, chosen.out / name / "ablation")
+        try:
+            found = compared(cache, methods, chosen, chosen.out / name / "ablation")
+        except FitError as refused:  # none of the methods runs on this set
+            print(f"\n## {name}\n\n{refused}")
+            continue
         sets[name] = SetScores.of(cache, found)
         print(f"\n## {name}\n\n{WRITERS['md'](found.comparison, 'test')}")
         for line in told(sets[name].scores["mean_per_class"], found):
@@ -64,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{markdown_table(*rank_cells(ranks))}\n")
         for title, found_ranks in ranks.items():
             print(f"{title}: {found_ranks.sentence()}")
+    elif len(sets) > 1:
+        print(f"\nno ranks: the {len(sets)} sets have less than two methods in common")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def _cell(score: float | None) -> str:
 
 def collected(sets: Mapping[str, SetScores]) -> dict[str, MethodRanks]:
     """Return title -> ranks: of each statistic over all sets, and of the mean accuracy per class
-    over sets with and without class texts, and over small and large ones."""
+    over sets with and without class texts, and over small and large ones. Sets that have less than
+    two methods in common have no ranks."""
     mean = STATISTICS[0]
     kinds: dict[str, Callable[[SetScores], bool]] = {
         "with texts": lambda of_set: of_set.texts,
@@ -144,7 +152,11 @@ def collected(sets: Mapping[str, SetScores]) -> dict[str, MethodRanks]:
                 if statistic in of_set.scores}
         for title, (statistic, some) in chosen.items()
     }  # fmt: skip
-    return {title: ranked(table) for title, table in tables.items() if len(table) > 1}
+    return {
+        title: ranked(table)
+        for title, table in tables.items()
+        if len(table) > 1 and len(shared_methods(table)) > 1
+    }
 
 
 def caches(chosen: argparse.Namespace) -> Iterator[tuple[str, Cache]]:

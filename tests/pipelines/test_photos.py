@@ -54,6 +54,26 @@ def test_sets_without_validation_images_are_tuned_by_folds(
     assert before == sorted(path.stat().st_mtime_ns for path in out.rglob("head.safetensors"))
 
 
+def test_a_set_on_which_no_method_runs_and_sets_without_common_methods_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path / "clip/fgvc_lt.npz", train=(24, 12, 6), val=(6, 6, 6), test=(9, 9, 9))
+    _write(tmp_path / "clip/caltech101_lt.npz", train=(24, 12, 6), val=(6, 6, 6), test=(9, 9, 9))
+    kept = {"other": photos.SetScores(42, True, {"mean_per_class": {"ncm": 0.5, "gda": 0.4}})}
+    photos.write_scores(tmp_path / "kept.csv", kept)
+    line = ["photos", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "1",
+            "--trials", "1", "--workers", "1", "--scores", str(tmp_path / "kept.csv")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*line, "--sets", "fgvc_lt", "--methods", "zero-shot"])
+    photos.main()
+    assert "needs class texts" in capsys.readouterr().out.split("## fgvc_lt")[1]
+    assert not (tmp_path / "out" / "scores.csv").exists()
+    monkeypatch.setattr(sys, "argv", [*line, "--sets", "caltech101_lt", "--methods", "ce"])
+    photos.main()
+    printed = capsys.readouterr().out
+    assert "no ranks: the 2 sets have less than two methods in common" in printed
+    assert "mean rank" not in printed
+
+
 def test_scores_that_were_written_are_read_and_join_the_ranks(tmp_path: Path) -> None:
     one = photos.SetScores(42, True, {"mean_per_class": {"ce": 0.5, "ncm": 0.25}})
     few = {"mean_per_class": {"ce": 0.75}, "few": {"ce": 0.1234}}
