@@ -7,7 +7,8 @@
 Every method of `ltcache methods` on the same cache: hyper-parameters chosen on validation data with
 the same number of trials for each (seed 0), then five seeds; scores on the test split with 95 %
 intervals over emoji families, the paired difference to cross entropy, ranks and cost. Checks that
-no two methods give equal logits unless the catalogue says that they are the same.
+no two methods give equal logits unless the catalogue says that they are the same. The scores are
+also written to OUT/scores.csv, which `pipelines.photos --scores` takes into its ranks.
 
 Measured on Emoji-LT with the embedded encoder by the first of these commands: test split (1,651
 images, 280 families), five seeds, tuned on the validation split alone; mean ± sd over seeds; groups
@@ -104,6 +105,7 @@ from ltcache.methods import METHODS
 from ltcache.report import WRITERS
 from ltcache.runs import open_run
 from pipelines.comparisons import cache_of, compared, options
+from pipelines.set_scores import SCORES, SetScores, keep_scores
 
 
 def main() -> None:
@@ -114,6 +116,7 @@ def main() -> None:
     cache = cache_of(chosen)
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
     found = compared(cache, methods, chosen, chosen.out / "ablation")
+    keep_scores(chosen.out / SCORES, cache.manifest.name, SetScores.of(cache, found))
     print(WRITERS["md"](found.comparison, "test"))
     equal = equal_logits(cache, found)
     said = {frozenset((name, METHODS[name].same_as)) for name in methods if METHODS[name].same_as}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from ltcache.ablate import Ablation, ablate
 from ltcache.ablate.tune import Grid
 from ltcache.cache import Cache, open_cache
+from ltcache.cli.progress import AblationBar
 from ltcache.extract import extract
 from ltcache.methods import Method
 from ltcache.metrics import GroupScheme, paired_bootstrap, percent
@@ -78,18 +78,19 @@ def compared(
         more["grid"] = tried
     if chosen.trials > 1 and _lacks_classes(cache):
         more["tune_folds"] = FOLDS
-    return ablate(
-        cache,
-        methods,
-        out,
-        seeds=chosen.seeds,
-        tune=chosen.trials > 1,
-        trials=chosen.trials,
-        workers=chosen.workers,
-        together=chosen.together or None,
-        progress=lambda step: print(step, file=sys.stderr),
-        **more,
-    )
+    with AblationBar() as bar:
+        return ablate(
+            cache,
+            methods,
+            out,
+            seeds=chosen.seeds,
+            tune=chosen.trials > 1,
+            trials=chosen.trials,
+            workers=chosen.workers,
+            together=chosen.together or None,
+            progress=bar,
+            **more,
+        )
 
 
 def _lacks_classes(cache: Cache) -> bool:

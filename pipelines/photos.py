@@ -11,15 +11,14 @@ is a failure with its reason. Then the ranks of the methods that ran on every
 set, with Friedman's test and Nemenyi's critical difference: over all sets, by group of classes,
 with and without class texts, and by number of training images. `--also NAME=CACHE` adds a finished
 cache; a second run takes what is there, also one for other sets: all scores are kept in
-OUT/scores.csv and join the ranks. `--scores FILE` adds those of another machine.
+OUT/scores.csv and join the ranks. `--scores FILE`, once or more, adds those of another machine or
+of `pipelines.baselines`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ltcache.ablate import Ablation
@@ -31,11 +30,10 @@ from ltcache.tables import markdown_table
 from pipelines.comparisons import STATISTICS, compared, options
 from pipelines.method_ranks import MethodRanks, rank_cells, ranked, shared_methods
 from pipelines.photo_sets import set_makers
+from pipelines.set_scores import SCORES, SetScores, keep_scores, kept_scores, read_scores
 
 SMALL = 1000
 """Training images below which a set is a small one."""
-SCORES = "scores.csv"
-COLUMNS = ("set", "images", "texts", "method", *STATISTICS)
 BELOW = 0.05
 """A method whose mean accuracy per class is lower than cross entropy's by more is told."""
 
@@ -47,91 +45,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", help="some of them, by commas")
     parser.add_argument("--methods", help="some of them, by commas")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=CACHE")
-    parser.add_argument("--scores", type=Path, help="those of sets that were measured before")
+    parser.add_argument(
+        "--scores", type=Path, action="append", default=[], help="those of sets measured elsewhere"
+    )
     parser.set_defaults(trials=3)
     chosen = parser.parse_args(arguments)
     methods = chosen.methods.split(",") if chosen.methods else list(METHODS)
-    sets = {} if chosen.scores is None else read_scores(chosen.scores)
     kept = chosen.out / SCORES
-    sets |= read_scores(kept) if kept.is_file() else {}
+    elsewhere = {n: found for file in chosen.scores for n, found in read_scores(file).items()}
     for name, cache in caches(chosen):
         try:
             found = compared(cache, methods, chosen, chosen.out / name / "ablation")
         except FitError as refused:  # none of the methods runs on this set
             print(f"\n## {name}\n\n{refused}")
             continue
-        sets[name] = SetScores.of(cache, found)
+        of_set = SetScores.of(cache, found)
+        keep_scores(kept, name, of_set)
         print(f"\n## {name}\n\n{WRITERS['md'](found.comparison, 'test')}")
-        for line in told(sets[name].scores["mean_per_class"], found):
+        for line in told(of_set.scores["mean_per_class"], found):
             print(line)
-        write_scores(kept, sets)
+    sets = {**elsewhere, **kept_scores(kept)}
     if ranks := collected(sets):
         print(f"\n{markdown_table(*rank_cells(ranks))}\n")
         for title, found_ranks in ranks.items():
             print(f"{title}: {found_ranks.sentence()}")
     elif len(sets) > 1:
         print(f"\nno ranks: the {len(sets)} sets have less than two methods in common")
-
-
-@dataclass(frozen=True)
-class SetScores:
-    """What one set says of methods.
-
-    Args:
-        images: of training. texts: whether classes have texts.
-        scores: statistic -> method -> its value on test, mean over seeds, a fraction; without the
-            groups that the set has no class of.
-    """
-
-    images: int
-    texts: bool
-    scores: dict[str, dict[str, float]]
-
-    @classmethod
-    def of(cls, cache: Cache, found: Ablation) -> SetScores:
-        """Return what an ablation of a cache says."""
-        entries = {entry["name"]: entry["scores"]["test"] for entry in found.comparison["entries"]}
-        scores = {
-            statistic: {
-                name: score[statistic]["mean"]
-                for name, score in entries.items()
-                if score[statistic] is not None
-            }
-            for statistic in STATISTICS
-        }
-        there = {statistic: values for statistic, values in scores.items() if values}
-        return cls(int(cache.class_counts("train").sum()), bool(cache.prompt_names), there)
-
-
-def write_scores(file: Path, sets: Mapping[str, SetScores]) -> None:
-    """Write scores in percent, a line for each set and method."""
-    rows = [
-        [name, of_set.images, int(of_set.texts), method,
-         *(_cell(of_set.scores.get(statistic, {}).get(method)) for statistic in STATISTICS)]
-        for name, of_set in sets.items()
-        for method in of_set.scores[STATISTICS[0]]
-    ]  # fmt: skip
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *rows])
-
-
-def read_scores(file: Path) -> dict[str, SetScores]:
-    """Read what :func:`write_scores` has written: set -> its scores."""
-    found: dict[str, SetScores] = {}
-    with file.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            of_set = found.setdefault(
-                row["set"], SetScores(int(row["images"]), row["texts"] == "1", {})
-            )
-            for statistic in STATISTICS:
-                if row[statistic]:
-                    of_statistic = of_set.scores.setdefault(statistic, {})
-                    of_statistic[row["method"]] = float(row[statistic]) / 100
-    return found
-
-
-def _cell(score: float | None) -> str:
-    return "" if score is None else f"{100 * score:.2f}"
 
 
 def collected(sets: Mapping[str, SetScores]) -> dict[str, MethodRanks]:

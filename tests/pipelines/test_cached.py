@@ -25,6 +25,7 @@ from pipelines import (
     sage_cached,
     tin_cached,
 )
+from pipelines.set_scores import read_scores
 from tests.conftest import write_images
 from tests.encoder.tiny_models import write_tiny_clip
 
@@ -170,6 +171,12 @@ def test_baselines_refuse_equal_logits_that_the_catalogue_does_not_explain(
 ) -> None:
     _run(baselines, cache, tmp_path, monkeypatch, "--methods", "logit-adjustment,balanced-softmax")
     assert "not in the catalogue: none" in capsys.readouterr().out
+    kept = read_scores(tmp_path / "scores.csv")[cache.manifest.name].scores["mean_per_class"]
+    lines = _lines(tmp_path / "ablation")
+    assert kept == {
+        name: pytest.approx(lines[name]["scores"]["test"]["mean_per_class"]["mean"], abs=1e-4)
+        for name in ("logit-adjustment", "balanced-softmax")
+    }
     unexplained = {**METHODS, "balanced-softmax": METHODS["ce"]}
     monkeypatch.setattr(baselines, "METHODS", unexplained)
     with pytest.raises(SystemExit, match="1"):

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import photos
 from pipelines.method_ranks import critical_difference, rank_cells, ranked
+from pipelines.set_scores import SetScores, keep_scores, read_scores, write_scores
 
 
 def _features(counts: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +43,7 @@ def test_sets_without_validation_images_are_tuned_by_folds(
     assert "3 folds of train" in printed.split("## fgvc_lt")[1].split("| method")[0]
     assert "3 folds of train" not in printed.split("## fgvc_lt")[0]
     assert "did not run: zero-shot" in printed and "2 methods on 2 sets" in printed
-    found = photos.read_scores(out / "scores.csv")["fgvc_lt"]
+    found = read_scores(out / "scores.csv")["fgvc_lt"]
     assert (found.images, found.texts) == (42, False)
     scores = found.scores["mean_per_class"]
     assert set(scores) == {"ce", "ncm"} and min(scores.values()) > 0.5
@@ -59,8 +60,8 @@ def test_a_set_on_which_no_method_runs_and_sets_without_common_methods_are_told(
 ) -> None:
     _write(tmp_path / "clip/fgvc_lt.npz", train=(24, 12, 6), val=(6, 6, 6), test=(9, 9, 9))
     _write(tmp_path / "clip/caltech101_lt.npz", train=(24, 12, 6), val=(6, 6, 6), test=(9, 9, 9))
-    kept = {"other": photos.SetScores(42, True, {"mean_per_class": {"ncm": 0.5, "gda": 0.4}})}
-    photos.write_scores(tmp_path / "kept.csv", kept)
+    kept = {"other": SetScores(42, True, {"mean_per_class": {"ncm": 0.5, "gda": 0.4}})}
+    write_scores(tmp_path / "kept.csv", kept)
     line = ["photos", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "1",
             "--trials", "1", "--workers", "1", "--scores", str(tmp_path / "kept.csv")]  # fmt: skip
     monkeypatch.setattr(sys, "argv", [*line, "--sets", "fgvc_lt", "--methods", "zero-shot"])
@@ -75,11 +76,15 @@ def test_a_set_on_which_no_method_runs_and_sets_without_common_methods_are_told(
 
 
 def test_scores_that_were_written_are_read_and_join_the_ranks(tmp_path: Path) -> None:
-    one = photos.SetScores(42, True, {"mean_per_class": {"ce": 0.5, "ncm": 0.25}})
+    one = SetScores(42, True, {"mean_per_class": {"ce": 0.5, "ncm": 0.25}})
     few = {"mean_per_class": {"ce": 0.75}, "few": {"ce": 0.1234}}
-    sets = {"one": one, "two": photos.SetScores(7, False, few)}
-    photos.write_scores(tmp_path / "scores.csv", sets)
-    assert photos.read_scores(tmp_path / "scores.csv") == sets
+    sets = {"one": one, "two": SetScores(7, False, few)}
+    write_scores(tmp_path / "scores.csv", sets)
+    assert read_scores(tmp_path / "scores.csv") == sets
+    keep_scores(tmp_path / "scores.csv", "two", one)
+    assert read_scores(tmp_path / "scores.csv") == {"one": one, "two": one}
+    keep_scores(tmp_path / "new.csv", "one", one)
+    assert read_scores(tmp_path / "new.csv") == {"one": one}
 
 
 def test_an_unknown_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +118,8 @@ def test_a_table_of_ranks_stars_what_cannot_be_told_from_the_best() -> None:
 
 
 def test_sets_are_collected_by_texts_and_size() -> None:
-    def of(images: int, texts: bool, **more: dict[str, float]) -> photos.SetScores:
-        return photos.SetScores(images, texts, {"mean_per_class": {"a": 0.5, "b": 0.4}, **more})
+    def of(images: int, texts: bool, **more: dict[str, float]) -> SetScores:
+        return SetScores(images, texts, {"mean_per_class": {"a": 0.5, "b": 0.4}, **more})
 
     sets = {
         "one": of(10, True, few={"a": 0.1, "b": 0.2}),
